@@ -1,0 +1,200 @@
+"""Exports a transformers model, built on the meta device, to an ONNX graph of high-level operators.
+
+The result has opset 24 and IR version 11, no weight data, and the weights as graph inputs named like the
+transformers parameters. See docs/export.md for the signature.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import warnings
+from collections import Counter
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+import onnx_ir as ir
+import torch
+import transformers
+
+from xamc.compiler import contract
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.errors import InternalError
+from xamc.compiler.export.mask_function import sliding_window_mask_function
+from xamc.compiler.export.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROLE
+from xamc.compiler.export.patches import ATTENTION_NAME, ExportState, patched, tracing
+
+
+class _RopeTables(torch.nn.Module):
+    """Stands in for a model's rotary embedding module and hands the table inputs through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def forward(self, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.tables is not None
+        return self.tables
+
+
+class _CausalLM(torch.nn.Module):
+    """The traced function: explicit positions, RoPE tables and past in, logits and present out."""
+
+    def __init__(self, lm: Any, config: ModelConfig) -> None:
+        super().__init__()
+        self.lm = lm
+        self.config = config
+        self.rope = _RopeTables()
+        lm.model.rotary_emb = self.rope
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        rope_cos: torch.Tensor,
+        rope_sin: torch.Tensor,
+        past: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        self.rope.tables = (rope_cos, rope_sin)
+        with tracing(ExportState(position_ids, past, self.config.sliding_windows)) as state:
+            hidden = self.lm.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+            logits = self.lm.lm_head(hidden)
+        return logits, [state.present[layer] for layer in range(self.config.num_layers)]
+
+
+def build_meta_model(config: ModelConfig, attention: str = ATTENTION_NAME) -> Any:
+    """The transformers model of `config` on the meta device, in evaluation mode; allocates no weight."""
+    cls = getattr(transformers, config.architecture)
+    hf_config = cls.config_class(**dict(config.hf_config))
+    hf_config._attn_implementation = attention
+    with torch.device("meta"):
+        return cls(hf_config).eval()
+
+
+def export_model(config: ModelConfig) -> ir.Model:
+    """Exports `config` to ONNX.
+
+    Inputs: input_ids, position_ids int64 [B, S]; rope_cos, rope_sin float32 [R, D/2]; past_key.i, past_value.i
+    float32 [B, Hkv, P, D]; then every weight as float32. Outputs: logits float32 [B, S, V]; present_key.i,
+    present_value.i [B, Hkv, P + S, D].
+
+    Raises:
+        InternalError: E1202 when the operator counts differ from what the config implies.
+    """
+    cls = getattr(transformers, config.architecture)
+    modeling = importlib.import_module(cls.__module__)
+    layers, dim = config.num_layers, config.head_dim
+    with patched(modeling):
+        wrapper = _CausalLM(build_meta_model(config), config).eval()
+        batch, length, past_length = 2, 8, 4
+        ids = torch.zeros((batch, length), dtype=torch.int64, device="meta")
+        table = torch.zeros((64, dim // 2), device="meta")
+        past = [
+            tuple(torch.zeros((batch, config.num_kv_heads, past_length, dim), device="meta") for _ in range(2))
+            for _ in range(layers)
+        ]
+        token_axes, past_axes = {0: "batch", 1: "seq"}, {0: "batch", 2: "past"}
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                wrapper,
+                (ids, torch.zeros_like(ids), table, torch.zeros_like(table), past),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=(
+                    token_axes,
+                    token_axes,
+                    {0: "rope_rows"},
+                    {0: "rope_rows"},
+                    [(past_axes, past_axes)] * layers,
+                ),
+                optimize=False,
+                report=False,
+                verbose=False,
+            )
+    assert program is not None
+    model = program.model
+    _name_values(model, config)
+    _lift_weights(model, config)
+    _strip_metadata(model)
+    if any(window is not None for window in config.sliding_windows):
+        function = sliding_window_mask_function(OPSET)
+        model.functions[function.identifier()] = function
+        model.opset_imports[MASK_DOMAIN] = 1
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "xamc", ""
+    model.graph.name = config.model_type
+    check_counts(model, config)
+    return model
+
+
+def expected_counts(config: ModelConfig) -> dict[str, int]:
+    """How many of each high-level operator a config implies."""
+    layers = config.num_layers
+    return {
+        "Attention": layers,
+        "RotaryEmbedding": 2 * layers,
+        "RMSNormalization": 2 * layers + 1 + (2 * layers if config.qk_norm else 0),
+    }
+
+
+def check_counts(model: ir.Model, config: ModelConfig) -> None:
+    """Raises E1202 when an operator is missing or left in pieces, for instance after a transformers upgrade."""
+    found = Counter(node.op_type for node in model.graph)
+    for op, expected in expected_counts(config).items():
+        if found[op] != expected:
+            raise InternalError(
+                "E1202",
+                f"the export of {config.architecture} has {found[op]} {op} nodes where "
+                f"{config.num_layers} layers imply {expected}",
+                fix="install the transformers version of constraints.txt (xamc doctor), or report this model",
+            )
+
+
+def _name_values(model: ir.Model, config: ModelConfig) -> None:
+    names = ["input_ids", "position_ids", "rope_cos", "rope_sin"]
+    outputs = ["logits"]
+    for layer in range(config.num_layers):
+        names += [contract.past_key(layer), contract.past_value(layer)]
+        outputs += [contract.present_key(layer), contract.present_value(layer)]
+    for value, name in zip(model.graph.inputs, names, strict=True):
+        value.name = name
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name
+
+
+def _lift_weights(model: ir.Model, config: ModelConfig) -> None:
+    """Turns initializers into graph inputs named like the transformers parameters, so that nothing folds them."""
+    for name, value in list(model.graph.initializers.items()):
+        model.graph.initializers.pop(name)
+        value.const_value = None
+        parameter = name.removeprefix("lm.")
+        if config.tie_word_embeddings and parameter == "lm_head.weight":
+            # torch names a tied parameter by either of its names, or keeps both
+            parameter = "model.embed_tokens.weight"
+        known = next((v for v in model.graph.inputs if v.name == parameter), None)
+        if known is not None:
+            value.replace_all_uses_with(known)
+            continue
+        value.name = parameter
+        value.metadata_props[WEIGHT_ROLE] = "float32"
+        model.graph.inputs.append(value)
+
+
+_SCOPE = re.compile(r"^lm\.?")
+
+
+def _strip_metadata(model: ir.Model) -> None:
+    """Keeps of the exporter's notes only the Hugging Face module path of each node."""
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        modules = [s for s in scopes if s == "lm" or s.startswith("lm.")]
+        node.metadata_props.clear()
+        if modules:
+            node.metadata_props[MODULE_KEY] = _SCOPE.sub("", modules[-1])
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()

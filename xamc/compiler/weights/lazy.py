@@ -1,0 +1,118 @@
+"""Lazy tensors: a reference to bytes in a file plus a chain of transforms, read in row blocks.
+
+Nothing here holds a whole tensor. `read_rows(start, stop)` yields rows of axis 0; callers choose blocks with
+`row_blocks`, which keeps each block under 64 MiB. Every node is a frozen, picklable dataclass, so that worker
+processes can be handed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+BLOCK_BYTES = 64 * 2**20
+
+_NUMPY = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def numpy_dtype(name: str) -> np.dtype[np.generic]:
+    """The NumPy dtype of a dtype name of ours; bfloat16 comes from ml_dtypes."""
+    return _NUMPY.get(name) or np.dtype(name)
+
+
+@runtime_checkable
+class LazyTensor(Protocol):
+    """A tensor that can be read row block by row block."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        """Rows [start, stop) of axis 0 as a fresh array of `dtype`; a 1-D tensor yields elements."""
+        ...
+
+
+def row_blocks(tensor: LazyTensor, multiple: int = 1, limit: int = BLOCK_BYTES) -> Iterator[tuple[int, int]]:
+    """Row ranges covering `tensor`, each a multiple of `multiple` rows (but the last) and at most `limit` bytes."""
+    rows = tensor.shape[0]
+    row_bytes = max(1, int(np.prod(tensor.shape[1:], dtype=np.int64)) * 4)
+    step = max(multiple, limit // row_bytes // multiple * multiple)
+    for start in range(0, rows, step):
+        yield start, min(rows, start + step)
+
+
+@dataclass(frozen=True)
+class ArrayTensor:
+    """A small tensor that is already in memory (twin weights, tables)."""
+
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> str:
+        return self.array.dtype.name
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        return np.array(self.array[start:stop])
+
+
+@dataclass(frozen=True)
+class RowRanges:
+    """The rows of `source` listed by `ranges` (start, stop), one after the other: permute, slice, unpack."""
+
+    source: LazyTensor
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(b - a for a, b in self.ranges), *self.source.shape[1:])
+
+    @property
+    def dtype(self) -> str:
+        return self.source.dtype
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        parts, offset = [], 0
+        for a, b in self.ranges:
+            lo, hi = max(start, offset), min(stop, offset + b - a)
+            if lo < hi:
+                parts.append(self.source.read_rows(a + lo - offset, a + hi - offset))
+            offset += b - a
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class ConcatRows:
+    """Several tensors one after the other along axis 0."""
+
+    sources: tuple[LazyTensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(s.shape[0] for s in self.sources), *self.sources[0].shape[1:])
+
+    @property
+    def dtype(self) -> str:
+        return self.sources[0].dtype
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        parts, offset = [], 0
+        for source in self.sources:
+            rows = source.shape[0]
+            lo, hi = max(start, offset), min(stop, offset + rows)
+            if lo < hi:
+                parts.append(source.read_rows(lo - offset, hi - offset))
+            offset += rows
+        return np.concatenate(parts)
