@@ -1,0 +1,57 @@
+# The entry points; `make help` lists them. A machine with Python >= 3.11 and gcc is enough.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SPEC   ?= build_configs/smollm2/smollm2_135m_w4.yaml
+TARGET ?=
+PROMPT ?= What is a compiler? Answer in one sentence.
+ARTIFACT ?=
+XDIST  ?= 2
+
+.PHONY: help venv compile test lint format golden bench verify scale clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Installed once, and again when a pin or an extra changes.
+$(STAMP): pyproject.toml constraints.txt tools/bootstrap.py
+	@$(PYTHON) tools/bootstrap.py $(VENV)
+	@touch $@
+
+venv: $(STAMP) ## create .venv with the pinned packages (never a CUDA build of PyTorch)
+
+compile: $(STAMP) ## compile SPEC (and TARGET), then let the model answer PROMPT
+	@$(BIN)/python tools/compile_and_answer.py $(SPEC) $(if $(TARGET),--target $(TARGET)) --prompt "$(PROMPT)"
+
+test: $(STAMP) ## the whole test suite
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(STAMP) ## let ruff lay out the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix-only -q .
+
+golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read the diff before committing
+	@$(BIN)/python tools/golden.py
+
+bench: $(STAMP) ## measure speed and fidelity; results go to docs/benchmarks
+	@$(BIN)/python tools/bench.py
+
+verify: $(STAMP) ## re-check ARTIFACT's digests and golden logits (default: all below vacc_deploy)
+	@for artifact in $(or $(ARTIFACT),$(wildcard vacc_deploy/*)); do $(BIN)/xamc verify $$artifact || exit $$?; done
+
+scale: $(STAMP) ## compile a synthetic 8.8 B model within 3 GiB; takes long and 30 GB of disk
+	@$(BIN)/python tools/scale.py
+
+clean: ## remove .venv, caches of the tools, and build leftovers (never vacc_deploy)
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

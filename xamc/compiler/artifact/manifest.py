@@ -1,0 +1,277 @@
+"""`manifest.json`: what an artifact holds, and what it needs to run.
+
+The same inputs, tools and `mcpu` give the same bytes: there is no time of day, no duration and no absolute path in it.
+Times and memory are in `report.json`, which is outside the digests.
+
+Layout of an artifact folder::
+
+    manifest.json           this
+    report.json             times, memory, tolerances reached, pass counts
+    code/model.so           kernels and the Relax VM's functions
+    weights.bin             packed tensors, each 64-byte aligned
+    tokenizer/              tokenizer.json, chat template
+    golden/                 token ids and reference logits, re-checked by `xamc verify`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from xamc.compiler.artifact.records import RecordError, from_json, to_json
+from xamc.compiler.contract import DTYPE_BYTES, ModelConfig
+from xamc.compiler.errors import InputError, UnsupportedError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+ALIGNMENT = 64
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One packed tensor: `nbytes` bytes of `dtype` in C order at `offset` of the weights file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPE_BYTES:
+            raise RecordError("dtype", f"{self.name}: unknown dtype {self.dtype!r}")
+        if any(extent < 0 for extent in self.shape):
+            raise RecordError("shape", f"{self.name}: negative extent in {list(self.shape)}")
+        if self.offset < 0 or self.offset % ALIGNMENT:
+            raise RecordError("offset", f"{self.name}: {self.offset} is not a multiple of {ALIGNMENT}")
+        if self.nbytes != tensor_nbytes(self.dtype, self.shape):
+            expected = tensor_nbytes(self.dtype, self.shape)
+            raise RecordError("nbytes", f"{self.name}: {self.nbytes}, but its dtype and shape take {expected}")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights file and what lies where in it; `tensors` is in the order of the VM functions' weights tuple."""
+
+    file: str
+    nbytes: int
+    tensors: tuple[TensorEntry, ...]
+
+    def __post_init__(self) -> None:
+        _check_relative("file", self.file)
+        end = 0
+        for entry in sorted(self.tensors, key=lambda entry: entry.offset):
+            if entry.offset < end:
+                raise RecordError("tensors", f"{entry.name} overlaps the tensor before it")
+            end = entry.offset + entry.nbytes
+        if end > self.nbytes:
+            raise RecordError("nbytes", f"{self.nbytes}, but the last tensor ends at {end}")
+        if len({entry.name for entry in self.tensors}) != len(self.tensors):
+            raise RecordError("tensors", "two tensors have the same name")
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """The KV cache's element type and axes: ``BHCD`` is [batch, KV head, capacity, head_dim]."""
+
+    dtype: str
+    layout: Literal["BHCD"] = "BHCD"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPE_BYTES:
+            raise RecordError("dtype", f"unknown dtype {self.dtype!r}")
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """What the code was compiled for: LLVM's `mcpu`, and the features (as in /proc/cpuinfo) it can't run without."""
+
+    mcpu: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The weight quantization the spec asked for and the one used; they differ only under ``--allow-rtn``."""
+
+    requested: str | None = None
+    used: str | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Token ids that start and end a generation; `chat_template` is a file of the artifact, or None."""
+
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A way to run the model: the VM function of `kind`, its shape buckets (empty: dynamic) and ranks."""
+
+    kind: Literal["prefill", "decode"]
+    functions: tuple[str, ...]
+    buckets: tuple[tuple[int, ...], ...] = ()
+    ranks: int = 1
+
+
+@dataclass(frozen=True)
+class InputDigest:
+    """A file the artifact was made from, by name only: the folder it lay in must not change the manifest."""
+
+    name: str
+    nbytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_sha256(self.sha256)
+        if "/" in self.name:
+            raise RecordError("name", f"{self.name!r} is a path, not a file name")
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """A file of the artifact; `path` is relative to the artifact's folder, with forward slashes."""
+
+    path: str
+    nbytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_relative("path", self.path)
+        _check_sha256(self.sha256)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a runtime must know to load an artifact, and everything a person needs to trace it.
+
+    Attributes:
+        name: the model's name in the spec.
+        target: the backend type, ``tvm_cpu`` for example.
+        spec: the spec as resolved, without absolute paths.
+        context_limit: most tokens (prompt and answer) a sequence may have.
+        prefill_chunk: most tokens one prefill call takes; longer prompts are cut into such chunks.
+        max_batch: most sequences at once.
+        functions: names of the VM functions in `code_file`.
+        tokenizer: folder of the artifact with tokenizer.json.
+        golden: folder of the artifact with token ids and reference logits, or None.
+        inputs: digests of the checkpoint's files and of the spec's own files.
+        files: digests of every file of the artifact but the manifest and the report.
+        tools: versions of the tools that made it.
+    """
+
+    name: str
+    target: str
+    xamc_version: str
+    spec: Mapping[str, Any]
+    model: ModelConfig
+    context_limit: int
+    prefill_chunk: int
+    max_batch: int
+    kv: KvCache
+    functions: tuple[str, ...]
+    phases: tuple[Phase, ...]
+    code_file: str
+    weights: Weights
+    cpu: Cpu
+    quantization: Quantization
+    tokenizer: str
+    generation: Generation
+    golden: str | None = None
+    inputs: tuple[InputDigest, ...] = ()
+    files: tuple[FileDigest, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
+    ranks: int = 1
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for key in ("context_limit", "prefill_chunk", "max_batch", "ranks"):
+            if getattr(self, key) < 1:
+                raise RecordError(key, f"{getattr(self, key)} is less than 1")
+        if self.prefill_chunk > self.context_limit:
+            raise RecordError("prefill_chunk", f"{self.prefill_chunk} is above context_limit {self.context_limit}")
+        for key in ("code_file", "tokenizer", "golden"):
+            if getattr(self, key) is not None:
+                _check_relative(key, getattr(self, key))
+        called = {name for phase in self.phases for name in phase.functions}
+        if called - set(self.functions):
+            raise RecordError("phases", f"functions {sorted(called - set(self.functions))} are not in `functions`")
+
+
+def tensor_nbytes(dtype: str, shape: Iterable[int]) -> int:
+    """Bytes of a dense tensor; two 4-bit elements share a byte, an odd one is padded."""
+    return math.ceil(DTYPE_BYTES[dtype] * math.prod(shape))
+
+
+def plan_layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[tuple[TensorEntry, ...], int]:
+    """Lay tensors (name, dtype, shape) one after the other, each aligned to 64 bytes.
+
+    Returns:
+        The entries in the given order, and the file's size in bytes (a multiple of the alignment).
+    """
+    entries, offset = [], 0
+    for name, dtype, shape in tensors:
+        nbytes = tensor_nbytes(dtype, shape)
+        entries.append(TensorEntry(name, dtype, tuple(shape), offset, nbytes))
+        offset = -(-(offset + nbytes) // ALIGNMENT) * ALIGNMENT
+    return tuple(entries), offset
+
+
+def dumps(manifest: Manifest) -> str:
+    """The manifest's text: keys sorted, one per line, ending in a newline; equal manifests give equal bytes."""
+    return json.dumps(to_json(manifest), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def digest(manifest: Manifest) -> str:
+    """SHA-256 of the manifest's text; as it lists every file's digest, it names the whole artifact."""
+    return hashlib.sha256(dumps(manifest).encode()).hexdigest()
+
+
+def loads(text: str, path: Path) -> Manifest:
+    """Parse and check a manifest's text; `path` is named in errors.
+
+    Raises:
+        InputError: E1502 not JSON or not fitting the format.
+        UnsupportedError: E1503 a format version this xamc does not read.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(
+            "E1502", f"{path} is not JSON: {error}", fix="compile the model again; the file was changed or cut off"
+        ) from None
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise UnsupportedError(
+            "E1503",
+            f"{path} has format version {version}; this xamc reads version {FORMAT_VERSION}",
+            fix="compile the model again with this xamc, or run it with the xamc that made it",
+        )
+    try:
+        return from_json(Manifest, value)
+    except RecordError as error:
+        raise InputError(
+            "E1502", f"{path}: {error}", fix="compile the model again; the file was changed or damaged"
+        ) from None
+
+
+def _check_relative(key: str, path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise RecordError(key, f"{path!r} is not a path inside the artifact")
+
+
+def _check_sha256(value: str) -> None:
+    if not _SHA256.fullmatch(value):
+        raise RecordError("sha256", f"{value!r} is not a SHA-256 in lower-case hex")
