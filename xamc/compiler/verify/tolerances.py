@@ -1,0 +1,59 @@
+"""Every numeric tolerance of xamc, with the reason for its value. Code and tests import from here only.
+
+A tolerance bounds the relative deviation `max|a - b| / max(max|b|, tiny)` over one tensor unless its reason says
+otherwise (see `xamc.compiler.verify.metrics.relative_error`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A bound and why it is what it is."""
+
+    name: str
+    value: float
+    reason: str
+
+
+_ALL = (
+    Tolerance("exact", 0.0, "the pass moves or renames values and computes nothing: bit-identical"),
+    Tolerance(
+        "reassociated",
+        2e-6,
+        "the same fp32 sums in another order or with other blocking: about sqrt(K) * 2^-24 for the twin's widths, "
+        "and a few layers deep",
+    ),
+    Tolerance(
+        "export_fp32",
+        2e-5,
+        "transformers eager against ONNX Runtime, both fp32: other matmul blocking, softmax and rsqrt, amplified "
+        "by the twin's peaked attention through all its layers",
+    ),
+    Tolerance(
+        "stored_weights",
+        2e-6,
+        "16-bit or quantized weights against the same graph fed with what the stored weights decode to: both run "
+        "in fp32, only the decode's own fp32 roundings differ",
+    ),
+    Tolerance(
+        "quantization_step",
+        0.5005,
+        "absolute, in quantization steps: a rounded weight lies at most half a step from the original; the rest is "
+        "the rounding of the stored fp16 scale",
+    ),
+    Tolerance("cpu_fp32", 1e-4, "fp32 logits of the CPU target against the reference, the project's stated bound"),
+)
+
+TOLERANCES: dict[str, Tolerance] = {tolerance.name: tolerance for tolerance in _ALL}
+
+
+def tolerance(name: str) -> float:
+    """The bound called `name`.
+
+    Raises:
+        KeyError: the name is not listed above.
+    """
+    return TOLERANCES[name].value
