@@ -183,18 +183,22 @@ def _lift_weights(model: ir.Model, config: ModelConfig) -> None:
         model.graph.inputs.append(value)
 
 
-_SCOPE = re.compile(r"^lm\.?")
+# the wrapper's own scope, and the slice by which transformers walks over the decoder layers
+_SCOPE = re.compile(r"^lm\.?|\.slice\([^)]*\)")
 
 
 def _strip_metadata(model: ir.Model) -> None:
-    """Keeps of the exporter's notes only the Hugging Face module path of each node."""
+    """Keeps of the exporter's notes only the Hugging Face module path of each node, and which inputs are weights."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        for key in [key for key in value.metadata_props if key != WEIGHT_ROLE]:
+            del value.metadata_props[key]
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         modules = [s for s in scopes if s == "lm" or s.startswith("lm.")]
         node.metadata_props.clear()
         if modules:
             node.metadata_props[MODULE_KEY] = _SCOPE.sub("", modules[-1])
-        for value in node.outputs:
-            value.metadata_props.clear()
+        for output in node.outputs:
+            output.metadata_props.clear()
     model.metadata_props.clear()
     model.graph.metadata_props.clear()

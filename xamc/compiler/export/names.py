@@ -2,8 +2,12 @@
 
 MASK_DOMAIN = "xamc"
 MASK_OP = "SlidingWindowMask"
+SWIGLU_OP = "SwiGLU"
+GATHER_POSITION_OP = "GatherPosition"
 WEIGHT_ROLE = "xamc.weight"
 MODULE_KEY = "xamc.module"
+# on a graph output: the name of the graph input whose memory it shares, to be updated in place
+ALIAS_KEY = "xamc.alias"
 OPSET = 24
 # ONNX Runtime 1.31 reads at most IR version 13; 11 is what the toolchain of every target reads
 IR_VERSION = 11
