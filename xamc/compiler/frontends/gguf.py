@@ -1,0 +1,166 @@
+"""GGUF checkpoints: llama.cpp's metadata and tensor names mapped to a transformers class."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler.contract import ModelConfig, RopeConfig
+from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
+from xamc.compiler.frontends.configuration import ConfigReader, model_config
+from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
+from xamc.compiler.frontends.gguf_tokenizer import tokenizer_files
+from xamc.compiler.frontends.parameters import TensorSource, layer_shapes, parameter_shapes
+from xamc.compiler.weights.lazy import LazyTensor
+from xamc.compiler.weights.transforms import UninterleaveHeads
+
+# llama.cpp architecture → (transformers class, whether q and k rows are stored as interleaved pairs).
+ARCHITECTURES: Mapping[str, tuple[str, bool]] = {
+    "llama": ("LlamaForCausalLM", True),
+    "internlm2": ("LlamaForCausalLM", True),
+    "qwen2": ("Qwen2ForCausalLM", False),
+    "qwen3": ("Qwen3ForCausalLM", False),
+}
+
+# transformers' module name inside a layer → llama.cpp's.
+_LAYER_MODULES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_MODEL_MODULES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def gguf_name(parameter: str) -> str:
+    """llama.cpp's name of a transformers parameter: ``model.layers.3.mlp.up_proj.weight`` → ``blk.3.ffn_up.weight``."""
+    module, _, kind = parameter.rpartition(".")
+    if module in _MODEL_MODULES:
+        return f"{_MODEL_MODULES[module]}.{kind}"
+    layer, _, inner = module.removeprefix("model.layers.").partition(".")
+    return f"blk.{layer}.{_LAYER_MODULES[inner]}.{kind}"
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Opens the GGUF file `path`, or the only one in the folder `path`.
+
+    Raises:
+        InputError: E1101, E1104, E1120–E1122, E1130, E1131, E1140.
+        UnsupportedError: E1105–E1107, E1132–E1134.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if len(files) != 1:
+            raise InputError("E1101", f"{path} holds {len(files)} GGUF files", "set frontend.checkpoint to the one file")
+        path = files[0]
+    file = read_gguf(path)
+    config = read_config(file)
+    source = TensorSource(file.tensors, lambda name: path, path, _harmless)
+    tensors = map_parameters(config, source)
+    unused = source.finish()
+    tokenizer, chat_template = tokenizer_files(file, config.vocab_size)
+    return Checkpoint(
+        path=path,
+        config=config,
+        tensors=tensors,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        generation=GenerationDefaults(),
+        files=(path,),
+        unused_tensors=unused,
+    )
+
+
+def _harmless(name: str) -> bool:
+    return name == "rope_freqs.weight"
+
+
+def read_config(file: GgufFile) -> ModelConfig:
+    """The model that the metadata of `file` describes."""
+    meta, path = file.metadata, file.path
+    architecture = meta.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        close = difflib.get_close_matches(str(architecture), ARCHITECTURES, n=2, cutoff=0.3)
+        raise UnsupportedError(
+            "E1105",
+            f"{path}: general.architecture {architecture!r} is not supported",
+            f"closest supported: {', '.join(close or ARCHITECTURES)}",
+        )
+    if meta.get("split.count", 0) > 1:
+        raise UnsupportedError("E1133", f"{path} is one part of a split GGUF", "merge the parts with llama-gguf-split --merge")
+    embedding = file.tensors.get("token_embd.weight")
+    vocab = embedding.shape[0] if embedding else len(meta.get("tokenizer.ggml.tokens", ()))
+
+    def get(key: str) -> Any:
+        return meta.get(f"{architecture}.{key}")
+
+    heads = get("attention.head_count")
+    values = {
+        "model_type": architecture,
+        "hidden_size": get("embedding_length"),
+        "intermediate_size": get("feed_forward_length"),
+        "num_hidden_layers": get("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": get("attention.head_count_kv"),
+        "head_dim": get("attention.key_length") or get("rope.dimension_count"),
+        "max_position_embeddings": get("context_length"),
+        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
+        "rope_theta": get("rope.freq_base"),
+        "vocab_size": vocab,
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": _end_tokens(meta),
+        "pad_token_id": meta.get("tokenizer.ggml.padding_token_id"),
+    }
+    name, _ = ARCHITECTURES[str(architecture)]
+    extra: dict[str, Any] = {}
+    if name != "Qwen2ForCausalLM":
+        extra["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+    if name == "LlamaForCausalLM":
+        extra["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
+    if (window := get("attention.sliding_window")) and window < (get("context_length") or 0):
+        raise UnsupportedError(
+            "E1107", f"{path}: {architecture}.attention.sliding_window is not supported in GGUF", "use the original safetensors"
+        )
+    reader = ConfigReader(values, path)
+    return model_config(reader, name, rope=_rope(get, reader), qk_norm="blk.0.attn_q_norm.weight" in file.tensors, extra=extra)
+
+
+def _rope(get: Callable[[str], Any], reader: ConfigReader) -> RopeConfig:
+    theta = reader.number("rope_theta", 10000.0)
+    kind = get("rope.scaling.type") or "none"
+    if kind == "none":
+        return RopeConfig("default", theta)
+    if kind == "linear":
+        factor = ConfigReader({"rope.scaling.factor": get("rope.scaling.factor")}, reader.source)
+        return RopeConfig("linear", theta, factor=factor.number("rope.scaling.factor"))
+    raise UnsupportedError(
+        "E1106", f"{reader.source}: rotary embedding type {kind!r} is not supported", "supported in GGUF are none and linear"
+    )
+
+
+def _end_tokens(meta: Mapping[str, Any]) -> list[int]:
+    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
+    return sorted({meta[f"tokenizer.ggml.{k}"] for k in keys if f"tokenizer.ggml.{k}" in meta})
+
+
+def map_parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:
+    """Parameters by transformers name, q and k back in transformers' row order."""
+    _, interleaved = ARCHITECTURES[config.model_type]
+    tensors: dict[str, LazyTensor] = {}
+    for parameter, shape in parameter_shapes(config).items():
+        tensor = source.take(gguf_name(parameter), shape)
+        if interleaved and (".q_proj." in parameter or ".k_proj." in parameter):
+            tensor = UninterleaveHeads(tensor, config.head_dim)
+        tensors[parameter] = tensor
+    return tensors

@@ -1,0 +1,62 @@
+"""The tokenizer that a GGUF file carries in its metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.bpe import NORMAL, Vocabulary, byte_level_tokenizer, sentencepiece_tokenizer
+from xamc.compiler.frontends.gguf_file import GgufFile
+
+
+def tokenizer_files(file: GgufFile, vocab_size: int) -> tuple[dict[str, bytes | Path], str | None]:
+    """The tokenizer folder's files and the chat template.
+
+    Raises:
+        InputError: E1134, a missing or contradictory vocabulary.
+        UnsupportedError: E1134, a tokenizer of another kind.
+    """
+    meta = file.metadata
+
+    def get(key: str, default: Any = None) -> Any:
+        return meta.get(f"tokenizer.ggml.{key}", default)
+
+    tokens, kind = get("tokens"), get("model")
+    if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens) or len(tokens) > vocab_size:
+        raise InputError(
+            "E1134",
+            f"{file.path} has no usable tokenizer.ggml.tokens for a vocabulary of {vocab_size}",
+            "convert the model again with its tokenizer",
+        )
+    types, scores, merges = get("token_type", [NORMAL] * len(tokens)), get("scores", []), get("merges", [])
+    for key, values, item in (("token_type", types, int), ("scores", scores, float), ("merges", merges, str)):
+        if not isinstance(values, list) or not all(isinstance(v, item) for v in values):
+            raise InputError("E1134", f"{file.path}: tokenizer.ggml.{key} is not a list", "convert the model again")
+    if len(types) != len(tokens):
+        raise InputError("E1134", f"{file.path}: {len(types)} token types for {len(tokens)} tokens", "convert the model again")
+    template = meta.get("tokenizer.chat_template")
+    spm = kind == "llama"
+    vocabulary = Vocabulary(
+        tokens=tokens,
+        types=types,
+        source=file.path,
+        scores=scores,
+        merges=merges,
+        bos_id=get("bos_token_id"),
+        eos_id=get("eos_token_id"),
+        unk_id=get("unknown_token_id", 0 if spm else None),
+        pad_id=get("padding_token_id"),
+        add_bos=bool(get("add_bos_token", spm or get("pre") in ("llama-bpe", "llama3"))),
+        add_eos=bool(get("add_eos_token", False)),
+        add_space_prefix=spm and bool(get("add_space_prefix", True)),
+    )
+    if spm:
+        text = sentencepiece_tokenizer(vocabulary)
+    elif kind == "gpt2":
+        text = byte_level_tokenizer(vocabulary, str(get("pre", "default")))
+    else:
+        raise UnsupportedError(
+            "E1134", f"{file.path}: tokenizer.ggml.model {kind!r} is not supported", "supported: gpt2 and llama"
+        )
+    return vocabulary.files(text, template), template
