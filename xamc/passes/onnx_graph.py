@@ -27,7 +27,7 @@ def constant_array(value: ir.Value | None) -> NDArray[np.generic] | None:
     if node is None or node.op_type != "Constant" or node.domain != "":
         return None
     (name, attribute), *_ = node.attributes.items()
-    if isinstance(attribute, ir.RefAttr) or attribute.is_ref():
+    if attribute.is_ref():
         return None
     match name:
         case "value":
