@@ -3,3 +3,51 @@
 The runtime reads artifacts through this package, so nothing here imports more than the standard library and
 `xamc.compiler.contract` and `xamc.compiler.errors`.
 """
+
+from xamc.compiler.artifact.manifest import (
+    ALIGNMENT,
+    FORMAT_VERSION,
+    MANIFEST,
+    REPORT,
+    Cpu,
+    FileDigest,
+    Generation,
+    InputDigest,
+    KvCache,
+    Manifest,
+    Phase,
+    Quantization,
+    TensorEntry,
+    Weights,
+    plan_layout,
+    tensor_nbytes,
+)
+from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec, sha256_of
+from xamc.compiler.artifact.read import Artifact, Damage, check_digests, read_artifact, verify_digests
+
+__all__ = [
+    "ALIGNMENT",
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "REPORT",
+    "Artifact",
+    "ArtifactWriter",
+    "Cpu",
+    "Damage",
+    "FileDigest",
+    "Generation",
+    "InputDigest",
+    "KvCache",
+    "Manifest",
+    "Phase",
+    "Quantization",
+    "TensorEntry",
+    "Weights",
+    "check_digests",
+    "plan_layout",
+    "portable_spec",
+    "read_artifact",
+    "sha256_of",
+    "tensor_nbytes",
+    "verify_digests",
+]

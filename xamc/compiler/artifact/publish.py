@@ -1,0 +1,184 @@
+"""Writing an artifact: built aside, hashed, flushed, and published by one rename."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from xamc.compiler.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest, dumps, loads
+from xamc.compiler.artifact.staging import StagingFolder, disk_errors
+from xamc.compiler.errors import InputError, InternalError
+
+_CHUNK = 8 * 2**20
+_PATH_KEYS = (("frontend", "checkpoint"), ("dataset", "path"), ("workspace", "path"))
+
+
+class ArtifactWriter:
+    """Builds an artifact folder; nothing appears at the destination before `publish`.
+
+    Use as a context manager. Leaving it without having called `publish`, by an error or not, removes everything::
+
+        with ArtifactWriter(Path("vacc_deploy/smollm2")) as writer:
+            writer.add_file("code/model.so", cached_so)
+            writer.publish(manifest, report)
+
+    Attributes:
+        copied: files that had to be copied, because they lie on another file system than the artifact.
+    """
+
+    def __init__(self, destination: Path) -> None:
+        """Prepare the folder beside `destination`, which is followed if it is a symbolic link.
+
+        Raises:
+            InputError: E1501 the destination holds something other than an artifact of ours; E1506, E1507.
+        """
+        self.destination = Path(os.path.realpath(destination))
+        self.copied: list[str] = []
+        self._files: dict[str, FileDigest] = {}
+        self._staging = StagingFolder(self.destination, check_replaceable)
+
+    def __enter__(self) -> ArtifactWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._staging.discard()
+
+    @property
+    def folder(self) -> Path:
+        """The folder being filled; write large files straight into it, then call `seal`."""
+        return self._staging.path
+
+    def seal(self, path: str) -> FileDigest:
+        """Record a file that was written below `folder`, and make it read-only."""
+        if path in (MANIFEST, REPORT):
+            raise InternalError("E1509", f"{path} is written by `publish`, not added")
+        file = self.folder / path
+        file.chmod(0o444)
+        self._files[path] = FileDigest(path, file.stat().st_size, sha256_of(file))
+        return self._files[path]
+
+    def add_bytes(self, path: str, content: bytes) -> None:
+        """Add a small file from memory."""
+        with disk_errors(self.destination):
+            target = self._new(path)
+            target.write_bytes(content)
+        self.seal(path)
+
+    def add_file(self, path: str, source: Path, known: FileDigest | None = None) -> None:
+        """Add a file by a hard link; only across file systems is it copied (and listed in `copied`).
+
+        Args:
+            path: where in the artifact.
+            source: an existing file that nobody will change any more: a stage cache's.
+            known: its digest, if it was already computed, so that gigabytes are not read again.
+        """
+        with disk_errors(self.destination):
+            target = self._new(path)
+            if not link_or_copy(source, target):
+                self.copied.append(path)
+        if known is None:
+            self.seal(path)
+        else:
+            self._files[path] = FileDigest(path, known.nbytes, known.sha256)
+
+    def publish(self, manifest: Manifest, report: Mapping[str, Any]) -> Manifest:
+        """Write the manifest with the digests of all files, and the report; then put the artifact in place.
+
+        Returns:
+            The manifest as written.
+
+        Raises:
+            InputError: E1501 the destination became something else meanwhile; E1506, E1507.
+            InternalError: E1509 the manifest names a file that was never added.
+        """
+        complete = replace(manifest, files=tuple(self._files[path] for path in sorted(self._files)))
+        needed = {complete.code_file, complete.weights.file}
+        if needed - set(self._files):
+            raise InternalError("E1509", f"the manifest names {sorted(needed - set(self._files))}, never added")
+        with disk_errors(self.destination):
+            (self.folder / MANIFEST).write_text(dumps(complete), encoding="utf-8")
+            text = json.dumps(report, indent=1, ensure_ascii=False, default=str)
+            (self.folder / REPORT).write_text(text + "\n", encoding="utf-8")
+        self._staging.publish()
+        return complete
+
+    def _new(self, path: str) -> Path:
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+
+def check_replaceable(destination: Path) -> None:
+    """Refuse to replace anything but nothing, an empty folder, or an artifact with no foreign files in it.
+
+    Raises:
+        InputError: E1501.
+    """
+    if not destination.exists():
+        return
+    advice = "choose another folder (-o, or workspace.path and name in the spec), or move this one away yourself"
+    if not destination.is_dir():
+        raise InputError("E1501", f"{destination} is a file; the artifact would replace it", fix=advice)
+    present = {str(p.relative_to(destination)) for p in destination.rglob("*") if not p.is_dir() or p.is_symlink()}
+    if not present:
+        return
+    if MANIFEST not in present:
+        raise InputError("E1501", f"{destination} has no {MANIFEST}, so it is no artifact of xamc's", fix=advice)
+    try:
+        manifest = loads((destination / MANIFEST).read_text(encoding="utf-8"), destination / MANIFEST)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("E1501", f"{destination / MANIFEST} can't be read: {error}", fix=advice) from None
+    except InputError as error:
+        raise InputError("E1501", f"{destination} is no artifact of this xamc's: {error.message}", fix=advice) from None
+    foreign = sorted(present - {MANIFEST, REPORT} - {file.path for file in manifest.files})
+    if foreign:
+        raise InputError(
+            "E1501",
+            f"{destination} holds files that xamc did not write, which replacing it would delete",
+            fix="move them away, or choose another folder with -o",
+            details=tuple(foreign[:10]),
+        )
+
+
+def link_or_copy(source: Path, target: Path) -> bool:
+    """Hard-link `source` to `target`; copy where the file system can't. Returns whether it was linked."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        shutil.copyfile(source, target)
+        target.chmod(0o444)
+        return False
+    return True
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, read through one buffer of 8 MiB."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def portable_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved spec with every path cut to its last part, as two machines must make the same manifest."""
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in spec.items()}
+    for section, key in _PATH_KEYS:
+        value = result.get(section)
+        if isinstance(value, dict) and isinstance(value.get(key), (str, os.PathLike)):
+            path = os.fspath(value[key])
+            value[key] = path if path.startswith("package:") else Path(path).name
+    return result

@@ -1,0 +1,104 @@
+"""Reading an artifact, and telling which of its files are damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from xamc.compiler.artifact.manifest import MANIFEST, FileDigest, Manifest, loads
+from xamc.compiler.artifact.publish import sha256_of
+from xamc.compiler.errors import InputError
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact folder and its checked manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, path: str) -> Path:
+        """The place of one of the artifact's files."""
+        return self.path / path
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of an artifact that is not what the manifest says."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+def read_artifact(path: Path | str) -> Artifact:
+    """Open an artifact: read the manifest, and check that every file is there with its size.
+
+    A cut-off weights file would otherwise show as SIGBUS in the middle of a run. Digests are for `verify_digests`.
+
+    Raises:
+        InputError: E1502 a damaged manifest, E1504 not an artifact, E1505 missing files or files of another size.
+        UnsupportedError: E1503 another format version.
+    """
+    folder = Path(path)
+    manifest_path = folder / MANIFEST
+    try:
+        text = manifest_path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"{folder} does not exist" if not folder.exists() else f"{folder} has no {MANIFEST}"
+        raise InputError(
+            "E1504",
+            f"{what}, so it is no artifact",
+            fix="give the folder that `xamc compile` printed at its end",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError("E1502", f"{manifest_path} is not UTF-8: {error}", fix="compile the model again") from None
+    artifact = Artifact(folder, loads(text, manifest_path))
+    _refuse(artifact, [damage for file in artifact.manifest.files if (damage := _size_damage(artifact, file))])
+    return artifact
+
+
+def verify_digests(
+    artifact: Artifact, progress: Callable[[FileDigest], None] = lambda file: None
+) -> tuple[Damage, ...]:
+    """Read every file again and compare it with its digest; `progress` is called before each file."""
+    found = []
+    for file in artifact.manifest.files:
+        progress(file)
+        damage = _size_damage(artifact, file)
+        if damage is None and sha256_of(artifact.file(file.path)) != file.sha256:
+            damage = Damage(file.path, "its content changed (SHA-256 differs)")
+        if damage is not None:
+            found.append(damage)
+    return tuple(found)
+
+
+def check_digests(artifact: Artifact, progress: Callable[[FileDigest], None] = lambda file: None) -> None:
+    """Like `verify_digests`, raising for damage.
+
+    Raises:
+        InputError: E1505, with one line per damaged file.
+    """
+    _refuse(artifact, list(verify_digests(artifact, progress)))
+
+
+def _size_damage(artifact: Artifact, file: FileDigest) -> Damage | None:
+    try:
+        nbytes = artifact.file(file.path).stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return Damage(file.path, "missing")
+    return None if nbytes == file.nbytes else Damage(file.path, f"{nbytes} bytes, expected {file.nbytes}")
+
+
+def _refuse(artifact: Artifact, damages: list[Damage]) -> None:
+    if damages:
+        raise InputError(
+            "E1505",
+            f"{artifact.path} is damaged: {len(damages)} of {len(artifact.manifest.files)} files "
+            f"({', '.join(damage.path for damage in damages[:3])}{', ...' if len(damages) > 3 else ''})",
+            fix="compile the model again, or copy the artifact again from where it is whole",
+            details=tuple(map(str, damages)),
+        )
