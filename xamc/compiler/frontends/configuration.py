@@ -17,8 +17,20 @@ from xamc.compiler.errors import InputError, UnsupportedError
 
 # Keys that say how the checkpoint was trained, stored or loaded, and nothing about what it computes.
 NEUTRAL_KEYS = frozenset(
-    "architectures attention_dropout attn_implementation auto_map dtype embd_pdrop hidden_dropout initializer_range "
-    "model_type pretraining_tp torch_dtype transformers_version use_cache is_llama_config resid_pdrop".split()
+    {
+        "architectures",
+        "attention_dropout",
+        "attn_implementation",
+        "auto_map",
+        "dtype",
+        "hidden_dropout",
+        "initializer_range",
+        "model_type",
+        "pretraining_tp",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
 )
 
 _MISSING = object()
@@ -43,11 +55,15 @@ class ConfigReader:
         if value is not None:
             return value
         if default is _MISSING:
-            raise InputError("E1104", f"{self.source} lacks the key {key} ({expected})", "restore the model's own config.json")
+            raise InputError(
+                "E1104", f"{self.source} lacks the key {key} ({expected})", "restore the model's own config.json"
+            )
         return default
 
     def _wrong(self, key: str, value: object, expected: str) -> InputError:
-        return InputError("E1104", f"{self.source}: {key} is {value!r}, expected {expected}", "restore the model's own config.json")
+        return InputError(
+            "E1104", f"{self.source}: {key} is {value!r}, expected {expected}", "restore the model's own config.json"
+        )
 
     def integer(self, key: str, default: Any = _MISSING, low: int = 1, high: int = 2**31 - 1) -> int:
         """An integer in [low, high]."""
@@ -92,7 +108,9 @@ class ConfigReader:
 
     def leftover(self) -> tuple[str, ...]:
         """Keys nobody asked for and that are not known to be neutral, sorted."""
-        return tuple(sorted(k for k in self.values if k not in self.used and k not in NEUTRAL_KEYS and not k.startswith("_")))
+        return tuple(
+            sorted(k for k in self.values if k not in self.used and k not in NEUTRAL_KEYS and not k.startswith("_"))
+        )
 
 
 def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float = 10000.0) -> RopeConfig:
@@ -110,7 +128,9 @@ def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float =
     config.used.add("partial_rotary_factor")
     if partial not in (None, 1, 1.0):
         raise UnsupportedError(
-            "E1106", f"{config.source}: partial_rotary_factor {partial} is not supported", "only full rotary embeddings are"
+            "E1106",
+            f"{config.source}: partial_rotary_factor {partial} is not supported",
+            "only full rotary embeddings are",
         )
     if kind == "default":
         return RopeConfig("default", theta)
@@ -162,7 +182,9 @@ def refuse_unmappable(config: ConfigReader) -> None:
     activation = config.values.get("hidden_act", "silu")
     config.used |= {"hidden_act", "quantization_config", "compression_config"}
     if activation not in ("silu", "swish"):
-        raise UnsupportedError("E1107", f"{config.source}: hidden_act {activation!r} is not supported", "supported is silu")
+        raise UnsupportedError(
+            "E1107", f"{config.source}: hidden_act {activation!r} is not supported", "supported is silu"
+        )
 
 
 def model_config(
@@ -204,7 +226,8 @@ def model_config(
         if hidden % heads:
             raise InputError(
                 "E1104",
-                f"{config.source}: hidden_size {hidden} is not a multiple of num_attention_heads {heads} and head_dim is absent",
+                f"{config.source}: hidden_size {hidden} is no multiple of num_attention_heads {heads} "
+                "and head_dim is absent",
                 "restore the model's own config.json",
             )
         width = hidden // heads
@@ -215,7 +238,9 @@ def model_config(
             "restore the model's own config.json",
         )
     if width % 2:
-        raise InputError("E1104", f"{config.source}: head_dim {width} is odd, rotary embeddings need pairs", "restore config.json")
+        raise InputError(
+            "E1104", f"{config.source}: head_dim {width} is odd, rotary embeddings need pairs", "restore config.json"
+        )
     rope = rope or read_rope(config, positions)
     eos = config.token_ids("eos_token_id", vocab)
     bos = config.token_ids("bos_token_id", vocab)

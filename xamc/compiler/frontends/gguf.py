@@ -13,9 +13,9 @@ from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
 from xamc.compiler.frontends.gguf_tokenizer import tokenizer_files
-from xamc.compiler.frontends.parameters import TensorSource, layer_shapes, parameter_shapes
+from xamc.compiler.frontends.parameters import TensorSource, parameter_shapes
 from xamc.compiler.weights.lazy import LazyTensor
-from xamc.compiler.weights.transforms import UninterleaveHeads
+from xamc.compiler.weights.transforms import UninterleaveHeads, Zeros
 
 # llama.cpp architecture → (transformers class, whether q and k rows are stored as interleaved pairs).
 ARCHITECTURES: Mapping[str, tuple[str, bool]] = {
@@ -61,7 +61,9 @@ def open_gguf(path: Path) -> Checkpoint:
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))
         if len(files) != 1:
-            raise InputError("E1101", f"{path} holds {len(files)} GGUF files", "set frontend.checkpoint to the one file")
+            raise InputError(
+                "E1101", f"{path} holds {len(files)} GGUF files", "set frontend.checkpoint to the one file"
+            )
         path = files[0]
     file = read_gguf(path)
     config = read_config(file)
@@ -97,7 +99,9 @@ def read_config(file: GgufFile) -> ModelConfig:
             f"closest supported: {', '.join(close or ARCHITECTURES)}",
         )
     if meta.get("split.count", 0) > 1:
-        raise UnsupportedError("E1133", f"{path} is one part of a split GGUF", "merge the parts with llama-gguf-split --merge")
+        raise UnsupportedError(
+            "E1133", f"{path} is one part of a split GGUF", "merge the parts with llama-gguf-split --merge"
+        )
     embedding = file.tensors.get("token_embd.weight")
     vocab = embedding.shape[0] if embedding else len(meta.get("tokenizer.ggml.tokens", ()))
 
@@ -130,10 +134,14 @@ def read_config(file: GgufFile) -> ModelConfig:
         extra["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
     if (window := get("attention.sliding_window")) and window < (get("context_length") or 0):
         raise UnsupportedError(
-            "E1107", f"{path}: {architecture}.attention.sliding_window is not supported in GGUF", "use the original safetensors"
+            "E1107",
+            f"{path}: {architecture}.attention.sliding_window is not supported in GGUF",
+            "use the original safetensors",
         )
     reader = ConfigReader(values, path)
-    return model_config(reader, name, rope=_rope(get, reader), qk_norm="blk.0.attn_q_norm.weight" in file.tensors, extra=extra)
+    return model_config(
+        reader, name, rope=_rope(get, reader), qk_norm="blk.0.attn_q_norm.weight" in file.tensors, extra=extra
+    )
 
 
 def _rope(get: Callable[[str], Any], reader: ConfigReader) -> RopeConfig:
@@ -145,7 +153,9 @@ def _rope(get: Callable[[str], Any], reader: ConfigReader) -> RopeConfig:
         factor = ConfigReader({"rope.scaling.factor": get("rope.scaling.factor")}, reader.source)
         return RopeConfig("linear", theta, factor=factor.number("rope.scaling.factor"))
     raise UnsupportedError(
-        "E1106", f"{reader.source}: rotary embedding type {kind!r} is not supported", "supported in GGUF are none and linear"
+        "E1106",
+        f"{reader.source}: rotary embedding type {kind!r} is not supported",
+        "supported in GGUF are none and linear",
     )
 
 
@@ -159,7 +169,12 @@ def map_parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyT
     _, interleaved = ARCHITECTURES[config.model_type]
     tensors: dict[str, LazyTensor] = {}
     for parameter, shape in parameter_shapes(config).items():
-        tensor = source.take(gguf_name(parameter), shape)
+        name = gguf_name(parameter)
+        if parameter.endswith("o_proj.bias") and name not in source:
+            # Llama's one flag gives o a bias where q, k and v have one; InternLM3 may have it on those alone.
+            tensors[parameter] = Zeros(shape, "float32")
+            continue
+        tensor = source.take(name, shape)
         if interleaved and (".q_proj." in parameter or ".k_proj." in parameter):
             tensor = UninterleaveHeads(tensor, config.head_dim)
         tensors[parameter] = tensor

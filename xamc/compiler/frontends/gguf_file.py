@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -105,7 +106,9 @@ def read_gguf(path: Path) -> GgufFile:
         size = path.stat().st_size
         stream = path.open("rb")
     except OSError as error:
-        raise InputError("E1101", f"{path} can't be read: {error.strerror}", "check the path and its permissions") from error
+        raise InputError(
+            "E1101", f"{path} can't be read: {error.strerror}", "check the path and its permissions"
+        ) from error
     with stream:
         cursor = _Cursor(path, stream, size)
         if cursor.take(4) != b"GGUF":
@@ -162,7 +165,9 @@ def _place(
         elif (label := _NAMES.get(kind, "")) in BLOCK_FORMATS:
             layout = BLOCK_FORMATS[label]
             if shape[-1] % layout.weights:
-                cursor.fail(f"tensor {name} of type {label} has rows of {shape[-1]}, not a multiple of {layout.weights}")
+                cursor.fail(
+                    f"tensor {name} of type {label} has rows of {shape[-1]}, not a multiple of {layout.weights}"
+                )
             length = math.prod(shape) // layout.weights * layout.bytes
             tensors[name] = BlockTensor(cursor.path, start, shape, label)
         else:
@@ -174,10 +179,12 @@ def _place(
             )
         spans.append((start, start + length, name))
     spans.sort()
-    for (_, end, name), (start, _, following) in zip(spans, spans[1:], strict=False):
+    for (_, end, name), (start, _, following) in pairwise(spans):
         if end > start:
             raise InputError(
-                "E1131", f"{cursor.path}: tensors {name} and {following} overlap at byte {start}", "download the file again"
+                "E1131",
+                f"{cursor.path}: tensors {name} and {following} overlap at byte {start}",
+                "download the file again",
             )
     if spans and max(end for _, end, _ in spans) > cursor.size:
         end, name = max((end, name) for _, end, name in spans)

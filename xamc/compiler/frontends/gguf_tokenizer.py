@@ -34,7 +34,9 @@ def tokenizer_files(file: GgufFile, vocab_size: int) -> tuple[dict[str, bytes | 
         if not isinstance(values, list) or not all(isinstance(v, item) for v in values):
             raise InputError("E1134", f"{file.path}: tokenizer.ggml.{key} is not a list", "convert the model again")
     if len(types) != len(tokens):
-        raise InputError("E1134", f"{file.path}: {len(types)} token types for {len(tokens)} tokens", "convert the model again")
+        raise InputError(
+            "E1134", f"{file.path}: {len(types)} token types for {len(tokens)} tokens", "convert the model again"
+        )
     template = meta.get("tokenizer.chat_template")
     spm = kind == "llama"
     vocabulary = Vocabulary(

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError
@@ -73,12 +74,14 @@ class TensorSource:
         file_of: the file a name is stored in, for messages.
         source: folder or file of the checkpoint.
         harmless: whether a name may stay unused (rotary tables, a tied head).
+        raw_config: config.json as it stands, for a family whose mapping depends on a key of its own.
     """
 
     tensors: Mapping[str, LazyTensor]
     file_of: Callable[[str], Path]
     source: Path
     harmless: Callable[[str], bool]
+    raw_config: Mapping[str, Any] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)

@@ -26,11 +26,13 @@ def read_bytes(path: Path, offset: int, length: int) -> Bytes:
         InputError: E1111 when the file ends early or can't be read (it was complete when its header was checked).
     """
     buffer = np.empty(length, dtype=np.uint8)
-    view = memoryview(buffer)
+    view = buffer.data
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise InputError("E1111", f"{path} can't be read: {error.strerror}", "restore the file and compile again") from error
+        raise InputError(
+            "E1111", f"{path} can't be read: {error.strerror}", "restore the file and compile again"
+        ) from error
     try:
         done = 0
         while done < length:
@@ -43,7 +45,9 @@ def read_bytes(path: Path, offset: int, length: int) -> Bytes:
                 )
             done += count
     except OSError as error:
-        raise InputError("E1111", f"{path} can't be read: {error.strerror}", "check the disk and compile again") from error
+        raise InputError(
+            "E1111", f"{path} can't be read: {error.strerror}", "check the disk and compile again"
+        ) from error
     finally:
         os.close(descriptor)
     return buffer
@@ -61,5 +65,7 @@ class FileTensor:
     def read_rows(self, start: int, stop: int) -> Array:
         kind = numpy_dtype(self.dtype)
         row_items = int(np.prod(self.shape[1:], dtype=np.int64))
-        raw = read_bytes(self.path, self.offset + start * row_items * kind.itemsize, (stop - start) * row_items * kind.itemsize)
+        raw = read_bytes(
+            self.path, self.offset + start * row_items * kind.itemsize, (stop - start) * row_items * kind.itemsize
+        )
         return raw.view(kind).reshape(stop - start, *self.shape[1:])

@@ -11,33 +11,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xamc.compiler.weights.files import Bytes, read_bytes
 from xamc.compiler.weights.lazy import Array
 from xamc.compiler.weights.transforms import require
 
+Floats = NDArray[np.float32]
 
-def _float16(raw: Bytes) -> Array:
+
+def _float16(raw: Bytes) -> Floats:
     """[n, 2] bytes → [n, 1] float32."""
     return np.ascontiguousarray(raw).view(np.float16).astype(np.float32)
 
 
-def _nibbles(raw: Bytes) -> Array:
+def _nibbles(raw: Bytes) -> Floats:
     """[n, 16] bytes → [n, 32] float32: low nibbles, then high ones."""
     return np.concatenate([raw & 15, raw >> 4], axis=1).astype(np.float32)
 
 
-def _q4_0(block: Bytes) -> Array:
+def _q4_0(block: Bytes) -> Floats:
     """w = d (q - 8)."""
     return (_nibbles(block[:, 2:]) - np.float32(8)) * _float16(block[:, :2])
 
 
-def _q4_1(block: Bytes) -> Array:
+def _q4_1(block: Bytes) -> Floats:
     """w = d q + m."""
     return _nibbles(block[:, 4:]) * _float16(block[:, :2]) + _float16(block[:, 2:4])
 
 
-def _q8_0(block: Bytes) -> Array:
+def _q8_0(block: Bytes) -> Floats:
     """w = d q, q int8."""
     return block[:, 2:].view(np.int8).astype(np.float32) * _float16(block[:, :2])
 
@@ -48,7 +51,7 @@ class BlockFormat:
 
     weights: int
     bytes: int
-    dequantize: Callable[[Bytes], Array]
+    dequantize: Callable[[Bytes], Floats]
 
 
 BLOCK_FORMATS = {
@@ -69,7 +72,9 @@ class BlockTensor:
 
     def __post_init__(self) -> None:
         require(self.format in BLOCK_FORMATS, f"unknown block format {self.format}")
-        require(self.shape[-1] % BLOCK_FORMATS[self.format].weights == 0, f"{self.format} blocks don't divide {self.shape}")
+        require(
+            self.shape[-1] % BLOCK_FORMATS[self.format].weights == 0, f"{self.format} blocks don't divide {self.shape}"
+        )
 
     @property
     def dtype(self) -> str:

@@ -1,4 +1,4 @@
-"""Transforms of lazy tensors: each a frozen dataclass that checks its sources when it is made and reads in row blocks."""
+"""Transforms of lazy tensors: frozen dataclasses that check their sources when made and read in row blocks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class ColumnSlice:
     def __post_init__(self) -> None:
         shape = self.source.shape
         require(
-            len(shape) == 2 and 0 <= self.start <= self.stop <= shape[-1], f"no columns {self.start}:{self.stop} in {shape}"
+            len(shape) == 2 and 0 <= self.start <= self.stop <= shape[-1],
+            f"no columns {self.start}:{self.stop} in {shape}",
         )
 
     @property

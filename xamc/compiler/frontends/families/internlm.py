@@ -1,0 +1,31 @@
+"""InternLM 1: Llama with biases on q, k, v and o (`bias`), full multi-head attention, its own `rotary` key."""
+
+from __future__ import annotations
+
+from xamc.compiler.contract import ModelConfig, RopeConfig
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.frontends.configuration import ConfigReader, model_config
+from xamc.compiler.frontends.families.llama import parameters
+
+__all__ = ["configure", "parameters"]
+
+
+def configure(reader: ConfigReader) -> ModelConfig:
+    extra = {"attention_bias": reader.flag("bias", True), "mlp_bias": False}
+    return model_config(reader, "LlamaForCausalLM", rope=_rotary(reader), extra=extra)
+
+
+def _rotary(reader: ConfigReader) -> RopeConfig | None:
+    """``rotary: {type: origin | dynamic, base, scaling_factor}``; None when the standard keys are used."""
+    rotary = reader.mapping("rotary")
+    if not rotary:
+        return None
+    values = ConfigReader(rotary, reader.source)
+    kind, base = rotary.get("type", "dynamic"), values.number("base", 10000.0)
+    if kind == "origin":
+        return RopeConfig("default", base)
+    if kind == "dynamic":
+        return RopeConfig("dynamic", base, factor=values.number("scaling_factor", 1.0))
+    raise UnsupportedError(
+        "E1106", f"{reader.source}: rotary.type {kind!r} is not supported", "supported: origin, dynamic"
+    )

@@ -1,0 +1,20 @@
+"""Llama 1 to 3, and everything published under its name (SmolLM2, TinyLlama, Yi)."""
+
+from __future__ import annotations
+
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.frontends.configuration import ConfigReader, model_config
+from xamc.compiler.frontends.parameters import TensorSource, parameter_shapes
+from xamc.compiler.weights.lazy import LazyTensor
+
+
+def configure(reader: ConfigReader) -> ModelConfig:
+    return model_config(
+        reader,
+        "LlamaForCausalLM",
+        extra={"attention_bias": reader.flag("attention_bias", False), "mlp_bias": reader.flag("mlp_bias", False)},
+    )
+
+
+def parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:
+    return {name: source.take(name, shape) for name, shape in parameter_shapes(config).items()}

@@ -1,0 +1,135 @@
+"""SentencePiece's tokenizer.model, a protobuf message, read without the C++ library.
+
+Fields from sentencepiece_model.proto: ModelProto.pieces = 1 {piece 1, score 2, type 3}, trainer_spec = 2 {model_type 3,
+unk_id 40, bos_id 41, eos_id 42, pad_id 43}, normalizer_spec = 3 {add_dummy_prefix 3, remove_extra_whitespaces 4}.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.bpe import NORMAL, Vocabulary
+
+MAX_BYTES = 64 * 2**20
+MAX_PIECES = 1 << 22
+_MODEL_KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
+
+
+class _Damaged(ValueError):
+    pass
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise _Damaged("it ends inside a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            # int32 fields write negative numbers as 64-bit two's complement.
+            return (value - (1 << 64) if value >= 1 << 63 else value), at
+    raise _Damaged("a number is longer than 64 bits")
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(field number, number or bytes) of one message, in file order."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield tag >> 3, value
+            continue
+        if kind == 2:
+            length, at = _varint(data, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise _Damaged(f"wire type {kind} is unknown")
+        if not 0 <= length <= len(data) - at:
+            raise _Damaged(f"a field of {length} bytes passes the end")
+        yield tag >> 3, data[at : at + length]
+        at += length
+
+
+def _piece(data: memoryview) -> tuple[str, float, int]:
+    text, score, kind = "", 0.0, NORMAL
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, memoryview):
+            text = bytes(value).decode("utf-8")
+        elif number == 2 and isinstance(value, memoryview) and len(value) == 4:
+            score = struct.unpack("<f", value)[0]
+        elif number == 3 and isinstance(value, int):
+            kind = value
+    return text, score, kind
+
+
+def _numbers(data: memoryview) -> dict[int, int]:
+    return {number: value for number, value in _fields(data) if isinstance(value, int)}
+
+
+def read_sentencepiece(path: Path) -> Vocabulary:
+    """The vocabulary of `path`.
+
+    Raises:
+        InputError: E1134, a damaged file.
+        UnsupportedError: E1134, a unigram, word or char model.
+    """
+    pieces: list[tuple[str, float, int]] = []
+    trainer: dict[int, int] = {}
+    normalizer: dict[int, int] = {}
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise _Damaged(f"it is larger than {MAX_BYTES} bytes")
+        for number, value in _fields(memoryview(path.read_bytes())):
+            if not isinstance(value, memoryview):
+                continue
+            if number == 1:
+                pieces.append(_piece(value))
+                if len(pieces) > MAX_PIECES:
+                    raise _Damaged(f"it has more than {MAX_PIECES} pieces")
+            elif number == 2:
+                trainer = _numbers(value)
+            elif number == 3:
+                normalizer = _numbers(value)
+        if not pieces:
+            raise _Damaged("it has no pieces")
+    except OSError as error:
+        raise InputError(
+            "E1134", f"{path} can't be read: {error.strerror}", "download the tokenizer files again"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            "E1134", f"{path} is not a SentencePiece model: {error}", "download the tokenizer files again"
+        ) from error
+    kind = _MODEL_KINDS.get(trainer.get(3, 1), "unknown")
+    if kind != "bpe":
+        raise UnsupportedError(
+            "E1134",
+            f"{path} is a SentencePiece model of type {kind}, supported is bpe",
+            "convert it to tokenizer.json with transformers",
+        )
+
+    def special(field: int, default: int) -> int | None:
+        number = trainer.get(field, default)
+        return number if 0 <= number < len(pieces) else None
+
+    return Vocabulary(
+        tokens=[text for text, _, _ in pieces],
+        types=[kind for _, _, kind in pieces],
+        scores=[score for _, score, _ in pieces],
+        source=path,
+        unk_id=special(40, 0),
+        bos_id=special(41, 1),
+        eos_id=special(42, 2),
+        pad_id=special(43, -1),
+        add_bos=True,
+        add_space_prefix=bool(normalizer.get(3, 1)),
+        collapse_spaces=bool(normalizer.get(4, 1)),
+    )
