@@ -115,14 +115,16 @@ class Body:
 
     def emit(self, module: tvm.IRModule, name: str, params: list[Any] | None = None) -> None:
         """Writes the function back into `module` under `name`; the result is always a tuple of the outputs."""
-        builder = relax.BlockBuilder(module)
+        builder = relax.BlockBuilder()
         renamed: dict[Any, Any] = {}
         with builder.function(name, params if params is not None else self.params, private=False):
             with builder.dataflow():
                 for var, value in self.bindings:
                     expr = substitute(value, lambda v: renamed.get(v, v))
-                    renamed[var] = builder.emit(expr, var.name_hint)
+                    renamed[var] = builder.emit(expr, var.name)
                 result = [renamed.get(v, v) for v in self.outputs]
                 output = builder.emit_output(relax.Tuple(result))
             builder.emit_func_output(output)
-        module.update(builder.finalize())
+        function = builder.finalize()[name]
+        known = [var for var in module.get_global_vars() if var.name_hint == name]
+        module.update_func(known[0] if known else tvm.ir.GlobalVar(name), function)

@@ -27,7 +27,7 @@ def evaluate(program: RelaxProgram, feeds: Mapping[str, NDArray[np.generic]]) ->
     machine = relax.VirtualMachine(executable, tvm.cpu())
     arguments = []
     for param in program.module["main"].params:
-        name, dtype = param.name_hint, str(param.ty.dtype)
+        name, dtype = param.name, str(param.ty.dtype)
         if name in program.weights:
             tensor = program.weights[name]
             array = tensor.read_rows(0, tensor.shape[0])

@@ -48,15 +48,15 @@ class ConcatProjections:
             if len(members) < 2:
                 continue
             if any(call.attributes != members[0][1].attributes for _, call in members):
-                names = ", ".join(call.tensors[1].name_hint for _, call in members)
+                names = ", ".join(call.tensors[1].name for _, call in members)
                 report.skipped.append(NonMatch(names, "stored in different formats, or only some have a bias"))
                 continue
             added += self._merge(program, body, members, replaced)
             report.count("qkv" if len(members) == 3 else "gate_up" if len(members) == 2 else "other")
         body.edit(replaced, added)
         read = {v for _, value in body.bindings for v in arguments(value)}
-        body.params = [p for p in body.params if p.name_hint not in program.weights or p in read]
-        kept = {p.name_hint for p in body.params}
+        body.params = [p for p in body.params if p.name not in program.weights or p in read]
+        kept = {p.name for p in body.params}
         program.weights = {name: tensor for name, tensor in program.weights.items() if name in kept}
         body.emit(program.module, "main")
         return report
@@ -66,14 +66,14 @@ class ConcatProjections:
         program: RelaxProgram, body: Body, members: list[tuple[Any, DialectCall]], replaced: dict[Any, Any]
     ) -> list[tuple[Any, Any]]:
         first = members[0][1]
-        name = _merged_name([call.tensors[1].name_hint for _, call in members])
+        name = _merged_name([call.tensors[1].name for _, call in members])
         tensors = [first.tensors[0]]
         for position in range(1, len(first.tensors)):
             sources = [call.tensors[position] for _, call in members]
-            suffix = sources[0].name_hint.rsplit(".", 1)[1]
+            suffix = sources[0].name.rsplit(".", 1)[1]
             rows = sum(int(s.ty.shape[0]) for s in sources)
             merged = relax.Var(f"{name}.{suffix}", relax.TensorType([rows, *list(sources[0].ty.shape)[1:]], sources[0].ty.dtype))
-            program.weights[merged.name_hint] = ConcatRows(tuple(program.weights[s.name_hint] for s in sources))
+            program.weights[merged.name] = ConcatRows(tuple(program.weights[s.name] for s in sources))
             body.params.append(merged)
             tensors.append(merged)
         widths = [int(call.types[0].shape[-1]) for _, call in members]
@@ -82,7 +82,7 @@ class ConcatProjections:
         bindings = [(whole, dialect_call("linear", tensors, [whole.ty], **first.attributes))]
         start = 0
         for (var, _), width in zip(members, widths, strict=True):
-            part = fresh(var.name_hint, var.ty)
+            part = fresh(var.name, var.ty)
             bindings.append((part, dialect_call("columns", [whole], [var.ty], start=start, stop=start + width)))
             replaced[var] = part
             start += width

@@ -46,7 +46,7 @@ def _rewritten(body: Body, program: RelaxProgram, report: PassReport, var: Any, 
         turn = body.producer(transposed)
         stored = _stored(body, program, turn.args[0]) if turn is not None and is_op(turn, "permute_dims") else None
         if stored is None:
-            report.skipped.append(NonMatch(var.name_hint, "the right operand is not a transposed stored weight"))
+            report.skipped.append(NonMatch(var.name, "the right operand is not a transposed stored weight"))
             return value
         tensors, format = stored
         report.count("linear")
@@ -54,7 +54,7 @@ def _rewritten(body: Body, program: RelaxProgram, report: PassReport, var: Any, 
     if is_op(value, "take"):
         stored = _stored(body, program, value.args[0])
         if stored is None:
-            report.skipped.append(NonMatch(var.name_hint, "the table is not a stored weight"))
+            report.skipped.append(NonMatch(var.name, "the table is not a stored weight"))
             return value
         tensors, format = stored
         report.count("embedding")
@@ -68,11 +68,11 @@ def _stored(body: Body, program: RelaxProgram, weight: Any) -> tuple[list[Any], 
         return None
     value = body.producer(weight)
     if value is None:
-        known = weight.name_hint in program.weights
+        known = weight.name in program.weights
         return ([weight], {"kind": "float32", "group": None}) if known else None
     if is_op(value, "astype"):
         source = value.args[0]
-        if body.producer(source) is None and source.name_hint in program.weights:
+        if body.producer(source) is None and source.name in program.weights:
             return [source], {"kind": str(source.ty.dtype), "group": None}
         return None
     call = decode(value)

@@ -32,11 +32,11 @@ class LinearBias:
             if is_op(value, "add"):
                 for product, bias in (value.args, value.args[::-1]):
                     call = produced_by(body, product, "linear") if isinstance(product, relax.Var) else None
-                    is_weight = isinstance(bias, relax.Var) and bias.name_hint in program.weights
+                    is_weight = isinstance(bias, relax.Var) and bias.name in program.weights
                     if call is None or not is_weight or len(bias.ty.shape) != 1:
                         continue
                     if len(users[product]) != 1:
-                        report.skipped.append(NonMatch(var.name_hint, "the product is also read without its bias"))
+                        report.skipped.append(NonMatch(var.name, "the product is also read without its bias"))
                         continue
                     new = rebuilt(call, [*call.tensors, bias], bias=True)
                     report.count("bias")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import relax
+from tvm import relax, sym
 
 from xamc.compiler.lowering.body import Body
 from xamc.compiler.lowering.dialect import DialectCall, decode, dialect_call
@@ -29,8 +29,7 @@ def rebuilt(call: DialectCall, tensors: list[Any] | None = None, **changes: Any)
 
 
 def same_shape(left: Any, right: Any) -> bool:
-    """Whether two tensor types have structurally equal shapes."""
-    from tvm import ir
-
+    """Whether two tensor types have provably equal shapes."""
     a, b = list(left.shape), list(right.shape)
-    return len(a) == len(b) and all(ir.structural_equal(x, y) for x, y in zip(a, b, strict=True))
+    analyzer = sym.Analyzer()
+    return len(a) == len(b) and all(analyzer.can_prove_equal(x, y) for x, y in zip(a, b, strict=True))

@@ -42,13 +42,13 @@ class NormResidual:
             x, weight = value.args
             epsilon = float(value.attrs.epsilon)
             total = body.producer(x)
-            norm = fresh(var.name_hint, var.ty)
+            norm = fresh(var.name, var.ty)
             replaced[var] = norm
             if total is not None and is_op(total, "add") and x not in replaced and same_shape(*[a.ty for a in total.args]):
-                pair = fresh(f"{x.name_hint}_normed", relax.TupleType([var.ty, x.ty]))
+                pair = fresh(f"{x.name}_normed", relax.TupleType([var.ty, x.ty]))
                 added.append((pair, dialect_call("add_rms_norm", [*total.args, weight], [var.ty, x.ty], epsilon=epsilon)))
                 added.append((norm, relax.TupleGetItem(pair, 0)))
-                replaced[x] = fresh(x.name_hint, x.ty)
+                replaced[x] = fresh(x.name, x.ty)
                 added.append((replaced[x], relax.TupleGetItem(pair, 1)))
                 report.count("add_rms_norm")
             else:

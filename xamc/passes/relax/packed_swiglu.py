@@ -29,9 +29,9 @@ class PackedSwiGLU:
             if call is not None and call.name == "swiglu":
                 gate, up = (produced_by(body, t, "columns") for t in call.tensors)
                 if gate is None or up is None or not gate.tensors[0].same_as(up.tensors[0]):
-                    report.skipped.append(NonMatch(var.name_hint, "gate and up are not columns of one value"))
+                    report.skipped.append(NonMatch(var.name, "gate and up are not columns of one value"))
                 elif gate.attributes["start"] != 0 or gate.attributes["stop"] != up.attributes["start"]:
-                    report.skipped.append(NonMatch(var.name_hint, "gate and up are not stored in that order"))
+                    report.skipped.append(NonMatch(var.name, "gate and up are not stored in that order"))
                 else:
                     value = dialect_call("swiglu_packed", [gate.tensors[0]], [var.ty])
                     report.count("swiglu")

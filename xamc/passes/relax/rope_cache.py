@@ -58,7 +58,7 @@ class RopeCache:
                 continue
             reason = self._rewrite(body, users, var, call, replaced, added)
             if reason:
-                report.skipped.append(NonMatch(var.name_hint, reason))
+                report.skipped.append(NonMatch(var.name, reason))
             else:
                 report.count("attention")
         body.edit(replaced, added)
@@ -98,7 +98,7 @@ class RopeCache:
         _, positions_cos, positions_sin, positions = q.rope.tensors
         q_type = rows.ty
         types = [q_type, cache_key.ty, cache_value.ty]
-        update = fresh(f"{query.name_hint}_update", relax.TupleType(types))
+        update = fresh(f"{query.name}_update", relax.TupleType(types))
         norms = [] if q.norm is None else [q.norm, k.norm]
         tensors = [q.row, positions, index, positions_cos, positions_sin]
         tensors += [key_write.tensors[0], value_write.tensors[0], *norms]
@@ -106,11 +106,11 @@ class RopeCache:
         added.append((update, dialect_call("rope_kv_write", tensors, types, **sizes)))
         parts = []
         for position, old in enumerate((query, cache_key, cache_value)):
-            part = fresh(old.name_hint, types[position])
+            part = fresh(old.name, types[position])
             added.append((part, relax.TupleGetItem(update, position)))
             parts.append(part)
         replaced[cache_key], replaced[cache_value] = parts[1], parts[2]
-        mixed = fresh(rows.name_hint, rows.ty)
+        mixed = fresh(rows.name, rows.ty)
         attributes = {"heads": q.heads, "scale": call.attributes["scale"], "window": call.attributes["window"]}
         added.append((mixed, dialect_call("attention_rows", [*parts, index], [rows.ty], **attributes)))
         replaced[rows] = mixed

@@ -1,0 +1,98 @@
+"""What a target is: its capabilities as data, its pass pipelines as lists, and its code generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+KvLayout = Literal["in_place", "past_present"]
+
+
+@dataclass(frozen=True)
+class TargetCaps:
+    """What a target can do; passes and the plan ask this, never a target's name.
+
+    Attributes:
+        name: the value of `backend.type`.
+        summary: one line for `xamc targets`.
+        available: whether `compile` works; a planned target can still be the subject of `plan`.
+        weight_dtypes: values of `backend.dtype` it stores weights in.
+        kv_dtypes: element types its KV cache may have.
+        quantize_types: values of `frontend.quantize.type` it computes as they are.
+        dynamic_shapes: whether sequence lengths are free; otherwise one graph per bucket.
+        length_multiple: sequence lengths must be a multiple of this.
+        kv_layout: in-place cache of fixed capacity, or past in and present out.
+        max_tensor_parallel: largest `tp`; a larger one in the spec becomes this, and is said so.
+        executes_on: what runs the artifact, printed with every result.
+    """
+
+    name: str
+    summary: str
+    available: bool
+    weight_dtypes: tuple[str, ...]
+    kv_dtypes: tuple[str, ...]
+    quantize_types: tuple[str, ...]
+    dynamic_shapes: bool
+    length_multiple: int
+    kv_layout: KvLayout
+    max_tensor_parallel: int
+    executes_on: str
+
+
+CAPS: dict[str, TargetCaps] = {
+    caps.name: caps
+    for caps in (
+        TargetCaps(
+            name="tvm_cpu",
+            summary="x86-64 CPUs through TVM and xamc's TensorIR kernels",
+            available=True,
+            weight_dtypes=("fp32", "fp16", "bf16", "int8", "int4"),
+            kv_dtypes=("fp32", "fp16", "bf16"),
+            quantize_types=("w8a16_rtn", "w4a16_rtn"),
+            dynamic_shapes=True,
+            length_multiple=1,
+            kv_layout="in_place",
+            max_tensor_parallel=1,
+            executes_on="cpu",
+        ),
+        TargetCaps(
+            name="reference",
+            summary="the exported ONNX under ONNX Runtime, unoptimized: what the IR means",
+            available=True,
+            weight_dtypes=("fp32", "fp16", "bf16", "int8", "int4"),
+            kv_dtypes=("fp32",),
+            quantize_types=("w8a16_rtn", "w4a16_rtn"),
+            dynamic_shapes=True,
+            length_multiple=1,
+            kv_layout="past_present",
+            max_tensor_parallel=1,
+            executes_on="onnxruntime",
+        ),
+        TargetCaps(
+            name="tvm_vacc",
+            summary="Vastai VACC cards; not available yet",
+            available=False,
+            weight_dtypes=("fp16", "int8"),
+            kv_dtypes=("fp16",),
+            quantize_types=("w8a16_gptq", "w16kv8"),
+            dynamic_shapes=False,
+            length_multiple=16,
+            kv_layout="past_present",
+            max_tensor_parallel=16,
+            executes_on="vacc",
+        ),
+        TargetCaps(
+            name="tvm_ascend",
+            summary="Huawei Ascend NPUs; not available yet",
+            available=False,
+            weight_dtypes=("fp16", "bf16", "int8", "int4"),
+            kv_dtypes=("fp16",),
+            quantize_types=(),
+            dynamic_shapes=False,
+            length_multiple=16,
+            kv_layout="in_place",
+            max_tensor_parallel=1,
+            executes_on="ascend",
+        ),
+    )
+}
