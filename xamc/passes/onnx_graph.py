@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,7 +71,7 @@ def new_node(
     outputs: Sequence[str],
     like: ir.Node | None = None,
     domain: str = "",
-    **attributes: object,
+    **attributes: Any,
 ) -> ir.Node:
     """A node with named outputs that inherits the Hugging Face module path of `like`."""
     node = ir.node(op, inputs, attributes, domain=domain, num_outputs=len(outputs))
@@ -123,7 +124,7 @@ def make_function(op: str, inputs: Sequence[str], build: Callable[[Emit, Sequenc
     values = [ir.val(name) for name in inputs]
     nodes: list[ir.Node] = []
 
-    def emit(kind: str, operands: Sequence[ir.Value], output: str, **attributes: object) -> ir.Value:
+    def emit(kind: str, operands: Sequence[ir.Value], output: str, **attributes: Any) -> ir.Value:
         nodes.append(new_node(kind, operands, [output], **attributes))
         return nodes[-1].outputs[0]
 

@@ -7,15 +7,16 @@ the feeds and fetches of the graph before it into the feeds and the expected fet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.program import Program
 
+Arrays = dict[str, NDArray[np.generic]]
 Tensors = Mapping[str, NDArray[np.generic]]
 
 
@@ -62,7 +63,7 @@ class GraphPass(Protocol):
         """Rewrites `program` in place."""
         ...
 
-    def adapt(self, feeds: Tensors, fetches: Tensors) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]:
+    def adapt(self, feeds: Tensors, fetches: Tensors) -> tuple[Arrays, Arrays]:
         """Feeds for the graph after the pass, and what its outputs must be, from those of the graph before it."""
         ...
 
@@ -70,6 +71,29 @@ class GraphPass(Protocol):
 class SameSignature:
     """Mixin for passes that keep the graph's inputs and outputs as they are."""
 
-    def adapt(self, feeds: Tensors, fetches: Tensors) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]:
+    def adapt(self, feeds: Tensors, fetches: Tensors) -> tuple[Arrays, Arrays]:
         """The same feeds and fetches."""
         return dict(feeds), dict(fetches)
+
+
+@runtime_checkable
+class MergesRows(Protocol):
+    """A pass after which one call can serve rows of different lengths; its proof merges single-row calls into one."""
+
+    def merge_rows(self, rows: Sequence[tuple[Tensors, Tensors]]) -> tuple[Arrays, Arrays]:
+        """A ragged call's feeds and expected fetches from calls of one row each; NaN where only padding decides."""
+        ...
+
+
+@runtime_checkable
+class ChangesWeights(Protocol):
+    """A pass that stores weights with less precision. It is proven against the graph before it, run on what the stored
+    weights decode to; how far they lie from the originals is bounded separately."""
+
+    def decoded_weights(self, before: Tensors, after: Tensors) -> Arrays:
+        """Weights for the graph before the pass, decoded from those after it.
+
+        Raises:
+            InternalError: E1308, a decoded weight is further from its original than the storage form explains.
+        """
+        ...

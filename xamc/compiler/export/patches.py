@@ -103,9 +103,7 @@ def _rotary(
 
 def _rms_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """RMSNorm as `F.rms_norm`, which exports as ONNX `RMSNormalization`."""
-    return torch.nn.functional.rms_norm(
-        hidden_states, (hidden_states.shape[-1],), self.weight, self.variance_epsilon
-    )
+    return torch.nn.functional.rms_norm(hidden_states, (hidden_states.shape[-1],), self.weight, self.variance_epsilon)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -89,13 +89,10 @@ class Oracle:
 
 def _value(array: Array) -> ort.OrtValue:
     array = np.ascontiguousarray(array)
-    if array.dtype.name in _ONNX_TYPES:
-        # types that NumPy has only through ml_dtypes
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(_ONNX_TYPES[array.dtype.name][0]), _ONNX_TYPES[array.dtype.name][1])
+    if array.dtype.name == "bfloat16":
+        # a type that NumPy has only through ml_dtypes
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), int(ir.DataType.BFLOAT16))
     return ort.OrtValue.ortvalue_from_numpy(array)
-
-
-_ONNX_TYPES: dict[str, tuple[type, int]] = {"bfloat16": (np.uint16, int(ir.DataType.BFLOAT16))}
 
 
 def oracle_of(program: Program, extra_outputs: Sequence[str] = ()) -> Oracle:

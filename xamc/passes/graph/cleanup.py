@@ -10,6 +10,7 @@ import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from xamc.compiler.export.names import OPSET
 from xamc.compiler.program import Program
 from xamc.passes.onnx_graph import constant_array, constant_node, dims, infer_types_and_shapes, remove_dead
 from xamc.passes.protocol import NonMatch, PassReport, SameSignature
@@ -83,9 +84,11 @@ class Cleanup(SameSignature):
             size = dims(node.outputs[0])
             if any(array is None for array in arrays) or size is None or node.outputs[0].is_graph_output():
                 continue
-            if not all(isinstance(dim, int) for dim in size) or int(np.prod(size)) > _FOLD_LIMIT:  # type: ignore[arg-type]
+            sizes = [dim for dim in size if isinstance(dim, int)]
+            if len(sizes) < len(size) or int(np.prod(sizes)) > _FOLD_LIMIT:
                 continue
-            folded = constant_node(_evaluate(node, [a for a in arrays if a is not None]), f"{node.outputs[0].name}.folded")
+            result = _evaluate(node, [array for array in arrays if array is not None])
+            folded = constant_node(result, f"{node.outputs[0].name}.folded")
             model.graph.insert_before(node, folded)
             node.outputs[0].replace_all_uses_with(folded.outputs[0])
             report.count("constant")
@@ -171,20 +174,15 @@ def _evaluate(node: ir.Node, arrays: list[NDArray[np.generic]]) -> NDArray[np.ge
     del proto.input[:], proto.output[:]
     proto.input.extend(names)
     proto.output.append("out")
-    function = onnx.reference.ReferenceEvaluator(
-        onnx.helper.make_model(
-            onnx.helper.make_graph(
-                [proto],
-                "fold",
-                [
-                    onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-                    for name, array in zip(names, arrays, strict=True)
-                ],
-                [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.UNDEFINED, None)],
-            ),
-            opset_imports=[onnx.helper.make_opsetid("", node.graph.opset_imports[""] if node.graph else 24)],
-        )
-    )
+    dtype = onnx.helper.np_dtype_to_tensor_dtype
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, dtype(array.dtype), array.shape)
+        for name, array in zip(names, arrays, strict=True)
+    ]
+    outputs = [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.UNDEFINED, None)]
+    graph = onnx.helper.make_graph([proto], "fold", inputs, outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+    function = onnx.reference.ReferenceEvaluator(model)
     return np.asarray(function.run(None, dict(zip(names, arrays, strict=True)))[0])
 
 

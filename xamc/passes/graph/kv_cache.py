@@ -13,9 +13,7 @@ from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import ALIAS_KEY, MASK_DOMAIN, MASK_OP
 from xamc.compiler.program import Program
 from xamc.passes.onnx_graph import infer_types_and_shapes, new_node, remove_dead, take_over
-from xamc.passes.protocol import PassReport, Tensors
-
-Arrays = dict[str, NDArray[np.generic]]
+from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 # What the unused part of a cache holds in proofs: large enough that reading it would be seen.
 _POISON = 37.0
@@ -210,7 +208,7 @@ def _attention_of(inputs: dict[str | None, ir.Value], layer: int) -> ir.Node:
     if len(readers) != 1 or len(readers[0].outputs) < 3:
         raise InternalError(
             "E1302",
-            f"kv_cache: {contract.past_key(layer)} is read by {len(readers)} Attention nodes, not by one with past and present",
+            f"kv_cache: {contract.past_key(layer)} has {len(readers)} Attention readers, not one with past and present",
             fix="disable it with passes.disable: [kv_cache] for a target with past/present, or report this model",
         )
     return readers[0]

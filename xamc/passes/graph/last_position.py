@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import GATHER_POSITION_OP, MASK_DOMAIN
 from xamc.compiler.program import Program
 from xamc.passes.onnx_graph import Emit, add_function, forget_shapes, infer_types_and_shapes, make_function, new_node
-from xamc.passes.protocol import PassReport, Tensors
+from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 
 def gather_position_function() -> ir.Function:
@@ -60,7 +59,7 @@ class LastPosition:
         report.count("last_position")
         return report
 
-    def adapt(self, feeds: Tensors, fetches: Tensors) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]:
+    def adapt(self, feeds: Tensors, fetches: Tensors) -> tuple[Arrays, Arrays]:
         """Asks row b for its b-th position from the end, so that rows differ; expects the logits found there."""
         batch, length = feeds["input_ids"].shape
         index = np.maximum(length - 1 - np.arange(batch, dtype=np.int64), 0)
@@ -74,7 +73,7 @@ def _head_matmul(logits: ir.Value) -> ir.Node:
     node = logits.producer()
     if node is not None and node.op_type == "Add":
         # a bias of lm_head
-        node = next((value.producer() for value in node.inputs if value is not None and value.producer() is not None), None)
+        node = next((value.producer() for value in node.inputs if value is not None and value.producer()), None)
     if node is None or node.op_type != "MatMul" or node.inputs[0] is None:
         raise InternalError(
             "E1301",

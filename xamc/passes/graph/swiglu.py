@@ -27,8 +27,8 @@ def swiglu_function() -> ir.Function:
 class SwiGlu(SameSignature):
     """Replaces x * sigmoid(x) * y by the model-local function `xamc::SwiGLU(gate, up)`.
 
-        before: s = Sigmoid(gate); a = Mul(gate, s); y = Mul(a, up)
-        after:  y = xamc::SwiGLU(gate, up)
+    before: s = Sigmoid(gate); a = Mul(gate, s); y = Mul(a, up)
+    after:  y = xamc::SwiGLU(gate, up)
     """
 
     name = "swiglu"
