@@ -1,0 +1,324 @@
+"""Writes synthetic checkpoints: a published model's config, tensor names and sizes, random weights, a small tokenizer.
+
+    python tools/make_checkpoint.py --shape internlm3-8b --out DIR
+
+Weights are drawn and written in blocks, so that an 8B model needs little memory; they are random but sane (unit
+variance is kept through every layer), which is what timing, memory and numeric tests need. Tensor names and the
+packing of InternLM2's wqkv are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+BLOCK_ITEMS = 4 * 2**20
+DTYPES: Mapping[str, tuple[str, Any]] = {
+    "float32": ("F32", np.float32),
+    "float16": ("F16", np.float16),
+    "bfloat16": ("BF16", ml_dtypes.bfloat16),
+}
+
+
+def _config(model_type: str, name: str, **values: Any) -> dict[str, Any]:
+    common = {
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    }
+    return {"architectures": [name], "model_type": model_type, **common, **values}
+
+
+def _sizes(hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int, positions: int) -> dict[str, int]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "vocab_size": vocab,
+        "max_position_embeddings": positions,
+    }
+
+
+# Sizes and rotary settings as published.
+SHAPES: Mapping[str, dict[str, Any]] = {
+    "internlm3-8b": _config(
+        "internlm3",
+        "InternLM3ForCausalLM",
+        **_sizes(4096, 10240, 48, 32, 2, 128512, 32768),
+        head_dim=128,
+        qkv_bias=False,
+        bias=False,
+        rope_theta=50000000,
+        rope_scaling={"rope_type": "dynamic", "factor": 6.0},
+    ),
+    "internlm2_5-7b": _config(
+        "internlm2",
+        "InternLM2ForCausalLM",
+        **_sizes(4096, 14336, 32, 32, 8, 92544, 32768),
+        bias=False,
+        rope_theta=1000000,
+        rope_scaling={"type": "dynamic", "factor": 2.0},
+    ),
+    "internlm2-1.8b": _config(
+        "internlm2",
+        "InternLM2ForCausalLM",
+        **_sizes(2048, 8192, 24, 16, 8, 92544, 32768),
+        bias=False,
+        rope_theta=1000000,
+        rope_scaling={"type": "dynamic", "factor": 2.0},
+    ),
+    "internlm-7b": _config(
+        "internlm",
+        "InternLMForCausalLM",
+        **{k: v for k, v in _sizes(4096, 11008, 32, 32, 32, 103168, 2048).items() if k != "num_key_value_heads"},
+        bias=True,
+        rms_norm_eps=1e-6,
+    ),
+    "tinyllama-1.1b": _config(
+        "llama", "LlamaForCausalLM", **_sizes(2048, 5632, 22, 32, 4, 32000, 2048), rope_theta=10000.0
+    ),
+    "qwen2.5-0.5b": _config(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        **_sizes(896, 4864, 24, 14, 2, 151936, 32768)
+        | {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "bos_token_id": 151643, "eos_token_id": 151643},
+        rope_theta=1000000.0,
+        use_sliding_window=False,
+        sliding_window=32768,
+        max_window_layers=24,
+    ),
+    "qwen3-0.6b": _config(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        **_sizes(1024, 3072, 28, 16, 8, 151936, 40960)
+        | {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "bos_token_id": 151643, "eos_token_id": 151645},
+        head_dim=128,
+        attention_bias=False,
+        rope_theta=1000000.0,
+        use_sliding_window=False,
+        sliding_window=None,
+        max_window_layers=28,
+    ),
+    "mistral-7b": _config(
+        "mistral",
+        "MistralForCausalLM",
+        **_sizes(4096, 14336, 32, 32, 8, 32000, 32768),
+        sliding_window=4096,
+        rope_theta=10000.0,
+    ),
+}
+
+
+def tensor_layout(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Tensor name → shape of a published checkpoint with this config.json, in file order."""
+    hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    heads, kind = config["num_attention_heads"], config["model_type"]
+    kv = config.get("num_key_value_heads", heads)
+    width = config.get("head_dim") or hidden // heads
+    q, k = heads * width, kv * width
+    layout: dict[str, Shape] = {}
+
+    def linear(name: str, rows: int, columns: int, bias: bool) -> None:
+        layout[name + ".weight"] = (rows, columns)
+        if bias:
+            layout[name + ".bias"] = (rows,)
+
+    packed = kind == "internlm2"
+    layout["model.tok_embeddings.weight" if packed else "model.embed_tokens.weight"] = (vocab, hidden)
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        if packed:
+            bias = config.get("bias", True)
+            layout[prefix + "attention_norm.weight"] = (hidden,)
+            linear(prefix + "attention.wqkv", q + 2 * k, hidden, bias)
+            linear(prefix + "attention.wo", hidden, q, bias)
+            layout[prefix + "ffn_norm.weight"] = (hidden,)
+            linear(prefix + "feed_forward.w1", inner, hidden, False)
+            linear(prefix + "feed_forward.w3", inner, hidden, False)
+            linear(prefix + "feed_forward.w2", hidden, inner, False)
+            continue
+        qkv_bias, o_bias, mlp_bias = {
+            "llama": (config.get("attention_bias", False),) * 2 + (config.get("mlp_bias", False),),
+            "mistral": (False, False, False),
+            "qwen2": (True, False, False),
+            "qwen3": (config.get("attention_bias", False),) * 2 + (False,),
+            "internlm": (config.get("bias", True),) * 2 + (False,),
+            "internlm3": (config.get("qkv_bias", False), config.get("bias", False), config.get("bias", False)),
+        }[kind]
+        layout[prefix + "input_layernorm.weight"] = (hidden,)
+        for name, rows in (("q_proj", q), ("k_proj", k), ("v_proj", k)):
+            linear(f"{prefix}self_attn.{name}", rows, hidden, qkv_bias)
+        linear(prefix + "self_attn.o_proj", hidden, q, o_bias)
+        if kind == "qwen3":
+            layout[prefix + "self_attn.q_norm.weight"] = (width,)
+            layout[prefix + "self_attn.k_norm.weight"] = (width,)
+        if kind == "internlm":
+            layout[prefix + "self_attn.rotary_emb.inv_freq"] = (width // 2,)
+        layout[prefix + "post_attention_layernorm.weight"] = (hidden,)
+        linear(prefix + "mlp.gate_proj", inner, hidden, mlp_bias)
+        linear(prefix + "mlp.up_proj", inner, hidden, mlp_bias)
+        linear(prefix + "mlp.down_proj", hidden, inner, mlp_bias)
+    layout["model.norm.weight"] = (hidden,)
+    if not config.get("tie_word_embeddings", False):
+        layout["output.weight" if packed else "lm_head.weight"] = (vocab, hidden)
+    return layout
+
+
+def draw(name: str, shape: Shape, layers: int, generator: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+    """The tensor's values in blocks: norms near 1, matrices that keep unit variance, residual branches damped."""
+    norm, matrix = name.endswith("norm.weight"), len(shape) == 2
+    scale = 0.1
+    if matrix:
+        embedding = "embed" in name
+        residual = name.endswith(("o_proj.weight", "wo.weight", "down_proj.weight", "w2.weight"))
+        scale = 1.0 if embedding else 1 / math.sqrt(shape[1])
+        if residual:
+            scale /= math.sqrt(2 * layers)
+        if name.endswith(("q_proj.weight", "k_proj.weight", "wqkv.weight")):
+            scale *= 1.5  # attention that prefers some positions, so that a wrong mask or rotation shows
+    left = math.prod(shape)
+    while left:
+        count = min(left, BLOCK_ITEMS)
+        yield generator.standard_normal(count, dtype=np.float32) * np.float32(scale) + np.float32(norm)
+        left -= count
+
+
+def split(layout: Mapping[str, Shape], item_bytes: int, shard_bytes: int) -> list[list[str]]:
+    """Names per shard, in order, each shard at most `shard_bytes` (or one tensor)."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, shape in layout.items():
+        size = math.prod(shape) * item_bytes
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def write_shard(
+    stream: BinaryIO, names: list[str], layout: Mapping[str, Shape], dtype: str, layers: int, seed: int
+) -> None:
+    """One safetensors file; a tensor's values depend on seed and name alone, so shard sizes don't change the model."""
+    label, number = DTYPES[dtype]
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in names:
+        size = math.prod(layout[name]) * np.dtype(number).itemsize
+        header[name] = {"dtype": label, "shape": list(layout[name]), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        generator = np.random.Generator(np.random.SFC64([seed, *name.encode()]))
+        for block in draw(name, layout[name], layers, generator):
+            stream.write(block.astype(number).tobytes())
+
+
+def tokenizer_json() -> bytes:
+    """A byte-level tokenizer: three special tokens, then the 256 bytes; encodes and decodes any text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    special = ["<unk>", "<s>", "</s>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(special + alphabet)}, merges=[]))
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    text: str = tokenizer.to_str()
+    return text.encode()
+
+
+def write_checkpoint(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    dtype: str = "float16",
+    seed: int = 0,
+    shard_bytes: int = 2 * 10**9,
+    progress: bool = False,
+) -> Path:
+    """Writes a whole checkpoint folder.
+
+    Args:
+        folder: created when absent; existing files of the same names are replaced.
+        config: the content of config.json.
+        dtype: float32, float16 or bfloat16.
+        seed: of the weights.
+        shard_bytes: largest shard; one file without an index when everything fits.
+        progress: whether to tell on stderr how far it is.
+    """
+    layout = tensor_layout(config)
+    shards = split(layout, np.dtype(DTYPES[dtype][1]).itemsize, shard_bytes)
+    folder.mkdir(parents=True, exist_ok=True)
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        single = len(shards) == 1
+        file = "model.safetensors" if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        started = time.monotonic()
+        with (folder / file).open("wb") as stream:
+            write_shard(stream, names, layout, dtype, config["num_hidden_layers"], seed)
+            size = stream.tell()
+        weight_map |= dict.fromkeys(names, file)
+        if progress:
+            print(f"{file}  {size / 1e9:.2f} GB  {time.monotonic() - started:.0f} s", file=sys.stderr)
+    if len(shards) > 1:
+        total = sum(math.prod(s) for s in layout.values()) * np.dtype(DTYPES[dtype][1]).itemsize
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": dtype}, indent=2))
+    (folder / "tokenizer.json").write_bytes(tokenizer_json())
+    special = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(special, indent=2))
+    return folder
+
+
+def main() -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(description="Write a synthetic checkpoint of a published model's shape.")
+    parser.add_argument("--shape", required=True, choices=sorted(SHAPES))
+    parser.add_argument("--out", required=True, type=Path, help="folder to write into")
+    parser.add_argument("--dtype", default="float16", choices=sorted(DTYPES))
+    parser.add_argument("--layers", type=int, help="fewer layers than published")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shard-gb", type=float, default=2.0)
+    options = parser.parse_args()
+    config = dict(SHAPES[options.shape])
+    if options.layers:
+        config["num_hidden_layers"] = options.layers
+    items = sum(math.prod(shape) for shape in tensor_layout(config).values())
+    print(f"{options.shape}: {items / 1e9:.2f} B parameters as {options.dtype} in {options.out}", file=sys.stderr)
+    write_checkpoint(
+        options.out,
+        config,
+        dtype=options.dtype,
+        seed=options.seed,
+        shard_bytes=int(options.shard_gb * 1e9),
+        progress=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
