@@ -1,0 +1,56 @@
+"""Linear layers: GEMV for one row of activations, GEMM for any number of rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.gemm import emit_gemm
+from xamc.targets.kernels.gemv import emit_gemv
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.packing import WeightFormat
+from xamc.targets.kernels.weights import PackedWeight
+
+
+def linear(
+    n: int,
+    k: int,
+    fmt: WeightFormat,
+    isa: Isa,
+    *,
+    m: Literal["one", "any"],
+    bias: bool = False,
+    residual: bool = False,
+) -> E.PrimFunc:
+    """y = x W^T (+ bias) (+ residual), all activations float32.
+
+    Args:
+        n: output features N.
+        k: input features K.
+        fmt: how the weights are stored; the packed buffers follow `packed_layout(n, k, fmt)`.
+        isa: the level to generate for.
+        m: ``one`` for exactly one row of activations, ``any`` for a symbolic number of rows M.
+        bias: whether there is a bias.
+        residual: whether a tensor of the output's shape is added.
+
+    Returns:
+        A PrimFunc with the parameters x float32 [M, K], the packed buffers, bias float32 [N] if any, residual
+        float32 [M, N] if any, y float32 [M, N].
+
+    Raises:
+        UnsupportedError: E1464, the group size does not divide K.
+    """
+
+    def body() -> None:
+        rows = 1 if m == "one" else E.dynamic("m")
+        x = E.parameter("x", (rows, k), "float32")
+        weight = PackedWeight(n, k, fmt, isa)
+        bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
+        residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
+        y = E.parameter("y", (rows, n), "float32")
+        emit = emit_gemv if m == "one" else emit_gemm
+        emit(weight, x, bias_buffer, residual_buffer, y)
+
+    suffix = "".join(("_bias" if bias else "", "_residual" if residual else ""))
+    group = f"g{fmt.group_size}" if fmt.group_size else ""
+    return E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{suffix}", body)

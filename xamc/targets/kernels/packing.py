@@ -1,0 +1,249 @@
+"""How linear weights are stored, and the NumPy code that packs them.
+
+One layout serves the GEMV, the GEMM, the embedding gather and every x86-64 level. The N output features are cut into
+panels of `PANEL` = 32 rows (the last one padded); inside a panel the weights run along K, and for each K step the 32
+rows lie side by side, so that a vector register holds the same K of neighbouring outputs:
+
+========= ==================== ================================= =====================================================
+kind      buffer               shape                             an element
+========= ==================== ================================= =====================================================
+float32   weight float32       [P, K, 32]                        w[k, n]
+float16   weight float16       [P, K, 32]                        w[k, n]
+bfloat16  weight uint16        [P, ceil(K/2), 32, 2]             the bits of w[2c, n], w[2c+1, n]: a pair for vdpbf16ps
+int8      weight uint8         [P, ceil(K/4), 32, 4]             q + 128 of four K: one 32-bit lane, as VNNI wants it
+          scale float16        [P, groups, 32]
+uint4     weight uint8         [P, K/8, 32, 4]                   byte b: q[8c+b] | q[8c+4+b] << 4
+          scale float16        [P, groups, 32]
+          zero uint8           [P, groups, 32]
+========= ==================== ================================= =====================================================
+
+``w = (q - zero) * scale``, evaluated in float32; int8 has no zero point and, without a group size, one group per row.
+The first axis is the panel, so the bytes of rows [n0, n1), n0 a multiple of 32, are contiguous in each buffer and can
+be appended to a file while the rows stream by. This module does not import tvm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.errors import InternalError, UnsupportedError
+
+Array = NDArray[np.generic]
+WeightKind = Literal["float32", "float16", "bfloat16", "int8", "uint4"]
+
+PANEL = 32
+"""Rows of a panel: a multiple of every level's lanes, and small enough to share out 576 rows among a few threads."""
+
+_K_STEP: dict[WeightKind, int] = {"float32": 1, "float16": 1, "bfloat16": 2, "int8": 4, "uint4": 8}
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How the weights of a linear layer are stored.
+
+    Attributes:
+        kind: the element type.
+        group_size: consecutive K that share a scale (and zero point); None for a single group per row.
+    """
+
+    kind: WeightKind
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        allowed: tuple[int | None, ...] = (None,)
+        if self.kind == "int8":
+            allowed = (None, 32, 64, 128)
+        elif self.kind == "uint4":
+            allowed = (32, 64, 128)
+        if self.group_size not in allowed:
+            raise UnsupportedError(
+                "E1463",
+                f"{self.kind} weights cannot have group size {self.group_size}",
+                fix=f"use a group size of {', '.join(str(a) for a in allowed)}",
+            )
+
+    @property
+    def k_step(self) -> int:
+        """Consecutive K that are stored together; K is padded to a multiple of it."""
+        return _K_STEP[self.kind]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are integers with scales."""
+        return self.kind in ("int8", "uint4")
+
+    def groups(self, k: int) -> int:
+        """Number of scales in a row of `k` weights.
+
+        Raises:
+            UnsupportedError: E1464, the group size does not divide `k`.
+        """
+        size = self.group_size or k
+        if k % size:
+            raise UnsupportedError(
+                "E1464",
+                f"K = {k} input features are not a multiple of the group size {size} of {self.kind} weights",
+                fix="choose a group size that divides the layer's input features, or 8- or 16-bit weights",
+            )
+        return k // size
+
+
+@dataclass(frozen=True)
+class PackedBuffer:
+    """One buffer of a packed weight: its name (weight, scale, zero), shape and dtype name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def panel_bytes(self) -> int:
+        """Bytes of one panel of 32 rows."""
+        return self.nbytes // self.shape[0]
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """The buffers of one packed weight, in the order in which the kernels take them."""
+
+    rows: int
+    columns: int
+    format: WeightFormat
+    buffers: tuple[PackedBuffer, ...]
+
+    @property
+    def panels(self) -> int:
+        return self.buffers[0].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+
+def packed_layout(n: int, k: int, fmt: WeightFormat) -> PackedLayout:
+    """The buffers that hold a weight of `n` output and `k` input features.
+
+    Raises:
+        UnsupportedError: E1464, the group size does not divide `k`.
+    """
+    panels, steps = -(-n // PANEL), -(-k // fmt.k_step)
+    scales = (panels, fmt.groups(k), PANEL)
+    weight: dict[WeightKind, PackedBuffer] = {
+        "float32": PackedBuffer("weight", (panels, steps, PANEL), "float32"),
+        "float16": PackedBuffer("weight", (panels, steps, PANEL), "float16"),
+        "bfloat16": PackedBuffer("weight", (panels, steps, PANEL, 2), "uint16"),
+        "int8": PackedBuffer("weight", (panels, steps, PANEL, 4), "uint8"),
+        "uint4": PackedBuffer("weight", (panels, steps, PANEL, 4), "uint8"),
+    }
+    buffers = [weight[fmt.kind]]
+    if fmt.quantized:
+        buffers.append(PackedBuffer("scale", scales, "float16"))
+    if fmt.kind == "uint4":
+        buffers.append(PackedBuffer("zero", scales, "uint8"))
+    return PackedLayout(n, k, fmt, tuple(buffers))
+
+
+def pack_rows(
+    weight: Array, fmt: WeightFormat, *, scale: Array | None = None, zero: Array | None = None
+) -> dict[str, Array]:
+    """Packs a block of output rows.
+
+    All rows of a weight may be given at once, or blocks of a multiple of 32 rows (the last block may have any
+    number); the blocks' results, concatenated along axis 0, are the packed buffers.
+
+    Args:
+        weight: [n, K]; float32, float16 or bfloat16 for the float kinds (rounded to nearest even), int8 in
+            [-128, 127] for int8, uint8 in [0, 15] for uint4.
+        fmt: the format to pack into.
+        scale: float [n, groups] (or [n] when there is one group), for the quantized kinds.
+        zero: uint8 [n, groups], for uint4.
+
+    Returns:
+        The buffers by name, each C-contiguous with the panel as its first axis.
+
+    Raises:
+        UnsupportedError: E1464, the group size does not divide K.
+        InternalError: E1465, dtypes or shapes do not fit the format.
+    """
+    n, k = weight.shape
+    groups = fmt.groups(k)
+    packed = {"weight": _pack_weight(weight, fmt)}
+    expected = {"int8": {"scale"}, "uint4": {"scale", "zero"}}.get(fmt.kind, set())
+    given = {name: array for name, array in (("scale", scale), ("zero", zero)) if array is not None}
+    if set(given) != expected:
+        raise InternalError("E1465", f"{fmt.kind} weights take {sorted(expected)}, got {sorted(given)}")
+    for name, array in given.items():
+        if array.size != n * groups:
+            raise InternalError("E1465", f"{name} has shape {array.shape}, expected {(n, groups)}")
+        dtype = np.dtype(np.float16 if name == "scale" else np.uint8)
+        rows = _pad(array.reshape(n, groups).astype(dtype, copy=False), PANEL, 0)
+        packed[name] = np.ascontiguousarray(rows.reshape(-1, PANEL, groups).transpose(0, 2, 1))
+    return packed
+
+
+def unpack_rows(packed: Mapping[str, Array], rows: int, columns: int, fmt: WeightFormat) -> NDArray[np.float32]:
+    """The float32 weights [rows, columns] that packed buffers stand for: the definition the kernels are held to."""
+    weight = packed["weight"]
+    panels = weight.shape[0]
+    if fmt.kind in ("float32", "float16"):
+        values = weight.transpose(0, 2, 1).reshape(panels * PANEL, -1).astype(np.float32)
+    elif fmt.kind == "bfloat16":
+        bits = np.ascontiguousarray(weight.transpose(0, 2, 1, 3)).reshape(panels * PANEL, -1)
+        values = bits.view(ml_dtypes.bfloat16).astype(np.float32)
+    else:
+        quants = weight.transpose(0, 2, 1, 3)
+        if fmt.kind == "uint4":
+            quants = np.stack((quants & np.uint8(15), quants >> np.uint8(4)), axis=3)
+        quants = quants.reshape(panels * PANEL, -1)[:, :columns].astype(np.float32)
+        zero = packed["zero"].astype(np.float32) if "zero" in packed else np.full((1, 1, 1), 128, np.float32)
+        zero = np.broadcast_to(zero, packed["scale"].shape)
+        scale = packed["scale"].astype(np.float32)
+        per_row = [a.transpose(0, 2, 1).reshape(panels * PANEL, -1, 1) for a in (zero, scale)]
+        grouped = quants.reshape(panels * PANEL, per_row[0].shape[1], -1)
+        values = ((grouped - per_row[0]) * per_row[1]).reshape(panels * PANEL, -1)
+    return np.ascontiguousarray(values[:rows, :columns])
+
+
+def _pad(array: Array, multiple: int, axis: int, value: int = 0) -> Array:
+    missing = -array.shape[axis] % multiple
+    if not missing:
+        return array
+    widths = [(0, missing if i == axis else 0) for i in range(array.ndim)]
+    return np.pad(array, widths, constant_values=value)
+
+
+def _pack_weight(weight: Array, fmt: WeightFormat) -> Array:
+    floats = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+    if fmt.kind in floats:
+        if weight.dtype not in floats.values():
+            raise InternalError("E1465", f"{fmt.kind} weights are packed from floats, got {weight.dtype}")
+        rows = _pad(weight.astype(floats[fmt.kind], copy=False), PANEL, 0)
+        if fmt.kind != "bfloat16":
+            return np.ascontiguousarray(rows.reshape(-1, PANEL, rows.shape[1]).transpose(0, 2, 1))
+        # A pair of neighbouring K is one 32-bit word, and words are what gets transposed.
+        words = np.ascontiguousarray(_pad(rows, 2, 1)).view(np.uint32)
+        words = np.ascontiguousarray(words.reshape(-1, PANEL, words.shape[1]).transpose(0, 2, 1))
+        return words.view(np.uint16).reshape(*words.shape, 2)
+    wanted = np.dtype(np.int8 if fmt.kind == "int8" else np.uint8)
+    if weight.dtype != wanted:
+        raise InternalError("E1465", f"{fmt.kind} weights are packed from {wanted}, got {weight.dtype}")
+    if fmt.kind == "int8":
+        biased = weight.view(np.uint8) ^ np.uint8(128)
+        quants = _pad(_pad(biased, PANEL, 0, 128), 4, 1, 128)
+    else:
+        grouped = _pad(weight, PANEL, 0).reshape(-1, weight.shape[1] // 8, 2, 4)
+        quants = (grouped[:, :, 0] | (grouped[:, :, 1] << np.uint8(4))).reshape(grouped.shape[0], -1)
+    words = np.ascontiguousarray(quants).view(np.uint32)
+    words = np.ascontiguousarray(words.reshape(-1, PANEL, words.shape[1]).transpose(0, 2, 1))
+    return words.view(np.uint8).reshape(*words.shape, 4)

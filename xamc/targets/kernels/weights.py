@@ -1,0 +1,77 @@
+"""Reading packed weights inside a kernel."""
+
+from __future__ import annotations
+
+from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.packing import PANEL, WeightFormat, packed_layout
+
+
+class PackedWeight:
+    """The parameters of one packed weight of N output and K input features, and how to take values out of them."""
+
+    def __init__(self, n: int, k: int, fmt: WeightFormat, isa: Isa) -> None:
+        self.n, self.k, self.format, self.isa = n, k, fmt, isa
+        self.layout = packed_layout(n, k, fmt)
+        self.buffers = {b.name: E.parameter(b.name, b.shape, b.dtype) for b in self.layout.buffers}
+        self.group = fmt.group_size or k
+
+    def word(self, panel: E.Expr, step: E.Expr, row: int, lanes: int) -> E.Expr:
+        """What is stored for K step `step` of rows [row, row + lanes): floats, or a 32-bit word per row."""
+        weight = self.buffers["weight"]
+        if self.format.kind in ("float32", "float16"):
+            return E.load_float(weight, [panel, step, row], lanes, self.isa)
+        per_row = 2 if self.format.kind == "bfloat16" else 4
+        narrow = E.load(weight, [panel, step, row, 0], lanes * per_row)
+        return E.bits(narrow, "uint32", lanes)
+
+    def value(self, word: E.Expr, offset: int, lanes: int) -> E.Expr:
+        """The float32 value (integers unscaled) at K offset `offset` of a K step's word."""
+        kind = self.format.kind
+        if kind in ("float32", "float16"):
+            return word
+        if kind == "bfloat16":
+            high = word & E.const(0xFFFF0000, lanes, "uint32")
+            return E.bits(high if offset else word << E.const(16, lanes, "uint32"), "float32", lanes)
+        bits = 8 if kind == "int8" else 4
+        shift = self.bit(offset)
+        shifted = word >> E.const(shift, lanes, "uint32") if shift else word
+        if shift + bits < 32:
+            shifted = shifted & E.const(2**bits - 1, lanes, "uint32")
+        return self.integer(shifted, lanes)
+
+    def in_place(self, word: E.Expr, offset: int, lanes: int) -> tuple[E.Expr, int]:
+        """Like `value`, times 2**exponent: the integer is left where it lies in its word, which saves a shift."""
+        kind = self.format.kind
+        if not self.format.quantized:
+            return self.value(word, offset, lanes), 0
+        bits = 8 if kind == "int8" else 4
+        shift = self.bit(offset)
+        if shift + bits == 32:  # the sign bit of the conversion is in the way
+            return self.value(word, offset, lanes), 0
+        mask = E.const((2**bits - 1) << shift, lanes, "uint32")
+        return self.integer(word & mask, lanes), shift
+
+    def bit(self, offset: int) -> int:
+        """Position of the lowest bit of K offset `offset` in its word."""
+        if self.format.kind == "int8":
+            return 8 * offset
+        return 8 * (offset % 4) + 4 * (offset // 4)
+
+    @staticmethod
+    def integer(word: E.Expr, lanes: int) -> E.Expr:
+        """A non-negative int32 as float32 (the signed conversion is the one that every level has)."""
+        return E.cast(E.bits(word, "int32", lanes), "float32", lanes)
+
+    def scale(self, panel: E.Expr, group: E.Expr, row: int, lanes: int) -> E.Expr:
+        return E.load_float(self.buffers["scale"], [panel, group, row], lanes, self.isa)
+
+    def zero(self, panel: E.Expr, group: E.Expr, row: int, lanes: int) -> E.Expr:
+        """The integer that stands for 0.0, as float32."""
+        if self.format.kind == "int8":
+            return E.const(128.0, lanes)
+        return self.integer(E.cast(E.load(self.buffers["zero"], [panel, group, row], lanes), "uint32", lanes), lanes)
+
+    def panel_rows(self) -> range:
+        """First rows of a panel's vectors."""
+        return range(0, PANEL, self.isa.lanes)
