@@ -20,6 +20,8 @@ from xamc.targets.kernels.isa import Isa
 Expr = Any
 Buffer = Any
 PrimFunc = Any
+LaneReader = Callable[[Expr, int], Expr]
+"""Yields `lanes` consecutive elements from an offset on."""
 
 
 def build(name: str, body: Callable[[], None]) -> PrimFunc:

@@ -16,7 +16,7 @@ class PackedWeight:
         self.buffers = {b.name: E.parameter(b.name, b.shape, b.dtype) for b in self.layout.buffers}
         self.group = fmt.group_size or k
 
-    def word(self, panel: E.Expr, step: E.Expr, row: int, lanes: int) -> E.Expr:
+    def word(self, panel: E.Expr, step: E.Expr, row: E.Expr | int, lanes: int) -> E.Expr:
         """What is stored for K step `step` of rows [row, row + lanes): floats, or a 32-bit word per row."""
         weight = self.buffers["weight"]
         if self.format.kind in ("float32", "float16"):
@@ -63,10 +63,10 @@ class PackedWeight:
         """A non-negative int32 as float32 (the signed conversion is the one that every level has)."""
         return E.cast(E.bits(word, "int32", lanes), "float32", lanes)
 
-    def scale(self, panel: E.Expr, group: E.Expr, row: int, lanes: int) -> E.Expr:
+    def scale(self, panel: E.Expr, group: E.Expr, row: E.Expr | int, lanes: int) -> E.Expr:
         return E.load_float(self.buffers["scale"], [panel, group, row], lanes, self.isa)
 
-    def zero(self, panel: E.Expr, group: E.Expr, row: int, lanes: int) -> E.Expr:
+    def zero(self, panel: E.Expr, group: E.Expr, row: E.Expr | int, lanes: int) -> E.Expr:
         """The integer that stands for 0.0, as float32."""
         if self.format.kind == "int8":
             return E.const(128.0, lanes)
