@@ -25,7 +25,7 @@ KvDtype = Literal["auto", "fp32", "fp16", "bf16"]
 #: Round-to-nearest types: they need no calibration data.
 RTN_TYPES = ("w8a16_rtn", "w4a16_rtn")
 
-#: Calibrated types → the round-to-nearest type that stores weights in as many bits; None where the weights keep 16 bits.
+#: Calibrated types → the round-to-nearest type that stores weights in as many bits; None where weights keep 16 bits.
 CALIBRATED_TYPES: Mapping[str, str | None] = {
     "w8a16_gptq": "w8a16_rtn",
     "w8a16_awq": "w8a16_rtn",
@@ -254,7 +254,7 @@ class Spec:
         return self.frontend.model_kwargs.tp if self.backend.type in ("tvm_vacc", "tvm_ascend") else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain data for a manifest or a digest: paths as strings, tuples as lists, every default spelt out."""
+        """The spec as plain data for a manifest or a digest: paths as strings, tuples as lists, defaults spelt out."""
         return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
 
     def _lengths(self, which: int) -> tuple[int, ...]:

@@ -1,0 +1,164 @@
+"""The registry of keys: what each may hold, what it means, and what each target does with it.
+
+The tables are in `vamc_keys` (vamc's own, as they occur in the field) and `xamc_keys` (what xamc adds). Checks, the
+JSON Schema, `key_uses` and the reference in docs/spec.md all come from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from typing import Literal
+
+from xamc.compiler.spec.kinds import Kind
+from xamc.compiler.spec.model import KeyPath
+
+Use = Literal["used", "recorded", "no effect"]
+
+TARGETS = ("tvm_cpu", "tvm_vacc", "tvm_ascend", "reference")
+
+#: Sections that xamc adds: an unknown key in them is an error.
+XAMC_SECTIONS = ("passes", "verify", "runtime")
+
+#: Sections that are mappings of known keys; everything else is a value.
+SECTIONS = (
+    "frontend",
+    "frontend.shape",
+    "frontend.model_kwargs",
+    "frontend.quantize",
+    "frontend.quantize.calib_args",
+    "graph",
+    "graph.extra_ops",
+    "graph.extra_ops.params",
+    "backend",
+    "backend.compile",
+    "backend.quantize",
+    "backend.dynamic_params",
+    "backend.dynamic_compile",
+    "dataset",
+    "dataset.sampler",
+    "workspace",
+    *XAMC_SECTIONS,
+)
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What each target does with a key, and why."""
+
+    by_target: Mapping[str, tuple[Use, str]] = field(default_factory=dict)
+
+    def of(self, target: str) -> tuple[Use, str]:
+        """Use and reason on one target."""
+        return self.by_target[target]
+
+
+def everywhere(use: Use, reason: str) -> Uses:
+    """The same on every target."""
+    return Uses(dict.fromkeys(TARGETS, (use, reason)))
+
+
+def on(targets: Mapping[str, tuple[Use, str]], otherwise: tuple[Use, str]) -> Uses:
+    """Per target, with one entry for all others."""
+    return Uses({target: targets.get(target, otherwise) for target in TARGETS})
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key.
+
+    Attributes:
+        path: dotted; a last part `*` stands for names that the user chooses.
+        kind: what it may hold.
+        meaning: one sentence; says so when the meaning is not publicly known.
+        uses: per target.
+        default: in words; empty when there is none.
+        strict: whether a value of another kind is an error; for keys that xamc only records it is a warning.
+    """
+
+    path: str
+    kind: Kind
+    meaning: str
+    uses: Uses
+    default: str = ""
+    strict: bool = True
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The path, split."""
+        return tuple(self.path.split("."))
+
+
+@cache
+def registry() -> Mapping[str, Key]:
+    """Dotted path → key, in the order of the reference."""
+    from xamc.compiler.spec import vamc_keys, xamc_keys  # the tables import this module
+
+    keys = [*vamc_keys.KEYS, *xamc_keys.KEYS]
+    order = {section: index for index, section in enumerate(("", *SECTIONS))}
+    keys.sort(key=lambda key: order.get(key.path.rpartition(".")[0], len(order)))
+    return {key.path: key for key in keys}
+
+
+def find(path: KeyPath) -> Key | None:
+    """The key at a path of names, or the `*` key that covers it."""
+    if not path or not all(isinstance(part, str) for part in path):
+        return None
+    keys = registry()
+    names = [str(part) for part in path]
+    if "*" in names:
+        return None
+    if any("." in name for name in names):  # a name with a dot is the user's, never a registered one
+        return keys.get(".".join([*names[:-1], "*"])) if not any("." in name for name in names[:-1]) else None
+    return keys.get(".".join(names)) or keys.get(".".join([*names[:-1], "*"]))
+
+
+def is_section(path: KeyPath) -> bool:
+    """Whether the path is a mapping of known keys."""
+    return not path or ".".join(str(part) for part in path) in SECTIONS
+
+
+def is_strict(path: KeyPath) -> bool:
+    """Whether an unknown key at this path is an error: it lies in one of xamc's own sections."""
+    return len(path) > 1 and path[0] in XAMC_SECTIONS
+
+
+@cache
+def names_in(section: str) -> tuple[str, ...]:
+    """Names of the keys and sections directly below a section, `''` being the top level."""
+    names: dict[str, None] = {}
+    for path in (*SECTIONS, *registry()):
+        parent, _, name = path.rpartition(".")
+        if parent == section and name != "*":
+            names[name] = None
+    return tuple(names)
+
+
+def suggest(path: KeyPath) -> str | None:
+    """The known key that an unknown one was probably meant to be.
+
+    A similar name in the same section comes first, then the same name elsewhere (a misplaced key).
+    """
+    *parents, name = (str(part) for part in path)
+    section = ".".join(parents)
+    near = get_close_matches(name, names_in(section), 1, 0.75)
+    if near:
+        return f"{section}.{near[0]}" if section else near[0]
+    elsewhere = [known for known in (*SECTIONS, *registry()) if known.rpartition(".")[2] == name]
+    return _nearest(elsewhere, parents)
+
+
+def _nearest(paths: Iterable[str], parents: list[str]) -> str | None:
+    """The path that shares most leading parts with `parents`."""
+
+    def shared(path: str) -> int:
+        count = 0
+        for ours, theirs in zip(parents, path.split(".")):
+            if ours != theirs:
+                break
+            count += 1
+        return count
+
+    return max(paths, key=shared, default=None)

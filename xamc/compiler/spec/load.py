@@ -1,0 +1,161 @@
+"""Loads a spec: YAML with places → checked keys → rules → frozen dataclasses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from xamc.compiler.errors import InputError, Location, XamcError
+from xamc.compiler.spec.check import Checked, check
+from xamc.compiler.spec.document import from_mapping, parse, read_text
+from xamc.compiler.spec.errors import SET_PATH, SpecErrors
+from xamc.compiler.spec.model import (
+    DEFAULT_MAX_BATCH,
+    DTYPES_OF_QUANTIZE,
+    Backend,
+    Frontend,
+    LoadedSpec,
+    ModelKwargs,
+    Passes,
+    Quantize,
+    Runtime,
+    Spec,
+    SpecWarning,
+    Verify,
+    Workspace,
+)
+from xamc.compiler.spec.overrides import apply_overrides, set_text
+from xamc.compiler.spec.rules import apply_rules, backend_type, frontend_type
+
+DEFAULT_WORKSPACE = "./vacc_deploy"
+DEFAULT_W4_GROUP_SIZE = 32
+
+
+def load_spec(source: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> LoadedSpec:
+    """Loads and checks a build spec.
+
+    Args:
+        source: path of a YAML file, or the same keys as Python data. Relative checkpoint paths are against the YAML
+            file's folder; for Python data, against the current folder.
+        overrides: `key.path=value`, applied in order before any check.
+
+    Raises:
+        SpecErrors: with every error of the spec, in the order of the file.
+    """
+    path = None if isinstance(source, Mapping) else Path(source)
+    text = ""
+    sources = {SET_PATH: set_text(overrides)}
+    try:
+        if path is None:
+            document = from_mapping(source)
+        else:
+            text = read_text(path)
+            sources[path] = text
+            document = parse(text, path)
+    except SpecErrors as error:
+        raise SpecErrors(error.errors, sources) from error
+    except InputError as error:
+        raise SpecErrors([error], sources) from error
+    if isinstance(document.values, dict):
+        apply_overrides(document, overrides)
+    checked = check(document)
+    apply_rules(checked)
+    if checked.errors:
+        raise SpecErrors(sorted(checked.errors, key=_place), sources)
+    return LoadedSpec(
+        spec=_build(checked, path),
+        warnings=tuple(sorted(checked.warnings, key=_place)),
+        values=document.values,
+        positions={at: entry.at for at, entry in document.entries.items()},
+        text=text,
+    )
+
+
+def _place(problem: XamcError | SpecWarning) -> tuple[bool, int, int]:
+    place = problem.locations[0] if problem.locations else Location(Path(), 0, 0)
+    return place.path == SET_PATH, place.line, place.column
+
+
+def _build(checked: Checked, path: Path | None) -> Spec:
+    """The dataclasses, from values that have passed every check."""
+    get, section = checked.get, checked.section
+    quantize = _quantize(checked)
+    checkpoint = _resolve_checkpoint(get("frontend.checkpoint"), path)
+    stem = path.stem if path is not None else Path(checkpoint.removeprefix("package:")).stem
+    dtype = DTYPES_OF_QUANTIZE[quantize.type][0] if quantize is not None else "fp16"
+    return Spec(
+        source=Path(os.path.abspath(path)) if path is not None else None,
+        name=get("name") or get("model") or stem or "model",
+        frontend=Frontend(
+            checkpoint=checkpoint,
+            type=cast(Any, frontend_type(checked)),
+            dtype=get("frontend.dtype"),
+            shape={
+                name: checked.values.get(("frontend", "shape", name), value)
+                for name, value in section("frontend.shape").items()
+                if value is not None
+            },
+            model_kwargs=ModelKwargs(get("frontend.model_kwargs.tp") or 1, section("frontend.model_kwargs")),
+            quantize=quantize,
+        ),
+        graph=section("graph"),
+        backend=Backend(
+            type=cast(Any, backend_type(checked)),
+            dtype=get("backend.dtype") or dtype,
+            merge_params=get("backend.merge_params"),
+            remove_params=get("backend.remove_params"),
+            compile=_present(section("backend.compile"), mcpu=get("backend.compile.mcpu")),
+            quantize=_present(section("backend.quantize")),
+            values=_others(section("backend"), "type dtype merge_params remove_params compile quantize"),
+        ),
+        dataset=section("dataset"),
+        workspace=Workspace(
+            path=_resolve(get("workspace.path") or get("workspace.work_dir") or DEFAULT_WORKSPACE, Path.cwd()),
+            workers=get("workspace.workers"),
+            pyenv=get("workspace.pyenv") or {},
+            values=_others(section("workspace"), "path work_dir workers pyenv"),
+        ),
+        passes=Passes(tuple(get("passes.disable") or ()), get("passes.expect") or {}),
+        verify=Verify(
+            get("verify.passes") or "each", bool(get("verify.final")), tuple(get("verify.prompts") or ())
+        ),
+        runtime=Runtime(get("runtime.max_batch") or DEFAULT_MAX_BATCH, get("runtime.kv_dtype") or "auto"),
+    )  # fmt: skip
+
+
+def _quantize(checked: Checked) -> Quantize | None:
+    get = checked.get
+    kind = get("frontend.quantize.type")
+    if kind is None:
+        return None
+    group_size = get("frontend.quantize.group_size")
+    if group_size is None and kind.startswith("w4"):
+        group_size = DEFAULT_W4_GROUP_SIZE
+    return Quantize(
+        type=kind,
+        group_size=None if group_size == -1 else group_size,
+        device=get("frontend.quantize.device"),
+        calib_args=checked.section("frontend.quantize.calib_args"),
+    )
+
+
+def _resolve_checkpoint(checkpoint: str, spec: Path | None) -> str:
+    if checkpoint.startswith("package:"):
+        return checkpoint
+    return str(_resolve(checkpoint, spec.parent if spec is not None else Path.cwd()))
+
+
+def _resolve(path: str, folder: Path) -> Path:
+    return Path(os.path.abspath(folder / os.path.expanduser(path)))
+
+
+def _present(values: Mapping[str, Any], **read: Any) -> dict[str, Any]:
+    """Values without nulls, some of them replaced by what their key reads (raw text for strings)."""
+    merged = {**values, **{name: value for name, value in read.items() if value is not None}}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def _others(values: Mapping[str, Any], known: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in known.split()}

