@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 BLOCK_BYTES = 64 * 2**20
 
-_NUMPY = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_NUMPY = {name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "uint4", "int4")}
 
 
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
-    """The NumPy dtype of a dtype name of ours; bfloat16 comes from ml_dtypes."""
+    """The NumPy dtype of a dtype name of ours; bfloat16, uint4 and int4 come from ml_dtypes."""
     return _NUMPY.get(name) or np.dtype(name)
 
 
