@@ -1,0 +1,213 @@
+"""Renders errors and warnings for people and for scripts.
+
+An error is one screen that a person can act on: place, code, message, the source lines with what is wrong underlined,
+details, and the fix:
+
+    build.yaml:9:12  E1042  quantize.type and backend.dtype disagree
+       9 |     type: w8a16_gptq
+         |           ^^^^^^^^^^ stores weights as int8
+      12 |   dtype: fp16
+         |          ^^^^ asks for fp16 weights
+    fix: set backend.dtype: int8, or remove frontend.quantize      (xamc explain E1042)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from xamc.compiler.errors import Location, XamcError
+from xamc.compiler.spec.errors import SpecErrors
+from xamc.compiler.spec.model import SpecWarning
+
+Problem = XamcError | SpecWarning
+Sources = Mapping[Path, str]
+
+MAX_LINE = 160  # characters of a source line that are shown
+MAX_READ = 4 << 20  # bytes of a file that are read for its lines
+
+#: What a terminal could act on: escape sequences in a user's file must not reach it.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def problems_of(error: BaseException | Problem) -> tuple[Problem, ...]:
+    """The single problems of an error: those of a spec or of an exception group, or the error itself."""
+    if isinstance(error, SpecErrors):
+        return error.errors
+    if isinstance(error, BaseExceptionGroup):
+        return tuple(problem for inner in error.exceptions for problem in problems_of(inner))
+    if isinstance(error, XamcError | SpecWarning):
+        return (error,)
+    raise TypeError(f"{type(error).__name__} is not an error of xamc")
+
+
+def render(problems: BaseException | Problem | Sequence[Problem], sources: Sources | None = None) -> Text:
+    """Errors and warnings as styled text; `.plain` of the result is the plain form.
+
+    Args:
+        problems: an error, a group of them, a warning, or several.
+        sources: path → text, for locations whose text is not on the disk.
+    """
+    known: dict[Path, str] = dict(sources or {})
+    if isinstance(problems, SpecErrors):
+        known |= problems.sources
+    several = problems if isinstance(problems, Sequence) else problems_of(problems)
+    reader = _Sources(known)
+    blocks = [_block(problem, reader) for problem in several]
+    if len(several) > 1 and (count := sum(isinstance(problem, XamcError) for problem in several)) > 1:
+        blocks.append(Text(f"{count} errors", style="bold"))
+    return Text("\n\n").join(blocks)
+
+
+def print_problems(
+    problems: BaseException | Problem | Sequence[Problem], sources: Sources | None = None, file: IO[str] | None = None
+) -> None:
+    """Prints errors or warnings to stderr (or `file`): in colours on a terminal, as plain text elsewhere."""
+    console = Console(file=file, stderr=file is None, highlight=False, soft_wrap=True, emoji=False, markup=False)
+    console.print(render(problems, sources))
+
+
+def to_json(problems: BaseException | Problem | Sequence[Problem]) -> dict[str, Any]:
+    """Errors and warnings as data for json.dumps: `{"errors": [...], "warnings": [...], "exit_code": n}`.
+
+    The exit code is that of the error; for several, the first one's; 0 for warnings alone.
+    """
+    several = problems if isinstance(problems, Sequence) else problems_of(problems)
+    errors = [problem for problem in several if isinstance(problem, XamcError)]
+    return {
+        "errors": [_as_dict(error) | {"details": list(error.details)} for error in errors],
+        "warnings": [_as_dict(problem) for problem in several if isinstance(problem, SpecWarning)],
+        "exit_code": errors[0].exit_code if errors else 0,
+    }
+
+
+def _as_dict(problem: Problem) -> dict[str, Any]:
+    return {
+        "code": problem.code,
+        "message": problem.message,
+        "fix": problem.fix,
+        "locations": [
+            {
+                "path": str(place.path),
+                "line": place.line,
+                "column": place.column,
+                "length": place.length,
+                "note": place.note,
+            }
+            for place in problem.locations
+        ],
+    }
+
+
+class _Sources:
+    """Lines of source texts, read once."""
+
+    def __init__(self, known: Mapping[Path, str]) -> None:
+        self.lines = {path: text.splitlines() for path, text in known.items()}
+
+    def line(self, path: Path, number: int) -> str | None:
+        """One line, counted from 1; None when it cannot be read."""
+        if path not in self.lines:
+            self.lines[path] = self._read(path)
+        lines = self.lines[path]
+        return lines[number - 1] if 1 <= number <= len(lines) else None
+
+    @staticmethod
+    def _read(path: Path) -> list[str]:
+        try:
+            if not path.is_file():
+                return []
+            with path.open("rb") as file:
+                return file.read(MAX_READ).decode("utf-8-sig", "replace").splitlines()
+        except (OSError, ValueError):
+            return []  # the place is still named; only the line is not shown
+
+
+def _block(problem: Problem, sources: _Sources) -> Text:
+    is_error = isinstance(problem, XamcError)
+    style = "red" if is_error else "yellow"
+    text = Text()
+    if problem.locations:
+        text.append(f"{_place(problem.locations[0])}  ", style="bold")
+    text.append(problem.code, style=f"bold {style}")
+    text.append(f"  {'' if is_error else 'warning: '}{_clean(problem.message)}")
+    shown = problem.locations[0].path if problem.locations else None
+    groups = list(_by_line(problem.locations))
+    gutter = max([4, *(len(str(places[0].line)) + 2 for places in groups)])
+    for places in groups:
+        line = sources.line(places[0].path, places[0].line)
+        if places[0].path != shown or line is None:
+            if places[0].path != shown or any(place.note for place in places):
+                notes = "; ".join(place.note for place in places if place.note)
+                text.append(f"\n{' ' * gutter} at {_place(places[0])}{': ' if notes else ''}{_clean(notes)}")
+            shown = places[0].path
+        if line is not None:
+            _snippet(text, line, places, gutter, style)
+    details = problem.details if isinstance(problem, XamcError) else ()
+    for detail in details:
+        for part in detail.splitlines() or [""]:
+            text.append(f"\n  {_clean(part)}", style="dim")
+    text.append("\n")
+    if problem.fix:
+        text.append("fix: ", style="bold green")
+        text.append(f"{_clean(problem.fix)}      ")
+    text.append(f"(xamc explain {problem.code})", style="dim")
+    return text
+
+
+def _by_line(locations: Iterable[Location]) -> Iterator[list[Location]]:
+    """Locations grouped by line, in the order in which a line is first named."""
+    groups: dict[tuple[Path, int], list[Location]] = {}
+    for place in locations:
+        groups.setdefault((place.path, place.line), []).append(place)
+    for places in groups.values():
+        yield sorted(places, key=lambda place: place.column)
+
+
+def _snippet(text: Text, line: str, places: Sequence[Location], gutter: int, style: str) -> None:
+    """Appends a source line and what is underlined in it; a row of carets for each note."""
+    start, shown = _crop(line, places[0])
+    text.append(f"\n{places[0].line:>{gutter}} | ", style="dim")
+    text.append(_clean(shown))
+    noted = [place for place in places if place.note]
+    rows = [[place] for place in places] if len(noted) > 1 else [list(places)]
+    for row in rows:
+        carets, width = "", 0
+        for place in row:
+            first = max(0, min(place.column - 1 - start, len(shown)))
+            last = max(first + 1, min(first + place.length, len(shown)))
+            left = cell_len(_clean(shown[:first]))
+            length = max(1, cell_len(_clean(shown[first:last])))
+            carets += " " * max(0, left - width) + "^" * length
+            width = cell_len(carets)
+        note = next((place.note for place in row if place.note), "")
+        text.append(f"\n{'':>{gutter}} | ", style="dim")
+        text.append(f"{carets} {_clean(note)}".rstrip(), style=style)
+
+
+def _crop(line: str, place: Location) -> tuple[int, str]:
+    """The part of a line around a place, and where it begins."""
+    if len(line) <= MAX_LINE:
+        return 0, line
+    start = max(0, min(place.column - 1 - MAX_LINE // 3, len(line) - MAX_LINE))
+    return start, line[start : start + MAX_LINE]
+
+
+def _place(place: Location) -> str:
+    path = str(place.path)
+    if place.path.is_absolute():
+        relative = os.path.relpath(path)
+        path = path if relative.startswith("..") else relative
+    return f"{_clean(path)}:{place.line}:{place.column}"
+
+
+def _clean(text: str) -> str:
+    """The text without control characters; tabs become one space, so that carets stay below what they mean."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\t", " ").replace("\n", " "))
