@@ -31,7 +31,7 @@ class ConcatProjections:
     """
 
     name: str = "concat_projections"
-    tolerance: str = "relax_pass"
+    tolerance: str = "reassociated"
 
     def run(self, program: RelaxProgram) -> PassReport:
         """Merges every group of two or more linears with the same input, format and bias."""

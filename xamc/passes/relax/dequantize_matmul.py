@@ -28,7 +28,7 @@ class DequantizeMatmul:
     """
 
     name: str = "dequantize_matmul"
-    tolerance: str = "relax_pass"
+    tolerance: str = "reassociated"
 
     def run(self, program: RelaxProgram) -> PassReport:
         """Rewrites every matmul and take whose weight is a parameter."""

@@ -19,7 +19,7 @@ class LinearBias:
     """Before: ``add(linear(x, w), b)`` with b [N] a weight. After: ``linear(x, w, b)``."""
 
     name: str = "linear_bias"
-    tolerance: str = "relax_pass"
+    tolerance: str = "reassociated"
 
     def run(self, program: RelaxProgram) -> PassReport:
         """Rewrites every such addition whose linear has no other reader."""

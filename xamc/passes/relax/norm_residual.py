@@ -28,7 +28,7 @@ class NormResidual:
     """
 
     name: str = "norm_residual"
-    tolerance: str = "relax_pass"
+    tolerance: str = "reassociated"
 
     def run(self, program: RelaxProgram) -> PassReport:
         """Rewrites every `nn.rms_norm` over the last axis."""

@@ -43,7 +43,7 @@ class RopeCache:
     """
 
     name: str = "rope_cache"
-    tolerance: str = "relax_pass"
+    tolerance: str = "reassociated"
 
     def run(self, program: RelaxProgram) -> PassReport:
         """Rewrites every attention whose operands have the form above."""

@@ -1,0 +1,120 @@
+"""Code generation for the CPU, in a child process: graph in, shared library and packing recipe out.
+
+The child never sees a weight of the real model, only names, shapes and dtypes; the twin's weights it gets whole.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from xamc.compiler.artifact.records import from_json
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.lowering.lower import lower
+from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.compiler.program import Program
+from xamc.passes.protocol import PassReport
+from xamc.targets.cpu.codegen import build_library
+from xamc.targets.cpu.pipeline import relax_passes
+from xamc.targets.cpu.select_kernels import select_kernels
+from xamc.targets.cpu.stored import StoredTensor, recipe
+from xamc.targets.cpu.target import LIBRARY, RESULT
+from xamc.targets.cpu.twin_proof import TwinProof
+from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
+from xamc.targets.kernels.isa import Isa
+
+
+def build(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Lowers, rewrites, proves and compiles.
+
+    Args:
+        request: ``graph`` (ONNX file in the in-place cache form), ``config`` (ModelConfig as JSON), ``weights``
+            (name -> [shape, dtype]), ``isa``, ``kv_dtype`` (float32, float16, bfloat16), ``disable`` (pass names),
+            ``twin`` (None, or {graph, config, weights, calls}: see `TwinProof`), ``dump`` (folder or None),
+            ``out`` (an existing folder for the results).
+
+    Returns:
+        What is also written to ``out/result.json``: ``passes`` with counts, reasons and proofs, ``kernels``,
+        ``weights`` (the packing recipe) and ``seconds`` by step.
+    """
+    out, isa = Path(request["out"]), Isa.by_name(request["isa"])
+    dump = Path(request["dump"]) if request.get("dump") else None
+    clock = _Clock()
+    stored = {name: StoredTensor(name, tuple(shape), dtype) for name, (shape, dtype) in request["weights"].items()}
+    config = from_json(ModelConfig, request["config"])
+    program = lower(Program(ir.load(request["graph"]), dict(stored), config))
+    _dump(dump, "20-lowered", program)
+    twin = TwinProof.open(request["twin"]) if request.get("twin") else None
+    clock.lap("lower")
+    reports = []
+    for number, relax_pass in enumerate(relax_passes(request["kv_dtype"]), start=21):
+        if relax_pass.name in request["disable"]:
+            continue
+        report = relax_pass.run(program)
+        deviation = twin.prove(relax_pass) if twin else None
+        reports.append(_entry(relax_pass.name, report, deviation, relax_pass.tolerance))
+        _dump(dump, f"{number}-{relax_pass.name}", program)
+    clock.lap("relax passes")
+    plan = plan_weights(program)
+    module = select_kernels(program, plan, isa, request["kv_dtype"])
+    if dump is not None:
+        (dump / "30-kernels.relax.py").write_text(module.script())
+    clock.lap("select kernels")
+    build_library(module, isa, out / LIBRARY)
+    clock.lap("codegen")
+    kernel_proof = twin.prove_kernels(isa, request["kv_dtype"]) if twin else None
+    clock.lap("kernel proof")
+    result = {
+        "passes": reports,
+        "kernel_proof": kernel_proof,
+        "kernels": sorted(v.name_hint for v, f in module.functions.items() if type(f).__name__ == "PrimFunc"),
+        "weights": _recipes(plan, program),
+        "seconds": clock.laps,
+    }
+    (out / RESULT).write_text(json.dumps(result, indent=1, sort_keys=True))
+    return result
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def _entry(name: str, report: PassReport, deviation: float | None, tolerance: str) -> dict[str, Any]:
+    skipped = [{"place": s.place, "reason": s.reason} for s in report.skipped]
+    return {
+        "name": name,
+        "matched": report.matched,
+        "skipped": skipped,
+        "deviation": deviation,
+        "tolerance": tolerance,
+    }
+
+
+def _dump(folder: Path | None, name: str, program: RelaxProgram) -> None:
+    if folder is not None:
+        (folder / f"{name}.relax.py").write_text(program.module.script())
+
+
+def _recipes(plan: WeightPlan, program: RelaxProgram) -> list[dict[str, Any]]:
+    """For each planned weight: the stored tensors it is made of, its format, and its buffers."""
+    return [
+        {
+            "sources": [recipe(program.weights[name]) for name in weight.sources],
+            "kind": None if weight.layout is None else weight.layout.format.kind,
+            "group_size": None if weight.layout is None else weight.layout.format.group_size,
+            "buffers": [[b.name, b.dtype, list(b.shape)] for b in weight.buffers],
+        }
+        for weight in plan.weights
+    ]

@@ -1,0 +1,145 @@
+"""Streams stored tensors into the packed weights file, block by block, in parallel worker processes.
+
+A task is a block of output rows of one weight. A worker reads its rows through the lazy tensors, packs them and
+writes each buffer's bytes at their place with `pwrite`, so that no process ever holds more than a block.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xamc.compiler.artifact.staging import disk_errors
+from xamc.compiler.errors import ToolchainError
+from xamc.compiler.weights.lazy import Array, LazyTensor
+from xamc.compiler.weights.transforms import check_finite
+from xamc.targets.kernels.packing import PANEL, PackedLayout, pack_rows
+
+# float32 bytes of a task's rows: a few of them (source, float32, codes, packed) fit a small working set
+TASK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """One weight to pack: its stored tensors, its layout (None: a float32 vector), and where its buffers lie."""
+
+    sources: tuple[tuple[str, LazyTensor], ...]
+    layout: PackedLayout | None
+    offsets: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Scalars of the weight itself, scales not counted."""
+        return int(np.prod(self.sources[0][1].shape, dtype=np.int64))
+
+
+def pack_weights(
+    weights: Sequence[PackedWeight],
+    nbytes: int,
+    path: Path,
+    workers: int,
+    progress: Callable[[int], None] = lambda parameters: None,
+) -> None:
+    """Writes the weights file.
+
+    Args:
+        weights: what to pack, with byte offsets into the file.
+        nbytes: the file's size.
+        path: the file, created new.
+        workers: processes; 1 packs in this one.
+        progress: called with the number of parameters done since the last call.
+
+    Raises:
+        InputError: what reading the checkpoint raises (damage, NaN, float16 overflow); E1506 disk full.
+        ToolchainError: E1404 when a worker process dies.
+    """
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        try:
+            # reserves the blocks, so that a full disk is found before hours of work
+            os.posix_fallocate(descriptor, 0, max(nbytes, 1))
+            os.ftruncate(descriptor, nbytes)
+        finally:
+            os.close(descriptor)
+        tasks = ((weight, start, stop) for weight in weights for start, stop in _blocks(weight))
+        if workers == 1:
+            for weight, start, stop in tasks:
+                progress(_pack_block(path, weight, start, stop))
+            return
+        _in_processes(tasks, path, workers, progress)
+
+
+def _in_processes(
+    tasks: Iterator[tuple[PackedWeight, int, int]], path: Path, workers: int, progress: Callable[[int], None]
+) -> None:
+    context = multiprocessing.get_context("forkserver")
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    running: set[Future[int]] = set()
+    try:
+        for weight, start, stop in tasks:
+            if len(running) >= 2 * workers:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    progress(future.result())
+            running.add(pool.submit(_pack_block, path, weight, start, stop))
+        for future in running:
+            progress(future.result())
+    except BrokenProcessPool as error:
+        raise ToolchainError(
+            "E1404",
+            "a process that packs weights was killed",
+            fix="is the machine out of memory? set workspace.workers: 1",
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _blocks(weight: PackedWeight) -> Iterator[tuple[int, int]]:
+    shape = weight.sources[0][1].shape
+    rows = shape[0]
+    if weight.layout is None:
+        yield 0, rows
+        return
+    step = max(PANEL, TASK_BYTES // (4 * shape[1]) // PANEL * PANEL)
+    for start in range(0, rows, step):
+        yield start, min(rows, start + step)
+
+
+def _pack_block(path: Path, weight: PackedWeight, start: int, stop: int) -> int:
+    parts = [tensor.read_rows(start, stop) for _, tensor in weight.sources]
+    name = weight.sources[0][0]
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        if weight.layout is None:
+            vector = parts[0].astype(np.float32)
+            check_finite(name, vector, start)
+            _write(descriptor, vector, weight.offsets[0] + 4 * start)
+            return int(vector.size)
+        packed = _packed(weight.layout, parts)
+        for buffer, offset in zip(weight.layout.buffers, weight.offsets, strict=True):
+            _write(descriptor, packed[buffer.name], offset + start // PANEL * buffer.panel_bytes)
+        return int(parts[0].size)
+    finally:
+        os.close(descriptor)
+
+
+def _packed(layout: PackedLayout, parts: list[Array]) -> Mapping[str, Array]:
+    if not layout.format.quantized:
+        return pack_rows(parts[0], layout.format)
+    zero = parts[2].astype(np.uint8) if len(parts) > 2 else None
+    codes = parts[0].astype(np.int8 if layout.format.kind == "int8" else np.uint8)
+    return pack_rows(codes, layout.format, scale=parts[1], zero=zero)
+
+
+def _write(descriptor: int, array: Array, offset: int) -> None:
+    data = memoryview(np.ascontiguousarray(array)).cast("B")
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written

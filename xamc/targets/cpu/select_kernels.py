@@ -1,0 +1,309 @@
+"""Replaces dialect calls by TensorIR kernels, once per function of the artifact.
+
+Activations are rows [T, N] between kernels, T = batch * seq; only RoPE and attention see [B, S, N]. Each distinct
+kernel is generated once per module, however many layers and functions call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import tvm
+from tvm import relax
+from tvm.relax import op
+
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.lowering.body import Body, substitute
+from xamc.compiler.lowering.dialect import DialectCall, decode
+from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format
+from xamc.targets.kernels.attention import attention
+from xamc.targets.kernels.embedding import embedding
+from xamc.targets.kernels.gather_position import gather_position
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.linear import linear
+from xamc.targets.kernels.packing import WeightFormat
+from xamc.targets.kernels.norm import add_rms_norm, rms_norm
+from xamc.targets.kernels.rope import rope_kv_write
+from xamc.targets.kernels.swiglu import swiglu_packed
+
+FunctionName = Literal["decode", "prefill_last", "prefill_all"]
+FUNCTIONS: tuple[FunctionName, ...] = ("decode", "prefill_last", "prefill_all")
+
+# data inputs of every function, before the caches and the weights
+DATA_INPUTS = ("input_ids", "position_ids", "write_index", "last_index", "rope_cos", "rope_sin")
+
+
+def select_kernels(program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: str) -> tvm.IRModule:
+    """A module with the functions of `FUNCTIONS` and the kernels they call; no dialect call is left.
+
+    Each function takes the data inputs, the caches as one tuple (k0, v0, k1, v1, ...) and the weights as one tuple,
+    updates the caches in place and returns the logits.
+
+    Raises:
+        UnsupportedError: E1403 when a dialect call has no kernel, because a pass was disabled or didn't match.
+    """
+    kernels = _Kernels()
+    functions = {name: _Selection(program, plan, isa, kv_dtype, name, kernels).build() for name in FUNCTIONS}
+    module = tvm.IRModule({kernels.variables[key]: function for key, function in kernels.functions.items()})
+    for name, function in functions.items():
+        module[name] = function.with_attr("global_symbol", name)
+    return module
+
+
+class _Kernels:
+    """The module's PrimFuncs, one per distinct key."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Any] = {}
+        self.variables: dict[str, Any] = {}
+
+    def get(self, key: str, make: Callable[[], Any]) -> Any:
+        if key not in self.functions:
+            self.functions[key] = make().with_attr("global_symbol", key)
+            self.variables[key] = tvm.ir.GlobalVar(key)
+        return self.variables[key]
+
+
+@dataclass
+class _Shape:
+    """Symbolic extents of one function."""
+
+    batch: Any
+    seq: Any
+
+    @property
+    def rows(self) -> Any:
+        return self.batch * self.seq
+
+
+class _Selection:
+    def __init__(
+        self, program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: str, name: FunctionName, kernels: _Kernels
+    ) -> None:
+        self.plan, self.isa, self.kv_dtype, self.name, self.kernels = plan, isa, kv_dtype, name, kernels
+        self.weights = program.weights
+        module = program.module
+        if name == "decode":
+            module = relax.transform.BindSymbolicVars({"batch": 1, "seq": 1}, func_name="main")(module)
+        self.body = Body.of(module["main"])
+        self.params = {param.name: param for param in self.body.params}
+        ids = self.params["input_ids"].ty.shape
+        self.shape = _Shape(ids[0], ids[1])
+        self.m: Literal["one", "any"] = "one" if name == "decode" else "any"
+        self.builder = relax.BlockBuilder()
+        # each value may be known as rows [T, N], in its own shape, or both
+        self.as_rows: dict[Any, Any] = {}
+        self.as_whole: dict[Any, Any] = {}
+        # values that are tuples: the Relax tuple, and which of its items are rows
+        self.tuples: dict[Any, tuple[Any, tuple[int, ...]]] = {}
+
+    def build(self) -> Any:
+        data = [self.params[name] for name in DATA_INPUTS]
+        caches = [p for p in self.body.params if p.name.startswith(("cache_key.", "cache_value."))]
+        kv_types = [relax.TensorType(list(c.ty.shape), self.kv_dtype) for c in caches]
+        weight_types = [relax.TensorType(list(b.shape), b.dtype) for b in self.plan.buffers]
+        kv = relax.Var("kv", relax.TupleType(kv_types))
+        weights = relax.Var("weights", relax.TupleType(weight_types))
+        with self.builder.function(self.name, [*data, kv, weights]):
+            with self.builder.dataflow():
+                for position, cache in enumerate(caches):
+                    self.as_whole[cache] = self.builder.emit(relax.TupleGetItem(kv, position), cache.name)
+                self.packed = [
+                    self.builder.emit(relax.TupleGetItem(weights, i), b.name) for i, b in enumerate(self.plan.buffers)
+                ]
+                for var, value in self.body.bindings:
+                    self._emit(var, value)
+                result = self.builder.emit_output(self._whole(self.body.outputs[0]))
+            self.builder.emit_func_output(result)
+        return self.builder.finalize()[self.name]
+
+    def _emit(self, var: Any, value: Any) -> None:
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
+            pair, rows = self.tuples[value.tuple_value]
+            form = self.as_rows if value.index in rows else self.as_whole
+            form[var] = self.builder.emit(relax.TupleGetItem(pair, value.index), var.name)
+            return
+        call = decode(value)
+        if call is None:
+            self.as_whole[var] = self.builder.emit(substitute(value, self._whole), var.name)
+            return
+        handler = getattr(self, f"_{call.name}", None)
+        if handler is None:
+            raise UnsupportedError(
+                "E1403",
+                f"the CPU target has no kernel for {call.name} on its own ({var.name})",
+                fix="remove this graph's passes from passes.disable; the report lists what did not match and why",
+            )
+        handler(var, call)
+
+    # -- the two forms of a value -------------------------------------------------------------------------------
+
+    def _whole(self, var: Any) -> Any:
+        """`var` in its own shape."""
+        if var in self.as_rows and var not in self.as_whole:
+            leading = [self.shape.batch, self.shape.seq] if not self._is_single(var) else [self.shape.batch, 1]
+            rows = self.as_rows[var]
+            self.as_whole[var] = self.builder.emit(op.reshape(rows, [*leading, rows.ty.shape[1]]), f"{var.name}_whole")
+        return self.as_whole.get(var, var)
+
+    def _rows(self, var: Any) -> Any:
+        """`var` [B, S, N] as [T, N], or token ids [B, S] as [T]."""
+        if var not in self.as_rows:
+            whole = self._whole(var)
+            shape = list(whole.ty.shape)
+            flat = [shape[0] * shape[1], *shape[2:]]
+            self.as_rows[var] = self.builder.emit(op.reshape(whole, flat), f"{var.name}_rows")
+        return self.as_rows[var]
+
+    def _is_single(self, var: Any) -> bool:
+        """Whether `var` holds one position per row of the batch."""
+        return getattr(var.ty.shape[1], "value", None) == 1 and self.name == "prefill_last"
+
+    def _matrix(self, call: DialectCall) -> list[Any]:
+        names = tuple(t.name for t in call.tensors[1 : 1 + stored_parts(call)])
+        start = self.plan.first[names]
+        count = len(next(w for w in self.plan.weights if w.sources == names).buffers)
+        return self.packed[start : start + count]
+
+    def _vector(self, var: Any) -> Any:
+        return self.packed[self.plan.first[(var.name,)]]
+
+    def _call(self, key: str, make: Callable[[], Any], arguments: list[Any], types: list[Any], name: str) -> Any:
+        kernel = self.kernels.get(key, make)
+        return self.builder.emit(relax.call_tir(kernel, relax.Tuple(arguments), types[0] if len(types) == 1 else types), name)
+
+    def _rows_type(self, rows: Any, width: int) -> Any:
+        return relax.TensorType([rows.ty.shape[0], width], "float32")
+
+    # -- one handler per dialect call ---------------------------------------------------------------------------
+
+    def _embedding(self, var: Any, call: DialectCall) -> None:
+        layout_of = weight_format(call)
+        vocabulary, width = (int(d) for d in call.tensors[1].ty.shape)
+        ids = self._rows(call.tensors[0])
+        key = f"embedding_{vocabulary}x{width}_{_tag(layout_of)}"
+        self.as_rows[var] = self._call(
+            key,
+            lambda: embedding(vocabulary, width, layout_of, self.isa),
+            [ids, *self._matrix(call)],
+            [relax.TensorType([ids.ty.shape[0], width], "float32")],
+            var.name,
+        )
+
+    def _linear(self, var: Any, call: DialectCall) -> None:
+        fmt = weight_format(call)
+        n, k = (int(d) for d in call.tensors[1].ty.shape)
+        extra = list(call.tensors[1 + stored_parts(call) :])
+        has_bias = bool(call.attributes["bias"])
+        x = self._rows(call.tensors[0])
+        arguments = [x, *self._matrix(call)] + ([self._vector(extra[0])] if has_bias else [])
+        suffix = "_bias" if has_bias else ""
+        self.as_rows[var] = self._call(
+            f"linear_{n}x{k}_{_tag(fmt)}_{self.m}{suffix}",
+            lambda: linear(n, k, fmt, self.isa, m=self.m, bias=has_bias),
+            arguments,
+            [self._rows_type(x, n)],
+            var.name,
+        )
+
+    def _rms_norm(self, var: Any, call: DialectCall) -> None:
+        x = self._rows(call.tensors[0])
+        width, epsilon = int(x.ty.shape[1]), float(call.attributes["epsilon"])
+        self.as_rows[var] = self._call(
+            f"rms_norm_{width}_{_number(epsilon)}",
+            lambda: rms_norm(width, epsilon, self.isa),
+            [x, self._vector(call.tensors[1])],
+            [x.ty],
+            var.name,
+        )
+
+    def _add_rms_norm(self, var: Any, call: DialectCall) -> None:
+        x, residual = self._rows(call.tensors[0]), self._rows(call.tensors[1])
+        width, epsilon = int(x.ty.shape[1]), float(call.attributes["epsilon"])
+        pair = self._call(
+            f"add_rms_norm_{width}_{_number(epsilon)}",
+            lambda: add_rms_norm(width, epsilon, self.isa),
+            [x, residual, self._vector(call.tensors[2])],
+            [x.ty, x.ty],
+            var.name,
+        )
+        self.tuples[var] = (pair, (0, 1))
+
+    def _rope_kv_write(self, var: Any, call: DialectCall) -> None:
+        qkv, positions, index, cos, sin, cache_key, cache_value, *norms = call.tensors
+        heads, kv_heads, dim = (call.attributes[k] for k in ("heads", "kv_heads", "head_dim"))
+        epsilon = call.attributes["epsilon"]
+        caches = [self._whole(cache_key), self._whole(cache_value)]
+        arguments = [self._whole(qkv), positions, index, cos, sin, *map(self._vector, norms), *caches]
+        query = relax.TensorType([self.shape.batch, self.shape.seq, heads * dim], "float32")
+        normed = "" if epsilon is None else f"_normed_{_number(epsilon)}"
+        kernel = self.kernels.get(
+            f"rope_kv_write_{heads}_{kv_heads}_{dim}_{self.kv_dtype}{normed}",
+            lambda: rope_kv_write(heads, kv_heads, dim, self.kv_dtype, self.isa, qk_norm=epsilon),
+        )
+        first = len(arguments) - 2
+        result = self.builder.emit(
+            relax.call_tir_inplace(
+                kernel, relax.Tuple(arguments), [-1, first, first + 1], [query, caches[0].ty, caches[1].ty]
+            ),
+            var.name,
+        )
+        self.tuples[var] = (result, ())
+
+    def _attention_rows(self, var: Any, call: DialectCall) -> None:
+        query, key, value, index = call.tensors
+        heads, window, scale = call.attributes["heads"], call.attributes["window"], float(call.attributes["scale"])
+        cache = self._whole(key)
+        kv_heads, dim = int(cache.ty.shape[1]), int(cache.ty.shape[3])
+        q = self._whole(query)
+        self.as_whole[var] = self._call(
+            f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_{window}_{_number(scale)}_{self.m}",
+            lambda: attention(heads, kv_heads, dim, self.kv_dtype, window, scale, self.isa, m=self.m),
+            [q, cache, self._whole(value), index],
+            [q.ty],
+            var.name,
+        )
+
+    def _swiglu_packed(self, var: Any, call: DialectCall) -> None:
+        x = self._rows(call.tensors[0])
+        width = int(x.ty.shape[1]) // 2
+        self.as_rows[var] = self._call(
+            f"swiglu_packed_{width}",
+            lambda: swiglu_packed(width, self.isa),
+            [x],
+            [self._rows_type(x, width)],
+            var.name,
+        )
+
+    def _columns(self, var: Any, call: DialectCall) -> None:
+        x = self._rows(call.tensors[0])
+        start, stop = call.attributes["start"], call.attributes["stop"]
+        self.as_rows[var] = self.builder.emit(op.strided_slice(x, [1], [start], [stop]), var.name)
+
+    def _gather_position(self, var: Any, call: DialectCall) -> None:
+        hidden, index = call.tensors
+        if self.name != "prefill_last":
+            # decode has one position; prefill_all keeps them all
+            self.as_rows[var] = self._rows(hidden)
+            return
+        whole = self._whole(hidden)
+        width = int(whole.ty.shape[2])
+        self.as_rows[var] = self._call(
+            f"gather_position_{width}",
+            lambda: gather_position(width),
+            [whole, index],
+            [relax.TensorType([self.shape.batch, width], "float32")],
+            var.name,
+        )
+
+
+def _tag(fmt: WeightFormat) -> str:
+    return fmt.kind if fmt.group_size is None else f"{fmt.kind}_g{fmt.group_size}"
+
+
+def _number(value: float) -> str:
+    """A float as part of a symbol name, exactly."""
+    return float(value).hex().replace(".", "_").replace("-", "m").replace("+", "p")

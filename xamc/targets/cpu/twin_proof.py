@@ -1,0 +1,144 @@
+"""The twin behind the lowering: every Relax pass, and at last the compiled kernels, against the oracle's outputs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from xamc.compiler.artifact.records import from_json
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.errors import InternalError
+from xamc.compiler.lowering.evaluate import evaluate
+from xamc.compiler.lowering.lower import lower
+from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.compiler.program import Program
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.compiler.verify.twin_file import TwinCall, read_twin
+from xamc.passes.relax.protocol import RelaxPass
+from xamc.targets.cpu.codegen import build_library
+from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
+from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.packing import pack_rows
+
+Array = NDArray[np.generic]
+
+
+@dataclass
+class TwinProof:
+    """A twin in Relax form and the calls it must answer: feeds by input name, expected outputs in order."""
+
+    program: RelaxProgram
+    calls: Sequence[TwinCall]
+    previous: Sequence[Sequence[Array]] = ()
+
+    @staticmethod
+    def open(request: Mapping[str, Any]) -> TwinProof:
+        """Reads ``graph``, ``config`` and ``file`` (weights and calls) of a request, and checks the lowering itself.
+
+        Raises:
+            InternalError: E1406 when the lowered twin already differs from the oracle.
+        """
+        weights, calls = read_twin(Path(request["file"]))
+        program = lower(Program(ir.load(request["graph"]), dict(weights), from_json(ModelConfig, request["config"])))
+        proof = TwinProof(program, calls)
+        proof.check("lowering", "reassociated")
+        return proof
+
+    def prove(self, relax_pass: RelaxPass) -> float:
+        """Runs a pass on the twin and returns how far its outputs moved from the oracle's.
+
+        Raises:
+            InternalError: E1406 naming the pass when that is more than its tolerance.
+        """
+        relax_pass.run(self.program)
+        return self.check(relax_pass.name, relax_pass.tolerance)
+
+    def check(self, stage: str, bound: str) -> float:
+        """The largest relative deviation over all calls and outputs."""
+        worst = 0.0
+        for call in self.calls:
+            outputs = evaluate(self.program, call.feeds)
+            for name, actual, expected in zip(call.output_names, outputs, call.outputs, strict=True):
+                worst = max(worst, self._deviation(stage, bound, call.name, name, actual, expected))
+        return worst
+
+    def prove_kernels(self, isa: Isa, kv_dtype: str) -> dict[str, Any]:
+        """Compiles the twin with the real kernels and compares the logits; not on a CPU that can't execute them."""
+        if Isa.host().name != isa.name and not set(isa.cpu_flags) <= set(Isa.host().cpu_flags):
+            return {"executed": False, "reason": f"this machine cannot execute {isa.name}"}
+        plan = plan_weights(self.program)
+        module = select_kernels(self.program, plan, isa, kv_dtype)
+        bound = "cpu_fp32" if kv_dtype == "float32" else "kv_16bit"
+        worst = 0.0
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "twin.so"
+            build_library(module, isa, library)
+            machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+            weights = [tvm.runtime.tensor(array) for array in pack_twin(plan, self.program)]
+            for call in self.calls:
+                for function in ("prefill_last", "prefill_all", "decode"):
+                    if function == "decode" and call.feeds["input_ids"].shape != (1, 1):
+                        continue
+                    actual = self._run(machine, function, call, weights, kv_dtype)
+                    if function == "prefill_all":
+                        actual = actual[np.arange(len(actual)), call.feeds["last_index"]][:, None]
+                    expected = call.outputs[call.output_names.index("logits")]
+                    worst = max(worst, self._deviation("kernels", bound, call.name, function, actual, expected))
+        return {"executed": True, "deviation": worst, "tolerance": bound}
+
+    @staticmethod
+    def _run(machine: Any, function: str, call: TwinCall, weights: list[Any], kv_dtype: str) -> Array:
+        dtype = np.dtype(ml_dtypes.bfloat16) if kv_dtype == "bfloat16" else np.dtype(kv_dtype)
+        layers = sum(1 for name in call.feeds if name.startswith("cache_key."))
+        caches = [
+            tvm.runtime.tensor(np.asarray(call.feeds[f"cache_{kind}.{layer}"]).astype(dtype))
+            for layer in range(layers)
+            for kind in ("key", "value")
+        ]
+        data = [tvm.runtime.tensor(np.ascontiguousarray(call.feeds[name])) for name in DATA_INPUTS]
+        result: Array = machine[function](*data, caches, weights).numpy()
+        return result
+
+    @staticmethod
+    def _deviation(stage: str, bound: str, call: str, output: str, actual: Array, expected: Array) -> float:
+        deviation = relative_error(np.asarray(actual), np.asarray(expected))
+        if deviation > tolerance(bound):
+            raise InternalError(
+                "E1406",
+                f"{stage} moved {output} of the twin's {call} by {deviation:.2g} (relative), "
+                f"more than {tolerance(bound):.2g} ({bound})",
+                fix="look at the graphs before and after with --dump-ir DIR, leave the pass out with passes.disable, "
+                "and report it",
+            )
+        return deviation
+
+
+def pack_twin(plan: WeightPlan, program: RelaxProgram) -> list[Array]:
+    """The weights tuple of a small program, in memory."""
+    arrays: list[Array] = []
+    for weight in plan.weights:
+        parts = [program.weights[name].read_rows(0, program.weights[name].shape[0]) for name in weight.sources]
+        if weight.layout is None:
+            arrays.append(parts[0].astype(np.float32))
+            continue
+        fmt = weight.layout.format
+        if fmt.quantized:
+            codes = parts[0].astype(np.int8 if fmt.kind == "int8" else np.uint8)
+            zero = parts[2].astype(np.uint8) if len(parts) > 2 else None
+            packed = pack_rows(codes, fmt, scale=parts[1], zero=zero)
+        else:
+            packed = pack_rows(parts[0], fmt)
+        arrays += [packed[buffer.name] for buffer in weight.layout.buffers]
+    return arrays
