@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.errors import UnsupportedError
+from xamc.runtime.memory import aligned_zeros
 
 F32 = NDArray[np.float32]
 
@@ -160,9 +161,9 @@ class RopeTable:
         self._frequencies = inverse_frequencies(config.rope, config.head_dim, config.max_position_embeddings)
         self._length: int | None = None
         self._filled = (0, 0)
-        # Zero pages: memory is taken only where rows are written.
-        self.cos: F32 = np.zeros((capacity, config.head_dim // 2), np.float32)
-        self.sin: F32 = np.zeros((capacity, config.head_dim // 2), np.float32)
+        shape = (capacity, config.head_dim // 2)
+        self.cos: F32 = aligned_zeros(shape, np.float32)
+        self.sin: F32 = aligned_zeros(shape, np.float32)
 
     def prepare(self, start: int, stop: int, length_reached: int) -> None:
         """Makes rows [start, stop) of `cos` and `sin` valid for a step that has reached `length_reached` tokens."""

@@ -1,0 +1,111 @@
+"""The toy of `toy.py` as a TVM library with the functions a CPU artifact has. Run as a script: it imports TVM."""
+
+from __future__ import annotations
+
+import sys
+
+import tvm
+import tvm.tirx as tirx
+from toy import DIM, HEADS
+from tvm import relax
+from tvm.script import relax as R  # noqa: N812 (TVM's own convention)
+from tvm.script import tirx as T  # noqa: N812
+
+WIDTH, HALF = HEADS * DIM, DIM // 2
+
+
+@T.prim_func(s_tir=True)
+def write(ids: T.handle, index: T.handle, emb: T.handle, cache: T.handle):  # type: ignore[no-untyped-def]
+    b, s, v, c = T.int64(), T.int64(), T.int64(), T.int64()
+    ids_ = T.match_buffer(ids, (b, s), "int64")
+    index_ = T.match_buffer(index, (b,), "int64")
+    emb_ = T.match_buffer(emb, (v, WIDTH), "float32")
+    cache_ = T.match_buffer(cache, (b, HEADS, c, DIM), "float32")
+    for i, j, h, d in T.grid(b, s, HEADS, DIM):
+        with T.sblock("write"):
+            vi, vj, vh, vd = T.axis.remap("SSSS", [i, j, h, d])
+            cache_[vi, vh, index_[vi] + vj, vd] = emb_[ids_[vi, vj], vh * DIM + vd]
+
+
+@T.prim_func(s_tir=True)
+def head(  # type: ignore[no-untyped-def]
+    cache: T.handle, positions: T.handle, cos: T.handle, sin: T.handle, weight: T.handle, out: T.handle
+):
+    b, s, v, c, r = T.int64(), T.int64(), T.int64(), T.int64(), T.int64()
+    cache_ = T.match_buffer(cache, (b, HEADS, c, DIM), "float32")
+    positions_ = T.match_buffer(positions, (b, s), "int64")
+    cos_ = T.match_buffer(cos, (r, HALF), "float32")
+    sin_ = T.match_buffer(sin, (r, HALF), "float32")
+    weight_ = T.match_buffer(weight, (v, WIDTH), "float32")
+    out_ = T.match_buffer(out, (b, s, v), "float32")
+    for i, j in T.grid(b, s):
+        for n in T.parallel(v):
+            with T.sblock("head"):
+                vi, vj, vn = T.axis.remap("SSS", [i, j, n])
+                out_[vi, vj, vn] = T.float32(0)
+                for p, k in T.grid(positions_[vi, vj] + T.int64(1), WIDTH):
+                    out_[vi, vj, vn] = out_[vi, vj, vn] + cache_[vi, k // DIM, p, k % DIM] * weight_[vn, k]
+                out_[vi, vj, vn] = out_[vi, vj, vn] * (
+                    cos_[positions_[vi, vj], 0]
+                    + cos_[positions_[vi, vj], 1]
+                    + sin_[positions_[vi, vj], 0]
+                    + sin_[positions_[vi, vj], 1]
+                )
+
+
+@T.prim_func(s_tir=True)
+def pick(every: T.handle, last: T.handle, out: T.handle):  # type: ignore[no-untyped-def]
+    b, s, v = T.int64(), T.int64(), T.int64()
+    every_ = T.match_buffer(every, (b, s, v), "float32")
+    last_ = T.match_buffer(last, (b,), "int64")
+    out_ = T.match_buffer(out, (b, 1, v), "float32")
+    for i, n in T.grid(b, v):
+        with T.sblock("pick"):
+            vi, vn = T.axis.remap("SS", [i, n])
+            out_[vi, 0, vn] = every_[vi, last_[vi], vn]
+
+
+def build(path: str, vocab_size: int) -> None:
+    builder = relax.BlockBuilder()
+    for name in ("decode", "prefill_last", "prefill_all"):
+        c, r = tirx.Var("c", "int64"), tirx.Var("r", "int64")
+        b, s = (1, 1) if name == "decode" else (tirx.Var("b", "int64"), tirx.Var("s", "int64"))
+
+        def tensor(label: str, shape: tuple[object, ...], dtype: str = "int64") -> object:
+            return relax.Var(label, R.Tensor(shape, dtype))
+
+        ids, positions = tensor("input_ids", (b, s)), tensor("position_ids", (b, s))
+        index, last = tensor("write_index", (b,)), tensor("last_index", (b,))
+        cos, sin = tensor("rope_cos", (r, HALF), "float32"), tensor("rope_sin", (r, HALF), "float32")
+        cache_type = R.Tensor((b, HEADS, c, DIM), "float32")
+        kv = relax.Var("kv", R.Tuple([cache_type, cache_type]))
+        weight_type = R.Tensor((vocab_size, WIDTH), "float32")
+        weights = relax.Var("weights", R.Tuple([weight_type, weight_type]))
+        with builder.function(name, [ids, positions, index, last, cos, sin, kv, weights]):
+            with builder.dataflow():
+                written = builder.emit(
+                    relax.call_tir_inplace(
+                        builder.add_func(write, "write"), [ids, index, weights[0], kv[0]], [3], cache_type
+                    )
+                )
+                every = builder.emit(
+                    relax.call_tir(
+                        builder.add_func(head, "head"),
+                        (written, positions, cos, sin, weights[1]),
+                        R.Tensor((b, s, vocab_size), "float32"),
+                    )
+                )
+                if name == "prefill_last":
+                    every = builder.emit(
+                        relax.call_tir(
+                            builder.add_func(pick, "pick"), (every, last), R.Tensor((b, 1, vocab_size), "float32")
+                        )
+                    )
+                output = builder.emit_output(every)
+            builder.emit_func_output(output)
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "x86-64-v2"})
+    tvm.compile(builder.get(), target=target).export_library(path)
+
+
+if __name__ == "__main__":
+    build(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,70 @@
+"""What runs a model's graph: one small protocol, one implementation per target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+I64 = NDArray[np.int64]
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the model: S further tokens for each of B rows, right-padded.
+
+    Attributes:
+        input_ids: int64[B, S]; entries beyond a row's length are any valid token.
+        write_index: int64[B], tokens of each row that are cached already.
+        lengths: int64[B], how many of the S tokens of each row count (0 to S).
+        rope_cos: float32[R, D/2], valid for all positions of this step.
+        rope_sin: float32[R, D/2].
+        all_positions: whether the logits of every position are wanted, or of each row's last token only.
+    """
+
+    input_ids: I64
+    write_index: I64
+    lengths: I64
+    rope_cos: F32
+    rope_sin: F32
+    all_positions: bool = False
+
+    @property
+    def position_ids(self) -> I64:
+        """int64[B, S]; positions of padding are kept inside the table, as no kernel checks them."""
+        positions = self.write_index[:, None] + np.arange(self.input_ids.shape[1], dtype=np.int64)[None, :]
+        clipped: I64 = np.minimum(positions, len(self.rope_cos) - 1)
+        return clipped
+
+    @property
+    def last_index(self) -> I64:
+        """int64[B], where in the S tokens each row's last one stands; 0 for a row without any."""
+        return np.maximum(self.lengths - 1, 0)
+
+
+class Executor(Protocol):
+    """Runs steps on a KV cache that it owns.
+
+    The session checks token ids and positions before it calls an executor; an executor trusts its step.
+    """
+
+    @property
+    def threads(self) -> int:
+        """How many threads the kernels use."""
+        ...
+
+    def allocate(self, batch: int) -> None:
+        """Makes a KV cache for `batch` rows of up to the context limit; the old content is gone."""
+        ...
+
+    def forward(self, step: Step) -> F32:
+        """Runs one step and updates the KV cache.
+
+        Returns:
+            Logits, float32[B, S, V] for all positions, else float32[B, 1, V]; those of padding are undefined. The
+            array may be a view of memory that the next step writes over.
+        """
+        ...

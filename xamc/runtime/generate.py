@@ -1,0 +1,205 @@
+"""The generation loop: prompts in, tokens out, one row of a batch like the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from xamc.runtime.detokenize import Decoder, StreamDetokenizer
+from xamc.runtime.executor import I64
+from xamc.runtime.sampling import Sampler, Sampling
+from xamc.runtime.session import Session
+from xamc.runtime.stop_strings import StopStrings
+
+FinishReason = Literal["eos", "stop", "length", "context"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer.
+
+    Attributes:
+        text: the answer without special tokens, cut before a stop string.
+        token_ids: every token generated, the one that ended the answer included.
+        finish_reason: "eos" an end-of-sequence token, "stop" a stop string, "length" max_new_tokens reached,
+            "context" the artifact's context limit reached.
+        prompt_tokens: tokens of this prompt.
+        prefill_tokens_per_s: prompt tokens of the whole batch per second of prefill.
+        decode_tokens_per_s: tokens of this answer after its first per second, sampling and text included; 0 if there
+            was only one.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class Options(Sampling):
+    """What `Model.generate`, `stream` and `chat` take besides a prompt: `Sampling`'s fields and these.
+
+    Attributes:
+        ignore_eos: whether to go on after an end-of-sequence token.
+        stop: string or strings that end an answer and are left out of its text.
+    """
+
+    ignore_eos: bool = False
+    stop: str | Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When an answer ends.
+
+    Attributes:
+        max_new_tokens: most tokens of an answer.
+        context_limit: most tokens of prompt and answer.
+        eos_token_ids: ids that end it; empty to ignore them.
+        stop: strings that end it and are left out.
+    """
+
+    max_new_tokens: int
+    context_limit: int
+    eos_token_ids: frozenset[int] = frozenset()
+    stop: tuple[str, ...] = ()
+
+
+class _Row:
+    """One answer in the making."""
+
+    def __init__(self, prompt: I64, limits: Limits, sampler: Sampler, decoder: Decoder | None) -> None:
+        self._limits = limits
+        self._sampler = sampler
+        self._detokenizer = None if decoder is None else StreamDetokenizer(decoder)
+        self._stops = StopStrings(limits.stop)
+        self.prompt_tokens = len(prompt)
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self._first = self._last = 0.0
+
+    def take(self, logits: np.ndarray[tuple[int], np.dtype[np.float32]]) -> str:
+        """Chooses the next token; returns the text that became certain."""
+        token = self._sampler.choose(logits)
+        self.token_ids.append(token)
+        self._last = time.perf_counter()
+        self._first = self._first or self._last
+        piece = "" if self._detokenizer is None else self._stops.push(self._detokenizer.push(token))
+        self.finish_reason = self._finished(token)
+        if self.finish_reason is not None and self._detokenizer is not None:
+            piece += self._stops.push(self._detokenizer.flush()) + self._stops.flush()
+            if self._stops.found:
+                self.finish_reason = "stop"
+        self.text += piece
+        return piece
+
+    def _finished(self, token: int) -> FinishReason | None:
+        if self._stops.found:
+            return "stop"
+        if token in self._limits.eos_token_ids:
+            return "eos"
+        if len(self.token_ids) >= self._limits.max_new_tokens:
+            return "length"
+        if self.prompt_tokens + len(self.token_ids) >= self._limits.context_limit:
+            return "context"
+        return None
+
+    def result(self, prefill_tokens_per_s: float) -> Generation:
+        seconds, tokens = self._last - self._first, len(self.token_ids) - 1
+        return Generation(
+            text=self.text,
+            token_ids=self.token_ids,
+            finish_reason=self.finish_reason or "length",
+            prompt_tokens=self.prompt_tokens,
+            prefill_tokens_per_s=prefill_tokens_per_s,
+            decode_tokens_per_s=tokens / seconds if tokens and seconds > 0 else 0.0,
+        )
+
+
+def run(
+    session: Session,
+    prompts: Sequence[I64],
+    limits: Limits,
+    sampling: Sampling,
+    vocab_size: int,
+    decoder: Decoder | None,
+) -> Iterator[tuple[int, str] | list[Generation]]:
+    """Generates answers to a batch of prompts.
+
+    Args:
+        session: fresh, of as many rows as there are prompts.
+        prompts: token ids; lengths may differ.
+        limits: when an answer ends.
+        sampling: how tokens are chosen.
+        vocab_size: V.
+        decoder: makes text of tokens; None leaves texts empty.
+
+    Yields:
+        (row, piece of text) as it becomes certain, and at last the finished answers.
+    """
+    rows = [
+        _Row(prompt, limits, Sampler(sampling, prompt, vocab_size, index), decoder)
+        for index, prompt in enumerate(prompts)
+    ]
+    started = time.perf_counter()
+    logits = session.prefill(prompts)[:, 0]
+    prefill_tokens_per_s = sum(map(len, prompts)) / (time.perf_counter() - started)
+    active = np.ones(len(rows), np.bool_)
+    tokens = np.zeros(len(rows), np.int64)
+    while True:
+        pieces: list[tuple[int, str]] = []
+        for index in np.flatnonzero(active).tolist():
+            piece = rows[index].take(logits[index])
+            tokens[index] = rows[index].token_ids[-1]
+            active[index] = rows[index].finish_reason is None
+            if piece:
+                pieces.append((index, piece))
+        # Yielded after the whole step, so that a slow reader delays every row alike and sees the rows in step.
+        yield from pieces
+        if not active.any():
+            break
+        logits = session.decode(tokens, active)
+    yield [row.result(prefill_tokens_per_s) for row in rows]
+
+
+def collect(
+    events: Iterator[tuple[int, str] | list[Generation]], on_text: Callable[[int, str], None] | None
+) -> list[Generation]:
+    """Runs a generation to its end; `on_text` is called with (row, piece) as text becomes certain."""
+    result: list[Generation] = []
+    for event in events:
+        if isinstance(event, list):
+            result = event
+        elif on_text is not None:
+            on_text(*event)
+    return result
+
+
+class Stream:
+    """The pieces of one answer as they are generated: iterate over it, then read `generation`."""
+
+    def __init__(self, events: Iterator[tuple[int, str] | list[Generation]]) -> None:
+        self._events = events
+        self._generation: Generation | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        for event in self._events:
+            if isinstance(event, list):
+                (self._generation,) = event
+            else:
+                yield event[1]
+
+    @property
+    def generation(self) -> Generation:
+        """The finished answer; reads the stream to its end first."""
+        for _ in self:
+            pass
+        assert self._generation is not None
+        return self._generation

@@ -1,0 +1,62 @@
+"""Aligned and memory-mapped arrays, and how much memory is left."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.artifact.manifest import ALIGNMENT
+from xamc.compiler.errors import InputError
+
+Bytes = NDArray[np.uint8]
+_MEMINFO = Path("/proc/meminfo")
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array of zeros on a 64-byte boundary, as compiled kernels expect.
+
+    Large arrays take memory only where they are written.
+    """
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if nbytes >= mmap.PAGESIZE:
+        block: Bytes = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+    else:
+        raw: Bytes = np.zeros(nbytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        block = raw[start : start + nbytes]
+    return block.view(dtype).reshape(shape)
+
+
+def map_file(path: Path, nbytes: int) -> Bytes:
+    """A file's bytes, mapped copy-on-write: shared with other processes, and writable as DLPack demands.
+
+    Raises:
+        InputError: E1611, the file is missing or shorter than `nbytes`.
+    """
+    fix = "compile the model again, or copy the artifact again from where it is whole"
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            if size < nbytes:
+                raise InputError("E1611", f"{path} has {size} bytes, the manifest says {nbytes}", fix)
+            if nbytes == 0:
+                return np.zeros(0, np.uint8)
+            mapped = mmap.mmap(file.fileno(), nbytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
+        raise InputError("E1611", f"{path} can't be read: {error.strerror}", fix) from error
+    mapped.madvise(mmap.MADV_WILLNEED)
+    return np.frombuffer(mapped, np.uint8)
+
+
+def available_bytes(meminfo: Path = _MEMINFO) -> int | None:
+    """Memory that can still be taken without swapping, or None where Linux does not say."""
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,283 @@
+"""A loaded artifact: the Python API of the runtime, described with examples in `docs/runtime.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xamc.compiler.artifact.manifest import Manifest
+from xamc.compiler.artifact.read import read_artifact
+from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
+from xamc.runtime.chat import ChatTemplate, Message
+from xamc.runtime.executor import F32, I64, Executor
+from xamc.runtime.generate import Generation, Limits, Options, Stream, collect, run
+from xamc.runtime.rope import RopeTable
+from xamc.runtime.session import Session, check_context, check_token_ids
+from xamc.runtime.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
+Batch = Sequence[str] | Sequence[I64] | Sequence[list[int]]
+Events = Iterator[tuple[int, str] | list[Generation]]
+
+
+def load(path: str | Path, threads: int | None = None) -> Model:
+    """Loads an artifact.
+
+    Args:
+        path: the folder that `xamc compile` made.
+        threads: threads of the kernels; None takes every CPU of the process's affinity.
+
+    Raises:
+        InputError: E15xx and E1611, no artifact or a damaged one.
+        UnsupportedError: E1607, this CPU lacks features; E1610, the artifact is for another kind of machine.
+        ToolchainError: E1609, a library is missing or refuses the code.
+        MisuseError: E1608, a bad number of threads.
+    """
+    artifact = read_artifact(path)
+    return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads))
+
+
+def _executor(folder: Path, manifest: Manifest, threads: int | None) -> Executor:
+    if manifest.target == "tvm_cpu":
+        from xamc.runtime.cpu import CpuExecutor
+
+        return CpuExecutor(folder, manifest, threads)
+    if manifest.target == "reference":
+        from xamc.runtime.reference import ReferenceExecutor
+
+        return ReferenceExecutor(folder, manifest, threads)
+    raise UnsupportedError(
+        "E1610",
+        f"{folder} is compiled for {manifest.target}, which this runtime can't run",
+        "compile the spec with --set backend.type=tvm_cpu to run it here",
+    )
+
+
+class Model:
+    """A loaded artifact. One call at a time: calls share one KV cache.
+
+    Attributes:
+        manifest: the artifact's manifest; `manifest.model` is the model's config.
+        path: the artifact's folder.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, executor: Executor) -> None:
+        """Use `load`; this takes an executor of your own, for tests and other targets."""
+        self.path = path
+        self.manifest = manifest
+        self._executor = executor
+        self._table = RopeTable(manifest.model, manifest.context_limit)
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def threads(self) -> int:
+        """Threads the kernels use."""
+        return self._executor.threads
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The artifact's tokenizer, read when first used.
+
+        Raises:
+            InputError: E1613, the artifact has none.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self.path / self.manifest.tokenizer)
+        return self._tokenizer
+
+    def logits(
+        self,
+        token_ids: ArrayLike,
+        lengths: ArrayLike | None = None,
+        positions: Literal["all", "last"] = "all",
+    ) -> F32:
+        """Logits of token sequences, from an empty KV cache.
+
+        Args:
+            token_ids: int64[B, T].
+            lengths: int64[B], how many tokens of each right-padded row count (1 to T); None: all.
+            positions: "all", or "last" for the last counted token of each row.
+
+        Returns:
+            float32[B, T, V], zeros at padding, or float32[B, 1, V].
+
+        Raises:
+            InputError: E1602 to E1606.
+            MisuseError: E1612, `positions` is neither of both.
+        """
+        if positions not in ("all", "last"):
+            raise MisuseError("E1612", f"positions is {positions!r}", "it must be 'all' or 'last'")
+        rows = _rows(np.asarray(token_ids), lengths)
+        session = self._session(rows, max(map(len, rows)))
+        return session.prefill(rows, all_positions=positions == "all")
+
+    @overload
+    def generate(self, prompt: str, max_new_tokens: int | None = None, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: I64, max_new_tokens: int | None = None, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: Sequence[int], max_new_tokens: int | None = None, **options: Any) -> Generation: ...
+    @overload
+    def generate(
+        self,
+        prompt: Batch,
+        max_new_tokens: int | None = None,
+        **options: Any,
+    ) -> list[Generation]: ...
+    def generate(
+        self,
+        prompt: Any,
+        max_new_tokens: int | None = None,
+        *,
+        on_text: Callable[[int, str], None] | None = None,
+        **options: Any,
+    ) -> Generation | list[Generation]:
+        """Continues one prompt, or several at once.
+
+        Args:
+            prompt: text or token ids, or a list of either for a batch; texts get what the tokenizer puts round a
+                text (BOS), token ids are taken as they are.
+            max_new_tokens: most tokens of an answer; None: up to the context limit.
+            on_text: called with (row, piece of text) as text becomes certain.
+            **options: fields of `Options`: ignore_eos, stop, temperature, top_k, top_p, repetition_penalty, seed.
+
+        Returns:
+            A `Generation`, or a list of them for a list of prompts.
+
+        Raises:
+            InputError: E1602 to E1606, E1613.
+            MisuseError: E1612, an option that means nothing.
+        """
+        prompts, is_batch = self._prompts(prompt)
+        answers = collect(self._events(prompts, max_new_tokens, Options(**options)), on_text)
+        return answers if is_batch else answers[0]
+
+    def stream(self, prompt: Prompt, max_new_tokens: int | None = None, **options: Any) -> Stream:
+        """Like `generate` for one prompt, as an iterator over pieces of text.
+
+        Returns:
+            A `Stream`; its `generation` is the finished answer. Errors of the prompt and the options are raised here,
+            not by the first piece.
+
+        Raises:
+            InputError: E1602 to E1606, E1613.
+            MisuseError: E1612.
+        """
+        prompts, is_batch = self._prompts(prompt)
+        if is_batch:
+            raise MisuseError("E1612", "stream takes one prompt", "use generate with on_text for several")
+        return Stream(self._events(prompts, max_new_tokens, Options(**options)))
+
+    def chat(self, messages: Sequence[Message], max_new_tokens: int | None = None, **options: Any) -> Generation:
+        """Answers a conversation.
+
+        Args:
+            messages: objects with `role` and `content`, oldest first.
+            max_new_tokens: as for `generate`.
+            **options: as for `generate`.
+
+        Raises:
+            InputError: E1602 to E1606, E1613, E1614 no chat template, E1615, E1616.
+            MisuseError: E1612.
+        """
+        return self.generate(self.chat_prompt(messages), max_new_tokens, **options)
+
+    def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        **variables: Any,
+    ) -> I64:
+        """The token ids of a conversation, up to where the answer begins.
+
+        Args:
+            messages: objects with `role` and `content`, oldest first.
+            tools: JSON schemas of functions the model may call.
+            template: a chat template to use instead of the artifact's.
+            **variables: further variables that the template reads.
+
+        Returns:
+            int64[T].
+
+        Raises:
+            InputError: E1613, E1614, E1615, E1616.
+        """
+        source = self._template_source() if template is None else template
+        text = ChatTemplate(source, self._special_tokens()).render(messages, True, tools, **variables)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _template_source(self) -> str:
+        name = self.manifest.generation.chat_template
+        if name is None:
+            raise InputError(
+                "E1614",
+                "the checkpoint brought no chat template, so it is likely not a chat model",
+                "use `xamc run` with a plain prompt, or give a template with --chat-template FILE",
+            )
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def _special_tokens(self) -> Mapping[str, str]:
+        tokenizer, generation = self.tokenizer, self.manifest.generation
+        ids = {"bos_token": generation.bos_token_id, "eos_token": next(iter(generation.eos_token_ids), None)}
+        named = {name: tokenizer.token(token) for name, token in ids.items() if token is not None}
+        return {**{name: text for name, text in named.items() if text is not None}, **tokenizer.special_tokens}
+
+    def _prompts(self, prompt: Any) -> tuple[list[I64], bool]:
+        """The prompts as checked token ids, and whether a list of them was given."""
+        is_batch = not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], (int, np.integer))
+        items = list(prompt) if is_batch else [prompt]
+        rows = [self.tokenizer.encode(item) if isinstance(item, str) else item for item in items]
+        return [check_token_ids(row, self.manifest.model.vocab_size) for row in rows], is_batch
+
+    def _events(self, prompts: list[I64], max_new_tokens: int | None, options: Options) -> Events:
+        longest, limit = max(map(len, prompts)), self.manifest.context_limit
+        check_context(longest + 1, limit, "with one token of an answer the prompt has")
+        if max_new_tokens is not None:
+            if max_new_tokens < 1:
+                raise MisuseError("E1612", f"max_new_tokens is {max_new_tokens}", "it must be at least 1")
+            check_context(longest + max_new_tokens, limit, f"prompt ({longest}) and max_new_tokens together are")
+        limits = Limits(
+            max_new_tokens=limit if max_new_tokens is None else max_new_tokens,
+            context_limit=limit,
+            eos_token_ids=frozenset() if options.ignore_eos else frozenset(self.manifest.generation.eos_token_ids),
+            stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop),
+        )
+        session = self._session(prompts, longest if max_new_tokens is None else longest + max_new_tokens)
+        vocab_size = self.manifest.model.vocab_size
+        return run(session, prompts, limits, options, vocab_size, self.tokenizer)
+
+    def _session(self, rows: Sequence[I64], tokens: int) -> Session:
+        return Session(self._executor, self.manifest, self._table, len(rows), tokens)
+
+
+def _rows(token_ids: NDArray[Any], lengths: ArrayLike | None) -> list[I64]:
+    """The counted tokens of each row of int64[B, T].
+
+    Raises:
+        InputError: E1605, wrong shapes, types or lengths.
+    """
+    if token_ids.ndim != 2 or token_ids.size == 0 or token_ids.dtype.kind not in "iu":
+        raise InputError(
+            "E1605",
+            f"token_ids has shape {token_ids.shape} and dtype {token_ids.dtype}",
+            "give a non-empty integer array [B, T]; pad short rows on the right and give their lengths",
+        )
+    counts = np.full(len(token_ids), token_ids.shape[1]) if lengths is None else np.asarray(lengths)
+    if counts.shape != (len(token_ids),) or counts.dtype.kind not in "iu":
+        raise InputError(
+            "E1605",
+            f"lengths has shape {counts.shape} and dtype {counts.dtype} for {len(token_ids)} rows",
+            "give one integer per row",
+        )
+    if counts.min() < 1 or counts.max() > token_ids.shape[1]:
+        raise InputError(
+            "E1605",
+            f"lengths go from {counts.min()} to {counts.max()}, rows have {token_ids.shape[1]} tokens",
+            "each length must be at least 1 and at most the width of token_ids",
+        )
+    return [row[:count].astype(np.int64) for row, count in zip(token_ids, counts.tolist())]

@@ -1,0 +1,151 @@
+"""Runs an artifact of the reference target: the exported ONNX under ONNX Runtime, as the living definition of the IR.
+
+Graph optimizations are off: at their defaults they fuse dequantize + matmul with int8 activations and keep fp32
+between neighbouring fp16 ops. The graph is in past/present form, whose past has one length for all rows; so rows run
+one by one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xamc.compiler.artifact.manifest import Manifest, TensorEntry
+from xamc.compiler.contract import past_key, past_value, present_key, present_value
+from xamc.compiler.errors import InputError, InternalError, ToolchainError
+from xamc.runtime.executor import F32, Step
+from xamc.runtime.memory import Bytes, map_file
+from xamc.runtime.threads import check_threads
+
+_STEP_INPUTS = frozenset({"input_ids", "position_ids", "rope_cos", "rope_sin"})
+_ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
+
+
+class ReferenceExecutor:
+    """See `xamc.runtime.executor.Executor`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None) -> None:
+        """Loads the graph and maps the weights.
+
+        Raises:
+            ToolchainError: E1609, ONNX Runtime is missing or refuses the graph.
+            InputError: E1611, a weight of the graph is not in the artifact, or the weights file is cut off.
+        """
+        self._ort = _onnxruntime()
+        self._threads = check_threads(threads)
+        options = self._ort.SessionOptions()
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3  # errors only
+        path = folder / manifest.code_file
+        try:
+            self._session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no base class but this
+            raise ToolchainError(
+                "E1609",
+                f"ONNX Runtime can't load {path}",
+                "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
+                details=tuple(str(error).strip().splitlines()[-3:]),
+            ) from error
+        layers = range(manifest.model.num_layers)
+        self._past = [name for layer in layers for name in (past_key(layer), past_value(layer))]
+        self._present = [name for layer in layers for name in (present_key(layer), present_value(layer))]
+        self._empty = np.zeros((1, manifest.model.num_kv_heads, 0, manifest.model.head_dim), np.float32)
+        self._weights = self._map_weights(folder, manifest)
+        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    def allocate(self, batch: int) -> None:
+        self._rows = [{name: self._value(self._empty) for name in self._past} for _ in range(batch)]
+
+    def forward(self, step: Step) -> F32:
+        batch, length = step.input_ids.shape
+        if batch != len(self._rows):
+            raise InternalError("E1617", f"a step of {batch} rows on a KV cache of {len(self._rows)}")
+        result: F32 | None = None
+        for row, tokens in enumerate(step.lengths.tolist()):
+            if tokens == 0:
+                continue
+            logits = self._forward_row(step, row, tokens)
+            if result is None:
+                result = np.zeros((batch, length if step.all_positions else 1, logits.shape[-1]), np.float32)
+            if step.all_positions:
+                result[row, :tokens] = logits
+            else:
+                result[row, 0] = logits[-1]
+        if result is None:
+            raise InternalError("E1617", "a step without a single token")
+        return result
+
+    def _forward_row(self, step: Step, row: int, tokens: int) -> F32:
+        start = int(step.write_index[row])
+        stop = start + tokens
+        feeds = {
+            "input_ids": self._value(step.input_ids[row : row + 1, :tokens]),
+            "position_ids": self._value(np.arange(start, stop, dtype=np.int64)[None]),
+            "rope_cos": self._value(step.rope_cos[:stop]),
+            "rope_sin": self._value(step.rope_sin[:stop]),
+            **{name: self._cut(value, start) for name, value in self._rows[row].items()},
+            **self._weights,
+        }
+        try:
+            logits, *present = self._session.run_with_ort_values(["logits", *self._present], feeds)
+        except Exception as error:  # ONNX Runtime's errors share no base class but this
+            raise InternalError(
+                "E1617",
+                f"the reference graph failed on {tokens} tokens at position {start}",
+                "report it with the artifact's manifest.json",
+                details=tuple(str(error).strip().splitlines()[-5:]),
+            ) from error
+        self._rows[row] = dict(zip(self._past, present))
+        result: F32 = logits.numpy()[0]
+        return result
+
+    def _cut(self, value: Any, length: int) -> Any:
+        """The first `length` cached tokens; a row may have been set back."""
+        if value.shape()[2] == length:
+            return value
+        return self._value(np.ascontiguousarray(value.numpy()[:, :, :length]))
+
+    def _value(self, array: Any) -> Any:
+        return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+    def _map_weights(self, folder: Path, manifest: Manifest) -> dict[str, Any]:
+        entries = {entry.name: entry for entry in manifest.weights.tensors}
+        names = [node.name for node in self._session.get_inputs()]
+        wanted = [name for name in names if name not in _STEP_INPUTS and name not in self._past]
+        missing = [name for name in wanted if name not in entries]
+        if missing:
+            raise InputError(
+                "E1611",
+                f"{manifest.code_file} needs {len(missing)} weights that the artifact lacks: {', '.join(missing[:3])}",
+                "compile the model again",
+            )
+        if not wanted:
+            return {}
+        mapped = map_file(folder / manifest.weights.file, manifest.weights.nbytes)
+        return {name: self._weight(mapped, entries[name]) for name in wanted}
+
+    def _weight(self, mapped: Bytes, entry: TensorEntry) -> Any:
+        block = mapped[entry.offset : entry.offset + entry.nbytes]
+        if entry.dtype == "bfloat16":
+            bits = block.view(np.uint16).reshape(entry.shape)
+            return self._ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _ONNX_BFLOAT16)
+        return self._ort.OrtValue.ortvalue_from_numpy(block.view(np.dtype(entry.dtype)).reshape(entry.shape))
+
+
+def _onnxruntime() -> Any:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ToolchainError(
+            "E1609",
+            f"the reference target needs ONNX Runtime, which can't be imported: {error}",
+            "pip install 'xamc[compiler]'",
+        ) from error

@@ -1,0 +1,147 @@
+"""How the next token is chosen from logits: greedy, or temperature, top-k, top-p and repetition penalty.
+
+Semantics and order are those of transformers' logits processors: repetition penalty, temperature, top-k, top-p.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.errors import InternalError, MisuseError
+from xamc.runtime.executor import F32, I64
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        temperature: 0 chooses the most likely token (greedy), else logits are divided by it.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probability reaches it (nucleus sampling); 1 keeps all.
+        repetition_penalty: logits of tokens already seen (prompt and answer) are divided by it if positive, else
+            multiplied; 1 changes nothing.
+        seed: makes a run reproducible; each row of a batch draws from its own stream. None takes entropy.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses values that mean nothing.
+
+        Raises:
+            MisuseError: E1612.
+        """
+        checks = (
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 (greedy) or a positive number"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (all tokens) or a positive number"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "above 0"),
+            ("seed", self.seed, self.seed is None or self.seed >= 0, "0 or a positive number"),
+        )
+        for name, value, is_valid, allowed in checks:
+            if not is_valid:
+                raise MisuseError("E1612", f"{name} is {value}", f"it must be {allowed}")
+
+
+def penalize_repetition(logits: F32, seen: NDArray[np.bool_], penalty: float) -> F32:
+    """Keskar et al. 2019 (CTRL), section 4.1: float32[V] logits, lowered where `seen` (bool[V])."""
+    factor = np.float32(penalty)
+    return np.where(seen, np.where(logits < 0, logits * factor, logits / factor), logits)
+
+
+def keep_top_k(logits: F32, k: int) -> F32:
+    """float32[V] with all but the k largest at minus infinity; ties with the k-th stay."""
+    if k >= len(logits):
+        return logits
+    threshold = np.partition(logits, len(logits) - k)[len(logits) - k]
+    return np.where(logits < threshold, np.float32(-np.inf), logits)
+
+
+def keep_top_p(logits: F32, p: float) -> F32:
+    """float32[V] with all but the nucleus at minus infinity (Holtzman et al. 2020); the most likely token stays."""
+    if p >= 1:
+        return logits
+    probabilities = softmax(logits)
+    # Tokens below this bound weigh at most 1 - p together, whatever their number: the rest is sorted, not all.
+    candidates = np.flatnonzero(probabilities > (1 - p) / len(logits))
+    descending = candidates[np.argsort(-logits[candidates], kind="stable")]
+    # A token is dropped when it and all less likely ones together weigh at most 1 - p.
+    before = np.cumsum(probabilities[descending]) - probabilities[descending]
+    kept = descending[before < p]
+    result = np.full_like(logits, -np.inf)
+    result[kept] = logits[kept]
+    return result
+
+
+def softmax(logits: F32) -> NDArray[np.float64]:
+    """Probabilities, float64[V], so that they sum to 1 for the generator."""
+    shifted = np.exp(logits.astype(np.float64) - float(logits.max()))
+    result: NDArray[np.float64] = shifted / shifted.sum()
+    return result
+
+
+class Sampler:
+    """Chooses the tokens of one row."""
+
+    def __init__(self, sampling: Sampling, prompt: I64, vocab_size: int, row: int = 0) -> None:
+        """Starts a row.
+
+        Args:
+            sampling: how to choose.
+            prompt: int64[T], counted as seen by the repetition penalty.
+            vocab_size: V.
+            row: index in the batch; rows with one seed draw different numbers.
+        """
+        self._sampling = sampling
+        self._seen: NDArray[np.bool_] | None = None
+        if sampling.repetition_penalty != 1:
+            self._seen = np.zeros(vocab_size, np.bool_)
+            self._seen[prompt] = True
+        seed = None if sampling.seed is None else [sampling.seed, row]
+        self._generator = np.random.default_rng(seed)
+
+    def scores(self, logits: F32) -> F32:
+        """The logits, float32[V], after every processor: minus infinity where a token can't be chosen."""
+        options = self._sampling
+        if self._seen is not None:
+            logits = penalize_repetition(logits, self._seen, options.repetition_penalty)
+        if options.temperature == 0:
+            return logits
+        logits = logits / np.float32(options.temperature)
+        if options.top_k:
+            logits = keep_top_k(logits, options.top_k)
+        return keep_top_p(logits, options.top_p)
+
+    def choose(self, logits: F32) -> int:
+        """The next token for float32[V] logits; it counts as seen from now on.
+
+        Raises:
+            InternalError: E1617, the logits are not numbers.
+        """
+        scores = self.scores(logits)
+        if np.isnan(scores.max()):
+            raise InternalError(
+                "E1617",
+                "the model's logits are not numbers (NaN)",
+                "run `xamc verify` on the artifact; with fp16 weights, compile with --set backend.dtype=bf16",
+            )
+        if self._sampling.temperature == 0:
+            token = int(scores.argmax())
+        else:
+            # Only tokens that can be chosen take part, so that adding a token to a vocabulary changes no draw.
+            candidates = np.flatnonzero(scores > -np.inf)
+            cumulative = np.cumsum(softmax(scores[candidates]))
+            drawn = np.searchsorted(cumulative, self._generator.random() * cumulative[-1], side="right")
+            token = int(candidates[min(int(drawn), len(candidates) - 1)])
+        if self._seen is not None:
+            self._seen[token] = True
+        return token

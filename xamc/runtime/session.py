@@ -1,0 +1,187 @@
+"""One batch of sequences in a KV cache: checks what is fed, cuts prompts into chunks, keeps lengths and RoPE tables.
+
+Kernels check neither token ids nor positions (a bad id reads foreign memory), so everything is checked here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.artifact.manifest import Manifest
+from xamc.compiler.contract import DTYPE_BYTES
+from xamc.compiler.errors import InputError
+from xamc.runtime.executor import F32, I64, Executor, Step
+from xamc.runtime.memory import available_bytes
+from xamc.runtime.rope import LengthReached, RopeTable
+
+
+def check_token_ids(token_ids: object, vocab_size: int) -> I64:
+    """One sequence of token ids as int64[T].
+
+    Raises:
+        InputError: E1602, an id outside the vocabulary; E1605, empty, not one-dimensional or not integers.
+    """
+    array = np.asarray(token_ids)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise InputError(
+            "E1605",
+            f"a prompt must be a non-empty list of integer token ids; this one has shape {array.shape} "
+            f"and dtype {array.dtype}",
+            "give at least one token id, for example the BOS token",
+        )
+    wrong = np.flatnonzero((array < 0) | (array >= vocab_size))
+    if wrong.size:
+        raise InputError(
+            "E1602",
+            f"token id {array[wrong[0]]} at position {wrong[0]} is outside the vocabulary of {vocab_size}",
+            f"give ids from 0 to {vocab_size - 1}, made by the artifact's own tokenizer",
+        )
+    return array.astype(np.int64)
+
+
+class Session:
+    """Sequences of one batch, from an empty KV cache on.
+
+    Attributes:
+        lengths: int64[B], tokens cached per row.
+    """
+
+    def __init__(self, executor: Executor, manifest: Manifest, table: RopeTable, batch: int, tokens: int) -> None:
+        """Empties the executor's KV cache and makes it fit.
+
+        Args:
+            executor: runs the model.
+            manifest: the artifact's.
+            table: RoPE rows up to the context limit; shared by the sessions of an artifact.
+            batch: rows B.
+            tokens: the most tokens a row will have; only used to refuse what memory can't hold.
+
+        Raises:
+            InputError: E1603, E1604 or E1606: more tokens, rows or memory than there is.
+        """
+        self._executor = executor
+        self._manifest = manifest
+        self._table = table
+        self._reached = LengthReached(manifest.model.max_position_embeddings)
+        self._check_room(batch, tokens)
+        executor.allocate(batch)
+        self.lengths: I64 = np.zeros(batch, np.int64)
+
+    def prefill(self, rows: Sequence[I64], all_positions: bool = False) -> F32:
+        """Feeds each row's tokens, in chunks of at most the artifact's prefill chunk.
+
+        Args:
+            rows: B sequences of at least one token each; lengths may differ.
+            all_positions: whether the logits of every token are wanted.
+
+        Returns:
+            float32[B, T, V] with T the longest row (zeros after a row's end), else float32[B, 1, V] for last tokens.
+
+        Raises:
+            InputError: E1602, E1603 or E1605.
+        """
+        rows = [check_token_ids(row, self._manifest.model.vocab_size) for row in rows]
+        sizes = np.array([len(row) for row in rows], np.int64)
+        self._check_length(self.lengths + sizes)
+        # The base of a dynamic RoPE follows the whole prompt, however many chunks it is cut into.
+        reached = self._reached.advance(int((self.lengths + sizes).max()))
+        longest = int(sizes.max())
+        shape = (len(rows), longest if all_positions else 1, self._manifest.model.vocab_size)
+        logits: F32 = np.zeros(shape, np.float32)
+        # Activations are proportional to rows times tokens; the chunk bounds their product.
+        chunk = max(1, self._manifest.prefill_chunk // len(rows))
+        start = 0
+        while start < longest:
+            active = sizes > start
+            # Padding is written to the cache too, so the width must fit behind the longest active row.
+            width = min(chunk, self._manifest.context_limit - int(self.lengths[active].max()))
+            counts = np.clip(sizes - start, 0, width)
+            ids = np.zeros((len(rows), int(counts.max())), np.int64)
+            for row, tokens in enumerate(rows):
+                ids[row, : counts[row]] = tokens[start : start + counts[row]]
+            part = self._step(ids, counts, reached, all_positions)
+            if all_positions:
+                for row, count in enumerate(counts.tolist()):
+                    logits[row, start : start + count] = part[row, :count]
+            else:
+                ends = active & (start + counts == sizes)
+                logits[ends] = part[ends]
+            start += ids.shape[1]
+        return logits
+
+    def decode(self, tokens: I64, active: NDArray[np.bool_]) -> F32:
+        """Feeds one token per row.
+
+        Args:
+            tokens: int64[B], valid ids; those of inactive rows are ignored.
+            active: bool[B], which rows go on; the others keep their cache.
+
+        Returns:
+            float32[B, V], undefined for inactive rows; valid until the next step.
+
+        Raises:
+            InputError: E1602 or E1603.
+        """
+        check_token_ids(tokens, self._manifest.model.vocab_size)
+        counts = active.astype(np.int64)
+        self._check_length(self.lengths + counts)
+        reached = self._reached.advance(int((self.lengths + counts).max()))
+        return self._step(tokens[:, None], counts, reached, False)[:, 0]
+
+    def _step(self, ids: I64, counts: I64, reached: int, all_positions: bool) -> F32:
+        active = counts > 0
+        self._table.prepare(int(self.lengths[active].min()), int((self.lengths + counts)[active].max()), reached)
+        # A row without tokens writes its padding too: behind its own tokens where there is room, and else over them,
+        # because a row that full is finished.
+        last_start = self._manifest.context_limit - ids.shape[1]
+        step = Step(
+            input_ids=ids,
+            write_index=np.where(active, self.lengths, np.minimum(self.lengths, last_start)),
+            lengths=counts,
+            rope_cos=self._table.cos,
+            rope_sin=self._table.sin,
+            all_positions=all_positions,
+        )
+        logits = self._executor.forward(step)
+        self.lengths = self.lengths + counts
+        return logits
+
+    def _check_length(self, lengths: I64) -> None:
+        check_context(int(lengths.max()), self._manifest.context_limit)
+
+    def _check_room(self, batch: int, tokens: int) -> None:
+        manifest = self._manifest
+        check_context(tokens, manifest.context_limit)
+        if not 1 <= batch <= manifest.max_batch:
+            raise InputError(
+                "E1604",
+                f"{batch} sequences at once; the artifact takes 1 to {manifest.max_batch}",
+                "split the batch, or compile with --set runtime.max_batch=N",
+            )
+        model = manifest.model
+        per_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim * DTYPE_BYTES[manifest.kv.dtype]
+        needed, available = int(batch * tokens * per_token), available_bytes()
+        if available is not None and needed > available:
+            raise InputError(
+                "E1606",
+                f"the KV cache of {batch} x {tokens} tokens takes {needed / 2**20:.0f} MiB; "
+                f"{available / 2**20:.0f} MiB of memory are available",
+                "use fewer sequences or tokens, or compile with a smaller KV type: --set runtime.kv_dtype=fp16",
+            )
+
+
+def check_context(tokens: int, context_limit: int, what: str = "the sequence has") -> None:
+    """Refuses a sequence that is too long for the artifact.
+
+    Raises:
+        InputError: E1603, with both numbers.
+    """
+    if tokens > context_limit:
+        raise InputError(
+            "E1603",
+            f"{what} {tokens} tokens; the artifact's context limit is {context_limit}",
+            "shorten the prompt or the answer, or compile with a larger second list in frontend.shape.input_ids",
+        )

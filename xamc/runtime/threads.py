@@ -1,0 +1,78 @@
+"""How many threads the kernels run on.
+
+TVM takes half of the logical CPUs unless told otherwise, and pins its threads to the first cores of the machine,
+whatever CPUs the process was given. Here all CPUs of the process's affinity are used, no thread is pinned, and the
+caller's affinity is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler.errors import MisuseError
+
+_LOG = logging.getLogger(__name__)
+_SHARE_ALL_CORES = -3  # ThreadGroup::kSpecifyThreadShareAllCore
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def default_threads() -> int:
+    """CPUs of the process's affinity, at most the container's CPU quota and `OMP_NUM_THREADS`, at least 1."""
+    count = len(os.sched_getaffinity(0))
+    if _CPU_QUOTA.exists():
+        quota, _, period = _CPU_QUOTA.read_text().partition(" ")
+        if quota.isdigit() and period.strip().isdigit():
+            count = min(count, math.ceil(int(quota) / int(period)))
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit():
+        count = min(count, int(wanted))
+    return max(count, 1)
+
+
+def check_threads(threads: int | None) -> int:
+    """The number of threads to use for a request of `threads` (None: the default).
+
+    Raises:
+        MisuseError: E1608, a number below 1 or above 1024.
+    """
+    if threads is None:
+        return default_threads()
+    if not 1 <= threads <= 1024:
+        raise MisuseError("E1608", f"threads is {threads}", "give a number from 1 to 1024, or leave it out")
+    return threads
+
+
+def configure_tvm_threads(ffi: Any, threads: int) -> int:
+    """Sets the size of TVM's thread pool, which belongs to the calling thread.
+
+    Args:
+        ffi: the `tvm_ffi` module.
+        threads: the size wanted.
+
+    Returns:
+        The size got: less than `threads` when this thread already has a smaller pool, because it can't grow.
+    """
+    cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))]
+    # The pool is created with one worker per entry, so the list is as long as the number of threads.
+    entries = [cpus[index % len(cpus)] for index in range(threads)]
+    previous = os.environ.get("TVM_BIND_THREADS")
+    os.environ["TVM_BIND_THREADS"] = "0"
+    try:
+        ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CORES, threads, ffi.Array(entries))
+    finally:
+        if previous is None:
+            del os.environ["TVM_BIND_THREADS"]
+        else:
+            os.environ["TVM_BIND_THREADS"] = previous
+    got = int(ffi.get_global_func("runtime.NumThreads")())
+    if got < threads:
+        _LOG.warning(
+            "%d of %d threads are used: TVM's thread pool was made smaller before, by other code of this thread",
+            got,
+            threads,
+        )
+    return got

@@ -1,0 +1,76 @@
+"""TVM's small runtime library, loaded without TVM's Python package and without torch.
+
+`import tvm` costs 385 MiB and seconds; `tvm_ffi` with `libtvm_runtime.so` costs 45 MiB. tvm_ffi imports torch when it
+is installed (a workaround for one Windows build), which would cost 180 MiB more; torch is hidden during that import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from xamc.compiler.errors import ToolchainError
+
+_REINSTALL = "reinstall xamc with its constraints.txt; `xamc doctor` shows which package is missing"
+
+
+class _TorchHidden:
+    """An import finder that refuses torch to one thread; other threads may import it meanwhile."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name == "torch" and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError("torch is hidden from tvm_ffi", name=name)
+        return None
+
+
+@contextmanager
+def _torch_hidden() -> Iterator[None]:
+    finder = _TorchHidden()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+@functools.cache
+def tvm_ffi() -> Any:
+    """The `tvm_ffi` module, with `libtvm_runtime.so` loaded into the process.
+
+    Raises:
+        ToolchainError: E1609, the library or the package is missing or does not load.
+    """
+    try:
+        with _torch_hidden():
+            module = importlib.import_module("tvm_ffi")
+        ctypes.CDLL(str(runtime_library()), mode=ctypes.RTLD_GLOBAL)
+    except (ImportError, OSError) as error:
+        raise ToolchainError("E1609", f"TVM's runtime library can't be loaded: {error}", _REINSTALL) from error
+    return module
+
+
+def runtime_library() -> Path:
+    """The path of `libtvm_runtime.so` in the installed TVM wheel; TVM itself is not imported.
+
+    Raises:
+        ToolchainError: E1609, TVM is not installed or has no such file.
+    """
+    spec = importlib.util.find_spec("tvm")
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        path = Path(folder) / "lib" / "libtvm_runtime.so"
+        if path.is_file():
+            return path
+    raise ToolchainError("E1609", "libtvm_runtime.so of the package apache-tvm was not found", _REINSTALL)
