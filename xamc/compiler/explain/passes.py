@@ -12,4 +12,21 @@ wrong. The message of ONNX Runtime is below the error. It is a defect of the pas
 the graph after every pass.""",
     "E1304": """A proof could not run the graph: a graph input got no value (a pass added an input and its `adapt` does
 not feed it), or ONNX Runtime stopped inside an operator. The operator is named in its message below the error.""",
+    "E1305": """After every pass the compiler checks the graph: operators from the closed set, types and shapes that
+agree with ONNX's own inference, weights that agree with their tensors, every value computed before it is read, and the
+KV contract (2N cache inputs, each overwritten by one TensorScatter whose result is an output). The pass named in the
+message broke one of these rules; all violations are listed below it. It is a defect of the pass.""",
+    "E1306": """`passes.disable` or `passes.expect` names a pass that the target does not have. Example:
+`passes: {disable: [swigul]}`. `xamc plan` lists the passes of a target; besides them, `expect` knows the rules of each
+pass and the words attention, rope and norm for the operators of the export.""",
+    "E1307": """`passes.expect` holds the number of rewrites that you count on, for example `{attention: 48}`, and the
+compiler found another. A rewrite that silently matches nothing makes a slow model, so this is an error. The reasons of
+each non-match are listed below the message. Correct the number when the model really has another one.""",
+    "E1308": """A weight that was stored in 16 bits or quantized is further from its original than rounding explains
+(half a unit in the last place, or half a quantization step). It is a defect of the storage transform, found on the
+twin before any real weight was written.""",
+    "E1309": """The proof on the twin found a pass after which the model computes something else. The message names the
+first such pass, the output that moved and by how much, and the first node of the graph that diverged with the path of
+its module in the Hugging Face model, e.g. `model.layers.0.self_attn`. If it names `export`, the exported graph differs
+from transformers itself. `passes: {disable: [NAME]}` leaves a pass out where the target can do without.""",
 }

@@ -25,6 +25,7 @@ from xamc.compiler.errors import InternalError
 from xamc.compiler.export.mask_function import sliding_window_mask_function
 from xamc.compiler.export.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROLE
 from xamc.compiler.export.patches import ATTENTION_NAME, ExportState, patched, tracing
+from xamc.passes.onnx_graph import infer_types_and_shapes
 
 
 class _RopeTables(torch.nn.Module):
@@ -127,6 +128,7 @@ def export_model(config: ModelConfig) -> ir.Model:
     model.producer_name, model.producer_version = "xamc", ""
     model.graph.name = config.model_type
     check_counts(model, config)
+    infer_types_and_shapes(model)
     return model
 
 

@@ -79,7 +79,7 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface as ONNX `Attention` with past and present (opset 23)."""
     state = _STATE[-1]
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layer = int(module.layer_idx)
     past_key, past_value = state.past[layer]
     window = state.sliding_windows[layer]
     mask = None if window is None else _window_mask(state, window, past_key.shape[2] + query.shape[2])

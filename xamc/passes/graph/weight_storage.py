@@ -65,9 +65,12 @@ class WeightStorage(SameSignature):
         decoded: Arrays = {}
         for name, array in before.items():
             original, stored = np.asarray(array, np.float32), after[name]
-            decoded[name] = stored.astype(np.float32) if stored.dtype == numpy_dtype(self.dtype) else np.asarray(stored)
+            value = stored.astype(np.float32)
+            decoded[name] = value
+            if stored.dtype != numpy_dtype(self.dtype):
+                continue
             bound = np.abs(original) * _HALF_ULP[self.dtype] * 1.01 + _HALF_SUBNORMAL[self.dtype]
-            if decoded[name] is not stored and not np.all(np.abs(decoded[name] - original) <= bound):
+            if not np.all(np.abs(value - original) <= bound):
                 raise InternalError(
                     "E1308",
                     f"{self.name}: {name} as {self.dtype} is more than half a unit in the last place from its original",

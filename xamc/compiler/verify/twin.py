@@ -1,0 +1,147 @@
+"""The twin: a small model with every structural property of the real one that a rewrite may depend on.
+
+Kept: all config flags, one period of the layer pattern and at least two layers, the ratio of heads to KV heads and
+their parities, whether heads times head_dim equals the hidden size, the residues of all widths modulo the
+quantization group, of the vocabulary modulo 16, the RoPE kind, which layers share a sliding window.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
+
+TWIN_POSITIONS = 64
+_LONGEST_PATTERN = 8
+
+
+def twin_config(config: ModelConfig, group: int = 32) -> ModelConfig:
+    """The config of `config`'s twin.
+
+    Args:
+        config: the real model.
+        group: quantization group size whose divisibility by the widths is kept; any value without quantization.
+    """
+    windows = _layer_pattern(config.sliding_windows)
+    lengths = sorted({window for window in windows if window is not None})
+    # short enough that the twin's prompts run out of every window
+    windows = tuple(None if window is None else 3 + lengths.index(window) for window in windows)
+    layers = len(windows)
+    kv_heads = 1 if config.num_kv_heads == 1 else 2 + config.num_kv_heads % 2
+    heads = config.num_heads // config.num_kv_heads * kv_heads
+    real_width = config.num_heads * config.head_dim
+    head_dim = next(
+        (
+            dim
+            for dim in range(16 + config.head_dim % 16, config.head_dim, 16)
+            if heads * dim % group == real_width % group
+        ),
+        config.head_dim,
+    )
+    width = heads * head_dim
+    if config.hidden_size == real_width:
+        hidden = width
+    else:
+        hidden = _same_residue(config.hidden_size, group, at_least=64, avoid={width})
+    intermediate = _same_residue(config.intermediate_size, group, at_least=hidden + 1, avoid={width})
+    vocab = _same_residue(config.vocab_size, 16, at_least=96, avoid={hidden, width, intermediate})
+    original = TWIN_POSITIONS // 2 if config.rope.original_max_position_embeddings else 0
+    rope = replace(config.rope, original_max_position_embeddings=original)
+
+    hf = dict(config.hf_config)
+    hf.update(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=vocab,
+        max_position_embeddings=TWIN_POSITIONS,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    if config.hidden_size != real_width or "head_dim" in hf:
+        hf["head_dim"] = head_dim
+    for key in ("rope_parameters", "rope_scaling"):
+        if hf.get(key) and "original_max_position_embeddings" in hf[key]:
+            hf[key] = {**hf[key], "original_max_position_embeddings": original}
+    hf.update(_window_keys(hf, windows))
+    return replace(
+        config,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=vocab,
+        max_position_embeddings=TWIN_POSITIONS,
+        rope=rope,
+        sliding_windows=windows,
+        bos_token_id=None,
+        eos_token_ids=(),
+        hf_config=hf,
+    )
+
+
+def _layer_pattern(windows: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """One period of the layers' windows, or their distinct runs when there is no short period; at least two layers."""
+    for period in range(1, _LONGEST_PATTERN + 1):
+        if all(windows[i] == windows[i % period] for i in range(len(windows))):
+            return windows[:period] * (2 if period == 1 else 1)
+    runs = [w for i, w in enumerate(windows) if i == 0 or w != windows[i - 1]]
+    return tuple(runs)
+
+
+def _same_residue(size: int, modulus: int, at_least: int, avoid: set[int]) -> int:
+    """The smallest number >= at_least that is congruent to `size` and, where possible, no other width of the twin."""
+    value = at_least + (size - at_least) % modulus
+    while value in avoid and value != size:
+        value += modulus
+    return value
+
+
+def _window_keys(hf: Mapping[str, Any], windows: tuple[int | None, ...]) -> dict[str, Any]:
+    """The config keys by which transformers gives each layer of the twin its window."""
+    lengths = {window for window in windows if window is not None}
+    keys: dict[str, Any] = {}
+    if hf.get("sliding_window") is not None:
+        # transformers knows one length per model
+        keys["sliding_window"] = max(lengths) if lengths else None
+    if hf.get("layer_types") is not None:
+        keys["layer_types"] = ["full_attention" if window is None else "sliding_attention" for window in windows]
+    if hf.get("max_window_layers") is not None:
+        keys["max_window_layers"] = next((i for i, window in enumerate(windows) if window is not None), len(windows))
+    return keys
+
+
+def twin_weights(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, LazyTensor]:
+    """Seeded float32 weights by parameter name, each independent of which others exist.
+
+    Query and key projections are large enough that attention is peaked: with weights near zero it would average over
+    all positions, and a wrong mask or a shifted position would hardly show. Norm weights differ from 1 and biases from
+    0, so that dropping or swapping them shows as well.
+    """
+    return {name: ArrayTensor(_twin_weight(name, shape, seed)) for name, shape in shapes.items()}
+
+
+def _twin_weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if len(shape) == 1:
+        if name.endswith(".bias"):
+            return random.normal(0.0, 0.3, shape).astype(np.float32)
+        return random.uniform(0.5, 1.5, shape).astype(np.float32)
+    if "embed_tokens" in name:
+        return random.standard_normal(shape).astype(np.float32)
+    gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
+    weight: NDArray[np.float32] = random.normal(0.0, gain / math.sqrt(shape[-1]), shape).astype(np.float32)
+    return weight

@@ -1,0 +1,113 @@
+"""Runs a target's list of passes over a program: disables, times, checks invariants and expected counts."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from xamc.compiler.errors import InputError
+from xamc.compiler.program import Program
+from xamc.passes.invariants import check_invariants
+from xamc.passes.protocol import GraphPass, PassReport
+
+# words of passes.expect for what the export itself yields
+_EXPORTED = {"attention": "Attention", "rope": "RotaryEmbedding", "norm": "RMSNormalization"}
+
+
+@dataclass(frozen=True)
+class PassRun:
+    """One pass as it ran: what it did and how long it and its checks took, in seconds."""
+
+    name: str
+    report: PassReport
+    seconds: float
+
+
+def run_passes(
+    program: Program,
+    passes: Sequence[GraphPass],
+    *,
+    disable: Collection[str] = (),
+    expect: Mapping[str, int] | None = None,
+    elsewhere: Collection[str] = (),
+    on_pass: Callable[[PassRun, Program], None] | None = None,
+) -> list[PassRun]:
+    """Runs `passes` in order over `program`, in place, and checks the structural invariants after each.
+
+    Args:
+        program: what is rewritten.
+        passes: the target's list.
+        disable: names of passes to leave out (`passes.disable`).
+        expect: number of rewrites by name (`passes.expect`): a pass, one of its rules, or attention, rope and norm for
+            the operators of the export.
+        elsewhere: names that `disable` and `expect` may hold and that another stage answers for (Relax passes).
+        on_pass: called after each pass, for dumps and progress.
+
+    Raises:
+        InputError: E1306, a name that no pass has; E1307, another count than expected.
+        InternalError: E1305, a pass broke the IR's rules.
+    """
+    expected = dict(expect or {})
+    operators = Counter(node.op_type for node in program.model.graph if node.domain == "")
+    active = select_passes(passes, disable, elsewhere)
+    runs: list[PassRun] = []
+    for graph_pass in active:
+        start = time.perf_counter()
+        report = graph_pass.run(program)
+        check_invariants(program, after=graph_pass.name)
+        run = PassRun(graph_pass.name, report, time.perf_counter() - start)
+        runs.append(run)
+        if on_pass is not None:
+            on_pass(run, program)
+    _check_expected(expected, runs, operators, {*elsewhere, *(p.name for p in passes)})
+    return runs
+
+
+def select_passes(
+    passes: Sequence[GraphPass], disable: Collection[str], elsewhere: Collection[str] = ()
+) -> list[GraphPass]:
+    """`passes` without the disabled ones.
+
+    Raises:
+        InputError: E1306, a name in `disable` that no pass has.
+    """
+    names = [graph_pass.name for graph_pass in passes]
+    for name in disable:
+        if name not in names and name not in elsewhere:
+            raise _unknown(name, "passes.disable", [*names, *elsewhere])
+    return [graph_pass for graph_pass in passes if graph_pass.name not in disable]
+
+
+def _check_expected(
+    expected: Mapping[str, int], runs: Sequence[PassRun], operators: Mapping[str, int], names: Collection[str]
+) -> None:
+    counts: Counter[str] = Counter({word: operators[op] for word, op in _EXPORTED.items()})
+    skipped: dict[str, list[str]] = {}
+    for run in runs:
+        for rule, count in run.report.matched.items():
+            if rule not in _EXPORTED:
+                counts[rule] += count
+        counts[run.name] = run.report.total
+        skipped[run.name] = [f"{miss.place}: {miss.reason}" for miss in run.report.skipped]
+    for name, count in expected.items():
+        if name not in counts and name not in names:
+            raise _unknown(name, "passes.expect", sorted({*counts, *names}))
+        if name not in counts and name in names and not any(run.name == name for run in runs):
+            # a pass of another stage, which checks its own count
+            continue
+        if counts[name] != count:
+            raise InputError(
+                "E1307",
+                f"passes.expect: {name} matched {counts[name]} times, not {count}",
+                fix="correct the number if the model is as it should be; otherwise the reasons above say what differs",
+                details=tuple(skipped.get(name, ())),
+            )
+
+
+def _unknown(name: str, key: str, known: Sequence[str]) -> InputError:
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return InputError("E1306", f"{key}: no pass is called {name!r}", fix=hint)
