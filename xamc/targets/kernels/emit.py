@@ -8,7 +8,7 @@ take `lanes` accept 1, which means a scalar, so that tails use the same code as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
@@ -22,6 +22,12 @@ Buffer = Any
 PrimFunc = Any
 LaneReader = Callable[[Expr, int], Expr]
 """Yields `lanes` consecutive elements from an offset on."""
+KeyReader = Callable[[int, Expr, int], Expr]
+"""Yields `lanes` consecutive elements of the t-th key of a block from an offset on."""
+Loop = Callable[[Expr], AbstractContextManager[Expr]]
+"""`serial` or `parallel`."""
+LaneWriter = Callable[[Expr, Expr, int], None]
+"""Takes an offset and the `lanes` consecutive elements that go there."""
 
 
 def build(name: str, body: Callable[[], None]) -> PrimFunc:
@@ -139,6 +145,32 @@ def minimum(a: Expr, b: Expr) -> Expr:
 
 def sqrt(value: Expr) -> Expr:
     return T.call_llvm_pure_intrin("float32", "llvm.sqrt", value)
+
+
+def gather_sums(values: Sequence[Expr]) -> Expr:
+    """The vector of the sums of the lanes of each of `values`; as many values as lanes, a power of two.
+
+    Pairs of vectors are added such that each half holds partial sums of one of them: n - 1 additions in all, where n
+    separate horizontal sums take n log n.
+    """
+    lanes = len(values)
+    blocks, width = list(values), lanes
+    while len(blocks) > 1:
+        # Every vector holds lanes / width blocks of `width` partial sums, one block per value.
+        half, merged = width // 2, []
+        for low, high in zip(blocks[::2], blocks[1::2]):
+            even, odd = [], []
+            for vector_index in range(2):
+                for start in range(0, lanes, width):
+                    even += range(vector_index * lanes + start, vector_index * lanes + start + half)
+                    odd += range(vector_index * lanes + start + half, vector_index * lanes + start + width)
+            merged.append(let(_shuffle2(low, high, even) + _shuffle2(low, high, odd)))
+        blocks, width = merged, half
+    return blocks[0]
+
+
+def _shuffle2(low: Expr, high: Expr, lanes: Sequence[int]) -> Expr:
+    return Shuffle([low, high], [T.int32(lane) for lane in lanes])
 
 
 class Register:
