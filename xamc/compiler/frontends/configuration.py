@@ -244,7 +244,7 @@ def model_config(
     rope = rope or read_rope(config, positions)
     eos = config.token_ids("eos_token_id", vocab)
     bos = config.token_ids("bos_token_id", vocab)
-    pad = config.token_ids("pad_token_id", vocab)
+    config.used.add("pad_token_id")  # batches are padded by length, no token is special for it
     tied = config.flag("tie_word_embeddings", tie_word_embeddings)
     eps = config.number("rms_norm_eps", 1e-6)
     intermediate = config.integer("intermediate_size")
@@ -263,7 +263,6 @@ def model_config(
         "tie_word_embeddings": tied,
         "bos_token_id": bos[0] if bos else None,
         "eos_token_id": list(eos) or None,
-        "pad_token_id": pad[0] if pad else None,
         **(extra or {}),
     }
     return ModelConfig(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
-from xamc.compiler.frontends.configuration import ConfigReader, model_config
+from xamc.compiler.frontends.configuration import ConfigReader, model_config, rope_parameters
 from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
+from xamc.compiler.frontends.gguf_rope import read_gguf_rope
 from xamc.compiler.frontends.gguf_tokenizer import tokenizer_files
 from xamc.compiler.frontends.parameters import TensorSource, parameter_shapes
 from xamc.compiler.weights.lazy import LazyTensor
@@ -88,80 +90,79 @@ def _harmless(name: str) -> bool:
 
 
 def read_config(file: GgufFile) -> ModelConfig:
-    """The model that the metadata of `file` describes."""
+    """The model that the metadata of `file` describes.
+
+    Raises:
+        InputError: E1104, a missing or mistyped value.
+        UnsupportedError: E1105, E1106, E1107, E1133.
+    """
     meta, path = file.metadata, file.path
     architecture = meta.get("general.architecture")
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         close = difflib.get_close_matches(str(architecture), ARCHITECTURES, n=2, cutoff=0.3)
         raise UnsupportedError(
             "E1105",
             f"{path}: general.architecture {architecture!r} is not supported",
             f"closest supported: {', '.join(close or ARCHITECTURES)}",
         )
-    if meta.get("split.count", 0) > 1:
+    reader = ConfigReader(meta, path)
+    if reader.integer("split.count", 0, low=0) > 1:
         raise UnsupportedError(
             "E1133", f"{path} is one part of a split GGUF", "merge the parts with llama-gguf-split --merge"
         )
+    prefix = architecture + "."
+    context = reader.integer(prefix + "context_length")
+    window = reader.integer(prefix + "attention.sliding_window", 0, low=0)
+    if 0 < window < context:
+        raise UnsupportedError(
+            "E1107",
+            f"{path}: {prefix}attention.sliding_window {window} is not supported in GGUF",
+            "use the original safetensors checkpoint",
+        )
+    heads = reader.integer(prefix + "attention.head_count")
     embedding = file.tensors.get("token_embd.weight")
-    vocab = embedding.shape[0] if embedding else len(meta.get("tokenizer.ggml.tokens", ()))
-
-    def get(key: str) -> Any:
-        return meta.get(f"{architecture}.{key}")
-
-    heads = get("attention.head_count")
-    values = {
-        "model_type": architecture,
-        "hidden_size": get("embedding_length"),
-        "intermediate_size": get("feed_forward_length"),
-        "num_hidden_layers": get("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": get("attention.head_count_kv"),
-        "head_dim": get("attention.key_length") or get("rope.dimension_count"),
-        "max_position_embeddings": get("context_length"),
-        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
-        "rope_theta": get("rope.freq_base"),
-        "vocab_size": vocab,
-        "tie_word_embeddings": "output.weight" not in file.tensors,
-        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": _end_tokens(meta),
-        "pad_token_id": meta.get("tokenizer.ggml.padding_token_id"),
-    }
-    name, _ = ARCHITECTURES[str(architecture)]
+    name, _ = ARCHITECTURES[architecture]
     extra: dict[str, Any] = {}
     if name != "Qwen2ForCausalLM":
         extra["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
     if name == "LlamaForCausalLM":
         extra["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
-    if (window := get("attention.sliding_window")) and window < (get("context_length") or 0):
-        raise UnsupportedError(
-            "E1107",
-            f"{path}: {architecture}.attention.sliding_window is not supported in GGUF",
-            "use the original safetensors",
-        )
-    reader = ConfigReader(values, path)
-    return model_config(
-        reader, name, rope=_rope(get, reader), qk_norm="blk.0.attn_q_norm.weight" in file.tensors, extra=extra
+    values = {
+        "model_type": architecture,
+        "hidden_size": reader.integer(prefix + "embedding_length"),
+        "intermediate_size": reader.integer(prefix + "feed_forward_length"),
+        "num_hidden_layers": reader.integer(prefix + "block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": reader.integer(prefix + "attention.head_count_kv", heads),
+        "head_dim": reader.integer(
+            prefix + "attention.key_length", reader.integer(prefix + "rope.dimension_count", 0, low=0), low=0
+        ),
+        "max_position_embeddings": context,
+        "rms_norm_eps": reader.number(prefix + "attention.layer_norm_rms_epsilon"),
+        "vocab_size": embedding.shape[0] if embedding else reader.integer(prefix + "vocab_size"),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": _end_tokens(meta),
+    }
+    config = model_config(
+        ConfigReader(values, path),
+        name,
+        rope=RopeConfig("default", 10000.0),
+        qk_norm="blk.0.attn_q_norm.weight" in file.tensors,
+        extra=extra,
     )
+    rope = read_gguf_rope(reader, prefix, file.tensors.get("rope_freqs.weight"), config.head_dim)
+    return replace(config, rope=rope, hf_config={**config.hf_config, "rope_parameters": rope_parameters(rope)})
 
 
-def _rope(get: Callable[[str], Any], reader: ConfigReader) -> RopeConfig:
-    theta = reader.number("rope_theta", 10000.0)
-    kind = get("rope.scaling.type") or "none"
-    if kind == "none":
-        return RopeConfig("default", theta)
-    if kind == "linear":
-        factor = ConfigReader({"rope.scaling.factor": get("rope.scaling.factor")}, reader.source)
-        return RopeConfig("linear", theta, factor=factor.number("rope.scaling.factor"))
-    raise UnsupportedError(
-        "E1106",
-        f"{reader.source}: rotary embedding type {kind!r} is not supported",
-        "supported in GGUF are none and linear",
-    )
-
-
-def _end_tokens(meta: Mapping[str, Any]) -> list[int]:
-    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
-    return sorted({meta[f"tokenizer.ggml.{k}"] for k in keys if f"tokenizer.ggml.{k}" in meta})
+def _end_tokens(meta: Mapping[str, Any]) -> list[Any]:
+    """All ids that end a generation: end of sequence, of turn, of message."""
+    ids: list[Any] = []
+    for key in ("eos_token_id", "eot_token_id", "eom_token_id"):
+        value = meta.get(f"tokenizer.ggml.{key}")
+        if value is not None and value not in ids:
+            ids.append(value)
+    return ids
 
 
 def map_parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:

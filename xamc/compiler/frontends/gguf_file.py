@@ -20,7 +20,7 @@ from xamc.compiler.weights.ggml import BLOCK_FORMATS, BlockTensor
 MAX_HEADER_BYTES = 256 * 2**20
 MAX_TENSORS = 1 << 20
 MAX_KEYS = 1 << 16
-MAX_ARRAY_ITEMS = 1 << 24
+MAX_ARRAY_ITEMS = 1 << 22
 MAX_DIMENSIONS = 4
 
 # Value type → struct format; 8 is a string, 9 an array.
@@ -74,8 +74,7 @@ class _Cursor:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
-            # Tokens may be pieces of a character; the tokenizer refuses them where it matters.
-            return raw.decode("utf-8", errors="surrogateescape")
+            self.fail(f"a string at byte {self.offset - len(raw)} is not UTF-8")
 
     def value(self, kind: int, key: str) -> Any:
         if kind in _SCALARS:
@@ -103,6 +102,8 @@ def read_gguf(path: Path) -> GgufFile:
         UnsupportedError: E1130 another version or byte order, E1132 a tensor type xamc doesn't read.
     """
     try:
+        if not path.is_file():
+            raise InputError("E1101", f"{path} is not a file", "set frontend.checkpoint to the .gguf file")
         size = path.stat().st_size
         stream = path.open("rb")
     except OSError as error:

@@ -38,17 +38,26 @@ def tokenizer_files(file: GgufFile, vocab_size: int) -> tuple[dict[str, bytes | 
             "E1134", f"{file.path}: {len(types)} token types for {len(tokens)} tokens", "convert the model again"
         )
     template = meta.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise InputError("E1134", f"{file.path}: tokenizer.chat_template is not a text", "convert the model again")
     spm = kind == "llama"
+
+    def token_id(key: str, default: int | None = None) -> int | None:
+        value = get(key, default)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise InputError("E1134", f"{file.path}: tokenizer.ggml.{key} is {value!r}", "convert the model again")
+        return value
+
     vocabulary = Vocabulary(
         tokens=tokens,
         types=types,
         source=file.path,
         scores=scores,
         merges=merges,
-        bos_id=get("bos_token_id"),
-        eos_id=get("eos_token_id"),
-        unk_id=get("unknown_token_id", 0 if spm else None),
-        pad_id=get("padding_token_id"),
+        bos_id=token_id("bos_token_id"),
+        eos_id=token_id("eos_token_id"),
+        unk_id=token_id("unknown_token_id", 0 if spm else None),
+        pad_id=token_id("padding_token_id"),
         add_bos=bool(get("add_bos_token", spm or get("pre") in ("llama-bpe", "llama3"))),
         add_eos=bool(get("add_eos_token", False)),
         add_space_prefix=spm and bool(get("add_space_prefix", True)),

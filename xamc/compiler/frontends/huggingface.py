@@ -155,8 +155,8 @@ def _read_shards(folder: Path) -> dict[str, tuple[str, FileTensor]]:
     tensors: dict[str, tuple[str, FileTensor]] = {}
     for file in sorted(set(weight_map.values())):
         shard = folder / file
-        if not shard.exists():
-            missing = sorted(name for name in set(weight_map.values()) if not (folder / name).exists())
+        if not shard.is_file():
+            missing = sorted(name for name in set(weight_map.values()) if not (folder / name).is_file())
             raise InputError(
                 "E1114", f"{shard} is missing ({len(missing)} of {len(set(weight_map.values()))} shards are)",
                 "download all shards of the checkpoint", details=tuple(missing),

@@ -11,7 +11,7 @@ from typing import Any
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.bpe import CONTROL, USER_DEFINED, Vocabulary, sentencepiece_tokenizer
-from xamc.compiler.frontends.json_file import read_json
+from xamc.compiler.frontends.json_file import read_json, read_text
 from xamc.compiler.frontends.sentencepiece_model import read_sentencepiece
 
 # What the runtime and chat templates use of tokenizer_config.json; auto_map and class names stay behind.
@@ -46,7 +46,7 @@ def tokenizer_files(folder: Path, config: ModelConfig) -> TokenizerFiles:
     """
     config_file, template_file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
     settings = read_json(config_file) if config_file.exists() else {}
-    template = template_file.read_text(encoding="utf-8") if template_file.exists() else _default_template(settings)
+    template = read_text(template_file) if template_file.exists() else _default_template(settings)
     sources = [path for path in (config_file, template_file) if path.exists()]
     files: dict[str, bytes | Path] = {}
     ready, model = folder / "tokenizer.json", folder / "tokenizer.model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,27 @@ def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def read_text(path: Path) -> str:
+    """The text in `path`, at most 64 MiB of UTF-8.
+
+    Raises:
+        InputError: E1103.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_JSON_BYTES:
+            raise InputError(
+                "E1103", f"{path} is not a file of at most {MAX_JSON_BYTES} bytes", "restore the model's own file"
+            )
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            "E1103", f"{path} can't be read: {error.strerror}", "a checkpoint folder needs it beside the weights"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError("E1103", f"{path} is not UTF-8", "restore the model's own file") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, at most 64 MiB, without repeated keys.
 
@@ -33,13 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     restore = "restore the model's own file"
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise InputError("E1103", f"{path} is larger than {MAX_JSON_BYTES} bytes", restore)
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_object)
-    except OSError as error:
-        raise InputError(
-            "E1103", f"{path} can't be read: {error.strerror}", "a checkpoint folder needs it beside the weights"
-        ) from error
+        value = json.loads(read_text(path), object_pairs_hook=unique_object)
     except RepeatedKeyError as error:
         raise InputError("E1103", f"{path} names the key {error} twice", restore) from error
     except (ValueError, RecursionError) as error:

@@ -20,22 +20,23 @@ def configure(reader: ConfigReader) -> ModelConfig:
 def sliding_windows(reader: ConfigReader) -> tuple[list[int | None], dict[str, Any]]:
     """Window per layer, and the same as arguments of transformers' Qwen2Config and Qwen3Config."""
     layers = reader.integer("num_hidden_layers")
-    length = reader.integer("sliding_window", 4096)
+    # Absent means 4096, null means none.
+    length = reader.integer("sliding_window", None) if "sliding_window" in reader.values else 4096
     first = reader.integer("max_window_layers", 28, low=0)
     use = reader.flag("use_sliding_window", False)
     kinds = reader.values.get("layer_types")
     reader.used.add("layer_types")
     if kinds is None:
-        kinds = ["sliding_attention" if use and i >= first else "full_attention" for i in range(layers)]
+        kinds = ["sliding_attention" if use and length and i >= first else "full_attention" for i in range(layers)]
     names = ("full_attention", "sliding_attention")
     if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in names for kind in kinds):
         raise InputError(
             "E1104", f"{reader.source}: layer_types is not a list of {layers} entries of {names}", "restore config.json"
         )
-    if not use and "sliding_attention" in kinds:
+    if not (use and length) and "sliding_attention" in kinds:
         raise InputError(
             "E1104",
-            f"{reader.source}: layer_types asks for windows, use_sliding_window is false",
+            f"{reader.source}: layer_types asks for windows, use_sliding_window and sliding_window do not",
             "restore config.json",
         )
     windows = [length if kind == "sliding_attention" else None for kind in kinds]
