@@ -13,6 +13,7 @@ from typing import Any, Literal
 import tvm
 from tvm import relax
 from tvm.relax import op
+from tvm.relax.utils import copy_with_new_vars
 
 from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.lowering.body import Body, substitute
@@ -27,7 +28,7 @@ from xamc.targets.kernels.linear import linear
 from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.norm import add_rms_norm, rms_norm
 from xamc.targets.kernels.rope import rope_kv_write
-from xamc.targets.kernels.swiglu import swiglu_packed
+from xamc.targets.kernels.swiglu import silu_mul
 
 FunctionName = Literal["decode", "prefill_last", "prefill_all"]
 FUNCTIONS: tuple[FunctionName, ...] = ("decode", "prefill_last", "prefill_all")
@@ -45,25 +46,23 @@ def select_kernels(program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: 
     Raises:
         UnsupportedError: E1403 when a dialect call has no kernel, because a pass was disabled or didn't match.
     """
-    kernels = _Kernels()
-    functions = {name: _Selection(program, plan, isa, kv_dtype, name, kernels).build() for name in FUNCTIONS}
-    module = tvm.IRModule({kernels.variables[key]: function for key, function in kernels.functions.items()})
-    for name, function in functions.items():
-        module[name] = function.with_attr("global_symbol", name)
-    return module
+    builder = relax.BlockBuilder()
+    kernels = _Kernels(builder)
+    for name in FUNCTIONS:
+        _Selection(program, plan, isa, kv_dtype, name, builder, kernels).build()
+    return builder.finalize()
 
 
 class _Kernels:
     """The module's PrimFuncs, one per distinct key."""
 
-    def __init__(self) -> None:
-        self.functions: dict[str, Any] = {}
+    def __init__(self, builder: relax.BlockBuilder) -> None:
+        self.builder = builder
         self.variables: dict[str, Any] = {}
 
     def get(self, key: str, make: Callable[[], Any]) -> Any:
-        if key not in self.functions:
-            self.functions[key] = make().with_attr("global_symbol", key)
-            self.variables[key] = tvm.ir.GlobalVar(key)
+        if key not in self.variables:
+            self.variables[key] = self.builder.add_func(make(), key)
         return self.variables[key]
 
 
@@ -81,26 +80,34 @@ class _Shape:
 
 class _Selection:
     def __init__(
-        self, program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: str, name: FunctionName, kernels: _Kernels
+        self,
+        program: RelaxProgram,
+        plan: WeightPlan,
+        isa: Isa,
+        kv_dtype: str,
+        name: FunctionName,
+        builder: relax.BlockBuilder,
+        kernels: _Kernels,
     ) -> None:
         self.plan, self.isa, self.kv_dtype, self.name, self.kernels = plan, isa, kv_dtype, name, kernels
         self.weights = program.weights
         module = program.module
         if name == "decode":
             module = relax.transform.BindSymbolicVars({"batch": 1, "seq": 1}, func_name="main")(module)
-        self.body = Body.of(module["main"])
+        # functions of one module may not share variables
+        self.body = Body.of(copy_with_new_vars(module["main"]))
         self.params = {param.name: param for param in self.body.params}
         ids = self.params["input_ids"].ty.shape
         self.shape = _Shape(ids[0], ids[1])
         self.m: Literal["one", "any"] = "one" if name == "decode" else "any"
-        self.builder = relax.BlockBuilder()
+        self.builder = builder
         # each value may be known as rows [T, N], in its own shape, or both
         self.as_rows: dict[Any, Any] = {}
         self.as_whole: dict[Any, Any] = {}
         # values that are tuples: the Relax tuple, and which of its items are rows
         self.tuples: dict[Any, tuple[Any, tuple[int, ...]]] = {}
 
-    def build(self) -> Any:
+    def build(self) -> None:
         data = [self.params[name] for name in DATA_INPUTS]
         caches = [p for p in self.body.params if p.name.startswith(("cache_key.", "cache_value."))]
         kv_types = [relax.TensorType(list(c.ty.shape), self.kv_dtype) for c in caches]
@@ -118,7 +125,6 @@ class _Selection:
                     self._emit(var, value)
                 result = self.builder.emit_output(self._whole(self.body.outputs[0]))
             self.builder.emit_func_output(result)
-        return self.builder.finalize()[self.name]
 
     def _emit(self, var: Any, value: Any) -> None:
         if isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
@@ -242,7 +248,9 @@ class _Selection:
         normed = "" if epsilon is None else f"_normed_{_number(epsilon)}"
         kernel = self.kernels.get(
             f"rope_kv_write_{heads}_{kv_heads}_{dim}_{self.kv_dtype}{normed}",
-            lambda: rope_kv_write(heads, kv_heads, dim, self.kv_dtype, self.isa, qk_norm=epsilon),
+            lambda: rope_kv_write(
+                heads, kv_heads, dim, self.kv_dtype, self.isa, qk_norm=epsilon is not None, eps=epsilon or 0.0
+            ),
         )
         first = len(arguments) - 2
         result = self.builder.emit(
@@ -261,7 +269,9 @@ class _Selection:
         q = self._whole(query)
         self.as_whole[var] = self._call(
             f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_{window}_{_number(scale)}_{self.m}",
-            lambda: attention(heads, kv_heads, dim, self.kv_dtype, window, scale, self.isa, m=self.m),
+            lambda: attention(
+                heads, kv_heads, dim, self.kv_dtype, self.isa, scale=scale, m=self.m, window=window
+            ),
             [q, cache, self._whole(value), index],
             [q.ty],
             var.name,
@@ -272,7 +282,7 @@ class _Selection:
         width = int(x.ty.shape[1]) // 2
         self.as_rows[var] = self._call(
             f"swiglu_packed_{width}",
-            lambda: swiglu_packed(width, self.isa),
+            lambda: silu_mul(width, self.isa, fused=True),
             [x],
             [self._rows_type(x, width)],
             var.name,
