@@ -1,7 +1,7 @@
 """A toy model with a KV cache, small enough to follow by hand, in NumPy, ONNX and TVM, and artifacts made of it.
 
-The logits at position p are `scale[p] * (emb[t_0] + ... + emb[t_p]) @ head.T` with `scale[p] = sum(cos[p]) + sum(sin[p])`:
-wrong write indices, stale cache entries, wrong positions and wrong last tokens all show.
+The logits at position p are `scale[p] * (emb[t_0] + ... + emb[t_p]) @ head.T`, where `scale[p]` is the sum of row p of
+the RoPE tables: wrong write indices, stale cache entries, wrong positions and wrong last tokens all show.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ import tvm
 import tvm.tirx as tirx
 from toy import DIM, HEADS
 from tvm import relax
-from tvm.script import relax as R  # noqa: N812 (TVM's own convention)
-from tvm.script import tirx as T  # noqa: N812
+from tvm.script import relax as R
+from tvm.script import tirx as T
 
 WIDTH, HALF = HEADS * DIM, DIM // 2
 

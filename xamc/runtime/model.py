@@ -249,7 +249,10 @@ class Model:
         )
         session = self._session(prompts, longest if max_new_tokens is None else longest + max_new_tokens)
         vocab_size = self.manifest.model.vocab_size
-        return run(session, prompts, limits, options, vocab_size, self.tokenizer)
+        # Token ids in, token ids out works without a tokenizer; only text needs one.
+        has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
+        decoder = self.tokenizer if has_tokenizer or limits.stop else None
+        return run(session, prompts, limits, options, vocab_size, decoder)
 
     def _session(self, rows: Sequence[I64], tokens: int) -> Session:
         return Session(self._executor, self.manifest, self._table, len(rows), tokens)
