@@ -20,6 +20,8 @@ from xamc.compiler.weights.lazy import LazyTensor
 
 Array = NDArray[np.generic]
 
+_PACKED = ("uint4", "int4")
+
 
 def read_all(tensor: LazyTensor) -> Array:
     """A whole lazy tensor in memory; for twins and other small things only."""
@@ -52,6 +54,12 @@ class Oracle:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         proto = ir.serde.serialize_model(self.model)
+        packed = {name for name, array in self.weights.items() if array.dtype.name in _PACKED}
+        # two of these share a byte in ONNX Runtime, and only an initializer can hold them
+        for index in reversed([i for i, value in enumerate(proto.graph.input) if value.name in packed]):
+            name = proto.graph.input[index].name
+            proto.graph.initializer.append(ir.serde.serialize_tensor(ir.tensor(self.weights[name], name=name)))
+            del proto.graph.input[index]
         present = {output.name for output in proto.graph.output}
         for name in self.extra_outputs:
             if name not in present:

@@ -1,0 +1,129 @@
+"""Stores weight matrices as 8-bit or 4-bit codes, rounded to nearest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from xamc.compiler.errors import InternalError
+from xamc.compiler.export.names import WEIGHT_ROLE
+from xamc.compiler.program import Program
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
+from xamc.passes.onnx_graph import dims, new_node
+from xamc.passes.protocol import Arrays, NonMatch, PassReport, SameSignature, Tensors
+
+_TYPES = {"int8": ir.DataType.INT8, "uint4": ir.DataType.UINT4}
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(SameSignature):
+    """Weight-only quantization by groups of columns; all arithmetic stays fp32.
+
+        before: MatMul(x, Transpose(weight float32 [N, K]))
+        after:  MatMul(x, Transpose(DequantizeLinear(weight.codes [N, K], Cast<float32>(weight.scales [N, K/g]),
+                                                     weight.zeros [N, K/g], axis=1, block_size=g)))
+        before: Gather(embedding [V, K], ids)
+        after:  Gather(DequantizeLinear(embedding.codes [V, K], ...), ids)
+
+    Linear weights take `linear`; the embedding and lm_head take `embedding`, which is 8 bits in every shipped setting:
+    both are read or written by every token and their errors are not averaged by a following sum. One scale per row
+    is written as one group of K columns. Norm weights and biases stay float32.
+    """
+
+    linear: RoundToNearest
+    embedding: RoundToNearest
+    name: str = "quantize_weights"
+    tolerance: str = "stored_weights"
+
+    @staticmethod
+    def to_bits(bits: Literal[4, 8], group_size: int | None) -> QuantizeWeights:
+        """The policy of `w8a16_rtn` and `w4a16_rtn`: the embedding and lm_head in 8 bits, everything else in `bits`."""
+        return QuantizeWeights(RoundToNearest(bits, group_size), RoundToNearest(8, group_size))
+
+    def run(self, program: Program) -> PassReport:
+        report = PassReport()
+        for value in program.weight_inputs():
+            assert value.name is not None and value.shape is not None
+            if len(value.shape) != 2 or value.dtype != ir.DataType.FLOAT:
+                why = "a norm weight or a bias" if value.dtype == ir.DataType.FLOAT else f"stored as {value.dtype}"
+                report.skipped.append(NonMatch(value.name, why))
+                continue
+            spec = self.embedding if _is_embedding_or_head(value) else self.linear
+            self._quantize(program, value, spec)
+            report.count(spec.dtype)
+        return report
+
+    def _quantize(self, program: Program, value: ir.Value, spec: RoundToNearest) -> None:
+        graph = program.model.graph
+        name, shape = str(value.name), dims(value)
+        assert shape is not None and isinstance(shape[0], int) and isinstance(shape[1], int)
+        rows, columns = shape[0], shape[1]
+        groups = spec.groups(columns, name)
+        parts = [_input(f"{name}.codes", _TYPES[spec.dtype], spec.dtype, (rows, columns))]
+        parts.append(_input(f"{name}.scales", ir.DataType.FLOAT16, "float16", (rows, groups)))
+        if spec.bits == 4:
+            parts.append(_input(f"{name}.zeros", ir.DataType.UINT4, "uint4", (rows, groups)))
+        index = graph.inputs.index(value)
+        graph.inputs[index : index + 1] = parts
+        readers = list(value.uses())
+        first = next(node for node in graph if any(node is reader for reader, _ in readers))
+        scales = new_node("Cast", [parts[1]], [f"{name}.scales.float32"], like=first, to=int(ir.DataType.FLOAT))
+        scales.outputs[0].type, scales.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), parts[1].shape
+        operands = [parts[0], scales.outputs[0], *parts[2:]]
+        decode = new_node(
+            "DequantizeLinear", operands, [f"{name}.float32"], like=first, axis=1, block_size=columns // groups
+        )
+        decode.outputs[0].type, decode.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), value.shape
+        graph.insert_before(first, [scales, decode])
+        for reader, operand in readers:
+            reader.replace_input_with(operand, decode.outputs[0])
+        if name in program.weights:
+            matrix = QuantizedMatrix(program.weights.pop(name), spec, name)
+            program.weights[f"{name}.codes"] = matrix.codes
+            program.weights[f"{name}.scales"] = matrix.scales
+            if matrix.zeros is not None:
+                program.weights[f"{name}.zeros"] = matrix.zeros
+
+    def decoded_weights(self, before: Tensors, after: Tensors) -> Arrays:
+        """(code - zero) * scale for every quantized weight, after a check that each is within half a step."""
+        decoded: Arrays = {}
+        for name, original in before.items():
+            if name in after:
+                decoded[name] = np.asarray(after[name])
+                continue
+            codes, scales = after[f"{name}.codes"], after[f"{name}.scales"].astype(np.float32)
+            groups = scales.shape[1]
+            levels = codes.astype(np.float32).reshape(codes.shape[0], groups, -1)
+            if f"{name}.zeros" in after:
+                levels = levels - after[f"{name}.zeros"].astype(np.float32)[:, :, None]
+            steps = np.abs(original.reshape(levels.shape).astype(np.float32) / scales[:, :, None] - levels)
+            if not np.all(steps <= tolerance("quantization_step")):
+                row, group, _ = np.unravel_index(int(np.argmax(steps)), steps.shape)
+                raise InternalError(
+                    "E1308",
+                    f"{self.name}: {name} row {row}, group {group} is {float(steps.max()):.3g} quantization steps "
+                    "from its original, more than rounding to nearest explains",
+                    fix="this is a defect of the weight's storage transform; report it",
+                )
+            decoded[name] = (levels * scales[:, :, None]).reshape(codes.shape)
+        return decoded
+
+
+def _input(name: str, dtype: ir.DataType, role: str, shape: tuple[int, int]) -> ir.Value:
+    value = ir.val(name, dtype=dtype, shape=shape)
+    value.metadata_props[WEIGHT_ROLE] = role
+    return value
+
+
+def _is_embedding_or_head(value: ir.Value) -> bool:
+    """Whether a weight is looked up by token id, or makes the logits."""
+    for reader, _ in value.uses():
+        if reader.op_type == "Gather":
+            return True
+        if any(node.outputs[0].name == "logits" for node, _ in reader.outputs[0].uses()):
+            return True
+    return False
