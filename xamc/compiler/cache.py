@@ -1,0 +1,352 @@
+"""The stage cache: what a stage made, kept under a key that names everything it was made from.
+
+A key is the stage's name and a hash of the stage's own modules, the versions of its tools and its inputs, so a change
+of the documentation or of another stage drops nothing. Entries are folders, published by one rename; artifacts share
+their files by hard links, so files of an entry are read-only and never changed.
+
+Layout of the cache folder (``$XAMC_CACHE``, else ``$XDG_CACHE_HOME/xamc``, else ``~/.cache/xamc``)::
+
+    v1/<stage>-<key>/...            the stage's files
+    v1/<stage>-<key>/entry.json     their sizes and digests, written last; its mtime is the time of last use
+    locks/<stage>-<key>             held by the process that builds the entry; others wait for it
+    users                           held (shared) by every running compile, so that `prune` takes nothing in use
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import xamc
+from xamc.compiler.artifact.manifest import FileDigest
+from xamc.compiler.artifact.publish import sha256_of
+from xamc.compiler.artifact.records import RecordError, from_json, to_json
+from xamc.compiler.artifact.staging import StagingFolder, disk_errors
+from xamc.compiler.errors import InputError
+
+ENTRY = "entry.json"
+_LAYOUT = "v1"
+_SOURCE_SUFFIXES = (".py", ".json", ".jinja")
+
+
+@dataclass(frozen=True)
+class StageKey:
+    """Names one result of one stage; build it with `stage_key`."""
+
+    stage: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}-{self.digest[:32]}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What `entry.json` holds."""
+
+    stage: str
+    key: str
+    files: tuple[FileDigest, ...]
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """Sizes in bytes; `shared` is what artifacts hold too (hard links), so removing it here frees nothing."""
+
+    path: Path
+    entries: int
+    nbytes: int
+    shared: int
+    stages: Mapping[str, int]
+
+
+def stage_key(stage: str, modules: Sequence[str], tools: Sequence[str], inputs: Mapping[str, Any]) -> StageKey:
+    """The key of a stage's result.
+
+    Args:
+        stage: the stage's name, for example ``export``.
+        modules: dotted names of the stage's own modules and packages (a package means everything in it).
+        tools: names of the distributions whose versions matter, for example ``torch``.
+        inputs: what the stage is given: digests, keys of earlier stages, the slice of the spec it reads.
+            Plain JSON values only, so that a forgotten object can't enter by its address.
+    """
+    content = {
+        "stage": stage,
+        "source": {module: source_digest(module) for module in sorted(modules)},
+        "tools": {tool: tool_version(tool) for tool in sorted(tools)},
+        "inputs": inputs,
+    }
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return StageKey(stage, hashlib.sha256(text.encode()).hexdigest())
+
+
+def source_digest(module: str) -> str:
+    """SHA-256 over the source of a module of ours, or of all modules and data files of a package."""
+    root = Path(xamc.__file__).parent
+    place = root.joinpath(*module.split(".")[1:])
+    files = [place.with_suffix(".py")] if not place.is_dir() else sorted(place.rglob("*"))
+    digest = hashlib.sha256()
+    for file in files:
+        if file.suffix in _SOURCE_SUFFIXES:
+            digest.update(f"{file.relative_to(root).as_posix()}\0{sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def tool_version(distribution: str) -> str:
+    """The installed version of a distribution, or ``absent``."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def default_cache_folder() -> Path:
+    """``$XAMC_CACHE``, else ``xamc`` in the XDG cache folder."""
+    if chosen := os.environ.get("XAMC_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "xamc"
+
+
+class StageCache:
+    """Finds and keeps the results of stages; use it as a context manager for the length of a compile.
+
+    A cache that can't be used (a read-only folder, a file in its place) costs time, not the compile: `warn` says so
+    once, and results go to a scratch folder that lives as long as this object. So it is with ``enabled=False``.
+
+    Attributes:
+        hits, misses: keys that were found, and that were built.
+    """
+
+    def __init__(
+        self,
+        scratch: Path,
+        folder: Path | None = None,
+        enabled: bool = True,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Open the cache.
+
+        Args:
+            scratch: an existing or new folder on the artifact's file system, for results when there is no cache.
+            folder: the cache's folder; `default_cache_folder` when None.
+            enabled: False neither reads nor fills the cache (``--no-cache``).
+            warn: called with one sentence when the cache can't be used as wished.
+        """
+        self.folder = folder or default_cache_folder()
+        self.hits: list[StageKey] = []
+        self.misses: list[StageKey] = []
+        self._warn = warn
+        self._scratch_parent = scratch
+        self._scratch: StagingFolder | None = None
+        self._users = -1
+        self._readable = enabled
+        self._writable = enabled and self._open()
+
+    def __enter__(self) -> StageCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let `prune` have the entries again, and remove the scratch folder."""
+        if self._users >= 0:
+            os.close(self._users)
+            self._users = -1
+        if self._scratch is not None:
+            self._scratch.discard()
+            self._scratch = None
+
+    def get(self, key: StageKey) -> Path | None:
+        """The folder of a kept result, or None; a damaged entry is named, dropped and counts as absent."""
+        place = self._place(key)
+        if not self._readable or not place.is_dir():
+            return None
+        problem = _problem(place, key)
+        if problem is not None:
+            self._warn(f"cache entry {key} is damaged ({problem}); the stage runs again")
+            if self._writable:
+                shutil.rmtree(place, ignore_errors=True)
+            return None
+        if self._writable:
+            os.utime(place / ENTRY)
+        self.hits.append(key)
+        return place
+
+    def publish(self, key: StageKey, build: Callable[[Path], None]) -> Path:
+        """The folder of the result of `key`, built by `build` unless another process builds it meanwhile.
+
+        Args:
+            key: what `get` was asked for.
+            build: writes the result's files into the empty folder it is given.
+
+        Raises:
+            InputError: E1506 the disk is full. Errors of `build` pass through; then nothing is kept.
+        """
+        if not self._writable:
+            self.misses.append(key)
+            return self._build(key, build, self._scratch_folder() / str(key))
+        with self._key_lock(key):
+            found = self.get(key)
+            if found is not None:
+                return found
+            self.misses.append(key)
+            return self._build(key, build, self._place(key))
+
+    def digests(self, place: Path) -> dict[str, FileDigest]:
+        """Digests of an entry's files by relative path, as they were when it was made."""
+        return {file.path: file for file in _read_entry(place).files}
+
+    def _build(self, key: StageKey, build: Callable[[Path], None], place: Path) -> Path:
+        staging = StagingFolder(place)
+        try:
+            with disk_errors(place):
+                build(staging.path)
+                names = sorted(path for path in staging.path.rglob("*") if path.is_file())
+                files = []
+                for path in names:
+                    path.chmod(0o444)
+                    relative = path.relative_to(staging.path).as_posix()
+                    files.append(FileDigest(relative, path.stat().st_size, sha256_of(path)))
+                entry = Entry(key.stage, key.digest, tuple(files))
+                (staging.path / ENTRY).write_text(json.dumps(to_json(entry)), encoding="utf-8")
+            staging.publish()
+        finally:
+            staging.discard()
+        return place
+
+    def _place(self, key: StageKey) -> Path:
+        return self.folder / _LAYOUT / str(key)
+
+    def _open(self) -> bool:
+        """Make the cache's folders and join its users; False (and a warning) when that can't be."""
+        try:
+            for name in (_LAYOUT, "locks"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+                if not os.access(self.folder / name, os.W_OK | os.X_OK):
+                    raise PermissionError(13, "not writable", str(self.folder / name))
+            self._users = os.open(self.folder / "users", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            use = (
+                "its entries are used, new ones are not kept" if (self.folder / _LAYOUT).is_dir() else "it is not used"
+            )
+            self._warn(f"the stage cache {self.folder} can't be written ({error.strerror}); {use}")
+            return False
+        fcntl.flock(self._users, fcntl.LOCK_SH)
+        return True
+
+    def _scratch_folder(self) -> Path:
+        if self._scratch is None:
+            # Never published; a staging folder because a killed compile's is swept by the next one.
+            self._scratch = StagingFolder(self._scratch_parent / "scratch")
+        return self._scratch.path / _LAYOUT  # a level below, as the staging folder itself is locked
+
+    @contextmanager
+    def _key_lock(self, key: StageKey) -> Iterator[None]:
+        with disk_errors(self.folder):
+            descriptor = os.open(self.folder / "locks" / str(key), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._warn(f"another compile is making {key}; waiting for it")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def cache_info(folder: Path | None = None) -> CacheInfo:
+    """Sizes of the cache by stage; an absent cache is an empty one."""
+    root = folder or default_cache_folder()
+    stages: dict[str, int] = {}
+    count = nbytes = shared = 0
+    for place in _entries(root):
+        size, linked = _sizes(place)
+        stage = place.name.rpartition("-")[0]
+        stages[stage] = stages.get(stage, 0) + size
+        count, nbytes, shared = count + 1, nbytes + size, shared + linked
+    return CacheInfo(root, count, nbytes, shared, stages)
+
+
+def prune(max_bytes: int, folder: Path | None = None) -> CacheInfo:
+    """Remove the entries used longest ago until the cache holds at most `max_bytes`; what is left is returned.
+
+    Raises:
+        InputError: E1508 a compile is using the cache; E1507 the cache can't be written.
+    """
+    root = folder or default_cache_folder()
+    if not root.is_dir():
+        return cache_info(root)
+    with disk_errors(root):
+        users = os.open(root / "users", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                "E1508", f"a compile is using the stage cache {root}", fix="prune again when it has ended"
+            ) from None
+        with disk_errors(root):
+            total = sum(_sizes(place)[0] for place in _entries(root))
+            for place in sorted(_entries(root), key=_last_use):
+                if total <= max_bytes:
+                    break
+                total -= _sizes(place)[0]
+                shutil.rmtree(place)
+            for leftover in (*root.glob(f"{_LAYOUT}/.xamc-*"), *root.glob("locks/*")):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
+    finally:
+        os.close(users)
+    return cache_info(root)
+
+
+def _entries(root: Path) -> list[Path]:
+    return sorted(place for place in root.glob(f"{_LAYOUT}/[!.]*") if place.is_dir())
+
+
+def _last_use(place: Path) -> float:
+    entry = place / ENTRY
+    return entry.stat().st_mtime if entry.exists() else 0.0
+
+
+def _sizes(place: Path) -> tuple[int, int]:
+    """Bytes of an entry's files, and those of them that have further hard links."""
+    status = [path.stat() for path in place.rglob("*") if path.is_file()]
+    return sum(s.st_size for s in status), sum(s.st_size for s in status if s.st_nlink > 1)
+
+
+def _read_entry(place: Path) -> Entry:
+    return from_json(Entry, json.loads((place / ENTRY).read_text(encoding="utf-8")))
+
+
+def _problem(place: Path, key: StageKey) -> str | None:
+    """Why an entry can't be used, judged by names and sizes; reading gigabytes on every hit would be no cache."""
+    try:
+        entry = _read_entry(place)
+        if entry.key != key.digest:
+            return "it belongs to another key"
+        for file in entry.files:
+            if (place / file.path).stat().st_size != file.nbytes:
+                return f"{file.path} has another size"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, RecordError) as error:
+        return str(error)
+    return None
