@@ -199,8 +199,9 @@ def _dequantize(state: Lowering, node: ir.Node) -> None:
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         tensors.append(state.read(node, 2))
     axis, block = node.attributes.get_int("axis", 1), node.attributes.get_int("block_size", 0)
-    per_row = block == 0
-    if per_row and axis != 0 or not per_row and axis not in (1, -1):
+    # one block of all columns is one scale per row
+    per_row = block == 0 or block >= int(codes.ty.shape[1])
+    if block == 0 and axis != 0 or block and axis not in (1, -1):
         raise refused(node, f"axis {axis} with block size {block}")
     assert node.inputs[0] is not None and node.inputs[0].dtype is not None
     kind = node.inputs[0].dtype.name.lower()

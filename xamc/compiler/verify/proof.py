@@ -75,10 +75,11 @@ class PassProof:
 
 @dataclass
 class ProofReport:
-    """The proofs of all passes up to the first failure, in order."""
+    """The proofs of all passes up to the first failure, in order; `cases` are the calls in the last graph's form."""
 
     passes: list[PassProof]
     seconds: float
+    cases: list[Case]
 
     @property
     def failed(self) -> PassProof | None:
@@ -141,7 +142,7 @@ def prove(passes: Sequence[GraphPass], twin: Program, cases: Sequence[Case]) -> 
             break
         proof, current, weights = _prove_one(graph_pass, twin, current, weights)
         proofs.append(proof)
-    return ProofReport(proofs, time.perf_counter() - start)
+    return ProofReport(proofs, time.perf_counter() - start, current)
 
 
 def _prove_one(
@@ -231,15 +232,9 @@ def _bisect(
                 error = _value_error(values[name], [old[name] for old in olds])
                 if error > proof.bound:
                     return _at(value, error, old_names)
-    for name in case_outputs(proof, after):
-        return _at(name, proof.worst, old_names)
-    return None
-
-
-def case_outputs(proof: PassProof, model: ir.Model) -> list[ir.Value]:
-    """The output that the proof found worst, for passes whose intermediate values have no counterpart."""
+    # no intermediate value has a counterpart: the worst output is all there is to name
     name = proof.worst_at.split(" ")[0]
-    return [value for value in model.graph.outputs if value.name == name]
+    return next((_at(value, proof.worst, old_names) for value in after.graph.outputs if value.name == name), None)
 
 
 def _value_error(new: Array, olds: Sequence[Array]) -> float:

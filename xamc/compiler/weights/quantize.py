@@ -9,6 +9,7 @@ clipped: every weight lies within half a step of its original, whatever the grou
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -153,6 +154,10 @@ def dequantize_block(block: QuantizedBlock) -> NDArray[np.float32]:
     return values.reshape(rows, columns)
 
 
+# enough for the sources of one merged projection (q, k and v)
+_recent: deque[tuple[QuantizedMatrix, int, int, QuantizedBlock]] = deque(maxlen=3)
+
+
 @dataclass(frozen=True)
 class QuantizedMatrix:
     """A matrix to be quantized as it is read; `codes`, `scales` and `zeros` are its parts as lazy tensors.
@@ -173,8 +178,16 @@ class QuantizedMatrix:
         self.spec.groups(self.source.shape[1], self.name)
 
     def read_block(self, start: int, stop: int) -> QuantizedBlock:
-        """All parts of rows [start, stop) at once, from one read of the source."""
-        return quantize_block(self.source.read_rows(start, stop), self.spec, self.name, start)
+        """All parts of rows [start, stop) at once, from one read of the source.
+
+        The last few blocks are kept, because codes, scales and zeros of the same rows are asked for one after another.
+        """
+        for matrix, first, last, block in _recent:
+            if matrix is self and (first, last) == (start, stop):
+                return block
+        block = quantize_block(self.source.read_rows(start, stop), self.spec, self.name, start)
+        _recent.append((self, start, stop, block))
+        return block
 
     @property
     def codes(self) -> QuantizedCodes:

@@ -23,8 +23,9 @@ from xamc.compiler.lowering.lower import lower
 from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.scenario import Case, load_cases
 from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.verify.twin_file import TwinCall, read_twin
+from xamc.compiler.verify.twin_file import read_weights
 from xamc.passes.relax.protocol import RelaxPass
 from xamc.targets.cpu.codegen import build_library
 from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
@@ -37,22 +38,24 @@ Array = NDArray[np.generic]
 
 @dataclass
 class TwinProof:
-    """A twin in Relax form and the calls it must answer: feeds by input name, expected outputs in order."""
+    """A twin in Relax form, the names of its outputs in order, and the calls it must answer as the oracle did."""
 
     program: RelaxProgram
-    calls: Sequence[TwinCall]
-    previous: Sequence[Sequence[Array]] = ()
+    outputs: Sequence[str]
+    cases: Sequence[Case]
 
     @staticmethod
     def open(request: Mapping[str, Any]) -> TwinProof:
-        """Reads ``graph``, ``config`` and ``file`` (weights and calls) of a request, and checks the lowering itself.
+        """Reads ``graph``, ``config``, ``weights`` and ``cases`` of a request, and checks the lowering itself.
 
         Raises:
             InternalError: E1406 when the lowered twin already differs from the oracle.
         """
-        weights, calls = read_twin(Path(request["file"]))
-        program = lower(Program(ir.load(request["graph"]), dict(weights), from_json(ModelConfig, request["config"])))
-        proof = TwinProof(program, calls)
+        model = ir.load(request["graph"])
+        config = from_json(ModelConfig, request["config"])
+        program = lower(Program(model, read_weights(Path(request["weights"])), config))
+        outputs = [str(value.name) for value in model.graph.outputs]
+        proof = TwinProof(program, outputs, load_cases(Path(request["cases"])))
         proof.check("lowering", "reassociated")
         return proof
 
@@ -68,10 +71,9 @@ class TwinProof:
     def check(self, stage: str, bound: str) -> float:
         """The largest relative deviation over all calls and outputs."""
         worst = 0.0
-        for call in self.calls:
-            outputs = evaluate(self.program, call.feeds)
-            for name, actual, expected in zip(call.output_names, outputs, call.outputs, strict=True):
-                worst = max(worst, self._deviation(stage, bound, call.name, name, actual, expected))
+        for case, outputs in zip(self.cases, evaluate(self.program, [case.feeds for case in self.cases]), strict=True):
+            for name, actual in zip(self.outputs, outputs, strict=True):
+                worst = max(worst, self._deviation(stage, bound, case.name, name, actual, case.fetches[name]))
         return worst
 
     def prove_kernels(self, isa: Isa, kv_dtype: str) -> dict[str, Any]:
@@ -87,19 +89,19 @@ class TwinProof:
             build_library(module, isa, library)
             machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
             weights = [tvm.runtime.tensor(array) for array in pack_twin(plan, self.program)]
-            for call in self.calls:
+            for call in self.cases:
                 for function in ("prefill_last", "prefill_all", "decode"):
                     if function == "decode" and call.feeds["input_ids"].shape != (1, 1):
                         continue
                     actual = self._run(machine, function, call, weights, kv_dtype)
                     if function == "prefill_all":
                         actual = actual[np.arange(len(actual)), call.feeds["last_index"]][:, None]
-                    expected = call.outputs[call.output_names.index("logits")]
+                    expected = call.fetches["logits"]
                     worst = max(worst, self._deviation("kernels", bound, call.name, function, actual, expected))
         return {"executed": True, "deviation": worst, "tolerance": bound}
 
     @staticmethod
-    def _run(machine: Any, function: str, call: TwinCall, weights: list[Any], kv_dtype: str) -> Array:
+    def _run(machine: Any, function: str, call: Case, weights: list[Any], kv_dtype: str) -> Array:
         dtype = np.dtype(ml_dtypes.bfloat16) if kv_dtype == "bfloat16" else np.dtype(kv_dtype)
         layers = sum(1 for name in call.feeds if name.startswith("cache_key."))
         caches = [
