@@ -21,40 +21,55 @@ class Decoder(Protocol):
 class StreamDetokenizer:
     """The pieces of one answer; joined they are the text of all its tokens.
 
-    Tokens are decoded in short windows. A window starts with a token whose text went out before, because a decoder
-    may treat the first token of a call differently (SentencePiece drops its leading space).
+    Tokens are decoded together with one token before them whose text went out already, because a decoder may treat the
+    first token of a call differently (SentencePiece drops its leading space). Until there is such a token, all are
+    decoded again.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._window: list[int] = []
         self._context: list[int] = []
-        self._sent = 0
+        self._waiting: list[int] = []
+        self._has_whole_context = False
+        self._sent = ""
 
     def push(self, token: int) -> str:
         """The text that `token` completes; empty while a character is unfinished."""
-        self._window.append(token)
-        text = self._decoder.decode([*self._context, *self._window])
+        self._waiting.append(token)
+        text = self._decoder.decode([*self._context, *self._waiting])
         unfinished = min(len(text) - len(text.rstrip(_REPLACEMENT)), _UNFINISHED_BYTES)
-        stable = len(text) - unfinished
-        piece = text[self._sent : stable]
-        self._sent = max(self._sent, stable)
-        if unfinished == 0:
-            self._start_window()
+        stable = text[: len(text) - unfinished]
+        if not stable.startswith(self._sent):
+            # Byte tokens are decoded as a group, which is replaced as a whole while its last character is unfinished.
+            if unfinished and len(self._waiting) <= _UNFINISHED_BYTES:
+                return ""
+            return self.flush()
+        piece = stable[len(self._sent) :]
+        self._sent = stable
+        if not unfinished:
+            self._settle()
         return piece
 
     def flush(self) -> str:
         """The text still held back: replacement characters of bytes that never became a character."""
-        piece = self._decoder.decode([*self._context, *self._window])[self._sent :]
-        self._sent += len(piece)
+        text = self._decoder.decode([*self._context, *self._waiting])
+        if text.startswith(self._sent):
+            piece = text[len(self._sent) :]
+        else:
+            piece = self._decoder.decode(self._waiting)
+        self._settle()
         return piece
 
-    def _start_window(self) -> None:
-        for token in reversed(self._window):
+    def _settle(self) -> None:
+        """All waiting tokens are sent: the last whole one becomes the context of the next."""
+        for token in reversed(self._waiting):
             text = self._decoder.decode([token])
             if text and _REPLACEMENT not in text:
-                self._context = [token]
+                self._context, self._sent = [token], text
+                self._has_whole_context = True
                 break
-        if self._context:
-            self._window = []
-            self._sent = len(self._decoder.decode(self._context))
+        else:
+            if not self._has_whole_context:
+                self._context = [*self._context, *self._waiting]
+            self._sent = self._decoder.decode(self._context)
+        self._waiting = []

@@ -2,50 +2,50 @@
 
 CODES: dict[str, str] = {
     "E1601": """The model asks for a kind of rotary embedding (RoPE) that xamc does not build tables for, for example
-`rope_parameters: {rope_type: yarn}`. Supported are default, linear, dynamic (NTK) and llama3. There is no way round it
-in the spec: another scaling would give other logits than the model was trained with.""",
+`rope_parameters: {rope_type: yarn}`. Supported are default, linear, dynamic (NTK) and llama3. There is no way round
+it in the spec: another scaling would give other logits than the model was trained with.""",
     "E1602": """A token id is negative or not below the model's vocabulary size, for example id 50000 for a model with
-49152 entries. Kernels look embeddings up without checking, so ids are checked before anything runs. The usual cause is
-the tokenizer of another model: encode text with `model.tokenizer`, or pass text instead of ids.""",
-    "E1603": """Prompt and answer together would have more tokens than the artifact's KV cache has room for, for example a
-prompt of 2000 tokens and max_new_tokens=100 with a context limit of 2048. Shorten either of them, or compile again with
-a larger second list in `frontend.shape.input_ids`, as in `[[512], [8192]]`; the KV cache grows with it.""",
-    "E1604": """More sequences at once than the artifact takes, for example 16 prompts for `runtime.max_batch: 8`. Split the
-list, or compile with `--set runtime.max_batch=16`.""",
-    "E1605": """A prompt or a `token_ids` array has the wrong form: empty, not of integers, not [B, T], or with `lengths`
-that do not fit. `logits` wants an integer array [B, T], short rows padded on the right, and `lengths=[...]` with the
-number of tokens that count in each row.""",
+49152 entries. Kernels look embeddings up without checking, so ids are checked before anything runs. The usual cause
+is the tokenizer of another model: encode text with `model.tokenizer`, or pass text instead of ids.""",
+    "E1603": """Prompt and answer together would have more tokens than the artifact's KV cache has room for, for example
+a prompt of 2000 tokens and max_new_tokens=100 with a context limit of 2048. Shorten either of them, or compile
+again with a larger second list in `frontend.shape.input_ids`, as in `[[512], [8192]]`; the KV cache grows with it.""",
+    "E1604": """More sequences at once than the artifact takes, for example 16 prompts for `runtime.max_batch: 8`. Split
+the list, or compile with `--set runtime.max_batch=16`.""",
+    "E1605": """A prompt or a `token_ids` array has the wrong form: empty, not of integers, not [B, T], or with
+`lengths` that do not fit. `logits` wants an integer array [B, T], short rows padded on the right, and
+`lengths=[...]` with the number of tokens that count in each row.""",
     "E1606": """The KV cache for this many sequences and tokens would not fit into the memory that is available now, for
-example 8 sequences of 32768 tokens of an 8B model. Use fewer sequences or a smaller max_new_tokens, or store keys and
-values in 16 bits: compile with `--set runtime.kv_dtype=fp16`.""",
+example 8 sequences of 32768 tokens of an 8B model. Use fewer sequences or a smaller max_new_tokens, or store keys
+and values in 16 bits: compile with `--set runtime.kv_dtype=fp16`.""",
     "E1607": """The artifact's code uses CPU instructions that this machine lacks, for example avx512f in an artifact
-compiled with `mcpu: native` on a newer machine. It would die with an illegal instruction. Compile it on this machine, or
-for a common denominator: `--set backend.compile.mcpu=x86-64-v3` (AVX2) or `x86-64-v2` (any).""",
+compiled with `mcpu: native` on a newer machine. It would die with an illegal instruction. Compile it on this
+machine, or for a common denominator: `--set backend.compile.mcpu=x86-64-v3` (AVX2) or `x86-64-v2` (any).""",
     "E1608": """The number of threads is not from 1 to 1024. Leave `--threads` out to use every CPU that the process may
 run on (its affinity, at most the container's CPU quota and OMP_NUM_THREADS).""",
-    "E1609": """A library that runs the artifact is missing or refuses the code: TVM's runtime (`libtvm_runtime.so` in the
-package apache-tvm, with the pinned apache-tvm-ffi) for the CPU target, ONNX Runtime for the reference target. Code made
-by another TVM version does not load either. `xamc doctor` compares what is installed with the pins; compile again after
-an update.""",
-    "E1610": """The artifact is for a machine that the runtime here does not drive, for example `tvm_vacc`. Compile the same
-spec for the CPU to run it here: `xamc compile build.yaml --set backend.type=tvm_cpu`.""",
+    "E1609": """A library that runs the artifact is missing or refuses the code: TVM's runtime (`libtvm_runtime.so` in
+the package apache-tvm, with the pinned apache-tvm-ffi) for the CPU target, ONNX Runtime for the reference target.
+Code made by another TVM version does not load either. `xamc doctor` compares what is installed with the pins;
+compile again after an update.""",
+    "E1610": """The artifact is for a machine that the runtime here does not drive, for example `tvm_vacc`. Compile the
+same spec for the CPU to run it here: `xamc compile build.yaml --set backend.type=tvm_cpu`.""",
     "E1611": """The weights file is missing, shorter than the manifest says, or lacks a tensor that the graph needs: the
-artifact was copied only in part, or changed. Copy it again or compile again; `xamc verify ARTIFACT` names the damaged
-files.""",
-    "E1612": """An option of a generation means nothing, for example temperature=-1, top_p=0 (it must be above 0; 1 keeps
-every token), max_new_tokens=0, or an empty stop string. The message names the option and what is allowed.""",
-    "E1613": """The artifact has no tokenizer, or its tokenizer files can't be read, because the checkpoint brought none or
-they were damaged. Token ids can still be given and are returned in `token_ids`; for text compile again from a checkpoint
-with tokenizer.json.""",
+artifact was copied only in part, or changed. Copy it again or compile again; `xamc verify ARTIFACT` names the
+damaged files.""",
+    "E1612": """An option of a generation means nothing, for example temperature=-1, top_p=0 (it must be above 0; 1
+keeps every token), max_new_tokens=0, or an empty stop string. The message names the option and what is allowed.""",
+    "E1613": """The artifact has no tokenizer, or its tokenizer files can't be read, because the checkpoint brought none
+or they were damaged. Token ids can still be given and are returned in `token_ids`; for text compile again from a
+checkpoint with tokenizer.json.""",
     "E1614": """The checkpoint brought no chat template, so it is likely a base model that only continues text. Use
 `xamc run` with a plain prompt, or give a Jinja template with `--chat-template FILE`.""",
-    "E1615": """The chat template, a Jinja program from the checkpoint, is not valid, refused the conversation (many demand
-that user and assistant take turns), used something its sandbox forbids, or exceeded its bounds: 256 KiB of source, 5
-seconds, values of 8 MiB. The message holds the template's own words. Give a template of your own with
+    "E1615": """The chat template, a Jinja program from the checkpoint, is not valid, refused the conversation (many
+demand that user and assistant take turns), used something its sandbox forbids, or exceeded its bounds: 256 KiB of
+source, 5 seconds, values of 8 MiB. The message holds the template's own words. Give a template of your own with
 `--chat-template FILE` if it is at fault.""",
     "E1616": """The messages of a chat are not a non-empty list of objects with a role, for example a plain string. Give
 `[{"role": "user", "content": "Hello"}]`.""",
-    "E1617": """The artifact's code failed while it ran, or its logits are not numbers. This is a defect, in the kernels or
-in the artifact: `xamc verify ARTIFACT` shows whether the golden logits still come out. NaN with fp16 weights can be an
-overflow; try bf16. Please report it with manifest.json.""",
+    "E1617": """The artifact's code failed while it ran, or its logits are not numbers. This is a defect, in the kernels
+or in the artifact: `xamc verify ARTIFACT` shows whether the golden logits still come out. NaN with fp16 weights can
+be an overflow; try bf16. Please report it with manifest.json.""",
 }
