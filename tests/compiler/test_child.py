@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from xamc.compiler.child import Limits, run_child, write_call
+from xamc.compiler.errors import InputError, ToolchainError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Any:
+    folder = tmp_path / "child"
+    folder.mkdir()
+
+    def call(function: str, request: Any, seconds: float = 30, memory: int | None = None) -> Any:
+        return run_child(
+            f"tests.compiler.child_functions:{function}",
+            request,
+            folder=folder,
+            limits=Limits(seconds, memory),
+            reproducers=tmp_path / "reproducers",
+            environment={"PYTHONPATH": str(REPOSITORY), "XAMC_TEST_VARIABLE": "set"},
+        )
+
+    return call
+
+
+def test_result_comes_back(call: Any, tmp_path: Path) -> None:
+    assert call("double", {"value": 21}) == {"value": 42, "variable": "set"}
+    assert not (tmp_path / "reproducers").exists()
+
+
+def test_our_errors_are_raised_again_whole(call: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        call("refuse", {})
+    error = caught.value
+    assert (error.code, error.message, error.fix, error.details) == ("E1042", "no", "do", ("one", "two"))
+    assert error.locations[0].path == Path("b.yaml") and error.locations[0].note == "here"
+
+
+def test_signal_becomes_a_toolchain_error_with_log_and_reproducer(call: Any, tmp_path: Path) -> None:
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(b"graph")
+    with pytest.raises(ToolchainError) as caught:
+        call("crash", {"graph": str(graph), "out": str(tmp_path)})
+    error = caught.value
+    assert error.code == "E1520" and "SIGSEGV" in error.message
+    text = "\n".join(error.details)
+    assert "about to read address zero" in text and "child_functions.py" in text  # faulthandler's stack
+    (kept,) = (tmp_path / "reproducers").iterdir()
+    assert str(kept) in error.message
+    graph.unlink()
+    saved = json.loads((kept / "request.json").read_text())
+    assert Path(saved["graph"]).read_bytes() == b"graph"
+    assert Path(saved["out"]).is_relative_to(kept)
+    again = subprocess.run(
+        [sys.executable, "-m", "xamc.compiler.child", str(kept)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        check=False,
+    )
+    assert again.returncode == -signal.SIGSEGV
+
+
+def test_other_exceptions_are_named_and_can_be_reproduced_twice(call: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ToolchainError) as caught:
+            call("fail", {"file": "g.onnx"})
+        assert caught.value.code == "E1523"
+        assert "ZeroDivisionError: while reading g.onnx" in caught.value.details[-1]
+    assert len(list((tmp_path / "reproducers").iterdir())) == 2
+
+
+def test_time_limit_ends_the_whole_session(call: Any, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    started = time.monotonic()
+    with pytest.raises(ToolchainError, match="E1521"):
+        call("hang", {"pid_file": str(pid_file)}, seconds=2)
+    assert time.monotonic() - started < 20
+    pid = int(pid_file.read_text())
+    for _ in range(50):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.1)
+    pytest.fail("the grandchild is still running")
+
+
+def test_memory_limit_is_kept(call: Any) -> None:
+    with pytest.raises(ToolchainError, match="E1522") as caught:
+        call("grow", {}, memory=150 * 2**20)
+    assert "150 MiB" in caught.value.message
+
+
+def test_stale_answers_are_not_read(call: Any, tmp_path: Path) -> None:
+    call("double", {"value": 1})
+    with pytest.raises(InputError):
+        call("refuse", {})
+    assert call("double", {"value": 2})["value"] == 4
+
+
+def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    folder = tmp_path / "child"
+    folder.mkdir()
+    pid_file = tmp_path / "pid"
+    write_call(folder, "tests.compiler.child_functions:hang", {"pid_file": str(pid_file)})
+    code = (
+        "import subprocess, sys, time\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'xamc.compiler.child', sys.argv[1]], start_new_session=True)\n"
+        "print(p.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        while not pid_file.exists():
+            time.sleep(0.05)
+        parent.kill()
+    for _ in range(50):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the child outlived its parent")
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)

@@ -1,0 +1,235 @@
+"""Child processes for what can crash hard: TVM's code generator, torch's exporter, vendor compilers.
+
+`run_child` calls one function in a fresh Python process with limits on time and memory. What it prints goes to a log;
+a deliberate error of ours is raised again in the parent; a signal, a time-out or a memory limit becomes a
+`ToolchainError` with the log's tail and a folder from which the failure can be reproduced without xamc's parent:
+
+    python -m xamc.compiler.child FOLDER
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler import errors
+from xamc.compiler.artifact.publish import link_or_copy
+from xamc.compiler.errors import ToolchainError, XamcError
+from xamc.compiler.memory import tree_pss_bytes
+
+REQUEST, RESPONSE, ERROR, LOG, CALL = "request.json", "response.json", "error.json", "log.txt", "call.json"
+_POLL_SECONDS = 0.05
+_SAVED_BYTES = 256 * 2**20
+_TAIL_LINES = 15
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may take: wall-clock seconds, and bytes of PSS over it and its own children (None: no limit)."""
+
+    seconds: float
+    memory_bytes: int | None = None
+
+
+def run_child(
+    function: str,
+    request: Any,
+    *,
+    folder: Path,
+    limits: Limits,
+    reproducers: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Any:
+    """Call ``module:function`` with `request` in a fresh process and return its result.
+
+    Args:
+        function: for example ``xamc.targets.cpu.build:build``; a module-level function of one argument.
+        request: a JSON value. Strings in it that name existing files are saved with a reproducer.
+        folder: an existing folder for the request, the response and the log.
+        limits: time and memory.
+        reproducers: where a folder for a hard failure is made; it outlives `folder`.
+        environment: variables set in the child on top of this process's.
+
+    Returns:
+        The function's result, a JSON value.
+
+    Raises:
+        XamcError: what the function raised.
+        ToolchainError: E1520 killed by a signal, E1521 out of time, E1522 above the memory limit, E1523 failed with
+            an exception that is not one of ours.
+    """
+    write_call(folder, function, request)
+    log = folder / LOG
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "xamc.compiler.child", str(folder)],  # -P: no module from the current folder
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,  # so that everything it starts can be ended with it
+        )
+        try:
+            excess = _watch(process, limits)
+        finally:
+            _end(process)
+    if excess is None and process.returncode == 0 and (folder / RESPONSE).is_file():
+        return json.loads((folder / RESPONSE).read_text(encoding="utf-8"))
+    if excess is None and (folder / ERROR).is_file():
+        raise _error_from_json(json.loads((folder / ERROR).read_text(encoding="utf-8")))
+    raise _failure(function, folder, excess, process.returncode, limits, reproducers)
+
+
+def write_call(folder: Path, function: str, request: Any) -> None:
+    """Write what `python -m xamc.compiler.child FOLDER` reads."""
+    for stale in (RESPONSE, ERROR):
+        (folder / stale).unlink(missing_ok=True)
+    (folder / CALL).write_text(json.dumps({"function": function}), encoding="utf-8")
+    (folder / REQUEST).write_text(json.dumps(request, indent=1), encoding="utf-8")
+
+
+def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str | None:
+    """Wait for the child's end; returns E1521 or E1522 when it went beyond a limit (it is still to be ended)."""
+    deadline = time.monotonic() + limits.seconds
+    poll = _POLL_SECONDS / 10
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            return "E1521"
+        if limits.memory_bytes is not None and tree_pss_bytes(process.pid) > limits.memory_bytes:
+            return "E1522"
+        time.sleep(poll)
+        poll = min(_POLL_SECONDS, poll * 2)
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the child's whole session; also when this process is interrupted."""
+    with contextlib.suppress(ProcessLookupError):  # everything has ended by itself
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _failure(
+    function: str, folder: Path, excess: str | None, status: int, limits: Limits, reproducers: Path
+) -> ToolchainError:
+    kept = save_reproducer(folder, reproducers / f"{function.partition(':')[0].rpartition('.')[2]}-{os.getpid()}")
+    tail = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+    if excess == "E1521":
+        what, fix = f"took longer than {limits.seconds:.0f} s", "run again on an idle machine"
+    elif excess == "E1522":
+        limit = (limits.memory_bytes or 0) / 2**20
+        what, fix = f"took more than {limit:.0f} MiB of memory", "lower workspace.workers, or give it more memory"
+    elif status < 0:
+        what = f"was ended by {signal.Signals(-status).name}"
+        fix = "`xamc doctor` checks the pins that are known to crash"
+        if -status == signal.SIGKILL:
+            fix = "the kernel ends processes when memory is short: lower workspace.workers, or free memory"
+    else:
+        excess, what = "E1523", "failed"
+        fix = "report it with that folder"
+    return ToolchainError(
+        excess or "E1520",
+        f"the child process {function} {what}; reproduce it with: python -m xamc.compiler.child {kept}",
+        fix=fix,
+        details=(f"log: {kept / LOG}", *tail),
+    )
+
+
+def save_reproducer(folder: Path, destination: Path) -> Path:
+    """Copy a child's folder and the files its request names, so that the call can be repeated later and elsewhere.
+
+    Returns:
+        The new folder; a number is appended when `destination` is taken.
+    """
+    candidate, number = destination, 1
+    while candidate.exists():
+        number += 1
+        candidate = destination.with_name(f"{destination.name}-{number}")
+    saved = candidate / "inputs"
+    saved.mkdir(parents=True)
+    for name in (CALL, LOG, ERROR):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, candidate / name)
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    (candidate / REQUEST).write_text(json.dumps(_with_saved_files(request, saved), indent=1), encoding="utf-8")
+    return candidate
+
+
+def _with_saved_files(value: Any, saved: Path) -> Any:
+    """The request with the files and folders it names replaced by saved ones; weights of gigabytes stay in place."""
+    if isinstance(value, dict):
+        return {key: _with_saved_files(item, saved) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_saved_files(item, saved) for item in value]
+    if isinstance(value, str) and os.path.isabs(value):
+        source = Path(value)
+        target = saved / f"{len(list(saved.iterdir()))}-{source.name}"
+        if source.is_file() and source.stat().st_size <= _SAVED_BYTES:
+            link_or_copy(source, target)
+            return str(target)
+        if source.is_dir():
+            target.mkdir()  # a folder in a request is where results go
+            return str(target)
+    return value
+
+
+def _error_from_json(fields: Mapping[str, Any]) -> XamcError:
+    kind = getattr(errors, fields["class"])
+    places = tuple(errors.Location(**{**place, "path": Path(place["path"])}) for place in fields["locations"])
+    error: XamcError = kind(fields["code"], fields["message"], fields["fix"], places, tuple(fields["details"]))
+    return error
+
+
+def _error_to_json(error: XamcError) -> dict[str, Any]:
+    # A subclass of a room's own travels as the public class it derives from.
+    kind = next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
+    places = [{**vars(place), "path": str(place.path)} for place in error.locations]
+    return {
+        "class": kind.__name__,
+        "code": error.code,
+        "message": error.message,
+        "fix": error.fix,
+        "locations": places,
+        "details": list(error.details),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """The child's side: call the function named in FOLDER, and leave its result or our error there."""
+    (folder,) = map(Path, arguments)
+    # When the compile is killed, its children must not go on writing.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import faulthandler
+
+    faulthandler.enable()
+    module, _, name = json.loads((folder / CALL).read_text(encoding="utf-8"))["function"].partition(":")
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    try:
+        result = getattr(importlib.import_module(module), name)(request)
+    except XamcError as error:
+        (folder / ERROR).write_text(json.dumps(_error_to_json(error)), encoding="utf-8")
+        return error.exit_code
+    # Renamed into place: a child that is killed here has not answered.
+    partial = folder / f"{RESPONSE}.part"
+    partial.write_text(json.dumps(result), encoding="utf-8")
+    partial.rename(folder / RESPONSE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
