@@ -142,7 +142,7 @@ class BoundedTemplate:
     def __init__(self, template: jinja2.Template) -> None:
         self._template = template
 
-    def render_bounded(self, values: Mapping[str, Any], seconds: float = SECONDS) -> str:
+    def render_bounded(self, values: Mapping[str, Any]) -> str:
         """The text the template makes of `values`.
 
         Raises:
@@ -160,14 +160,14 @@ class BoundedTemplate:
         # A daemon, so that not even a call that never comes back to Python keeps the process alive.
         thread = threading.Thread(target=work, name="chat template", daemon=True)
         thread.start()
-        thread.join(seconds)
+        thread.join(SECONDS)
         if thread.is_alive():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_OutOfTime))
-            thread.join(seconds)
+            thread.join(SECONDS)
         if problem and not isinstance(problem[0], _OutOfTime):
             raise TemplateProblem(_describe(problem[0])) from problem[0]
         if not result:
-            raise TemplateProblem(f"it took longer than {seconds:g} s")
+            raise TemplateProblem(f"it took longer than {SECONDS:g} s")
         return result[0]
 
 
