@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from xamc.compiler import progress as progress_module
+from xamc.compiler.memory import MemorySampler
+from xamc.compiler.progress import Progress, duration, size
+
+
+def _plain() -> tuple[Progress, io.StringIO]:
+    output = io.StringIO()
+    return Progress(Console(file=output, width=40), MemorySampler()), output
+
+
+def test_plain_output_has_one_whole_line_per_stage() -> None:
+    progress, output = _plain()
+    progress.header("smollm2", "cpu (x86-64-v3)")
+    with progress.stage("export") as stage:
+        stage.finish("30 layers: 30 Attention, 60 RotaryEmbedding, 61 norms and more than a line", "cached")
+    first, second = output.getvalue().splitlines()
+    assert first == "smollm2  → cpu (x86-64-v3)"
+    assert second.startswith(" export    cached      30 layers: 30 Attention") and "0.0 s" in second
+    (record,) = progress.stages
+    assert (record.name, record.state) == ("export", "cached")
+    assert record.peak_bytes > 10 * 2**20
+    assert "\x1b" not in output.getvalue()
+
+
+def test_failing_stage_says_so_and_the_error_passes() -> None:
+    progress, output = _plain()
+    with pytest.raises(ValueError, match="boom"), progress.stage("lower"):
+        raise ValueError("boom")
+    assert "failed" in output.getvalue()
+    assert progress.stages[0].state == "failed"
+
+
+def test_long_stage_speaks_now_and_then_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, output = _plain()
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    with progress.stage("weights") as stage:
+        stage.expect(8.8e9, "parameters", bytes_per_unit=2)
+        for _ in range(4):
+            clock[0] += 10
+            stage.advance(1.1e9)
+        stage.finish("all")
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 3  # at 20 s, at 40 s, at the end
+    assert lines[0].strip() == "weights   2.2 of 8.8 B parameters, 220 MB/s, 60 s left"
+
+
+def test_terminal_draws_a_bar() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=120, color_system=None)
+    progress = Progress(console)
+    with progress.stage("weights") as stage:
+        stage.expect(10, "tensors")
+        stage.advance(5)
+        assert "█" * 10 + "░" * 10 in console._render_buffer(console.render(stage))  # type: ignore[arg-type]
+    assert progress.redraws
+
+
+def test_a_warning_is_said_once() -> None:
+    progress, output = _plain()
+    progress.warn("the cache is read-only")
+    progress.warn("the cache is read-only")
+    assert output.getvalue().count("read-only") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10 s"), (119.4, "119 s"), (200, "3 min 20 s"), (3600, "60 min 00 s")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("nbytes", "text"), [(0, "0 B"), (93e6, "93 MB"), (4.96e9, "5.0 GB"), (9.96e9, "10 GB")])
+def test_size(nbytes: float, text: str) -> None:
+    assert size(nbytes) == text

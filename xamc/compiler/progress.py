@@ -1,0 +1,200 @@
+"""What a compile shows while it runs: one row per stage with what it did, its time and its peak memory.
+
+    smollm2-135m-w4  → cpu (x86-64-v3)
+     spec      ok          9 keys used, 1 recorded only (workers)                            0.1 s
+     export    cached      30 layers: 30 Attention, 60 RotaryEmbedding, 61 norms             0.0 s
+     weights   ████████████░░░░░░░░  61 of 135 M parameters, 210 MB/s, 1 s left              1.3 s   0.4 GiB
+
+On a terminal the row of the running stage is redrawn; elsewhere every row is printed once, when its stage has ended,
+and long stages say how far they are now and then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from xamc.compiler.memory import MemorySampler
+
+_BAR = 20
+_DETAIL = 60
+_PLAIN_SECONDS = 15.0
+
+
+@dataclass
+class StageRecord:
+    """What one stage did, for the table and for report.json.
+
+    Attributes:
+        state: one or two words: ``ok``, ``cached``, ``11 proven``.
+        detail: one line of what was made.
+        seconds: wall-clock time.
+        peak_bytes: largest PSS of the process tree while it ran.
+    """
+
+    name: str
+    state: str = "ok"
+    detail: str = ""
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+class Stage:
+    """The running stage; its `record` is written by the stage's code."""
+
+    def __init__(self, record: StageRecord, progress: Progress) -> None:
+        self.record = record
+        self._progress = progress
+        self._started = time.monotonic()
+        self._spoken = self._started
+        self.done = 0.0
+        self.total = 0.0
+        self._unit = ""
+        self._bytes_per_unit = 0.0
+
+    def finish(self, detail: str, state: str = "ok") -> None:
+        """Say what the stage made; shown when it ends."""
+        self.record.detail, self.record.state = detail, state
+
+    def expect(self, total: float, unit: str, bytes_per_unit: float = 0.0) -> None:
+        """Begin a bar.
+
+        Args:
+            total: how many units there are.
+            unit: their name, ``parameters`` for example.
+            bytes_per_unit: bytes read per unit, for the rate; 0 shows none.
+        """
+        self.total, self._unit, self._bytes_per_unit = total, unit, bytes_per_unit
+
+    def advance(self, count: float) -> None:
+        """Say that `count` more units are done."""
+        self.done += count
+        now = time.monotonic()
+        if not self._progress.redraws and now - self._spoken > _PLAIN_SECONDS:
+            self._spoken = now
+            self._progress.say(f" {self.record.name:<9} {self.how_far()}")
+
+    def how_far(self) -> str:
+        """For example ``6.9 of 8.8 B parameters, 210 MB/s, 14 s left``."""
+        scale, letter = _scale(self.total)
+        parts = [f"{self.done / scale:.{1 if letter == ' B' else 0}f} of {self.total / scale:.3g}{letter} {self._unit}"]
+        elapsed = time.monotonic() - self._started
+        if self.done > 0 and elapsed > 1:
+            if self._bytes_per_unit:
+                parts.append(f"{self.done * self._bytes_per_unit / elapsed / 1e6:.0f} MB/s")
+            parts.append(f"{duration((self.total - self.done) * elapsed / self.done)} left")
+        return ", ".join(parts)
+
+    def elapsed(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self._started
+
+    def __rich__(self) -> RenderableType:
+        if not self.total:
+            return _row(self.record.name, "...", self.record.detail, self.elapsed(), 0)
+        full = round(_BAR * min(1.0, self.done / self.total))
+        text = Text(f" {self.record.name:<9} ")
+        text.append("█" * full, style="green").append("░" * (_BAR - full), style="dim")
+        return text.append(f"  {self.how_far()}")
+
+
+@dataclass
+class Progress:
+    """Prints the table of a compile and keeps its records.
+
+    Attributes:
+        console: where to; a terminal gets colours and a moving row. ``Console(stderr=True)`` under ``--json``.
+        sampler: measures memory; its stage peaks are asked for. None shows no memory.
+        stages: the records of the stages that have ended, in order.
+        warnings: what `warn` was told.
+    """
+
+    console: Console
+    sampler: MemorySampler | None = None
+    stages: list[StageRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def redraws(self) -> bool:
+        """Whether rows are redrawn in place."""
+        return self.console.is_terminal
+
+    def header(self, name: str, target: str) -> None:
+        """The first line: what is compiled for what."""
+        self.console.print(Text.assemble((name, "bold"), "  → ", target))
+
+    def say(self, line: str) -> None:
+        """Print a line above the running row."""
+        self.console.print(Text(line), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.console.print(Text.assemble((" warning: ", "yellow"), text), soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Run a stage: ``with progress.stage("export") as stage: ... stage.finish("48 layers")``.
+
+        An error passes through; the stage's row then says ``failed``.
+        """
+        stage = Stage(StageRecord(name), self)
+        if self.sampler:
+            self.sampler.start_stage()
+        live = Live(stage, console=self.console, transient=True, refresh_per_second=5) if self.redraws else None
+        if live:
+            live.start()
+        try:
+            yield stage
+        except BaseException:
+            stage.record.state = "failed"
+            raise
+        finally:
+            stage.record.seconds = stage.elapsed()
+            stage.record.peak_bytes = self.sampler.stage_peak() if self.sampler else 0
+            if live:
+                live.stop()
+            self.stages.append(stage.record)
+            record = stage.record
+            self.console.print(
+                _row(record.name, record.state, record.detail, record.seconds, record.peak_bytes), soft_wrap=True
+            )
+
+
+def _row(name: str, state: str, detail: str, seconds: float, peak_bytes: int) -> Text:
+    style = "red" if state == "failed" else "green"
+    memory = f"   {peak_bytes / 2**30:.1f} GiB" if peak_bytes >= 0.05 * 2**30 else ""
+    return Text.assemble(
+        f" {name:<9} ", (f"{state:<11}", style), f" {detail:<{_DETAIL}} {duration(seconds):>8}", (memory, "dim")
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person writes them: ``0.4 s``, ``18 s``, ``3 min 20 s``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 119.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def size(nbytes: float) -> str:
+    """Bytes as a person writes them, in powers of ten: ``93 MB``, ``5.0 GB``."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if nbytes >= limit:
+            value = nbytes / limit
+            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def _scale(total: float) -> tuple[float, str]:
+    if total >= 1e9:
+        return 1e9, " B"
+    return (1e6, " M") if total >= 1e6 else (1.0, "")
