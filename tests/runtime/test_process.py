@@ -44,7 +44,7 @@ def test_a_process_that_runs_artifacts_is_light(make_artifact: Any) -> None:
     assert {name.split(".")[2] for name in ours} == {"contract", "errors", "artifact"}
     # Measured: 57 MiB with tokenizers and Jinja; torch alone would add 180, TVM's Python package 340.
     assert result["peak_mib"] < 90
-    # Measured: 0.5 s on a machine at load 2; the bound allows for a busy one and still notices an import of TVM and torch.
+    # Measured: 0.5 s on a machine at load 2; the bound allows for a busier one and notices an import of TVM and torch.
     assert result["ready"] < 3
 
 

@@ -28,7 +28,7 @@ _TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Attrib
 
 
 class CpuExecutor:
-    """See `xamc.runtime.executor.Executor`; the functions called are described in `docs/artifact.md`."""
+    """See `xamc.runtime.executor.Executor`; `docs/runtime.md` describes the functions called."""
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None) -> None:
         """Loads the code and maps the weights; nothing is read from the disk before it is needed.

@@ -236,7 +236,7 @@ class Model:
 
     def _events(self, prompts: list[I64], max_new_tokens: int | None, options: Options) -> Events:
         longest, limit = max(map(len, prompts)), self.manifest.context_limit
-        check_context(longest + 1, limit, "with one token of an answer the prompt has")
+        check_context(longest + 1, limit, f"prompt ({longest}) and one token of an answer together are")
         if max_new_tokens is not None:
             if max_new_tokens < 1:
                 raise MisuseError("E1612", f"max_new_tokens is {max_new_tokens}", "it must be at least 1")
