@@ -143,10 +143,9 @@ def _block(problem: Problem, sources: _Sources) -> Text:
     gutter = max([4, *(len(str(places[0].line)) + 2 for places in groups)])
     for places in groups:
         line = sources.line(places[0].path, places[0].line)
-        if places[0].path != shown or line is None:
-            if places[0].path != shown or any(place.note for place in places):
-                notes = "; ".join(place.note for place in places if place.note)
-                text.append(f"\n{' ' * gutter} at {_place(places[0])}{': ' if notes else ''}{_clean(notes)}")
+        notes = "; ".join(place.note for place in places if place.note) if line is None else ""
+        if places[0].path != shown or notes:
+            text.append(f"\n{' ' * gutter} at {_place(places[0])}{': ' if notes else ''}{_clean(notes)}")
             shown = places[0].path
         if line is not None:
             _snippet(text, line, places, gutter, style)

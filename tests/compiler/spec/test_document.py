@@ -78,6 +78,12 @@ def test_recursive_alias(text: str) -> None:
     assert errors_of(text)[0].code in ("E1007", "E1008")
 
 
+def test_too_many_values() -> None:
+    [error] = errors_of("a: [" + "1, " * 30_000 + "1]")
+    assert error.code == "E1007"
+    assert error.locations[0].line == 1
+
+
 def test_modest_aliases_are_read() -> None:
     document = parse("a: &a [1, 2]\nb: *a\n", FILE)
     assert document.values == {"a": [1, 2], "b": [1, 2]}

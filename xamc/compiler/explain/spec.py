@@ -16,7 +16,8 @@ out, and use `--set key.path=value` for variants of one file.""",
     "E1006": """A mapping holds the same key twice. YAML forbids it, and most readers silently keep the last value.
 Example: two `dtype:` lines below `backend`. Both places are shown; keep one.""",
     "E1007": """Aliases (`*name`) make the file expand to far more values than it holds, or make a value contain
-itself. Such files exhaust memory. Write the values out in place of the aliases.""",
+itself; such files exhaust memory. Write the values out in place of the aliases. The same code refuses files of more
+than 20,000 values: build files hold a few hundred.""",
     "E1008": """Values are nested deeper than 32 levels. No key of a build file needs more than six; the cause is
 usually a file that was generated, or aliases that contain each other.""",
     "E1009": """The file holds several YAML documents, separated by `---`. A build file describes one artifact: put

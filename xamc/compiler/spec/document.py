@@ -1,8 +1,8 @@
 """YAML with positions: a SafeLoader that refuses what a build file does not need, and names the place.
 
-Refused: tags and merge keys (E1005), duplicate keys (E1006), aliases that expand without bound (E1007), depth over 32
-(E1008), several documents (E1009), keys that are no strings (E1011), numbers beyond 64 bits and control characters
-(E1012), text that is not UTF-8 (E1002), more than 1 MiB (E1003).
+Refused: tags and merge keys (E1005), duplicate keys (E1006), aliases that expand without bound and more than 20,000
+values (E1007), depth over 32 (E1008), several documents (E1009), keys that are no strings (E1011), numbers beyond
+64 bits and control characters (E1012), text that is not UTF-8 (E1002), more than 1 MiB (E1003).
 
 Plain scalars are read by YAML 1.2's core schema: only `true` and `false` are booleans, so that `off`, `yes` and `on`
 stay the words they look like, `1e-5` is a number, and dates, `12:30` and `1_000` stay strings.
@@ -26,7 +26,8 @@ from xamc.compiler.spec.model import KeyPath
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
-MAX_ALIASED_NODES = 10_000
+MAX_VALUES = 20_000  # keys, values and list items; the largest build files in the field hold a few hundred
+MAX_ALIASED_VALUES = 10_000
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -141,6 +142,10 @@ def parse(text: str, path: Path) -> Document:
         raise _fatal(
             "E1008", f"nested deeper than {MAX_DEPTH} levels", "flatten the file", path, text, _spot(path, error.mark)
         ) from error
+    except _TooManyError as error:
+        fix = "a build file is a page of YAML; is this the right file?"
+        message = f"more than {MAX_VALUES:,} values"
+        raise _fatal("E1007", message, fix, path, text, _spot(path, error.mark)) from error
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, path, text) from error
     except yaml.reader.ReaderError as error:
@@ -177,6 +182,11 @@ class _TooDeepError(Exception):
         self.mark = mark
 
 
+class _TooManyError(Exception):
+    def __init__(self, mark: yaml.Mark) -> None:
+        self.mark = mark
+
+
 class _Loader(yaml.SafeLoader):
     """Composes nodes with YAML 1.2's scalars, and remembers tags and the number of nodes."""
 
@@ -192,6 +202,8 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if self.depth > MAX_DEPTH:
             raise _TooDeepError(event.start_mark)
+        if self.node_count > MAX_VALUES:
+            raise _TooManyError(event.start_mark)
         tag = None if isinstance(event, AliasEvent) else event.tag
         if tag is not None:
             event.tag = None  # composed like an untagged node; the converter refuses it
@@ -230,7 +242,7 @@ class _Converter:
         self.text = text
         self.lines = text.splitlines()
         self.tags = loader.tags
-        self.budget = loader.node_count + MAX_ALIASED_NODES
+        self.budget = loader.node_count + MAX_ALIASED_VALUES
 
     def convert(self, node: Node, at: KeyPath, key_at: Location | None = None) -> Any:
         self.budget -= 1

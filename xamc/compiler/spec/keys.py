@@ -19,6 +19,10 @@ Use = Literal["used", "recorded", "no effect"]
 
 TARGETS = ("tvm_cpu", "tvm_vacc", "tvm_ascend", "reference")
 
+#: Reasons of many keys.
+READ_BY_ALL = "read by every target"
+KEPT_FOR_VAMC = "kept for vamc; xamc's own code for VACC does not read it"
+
 #: Sections that xamc adds: an unknown key in them is an error.
 XAMC_SECTIONS = ("passes", "verify", "runtime")
 

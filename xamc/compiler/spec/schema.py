@@ -1,8 +1,7 @@
 """The registry as JSON Schema, for editors, and as Markdown, for docs/spec.md.
 
-`schema.json` beside this file is the output of `json_schema()`; a test keeps the two equal. Write it anew with
-
-    python -m xamc.compiler.spec.schema
+`schema.json` beside this file and the tables of docs/spec.md are written by tools/update_spec_reference.py; tests keep
+them equal to the registry.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.spec.keys import SECTIONS, TARGETS, XAMC_SECTIONS, Key, registry
+from xamc.compiler.spec.keys import KEPT_FOR_VAMC, READ_BY_ALL, SECTIONS, TARGETS, XAMC_SECTIONS, Key, registry
 from xamc.compiler.spec.kinds import nullable
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -87,15 +86,15 @@ def _key(key: Key) -> dict[str, Any]:
 
 
 def _uses(key: Key) -> str:
-    """Targets grouped by use, in words."""
+    """What targets do, in words: first what most of them do, then the others by name."""
     groups: dict[tuple[str, str], list[str]] = {}
     for target in TARGETS:
         groups.setdefault(key.uses.of(target), []).append(target)
-    if len(groups) == 1:
-        ((use, reason), _), *_ = groups.items()
-        return use if use == "used" else f"{use}: {reason}"
-    return "; ".join(f"{', '.join(targets)} {use} ({reason})" for (use, reason), targets in groups.items())
+    (common, _), *others = sorted(groups.items(), key=lambda group: -len(group[1]))
+    words = [_use(*common)]
+    words += [f"{', '.join(targets)}: {_use(*use)}" for use, targets in others]
+    return "; ".join(words)
 
 
-if __name__ == "__main__":
-    SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")
+def _use(use: str, reason: str) -> str:
+    return use if reason in (READ_BY_ALL, KEPT_FOR_VAMC) else f"{use} ({reason})"

@@ -6,15 +6,15 @@ is recorded for a hand-off to vamc and never pretended to be honoured.
 
 from __future__ import annotations
 
-from xamc.compiler.spec.keys import Key, Use, Uses, everywhere, on
+from xamc.compiler.spec.keys import KEPT_FOR_VAMC, READ_BY_ALL, Key, Use, Uses, everywhere, on
 from xamc.compiler.spec.kinds import Anything, Bool, Int, Kind, ListOf, MapOf, Number, OneOf, Shape, Text
 from xamc.compiler.spec.model import CALIBRATED_TYPES, RTN_TYPES
 
-_USED = everywhere("used", "read by every target")
+_USED = everywhere("used", READ_BY_ALL)
 _ANY = Anything()
 _FLAG = Bool()
 
-_TO_VACC: tuple[Use, str] = ("recorded", "kept for vamc; xamc's own code for VACC does not read it")
+_TO_VACC: tuple[Use, str] = ("recorded", KEPT_FOR_VAMC)
 
 
 def _vacc(reason: str = "an option of VACC's compiler") -> Uses:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from xamc.compiler.spec.keys import Key, everywhere, on
+from xamc.compiler.spec.keys import READ_BY_ALL, Key, everywhere, on
 from xamc.compiler.spec.kinds import Bool, Int, ListOf, MapOf, OneOf, Text
 
-_USED = everywhere("used", "read by every target")
+_USED = everywhere("used", READ_BY_ALL)
 
 KEYS: tuple[Key, ...] = (
     Key(
