@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from xamc.compiler.errors import InputError
-from xamc.compiler.weights.lazy import LazyTensor
-from xamc.compiler.weights.transforms import require
+from xamc.compiler.weights.lazy import LazyTensor, require
 
 
 def fingerprint(tensor: LazyTensor) -> str:

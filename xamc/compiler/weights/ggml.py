@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.weights.files import Bytes, read_bytes
-from xamc.compiler.weights.lazy import Array
-from xamc.compiler.weights.transforms import require
+from xamc.compiler.weights.lazy import Array, require
 
 Floats = NDArray[np.float32]
 

@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from xamc.compiler.errors import InternalError
+
 Array = NDArray[np.generic]
 BLOCK_BYTES = 64 * 2**20
 
@@ -50,6 +52,19 @@ def row_blocks(tensor: LazyTensor, multiple: int = 1, limit: int = BLOCK_BYTES) 
         yield start, min(rows, start + step)
 
 
+def require(condition: bool, message: str) -> None:
+    """Raises InternalError E1190 when a transform is built on tensors it doesn't fit (a defect of the caller)."""
+    if not condition:
+        raise InternalError("E1190", message, "report this with the spec and the model's config.json")
+
+
+def _join(parts: list[Array], tensor: LazyTensor) -> Array:
+    """`parts` one after the other; no copy of a single part, no rows of `tensor` for none."""
+    if not parts:
+        return np.empty((0, *tensor.shape[1:]), dtype=numpy_dtype(tensor.dtype))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
 @dataclass(frozen=True)
 class ArrayTensor:
     """A small tensor that is already in memory (twin weights, tables)."""
@@ -75,6 +90,13 @@ class RowRanges:
     source: LazyTensor
     ranges: tuple[tuple[int, int], ...]
 
+    def __post_init__(self) -> None:
+        rows = self.source.shape[0]
+        require(
+            bool(self.ranges) and all(0 <= a <= b <= rows for a, b in self.ranges),
+            f"row ranges {self.ranges[:4]} don't fit {rows} rows",
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         return (sum(b - a for a, b in self.ranges), *self.source.shape[1:])
@@ -90,7 +112,7 @@ class RowRanges:
             if lo < hi:
                 parts.append(self.source.read_rows(a + lo - offset, a + hi - offset))
             offset += b - a
-        return np.concatenate(parts)
+        return _join(parts, self)
 
 
 @dataclass(frozen=True)
@@ -98,6 +120,10 @@ class ConcatRows:
     """Several tensors one after the other along axis 0."""
 
     sources: tuple[LazyTensor, ...]
+
+    def __post_init__(self) -> None:
+        kinds = {(s.dtype, s.shape[1:]) for s in self.sources}
+        require(len(kinds) == 1, f"rows of {sorted(map(str, kinds))} can't be concatenated")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,4 +141,4 @@ class ConcatRows:
             if lo < hi:
                 parts.append(source.read_rows(lo - offset, hi - offset))
             offset += rows
-        return np.concatenate(parts)
+        return _join(parts, self)

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.errors import InputError, UnsupportedError
-from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype
-from xamc.compiler.weights.transforms import FLOATS, require
+from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, require
+from xamc.compiler.weights.transforms import FLOATS
 
 # Rows are quantized in pieces of about this many weights, so that the temporaries stay in the CPU's cache.
 _PIECE = 1 << 18

@@ -7,16 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from xamc.compiler.contract import DTYPE_BYTES
-from xamc.compiler.errors import InputError, InternalError
-from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype
+from xamc.compiler.errors import InputError
+from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, require
 
 FLOATS = ("float32", "float16", "bfloat16")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises InternalError E1190 when a transform is built on tensors it doesn't fit (a defect of the caller)."""
-    if not condition:
-        raise InternalError("E1190", message, "report this with the spec and the model's config.json")
 
 
 @dataclass(frozen=True)
@@ -200,3 +194,21 @@ def check_finite(name: str, block: Array, first_row: int) -> None:
             f"{name} holds {int(bad.sum())} values that are NaN or infinite, the first in row {first_row + row}",
             "the checkpoint is damaged or its training diverged; download it again",
         )
+
+
+@dataclass(frozen=True)
+class Widen:
+    """Four-bit codes one per byte: uint4 `source` as uint8."""
+
+    source: LazyTensor
+    dtype: str = "uint8"
+
+    def __post_init__(self) -> None:
+        require(self.source.dtype == "uint4", f"only uint4 codes are widened, not {self.source.dtype}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        return self.source.read_rows(start, stop).astype(np.uint8)

