@@ -122,7 +122,7 @@ def test_blocks_of_rows_are_the_rows_of_the_whole() -> None:
 
 
 def test_8_bit_weights_requantize_to_themselves() -> None:
-    """The largest weight of a symmetric group is always the last code, so the scale comes back; nothing is lost twice."""
+    """The largest weight of a symmetric group is always the last code, so the scale comes back."""
     for spec in SPECS[:3]:
         once = quantize_block(weights(5), spec)
         twice = quantize_block(dequantize_block(once), spec)
