@@ -19,13 +19,14 @@ def test_plain_output_has_one_whole_line_per_stage() -> None:
     progress, output = _plain()
     progress.header("smollm2", "cpu (x86-64-v3)")
     with progress.stage("export") as stage:
-        stage.finish("30 layers: 30 Attention, 60 RotaryEmbedding, 61 norms and more than a line", "cached")
+        stage.result("30 layers: 30 Attention, 60 RotaryEmbedding, 61 norms and more than a line", "cached")
     first, second = output.getvalue().splitlines()
     assert first == "smollm2  → cpu (x86-64-v3)"
     assert second.startswith(" export    cached      30 layers: 30 Attention") and "0.0 s" in second
     (record,) = progress.stages
     assert (record.name, record.state) == ("export", "cached")
     assert record.peak_bytes > 10 * 2**20
+    assert progress.summary()[0]["detail"].startswith("30 layers")
     assert "\x1b" not in output.getvalue()
 
 
@@ -42,14 +43,13 @@ def test_long_stage_speaks_now_and_then_without_a_terminal(monkeypatch: pytest.M
     clock = [0.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
     with progress.stage("weights") as stage:
-        stage.expect(8.8e9, "parameters", bytes_per_unit=2)
-        for _ in range(4):
+        for step in range(1, 5):
             clock[0] += 10
-            stage.advance(1.1e9)
-        stage.finish("all")
+            stage.progress(step * 1.1e9, 8.8e9, "parameters")
+        stage.result("all")
     lines = output.getvalue().splitlines()
     assert len(lines) == 3  # at 20 s, at 40 s, at the end
-    assert lines[0].strip() == "weights   2.2 of 8.8 B parameters, 220 MB/s, 60 s left"
+    assert lines[0].strip() == "weights   2.2 of 8.8 B parameters, 0.11 B/s, 60 s left"
 
 
 def test_terminal_draws_a_bar() -> None:
@@ -57,8 +57,7 @@ def test_terminal_draws_a_bar() -> None:
     console = Console(file=output, force_terminal=True, width=120, color_system=None)
     progress = Progress(console)
     with progress.stage("weights") as stage:
-        stage.expect(10, "tensors")
-        stage.advance(5)
+        stage.progress(5, 10, "tensors")
         assert "█" * 10 + "░" * 10 in console._render_buffer(console.render(stage))  # type: ignore[arg-type]
     assert progress.redraws
 

@@ -3,7 +3,7 @@
     smollm2-135m-w4  → cpu (x86-64-v3)
      spec      ok          9 keys used, 1 recorded only (workers)                            0.1 s
      export    cached      30 layers: 30 Attention, 60 RotaryEmbedding, 61 norms             0.0 s
-     weights   ████████████░░░░░░░░  61 of 135 M parameters, 210 MB/s, 1 s left              1.3 s   0.4 GiB
+     weights   ████████████░░░░░░░░  61 of 135 M parameters, 47 M/s, 1.6 s left
 
 On a terminal the row of the running stage is redrawn; elsewhere every row is printed once, when its stage has ended,
 and long stages say how far they are now and then.
@@ -14,7 +14,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -48,46 +49,34 @@ class StageRecord:
 class Stage:
     """The running stage; its `record` is written by the stage's code."""
 
-    def __init__(self, record: StageRecord, progress: Progress) -> None:
+    def __init__(self, record: StageRecord, table: Progress) -> None:
         self.record = record
-        self._progress = progress
+        self._table = table
         self._started = time.monotonic()
         self._spoken = self._started
         self.done = 0.0
         self.total = 0.0
         self._unit = ""
-        self._bytes_per_unit = 0.0
 
-    def finish(self, detail: str, state: str = "ok") -> None:
+    def result(self, text: str, state: str = "ok") -> None:
         """Say what the stage made; shown when it ends."""
-        self.record.detail, self.record.state = detail, state
+        self.record.detail, self.record.state = text, state
 
-    def expect(self, total: float, unit: str, bytes_per_unit: float = 0.0) -> None:
-        """Begin a bar.
-
-        Args:
-            total: how many units there are.
-            unit: their name, ``parameters`` for example.
-            bytes_per_unit: bytes read per unit, for the rate; 0 shows none.
-        """
-        self.total, self._unit, self._bytes_per_unit = total, unit, bytes_per_unit
-
-    def advance(self, count: float) -> None:
-        """Say that `count` more units are done."""
-        self.done += count
+    def progress(self, done: float, total: float, unit: str) -> None:
+        """Say how far a long stage is: `done` of `total` units of that name, such as ``parameters``."""
+        self.done, self.total, self._unit = done, total, unit
         now = time.monotonic()
-        if not self._progress.redraws and now - self._spoken > _PLAIN_SECONDS:
+        if not self._table.redraws and now - self._spoken > _PLAIN_SECONDS:
             self._spoken = now
-            self._progress.say(f" {self.record.name:<9} {self.how_far()}")
+            self._table.say(f" {self.record.name:<9} {self.how_far()}")
 
     def how_far(self) -> str:
-        """For example ``6.9 of 8.8 B parameters, 210 MB/s, 14 s left``."""
+        """For example ``6.9 of 8.8 B parameters, 0.1 B/s, 14 s left``."""
         scale, letter = _scale(self.total)
         parts = [f"{self.done / scale:.{1 if letter == ' B' else 0}f} of {self.total / scale:.3g}{letter} {self._unit}"]
-        elapsed = time.monotonic() - self._started
+        elapsed = self.elapsed()
         if self.done > 0 and elapsed > 1:
-            if self._bytes_per_unit:
-                parts.append(f"{self.done * self._bytes_per_unit / elapsed / 1e6:.0f} MB/s")
+            parts.append(f"{self.done / scale / elapsed:.2g}{letter}/s")
             parts.append(f"{duration((self.total - self.done) * elapsed / self.done)} left")
         return ", ".join(parts)
 
@@ -141,7 +130,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """Run a stage: ``with progress.stage("export") as stage: ... stage.finish("48 layers")``.
+        """Run a stage: ``with progress.stage("export") as stage: ... stage.result("48 layers")``.
 
         An error passes through; the stage's row then says ``failed``.
         """
@@ -157,7 +146,7 @@ class Progress:
             stage.record.state = "failed"
             raise
         finally:
-            stage.record.seconds = stage.elapsed()
+            stage.record.seconds = round(stage.elapsed(), 3)
             stage.record.peak_bytes = self.sampler.stage_peak() if self.sampler else 0
             if live:
                 live.stop()
@@ -166,6 +155,10 @@ class Progress:
             self.console.print(
                 _row(record.name, record.state, record.detail, record.seconds, record.peak_bytes), soft_wrap=True
             )
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The stages that have ended, as data for report.json: seconds, and peak memory in bytes."""
+        return [asdict(record) for record in self.stages]
 
 
 def _row(name: str, state: str, detail: str, seconds: float, peak_bytes: int) -> Text:
