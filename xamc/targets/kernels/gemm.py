@@ -1,41 +1,257 @@
-"""Y = X W^T for any number of rows."""
+"""Y = X W^T for any number of rows: blocked for the caches, in tiles that live in registers.
+
+1. X is copied block by block along K, so that the rows of a block are neighbours (rows of X that are a power of two
+   apart would evict each other from the caches); for the bfloat16 dot product it is rounded on the way.
+2. In parallel over blocks of rows and panels of 32 output features, per block along K: the panel's weights are
+   dequantized once into a scratch that fits the first-level cache, then multiplied with every row tile of the block.
+   Sums stay in registers over a block along K and in Y between blocks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.microkernel import (
+    FLOAT32,
+    Arithmetic,
+    bf16_arithmetic,
+    cut_rows,
+    emit_tile,
+    row_tiles,
+    tile_size,
+)
 from xamc.targets.kernels.packing import PANEL
 from xamc.targets.kernels.weights import PackedWeight
 
+BLOCK_K = 256
+"""Input features of a block: a multiple of every group size."""
+BLOCK_M = 240
+"""Rows of a block, at most: 240 KiB of float32, half of the second-level cache of common parts."""
+_SERIAL_ROWS = 16
+"""Up to this many rows X is copied by the calling thread."""
+
 
 def emit_gemm(weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer) -> None:
-    m = x.shape[0]
-    step, k, lanes = weight.format.k_step, weight.k, weight.isa.lanes
-    steps = -(-k // step)
-    with E.parallel(weight.layout.panels) as panel:
-        values = E.scratch((steps * step, PANEL))
-        with E.serial(steps) as s:
-            for row in weight.panel_rows():
-                word = E.let(weight.word(panel, s, row, lanes))
-                for offset in range(step):
-                    value = weight.value(word, offset, lanes)
-                    if weight.format.quantized:
-                        group = E.let((s * step + offset) // weight.group)
-                        if weight.format.kind == "int8" and k % step:
-                            group = E.i32(0)
-                        value = (value - weight.zero(panel, group, row, lanes)) * weight.scale(panel, group, row, lanes)
-                    E.store(values, [s * step + offset, row], value, lanes)
-        with E.serial(m) as i:
-            for row in weight.panel_rows():
-                total = E.Register(lanes, initial=E.const(0, lanes))
-                with E.serial(k) as c:
-                    total.set(
-                        E.fma(E.splat(E.load(x, [i, c]), lanes), E.load(values, [c, row], lanes), total.get(), lanes)
-                    )
-                with E.serial(E.maximum(E.minimum(weight.n - panel * PANEL - row, lanes), 0)) as lane:
-                    first = panel * PANEL + row + lane
-                    value = E.load(total.buffer, [lane])
-                    if bias is not None:
-                        value = value + E.load(bias, [first])
-                    if residual is not None:
-                        value = value + E.load(residual, [i, first])
-                    E.store(y, [i, first], value)
+    """Emits the body of a GEMM; x [M, K], bias [N], residual and y [M, N]."""
+    _Gemm(weight, x, bias, residual, y).emit()
+
+
+def gemm_arithmetic(weight: PackedWeight) -> Arithmetic:
+    """float32 weights are multiplied in float32; others in bfloat16 where the level has the instruction."""
+    if weight.format.kind == "float32":
+        return FLOAT32
+    return bf16_arithmetic(weight.isa) or FLOAT32
+
+
+class _Gemm:
+    def __init__(
+        self, weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer
+    ) -> None:
+        self.weight, self.isa = weight, weight.isa
+        self.x, self.bias, self.residual, self.y = x, bias, residual, y
+        self.m, self.n, self.k = x.shape[0], weight.n, weight.k
+        self.arithmetic = gemm_arithmetic(weight)
+        self.lanes = weight.isa.lanes
+        self.vectors = tile_size(weight.isa)[1]
+        self.width = self.vectors * self.lanes
+        self.blocks = -(-self.k // BLOCK_K)
+
+    def emit(self) -> None:
+        with self.arithmetic.scope():
+            copy_dtype = "float32" if self.arithmetic.k == 1 else "uint16"
+            copy = E.scratch((self.blocks, self.m, BLOCK_K), copy_dtype)
+            E.rows(self.m, lambda i: self.copy_row(copy, i), threshold=_SERIAL_ROWS)
+
+            row_blocks = E.let((self.m + (BLOCK_M - 1)) // BLOCK_M)
+            tallest = row_tiles(self.isa)[0]
+            height = E.let(((self.m + row_blocks - 1) // row_blocks + (tallest - 1)) // tallest * tallest)
+            with E.parallel(row_blocks * self.weight.layout.panels) as task:
+                panel = E.let(task % self.weight.layout.panels)
+                first = E.let(task // self.weight.layout.panels * height)
+                rows = E.let(E.minimum(self.m - first, height))
+                values = E.scratch((PANEL // self.width, BLOCK_K // self.arithmetic.k, self.width), self.arithmetic.dtype)
+                with E.serial(self.blocks) as block:
+                    k = E.let(E.minimum(self.k - block * BLOCK_K, BLOCK_K))
+                    self.dequantize(values, panel, block, k)
+                    with E.serial(PANEL // self.width) as part:
+                        cut_rows(
+                            rows,
+                            row_tiles(self.isa),
+                            lambda row, size: self.tile(copy, values, panel, part, block, k, E.let(first + row), size),
+                        )
+
+    def copy_row(self, copy: E.Buffer, i: E.Expr) -> None:
+        """Copies (or rounds) a row of X into blocks along K."""
+        whole = self.k // BLOCK_K
+
+        def copy_block(block: E.Expr, extent: int) -> None:
+            def vector(c: E.Expr, lanes: int) -> None:
+                value = E.load(self.x, [i, block * BLOCK_K + c], lanes)
+                if self.arithmetic.k == 2:
+                    value = E.float_to_bfloat(E.let(value), lanes)
+                E.store(copy, [block, i, c], value, lanes)
+
+            E.lanewise(extent, self.isa, vector)
+            if extent % self.arithmetic.k:
+                E.store(copy, [block, i, extent], E.const(0, 1, "uint16"))
+
+        with E.serial(whole) as block:
+            copy_block(block, BLOCK_K)
+        if self.k % BLOCK_K:
+            copy_block(E.i32(whole), self.k % BLOCK_K)
+
+    def dequantize(self, values: E.Buffer, panel: E.Expr, block: E.Expr, k: E.Expr) -> None:
+        """Writes the panel's weights of a block along K as the operands of the arithmetic."""
+        weight, step = self.weight, self.weight.format.k_step
+        group = min(weight.group, BLOCK_K)
+        for row in weight.panel_rows():
+            part, column = row // self.width, row % self.width
+            with E.serial(E.let((k + (group - 1)) // group)) as g:
+                scale = offset = None
+                if weight.format.quantized:
+                    index = E.let(block * (BLOCK_K // group) + g) if weight.group == group else E.i32(0)
+                    scale = E.let(weight.scale(panel, index, row, self.lanes))
+                    # (q - z) s = q s - z s is exact: no operand has more than 20 significant bits.
+                    offset = E.let(E.const(0, self.lanes) - weight.zero(panel, index, row, self.lanes) * scale)
+                extent = E.let(E.minimum(k - g * group, group))
+                with E.serial(E.let((extent + (step - 1)) // step)) as s:
+                    word = E.let(weight.word(panel, (block * BLOCK_K + g * group) // step + s, row, self.lanes))
+
+                    def value(index: int) -> E.Expr:
+                        raw = weight.value(word, index, self.lanes)
+                        return raw if scale is None else E.fma(raw, scale, offset, self.lanes)
+
+                    first = E.let(g * group + s * step)
+                    self.operands(values, part, column, first, step, word, value)
+
+    def operands(
+        self,
+        values: E.Buffer,
+        part: int,
+        column: int,
+        first: E.Expr,
+        step: int,
+        word: E.Expr,
+        value: Callable[[int], E.Expr],
+    ) -> None:
+        """Stores the `step` weights from K offset `first` on."""
+        lanes = self.lanes
+        if self.arithmetic.k == 1:
+            for index in range(step):
+                E.store(values, [part, first + index, column], value(index), lanes)
+        elif self.weight.format.kind == "bfloat16":
+            E.store(values, [part, first // 2, column], word, lanes)
+        elif step == 1:
+            # One K per step: the even one writes a pair with a zero, the odd one adds its half.
+            half = E.let(E.cast(E.float_to_bfloat(E.let(value(0)), lanes), "uint32", lanes))
+
+            def even() -> None:
+                E.store(values, [part, first // 2, column], half, lanes)
+
+            def odd() -> None:
+                low = E.load(values, [part, first // 2, column], lanes)
+                E.store(values, [part, first // 2, column], low | (half << E.const(16, lanes, "uint32")), lanes)
+
+            E.when(first % 2 == 0, even, odd)
+        else:
+            for index in range(0, step, 2):
+                low, high = (E.float_to_bfloat(E.let(value(index + i)), lanes) for i in range(2))
+                pair = E.cast(low, "uint32", lanes) | (E.cast(high, "uint32", lanes) << E.const(16, lanes, "uint32"))
+                E.store(values, [part, (first + index) // 2, column], pair, lanes)
+
+    def tile(
+        self,
+        copy: E.Buffer,
+        values: E.Buffer,
+        panel: E.Expr,
+        part: E.Expr,
+        block: E.Expr,
+        k: E.Expr,
+        row: E.Expr,
+        rows: int,
+    ) -> None:
+        """One register tile over one block along K."""
+        lanes = self.lanes
+        column = E.let(panel * PANEL + part * self.width)
+        sums = [[E.Register(lanes) for _ in range(self.vectors)] for _ in range(rows)]
+        tail = None if self.n % PANEL == 0 else E.scratch((rows, self.width))
+        self.load_sums(sums, tail, row, column, block)
+
+        def left(r: int, s: E.Expr) -> E.Expr:
+            if self.arithmetic.k == 1:
+                return E.load(copy, [block, row + r, s])
+            return E.bits(E.load(copy, [block, row + r, s * 2], 2), "uint32", 1)
+
+        per = self.arithmetic.k
+        emit_tile(
+            self.arithmetic,
+            rows,
+            self.vectors,
+            lanes,
+            E.let((k + (per - 1)) // per),
+            self.k % (4 * per) == 0,
+            left,
+            lambda s, v: E.load(values, [part, s, v * lanes], lanes),
+            sums,
+        )
+        self.store_sums(sums, tail, row, column)
+
+    def load_sums(
+        self, sums: list[list[E.Register]], tail: E.Buffer | None, row: E.Expr, column: E.Expr, block: E.Expr
+    ) -> None:
+        """Initializes a tile: from bias and residual in the first block along K, from Y in the others."""
+
+        def fill(start: Callable[[E.Expr, E.Expr, int], E.Expr]) -> None:
+            def whole() -> None:
+                for r, registers in enumerate(sums):
+                    for v, register in enumerate(registers):
+                        register.set(start(row + r, column + v * self.lanes, self.lanes))
+
+            def partial() -> None:
+                with E.serial(len(sums)) as r, E.serial(self.width) as c:
+                    E.store(tail, [r, c], E.f32(0))
+                with E.serial(len(sums)) as r, E.serial(E.maximum(self.n - column, 0)) as c:
+                    E.store(tail, [r, c], start(row + r, column + c, 1))
+                for r, registers in enumerate(sums):
+                    for v, register in enumerate(registers):
+                        register.set(E.load(tail, [r, v * self.lanes], self.lanes))
+
+            self.by_width(tail, column, whole, partial)
+
+        def first(i: E.Expr, at: E.Expr, lanes: int) -> E.Expr:
+            value = E.const(0, lanes)
+            if self.bias is not None:
+                value = E.load(self.bias, [at], lanes)
+            if self.residual is not None:
+                value = value + E.load(self.residual, [i, at], lanes)
+            return value
+
+        if self.blocks == 1:
+            fill(first)
+        else:
+            E.when(block == 0, lambda: fill(first), lambda: fill(lambda i, at, lanes: E.load(self.y, [i, at], lanes)))
+
+    def store_sums(self, sums: list[list[E.Register]], tail: E.Buffer | None, row: E.Expr, column: E.Expr) -> None:
+        def whole() -> None:
+            for r, registers in enumerate(sums):
+                for v, register in enumerate(registers):
+                    E.store(self.y, [row + r, column + v * self.lanes], register.get(), self.lanes)
+
+        def partial() -> None:
+            for r, registers in enumerate(sums):
+                for v, register in enumerate(registers):
+                    E.store(tail, [r, v * self.lanes], register.get(), self.lanes)
+            with E.serial(len(sums)) as r, E.serial(E.maximum(self.n - column, 0)) as c:
+                E.store(self.y, [row + r, column + c], E.load(tail, [r, c]))
+
+        self.by_width(tail, column, whole, partial)
+
+    def by_width(
+        self, tail: E.Buffer | None, column: E.Expr, whole: Callable[[], None], partial: Callable[[], None]
+    ) -> None:
+        """Whether the tile lies within the N output features is known when N fills its last panel."""
+        if tail is None:
+            whole()
+        else:
+            E.when(column + self.width <= self.n, whole, partial)

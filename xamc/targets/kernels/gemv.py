@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import PANEL
 from xamc.targets.kernels.weights import PackedWeight
 
 _CHAINS = 8
 """Independent accumulators that hide the latency of the multiply-add (4 cycles, two per cycle)."""
+_UNROLL = 32
+"""K values per iteration of the inner loop."""
 _SERIAL_BYTES = 48 * 1024
 """Below this, waking the other threads costs more than they save."""
 
@@ -48,25 +49,29 @@ class _Gemv:
             for i in range(k, self.steps * self.step):
                 E.store(padded, [0, i], E.f32(0))
             return padded, None
-        scaled = E.scratch((1, self.steps * self.step))
-        sums = E.scratch((weight.format.groups(k),))
-        factors = [2.0 ** -weight.in_place(E.const(0, 1, "uint32"), o, 1)[1] for o in range(self.step)]
-        for i in range(k, self.steps * self.step):
+        padded = self.steps * self.step
+        scaled, sums = E.scratch((1, padded)), E.scratch((weight.format.groups(k),))
+        exponents = [weight.in_place(E.const(0, 1, "uint32"), offset, 1)[1] for offset in range(self.step)]
+        # The factors repeat every `step` elements; a multiple of the lanes makes them loadable at any vector.
+        period = max(self.step, self.isa.lanes)
+        factors = E.scratch((period,))
+        for i in range(period):
+            E.store(factors, [i], E.f32(2.0 ** -exponents[i % self.step]))
+        for i in range(k, padded):
             E.store(scaled, [0, i], E.f32(0))
         with E.serial(weight.format.groups(k)) as group:
-            total = E.Register(1, initial=E.f32(0))
-            whole = weight.group // self.step
-            with E.serial(whole) as step:
-                first = E.let(group * weight.group + step * self.step)
-                for offset, factor in enumerate(factors):
-                    value = E.let(E.load(x, [0, first + offset]))
-                    total.set(total.get() + value)
-                    E.store(scaled, [0, first + offset], value * E.f32(factor))
-            for offset in range(weight.group % self.step):  # only when there is a single group
-                value = E.let(E.load(x, [0, whole * self.step + offset]))
-                total.set(total.get() + value)
-                E.store(scaled, [0, whole * self.step + offset], value * E.f32(factors[offset]))
-            E.store(sums, [group], total.get())
+            first = E.let(group * weight.group)
+            total = E.Register(self.isa.lanes, initial=E.const(0, self.isa.lanes))
+            rest = E.Register(1, initial=E.f32(0))
+
+            def scale(i: E.Expr, lanes: int) -> None:
+                value = E.let(E.load(x, [0, first + i], lanes))
+                register = total if lanes > 1 else rest
+                register.set(register.get() + value)
+                E.store(scaled, [0, first + i], value * E.load(factors, [i % period], lanes), lanes)
+
+            E.lanewise(weight.group, self.isa, scale)
+            E.store(sums, [group], E.reduce(total.get(), self.isa.lanes, E.add) + rest.get())
         return scaled, sums
 
     def panel(self, panel: E.Expr, x: E.Buffer, sums: E.Buffer | None) -> list[E.Register]:
@@ -96,7 +101,7 @@ class _Gemv:
 
     def run(self, panel: E.Expr, x: E.Buffer, first: E.Expr, steps: int, sets: list[list[E.Register]]) -> None:
         """Adds K steps [first, first + steps)."""
-        unroll = max(1, 16 // self.step)
+        unroll = _UNROLL // self.step
         whole = steps // unroll
         if whole:
             with E.serial(whole) as block:
