@@ -93,8 +93,8 @@ def _empty_past(config: ModelConfig, batch: int) -> Arrays:
     }
 
 
-def main(path: str) -> None:
-    """Entry point of the child."""
+def run_file(path: str) -> None:
+    """Entry point of the child: does the job described at `path` (job.json) into the folder it lies in."""
     # the exporter warns about torchvision, which nothing here needs
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.set_num_threads(1)
@@ -103,4 +103,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    run_file(sys.argv[1])

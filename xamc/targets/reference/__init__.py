@@ -1,0 +1,1 @@
+"""The reference target: the exported ONNX under ONNX Runtime."""

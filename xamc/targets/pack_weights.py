@@ -18,8 +18,8 @@ import numpy as np
 
 from xamc.compiler.artifact.staging import disk_errors
 from xamc.compiler.errors import ToolchainError
-from xamc.compiler.weights.lazy import Array, LazyTensor
-from xamc.compiler.weights.transforms import check_finite
+from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype
+from xamc.compiler.weights.transforms import FLOATS, check_finite
 from xamc.targets.kernels.packing import PANEL, PackedLayout, pack_rows
 
 # float32 bytes of a task's rows: a few of them (source, float32, codes, packed) fit a small working set
@@ -28,11 +28,15 @@ TASK_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """One weight to pack: its stored tensors, its layout (None: a float32 vector), and where its buffers lie."""
+    """One weight to write: its stored tensors and where its buffers lie in the file.
+
+    Without a `layout` there is one source, written row by row as it is, in `dtype`.
+    """
 
     sources: tuple[tuple[str, LazyTensor], ...]
     layout: PackedLayout | None
     offsets: tuple[int, ...]
+    dtype: str = "float32"
 
     @property
     def parameters(self) -> int:
@@ -103,11 +107,8 @@ def _in_processes(
 
 def _blocks(weight: PackedWeight) -> Iterator[tuple[int, int]]:
     shape = weight.sources[0][1].shape
-    rows = shape[0]
-    if weight.layout is None:
-        yield 0, rows
-        return
-    step = max(PANEL, TASK_BYTES // (4 * shape[1]) // PANEL * PANEL)
+    rows, width = shape[0], int(np.prod(shape[1:], dtype=np.int64))
+    step = max(PANEL, TASK_BYTES // (4 * width) // PANEL * PANEL)
     for start in range(0, rows, step):
         yield start, min(rows, start + step)
 
@@ -117,11 +118,12 @@ def _pack_block(path: Path, weight: PackedWeight, start: int, stop: int) -> int:
     name = weight.sources[0][0]
     descriptor = os.open(path, os.O_WRONLY)
     try:
+        if parts[0].dtype.name in FLOATS:
+            check_finite(name, parts[0], start)
         if weight.layout is None:
-            vector = parts[0].astype(np.float32)
-            check_finite(name, vector, start)
-            _write(descriptor, vector, weight.offsets[0] + 4 * start)
-            return int(vector.size)
+            rows = parts[0].astype(numpy_dtype(weight.dtype))
+            _write(descriptor, rows, weight.offsets[0] + rows.nbytes // (stop - start) * start)
+            return int(rows.size)
         packed = _packed(weight.layout, parts)
         for buffer, offset in zip(weight.layout.buffers, weight.offsets, strict=True):
             _write(descriptor, packed[buffer.name], offset + start // PANEL * buffer.panel_bytes)

@@ -1,0 +1,111 @@
+"""The compiler on one screen: from a spec to a published artifact, stage by stage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from xamc.compiler.artifact.manifest import Manifest
+from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
+from xamc.compiler.cache import StageCache
+from xamc.compiler.frontends import open_checkpoint
+from xamc.compiler.memory import MemorySampler
+from xamc.compiler.progress import Progress, size
+from xamc.compiler.spec import key_uses, load_spec
+from xamc.compiler.stages import golden as golden_stage
+from xamc.compiler.stages import summary
+from xamc.compiler.stages.context import context_lengths
+from xamc.compiler.stages.export import export
+from xamc.compiler.stages.job import CompileOptions, Job
+from xamc.compiler.stages.passes import rewrite
+from xamc.compiler.stages.publish import Parts, add_golden, fill
+from xamc.compiler.stages.target_request import target_request
+from xamc.compiler.stages.weights import write_weights
+from xamc.targets.registry import target as target_named
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A finished compile: where the artifact is, its manifest, and the build report (report.json)."""
+
+    path: Path
+    manifest: Manifest
+    report: Mapping[str, Any]
+
+
+def compile_spec(
+    source: Path | str | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    options: CompileOptions = CompileOptions(),
+    progress: Progress | None = None,
+) -> Compiled:
+    """Compiles a build spec.
+
+    Args:
+        source: a YAML file, or the same as a mapping.
+        overrides: ``key.path=value`` strings, as of ``--set``.
+        options: what the command line adds.
+        progress: where the stage table goes; None prints nothing.
+
+    Raises:
+        XamcError: its class says whose fault it is; nothing is left half-published.
+    """
+    with MemorySampler() as sampler:
+        progress = progress or Progress(Console(quiet=True))
+        progress.sampler = progress.sampler or sampler
+
+        with progress.stage("spec") as stage:
+            loaded = load_spec(source, overrides)
+            spec = loaded.spec
+            target = target_named(spec.backend.type)
+            request, quantization = target_request(spec, target.caps, options.allow_rtn)
+            destination = options.output or spec.workspace.path / spec.name
+            check_replaceable(destination)
+            summary.warnings(progress, loaded, quantization)
+            stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
+
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
+            job = Job(options, cache, progress, spec.workspace.workers or len(os.sched_getaffinity(0)))
+            if options.dump_ir is not None:
+                options.dump_ir.mkdir(parents=True, exist_ok=True)
+
+            with progress.stage("frontend") as stage:
+                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)  # type: ignore[arg-type]
+                context_limit, chunk = context_lengths(spec, checkpoint.config, progress)
+                stage.result(summary.frontend(checkpoint))
+
+            with progress.stage("export") as stage:
+                group = request.quantize.group_size or 32 if request.quantize else 32
+                exported = export(job, checkpoint, spec.verify.passes == "each", group)
+                stage.result(summary.export(checkpoint.config), summary.cached(cache, "export"))
+
+            with progress.stage("passes") as stage:
+                passes = target.graph_passes(request)
+                rewritten = rewrite(job, exported, passes, spec.passes, target.own_passes)
+                stage.result(*summary.passes(rewritten))
+
+            with progress.stage("codegen") as stage:
+                generated = target.generate(rewritten.program, request, rewritten.twin, cache, options.dump_ir)
+                stage.result(*summary.codegen(generated, cache))
+
+            with progress.stage("weights") as stage:
+                weights = write_weights(job, generated, stage)
+                stage.result(summary.weights(generated, weights), summary.cached(cache, "weights"))
+
+            with progress.stage("publish") as stage, ArtifactWriter(destination) as writer:
+                parts = Parts(spec, checkpoint, request, quantization, generated, weights, context_limit, chunk)
+                manifest, distance = fill(job, parts, writer), None
+                if spec.verify.final or weights.table.nbytes <= golden_stage.SMALL_WEIGHTS:
+                    fp32 = request.quantize is None and request.weight_dtype == request.kv_dtype == "float32"
+                    golden = golden_stage.record(job, spec, checkpoint, writer.folder, context_limit, fp32)
+                    manifest, distance = replace(manifest, golden=add_golden(writer, golden)), golden.distance()
+                report = summary.report(progress, rewritten, generated, distance)
+                manifest = writer.publish(manifest, report)
+                stage.result(f"{size(sum(file.nbytes for file in manifest.files))}{summary.proximity(distance)}")
+        return Compiled(destination, manifest, report)

@@ -1,0 +1,69 @@
+"""Export: the patched transformers model to ONNX, and its twin, in a child process that has torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xamc.compiler.artifact.records import to_json
+from xamc.compiler.cache import stage_key
+from xamc.compiler.child import Limits, run_child
+from xamc.compiler.errors import InputError
+from xamc.compiler.export.job import ExportJob, read_exported
+from xamc.compiler.frontends import Checkpoint
+from xamc.compiler.program import Program
+from xamc.compiler.stages.job import Job
+from xamc.compiler.verify.scenario import Case
+from xamc.passes.onnx_graph import dims
+from xamc.passes.text import program_text
+
+LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
+_MODULES = ("xamc.compiler.export", "xamc.compiler.verify.twin", "xamc.compiler.verify.scenario", "xamc.runtime.rope")
+_TOOLS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
+
+
+@dataclass
+class ExportedModel:
+    """The program as exported, and its twin with transformers' answers (None without proofs)."""
+
+    program: Program
+    twin: tuple[Program, list[Case]] | None
+
+
+def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int) -> ExportedModel:
+    """Exports `checkpoint`'s model, or takes it from the cache, and binds its weights.
+
+    Raises:
+        InputError: E1203 the checkpoint lacks a parameter of the graph or has it in another shape.
+        ToolchainError: E152x the exporting child failed.
+    """
+    request = ExportJob(checkpoint.config, with_twin, group)
+    inputs = {"config": to_json(checkpoint.config), "twin": with_twin, "group": group}
+    key = stage_key("export", _MODULES, _TOOLS, inputs)
+
+    def build(folder: Path) -> None:
+        path = request.write(folder)
+        run_child(
+            "xamc.compiler.export.worker:run_file",
+            str(path),
+            folder=folder,
+            limits=LIMITS,
+            reproducers=job.cache.folder / "reproducers",
+        )
+
+    folder = job.cache.get(key) or job.cache.publish(key, build)
+    exported = read_exported(folder)
+    program = Program(exported.model, {}, checkpoint.config)
+    for value in program.weight_inputs():
+        assert value.name is not None
+        tensor = checkpoint.tensors.get(value.name)
+        if tensor is None or tensor.shape != dims(value):
+            found = "is missing" if tensor is None else f"has shape {list(tensor.shape)}"
+            raise InputError(
+                "E1203",
+                f"{checkpoint.path}: {value.name} {found}, the config implies {list(dims(value) or ())}",
+                fix="the weights do not belong to this config.json; use the checkpoint's own",
+            )
+        program.weights[value.name] = tensor
+    job.dump("10-export.txt", program_text(program))
+    return ExportedModel(program, (exported.twin, exported.cases) if exported.twin is not None else None)

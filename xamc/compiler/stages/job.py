@@ -1,0 +1,41 @@
+"""What every stage of one compile shares: options, the cache, and where progress and warnings go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xamc.compiler.cache import StageCache
+from xamc.compiler.progress import Progress
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the command line adds to a spec.
+
+    Attributes:
+        allow_rtn: take round-to-nearest where the spec asks for a calibrated quantization.
+        dump_ir: folder for readable IR after every stage, or None.
+        use_cache: whether earlier results are used and new ones kept.
+        output: the artifact's folder; `workspace.path`/`name` when None.
+    """
+
+    allow_rtn: bool = False
+    dump_ir: Path | None = None
+    use_cache: bool = True
+    output: Path | None = None
+
+
+@dataclass
+class Job:
+    """One compile."""
+
+    options: CompileOptions
+    cache: StageCache
+    progress: Progress
+    workers: int
+
+    def dump(self, name: str, text: str) -> None:
+        """Writes `text` to the dump folder, if there is one."""
+        if self.options.dump_ir is not None:
+            (self.options.dump_ir / name).write_text(text)

@@ -1,0 +1,82 @@
+"""Graph passes: proven on the twin, then run on the real program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from xamc.compiler.program import Program
+from xamc.compiler.spec.model import Passes
+from xamc.compiler.stages.export import ExportedModel
+from xamc.compiler.stages.job import Job
+from xamc.compiler.verify.proof import ProofReport, prove
+from xamc.compiler.verify.scenario import Case
+from xamc.passes.protocol import GraphPass
+from xamc.passes.runner import PassRun, run_passes, select_passes
+from xamc.passes.text import program_text
+
+
+@dataclass
+class Rewritten:
+    """The program and its twin after all graph passes, with what was done and shown."""
+
+    program: Program
+    runs: list[PassRun]
+    proof: ProofReport | None
+    twin: tuple[Program, list[Case]] | None
+
+    def report(self) -> list[Mapping[str, object]]:
+        """One entry per pass for the build report."""
+        proofs = {p.name: p for p in self.proof.passes} if self.proof else {}
+        entries: list[Mapping[str, object]] = []
+        for run in self.runs:
+            proof = proofs.get(run.name)
+            entries.append(
+                {
+                    "name": run.name,
+                    "matched": run.report.matched,
+                    "skipped": [{"place": s.place, "reason": s.reason} for s in run.report.skipped],
+                    "deviation": None if proof is None else proof.worst,
+                    "tolerance": None if proof is None else proof.tolerance,
+                    "seconds": round(run.seconds + (proof.seconds if proof else 0.0), 3),
+                }
+            )
+        return entries
+
+
+def rewrite(
+    job: Job, exported: ExportedModel, passes: Sequence[GraphPass], wishes: Passes, own_passes: Sequence[str]
+) -> Rewritten:
+    """Runs the target's graph passes.
+
+    Args:
+        job: the compile.
+        exported: program and twin; both are rewritten in place.
+        passes: the target's list.
+        wishes: the spec's `passes` section.
+        own_passes: names of passes that the target runs itself, so that the spec may name them.
+
+    Raises:
+        InputError: E1306, E1307 from `wishes`.
+        InternalError: E1309 naming the first pass and node that left its tolerance; E1305 a broken invariant.
+    """
+    active = select_passes(passes, wishes.disable, own_passes)
+    proof = None
+    if exported.twin is not None:
+        twin, cases = exported.twin
+        proof = prove(active, twin, cases).require()
+    number = iter(range(11, 20))
+
+    def dump(run: PassRun, program: Program) -> None:
+        job.dump(f"{next(number)}-{run.name}.txt", program_text(program))
+
+    runs = run_passes(
+        exported.program,
+        passes,
+        disable=wishes.disable,
+        expect=wishes.expect,
+        elsewhere=own_passes,
+        on_pass=dump if job.options.dump_ir is not None else None,
+    )
+    twin_after = (exported.twin[0], proof.cases) if exported.twin is not None and proof is not None else None
+    return Rewritten(exported.program, runs, proof, twin_after)

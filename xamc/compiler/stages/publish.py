@@ -1,0 +1,127 @@
+"""Publishing: the manifest, the files, the golden logits, and one rename."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xamc
+from xamc.compiler.artifact.manifest import (
+    MANIFEST,
+    Generation,
+    InputDigest,
+    KvCache,
+    Manifest,
+    Quantization,
+    dumps,
+)
+from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec, sha256_of
+from xamc.compiler.cache import tool_version
+from xamc.compiler.frontends import Checkpoint
+from xamc.compiler.spec.model import Spec
+from xamc.compiler.stages.golden import Golden
+from xamc.compiler.stages.job import Job
+from xamc.compiler.stages.weights import WrittenWeights
+from xamc.targets.request import Generated, TargetRequest
+
+TOKENIZER = "tokenizer"
+GOLDEN = "golden"
+CHAT_TEMPLATE = "chat_template.jinja"
+_TOOLS = ("apache-tvm", "apache-tvm-ffi", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that goes into an artifact."""
+
+    spec: Spec
+    checkpoint: Checkpoint
+    request: TargetRequest
+    quantization: Quantization
+    generated: Generated
+    weights: WrittenWeights
+    context_limit: int
+    prefill_chunk: int
+
+
+def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
+    """Adds all files but golden ones to `writer`, with a manifest beside them, so that the folder can be run.
+
+    Returns:
+        The manifest, still without digests of files.
+    """
+    checkpoint, generated = parts.checkpoint, parts.generated
+    # digests were taken when the cache entry was made; gigabytes are not read again
+    for path, name in ((generated.code, generated.code_name), (parts.weights.path, parts.weights.table.file)):
+        writer.add_file(name, path, job.cache.digests(path.parent).get(path.name))
+    for name, content in checkpoint.tokenizer.items():
+        data = content if isinstance(content, bytes) else Path(content).read_bytes()
+        writer.add_bytes(f"{TOKENIZER}/{name}", data)
+    template = None
+    if checkpoint.chat_template is not None:
+        template = f"{TOKENIZER}/{CHAT_TEMPLATE}"
+        if CHAT_TEMPLATE not in checkpoint.tokenizer:
+            writer.add_bytes(template, checkpoint.chat_template.encode())
+    config = checkpoint.config
+    manifest = Manifest(
+        name=parts.spec.name,
+        target=parts.spec.backend.type,
+        xamc_version=xamc.__version__,
+        spec=portable_spec(parts.spec.to_dict() | {"source": None}),
+        model=config,
+        context_limit=parts.context_limit,
+        prefill_chunk=parts.prefill_chunk,
+        max_batch=parts.spec.runtime.max_batch,
+        kv=KvCache(parts.request.kv_dtype),
+        functions=generated.functions,
+        phases=generated.phases,
+        code_file=generated.code_name,
+        weights=parts.weights.table,
+        cpu=generated.cpu,
+        quantization=parts.quantization,
+        tokenizer=TOKENIZER,
+        generation=Generation(config.bos_token_id, config.eos_token_ids, template),
+        inputs=_inputs(job, checkpoint),
+        tools={tool: tool_version(tool) for tool in _TOOLS},
+    )
+    (writer.folder / MANIFEST).write_text(dumps(manifest), encoding="utf-8")
+    return manifest
+
+
+def add_golden(writer: ArtifactWriter, golden: Golden) -> str:
+    """Adds the golden files and returns their folder's name."""
+    for name, content in golden.files().items():
+        writer.add_bytes(f"{GOLDEN}/{name}", content)
+    return GOLDEN
+
+
+def _inputs(job: Job, checkpoint: Checkpoint) -> tuple[InputDigest, ...]:
+    """Digests of the checkpoint's files, kept beside the cache by (path, size, mtime), as they may be gigabytes."""
+    memo_file = job.cache.folder / "digests.json"
+    memo: dict[str, str] = {}
+    if memo_file.is_file():
+        memo = json.loads(memo_file.read_text(encoding="utf-8"))
+    digests = []
+    for path in checkpoint.files:
+        status = path.stat()
+        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        if key not in memo:
+            memo[key] = sha256_of(path)
+        digests.append(InputDigest(path.name, status.st_size, memo[key]))
+    _keep(memo_file, memo)
+    return tuple(sorted(digests, key=lambda digest: digest.name))
+
+
+def _keep(file: Path, memo: Mapping[str, Any]) -> None:
+    if not file.parent.is_dir():
+        return
+    scratch = file.with_suffix(".tmp")
+    try:
+        scratch.write_text(json.dumps(memo), encoding="utf-8")
+        scratch.replace(file)
+    except PermissionError:
+        # a read-only cache only means that the files are hashed again next time
+        return

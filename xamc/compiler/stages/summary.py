@@ -1,0 +1,120 @@
+"""What each stage says of itself in the table, and the build report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xamc.compiler.artifact.manifest import Quantization
+from xamc.compiler.cache import StageCache
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.frontends import Checkpoint
+from xamc.compiler.progress import Progress, size
+from xamc.compiler.spec import KeyUse
+from xamc.compiler.spec.model import LoadedSpec
+from xamc.compiler.stages.passes import Rewritten
+from xamc.compiler.stages.weights import WrittenWeights
+from xamc.targets.request import Generated
+
+
+def warnings(progress: Progress, loaded: LoadedSpec, quantization: Quantization) -> None:
+    """Says what a reader of the spec may not expect."""
+    for warning in loaded.warnings:
+        progress.warn(str(warning))
+    asked = loaded.spec.frontend.model_kwargs.tp
+    if asked != loaded.spec.tp:
+        progress.warn(f"frontend.model_kwargs.tp: {asked} becomes {loaded.spec.tp} on {loaded.spec.backend.type}")
+    if quantization.requested != quantization.used:
+        progress.warn(f"{quantization.requested} was asked for, {quantization.used} is used (--allow-rtn)")
+
+
+def spec(uses: Sequence[KeyUse]) -> str:
+    """For example ``14 keys used, 3 recorded only (pyenv, b2s, workers)``."""
+    kinds = Counter(use.use for use in uses)
+    parts = [f"{kinds['used']} keys used"]
+    for kind in ("recorded", "no effect"):
+        names = [use.path.rsplit(".", 1)[-1] for use in uses if use.use == kind]
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            parts.append(f"{len(names)} {'recorded only' if kind == 'recorded' else 'without effect'} ({shown})")
+    return ", ".join(parts)
+
+
+def frontend(checkpoint: Checkpoint) -> str:
+    """Family, layers and size on disk."""
+    config = checkpoint.config
+    nbytes = sum(path.stat().st_size for path in checkpoint.files)
+    return f"{config.model_type}, {config.num_layers} layers, {len(checkpoint.tensors)} tensors, {size(nbytes)}"
+
+
+def export(config: ModelConfig) -> str:
+    """The counts that the exporter has checked."""
+    layers = config.num_layers
+    norms = 2 * layers + 1 + (2 * layers if config.qk_norm else 0)
+    return f"{layers} layers: {layers} Attention, {2 * layers} RotaryEmbedding, {norms} norms"
+
+
+def cached(cache: StageCache, stage: str) -> str:
+    """``cached`` when the stage's result was found, else ``ok``."""
+    return "cached" if any(key.stage == stage for key in cache.hits) else "ok"
+
+
+def passes(rewritten: Rewritten) -> tuple[str, str]:
+    """(detail, state) of the graph passes."""
+    rewrites = sum(run.report.total for run in rewritten.runs)
+    silent = [run.name for run in rewritten.runs if not run.report.total]
+    text = f"{rewrites} rewrites"
+    if silent:
+        text += f"; nothing to do for {', '.join(silent)}"
+    if rewritten.proof is None:
+        return text, f"{len(rewritten.runs)} run"
+    worst = rewritten.proof.worst
+    text = f"worst {worst.worst:.1e} at {worst.name}; {text}"
+    return text, f"{len(rewritten.proof.passes)} proven"
+
+
+def codegen(generated: Generated, cache: StageCache) -> tuple[str, str]:
+    """(detail, state) of code generation."""
+    state = "cached" if {"cached"} & {cached(cache, "codegen"), cached(cache, "reference")} else "ok"
+    parts = [generated.cpu.mcpu] if generated.cpu.features else ["ONNX"]
+    if generated.passes:
+        parts.append(f"{len(generated.passes)} Relax passes")
+        deviations = [(p["deviation"], p["name"]) for p in generated.passes if p["deviation"] is not None]
+        if deviations:
+            worst, name = max(deviations)
+            parts.append(f"proven, worst {worst:.1e} at {name}")
+    proof = generated.kernel_proof
+    if proof is not None:
+        parts.append(f"kernels {proof['deviation']:.1e}" if proof["executed"] else f"kernels not run: {proof['reason']}")
+    return ", ".join(parts), state
+
+
+def weights(generated: Generated, written: WrittenWeights) -> str:
+    """Parameters and bytes."""
+    parameters = sum(weight.parameters for weight in generated.weights)
+    return f"{parameters / 1e6:.0f} M parameters in {size(written.table.nbytes)}"
+
+
+def proximity(distance: Mapping[str, float] | None) -> str:
+    """How far the model is from transformers, where that was measured."""
+    if distance is None:
+        return ""
+    return f", KL {distance['mean_kl']:.1e} nats, top-1 {distance['top1_agreement']:.0%} against transformers fp32"
+
+
+def report(
+    progress: Progress, rewritten: Rewritten, generated: Generated, distance: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """report.json: times, memory, pass counts with reasons for what did not match, and tolerances reached."""
+    return {
+        "stages": progress.summary(),
+        "peak_bytes": progress.sampler.peak if progress.sampler else None,
+        "warnings": list(progress.warnings),
+        "graph_passes": rewritten.report(),
+        "relax_passes": list(generated.passes),
+        "kernel_proof": generated.kernel_proof,
+        "codegen_seconds": dict(generated.seconds),
+        "proof_seconds": rewritten.proof.seconds if rewritten.proof else None,
+        "final": distance,
+    }

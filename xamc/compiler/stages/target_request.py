@@ -1,0 +1,72 @@
+"""From a spec to what is asked of its target: dtypes, quantization, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from xamc.compiler.artifact.manifest import Quantization
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.spec.model import Spec
+from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.targets.base import TargetCaps
+from xamc.targets.request import TargetRequest
+
+LONG_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[TargetRequest, Quantization]:
+    """What the target is asked for, and the quantization requested and used.
+
+    Raises:
+        UnsupportedError: E1408 a calibrated quantization without `allow_rtn`; E1410 a dtype the target doesn't have.
+    """
+    policy, quantization = _quantization(spec, caps, allow_rtn)
+    if spec.backend.dtype not in caps.weight_dtypes:
+        raise UnsupportedError(
+            "E1410",
+            f"{caps.name} has no weights of backend.dtype {spec.backend.dtype}",
+            fix=f"use one of {', '.join(caps.weight_dtypes)}",
+        )
+    weight_dtype = "float16" if policy is not None else LONG_DTYPES.get(spec.backend.dtype, "float16")
+    kv_dtype = spec.runtime.kv_dtype
+    if kv_dtype == "auto":
+        kv_dtype = "fp32" if weight_dtype == "float32" or "fp16" not in caps.kv_dtypes else "fp16"
+    if kv_dtype not in caps.kv_dtypes:
+        raise UnsupportedError(
+            "E1410",
+            f"{caps.name} has no KV cache of runtime.kv_dtype {kv_dtype}",
+            fix=f"use one of auto, {', '.join(caps.kv_dtypes)}",
+        )
+    request = TargetRequest(
+        weight_dtype=weight_dtype,
+        quantize=policy,
+        kv_dtype=LONG_DTYPES[kv_dtype],
+        mcpu=spec.backend.mcpu,
+        disable=spec.passes.disable,
+    )
+    return request, quantization
+
+
+def _quantization(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[RoundToNearest | None, Quantization]:
+    asked = spec.frontend.quantize
+    if asked is None:
+        return None, Quantization()
+    used = asked.type
+    if used not in caps.quantize_types:
+        substitute = asked.rtn_type
+        if substitute is None:
+            raise UnsupportedError(
+                "E1408",
+                f"frontend.quantize.type {used} (an int8 KV cache) is not available on {caps.name}",
+                fix="remove frontend.quantize and set backend.dtype: fp16",
+            )
+        if not allow_rtn:
+            raise UnsupportedError(
+                "E1408",
+                f"frontend.quantize.type {used} needs a calibration that xamc doesn't have yet",
+                fix=f"compile with --allow-rtn to round to nearest instead ({substitute}); the manifest will say so",
+            )
+        used = substitute
+    bits = cast(Literal[4, 8], asked.weight_bits)
+    group = asked.group_size if bits == 8 or asked.group_size is not None else 32
+    return RoundToNearest(bits, group), Quantization(asked.type, used)

@@ -1,0 +1,34 @@
+"""The graph passes of each target, in order."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from xamc.passes.graph.byte_codes import ByteCodes
+from xamc.passes.graph.cleanup import Cleanup
+from xamc.passes.graph.kv_cache import KvCache
+from xamc.passes.graph.last_position import LastPosition
+from xamc.passes.graph.norms import Norms
+from xamc.passes.graph.quantize_weights import QuantizeWeights
+from xamc.passes.graph.swiglu import SwiGlu
+from xamc.passes.graph.weight_storage import WeightStorage
+from xamc.passes.protocol import GraphPass
+from xamc.targets.request import TargetRequest
+
+
+def _storage(request: TargetRequest) -> list[GraphPass]:
+    if request.quantize is not None:
+        return [QuantizeWeights.to_bits(request.quantize.bits, request.quantize.group_size)]
+    if request.weight_dtype != "float32":
+        return [WeightStorage(cast(Literal["float16", "bfloat16"], request.weight_dtype))]
+    return []
+
+
+def cpu_graph_passes(request: TargetRequest) -> list[GraphPass]:
+    """In-place cache, logits of one position, weights as they are stored."""
+    return [Cleanup(), Norms(), SwiGlu(), LastPosition(), KvCache(), *_storage(request)]
+
+
+def reference_graph_passes(request: TargetRequest) -> list[GraphPass]:
+    """The export as it is, tidied, with weights as they are stored."""
+    return [Cleanup(), *_storage(request), ByteCodes()]

@@ -1,0 +1,48 @@
+"""Targets that can compile, by the value of `backend.type`; their modules are imported when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from xamc.compiler.errors import UnsupportedError
+from xamc.passes.protocol import GraphPass
+from xamc.targets.base import CAPS, TargetCaps
+from xamc.targets.request import Generated, TargetRequest
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target: its capabilities, its graph passes, the names of the passes it runs itself, and its generator."""
+
+    caps: TargetCaps
+    graph_passes: Callable[[TargetRequest], list[GraphPass]]
+    own_passes: tuple[str, ...]
+    generate: Callable[..., Generated]
+
+
+def target(name: str) -> Target:
+    """The target called `name`.
+
+    Raises:
+        UnsupportedError: E1407 when it is known but can't compile yet.
+    """
+    caps: Any = CAPS.get(name)
+    if caps is None or not caps.available:
+        able = ", ".join(sorted(c.name for c in CAPS.values() if c.available))
+        raise UnsupportedError(
+            "E1407",
+            f"the target {name} is not available yet; `xamc plan` describes what it would do",
+            fix=f"compile for another target with --set backend.type=tvm_cpu ({able} are available)",
+        )
+    from xamc.targets.graph_pipelines import cpu_graph_passes, reference_graph_passes
+
+    if name == "tvm_cpu":
+        from xamc.targets.cpu.generate import generate as generate_cpu
+        from xamc.targets.cpu.target import RELAX_PASS_NAMES
+
+        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu)
+    from xamc.targets.reference.generate import generate as generate_reference
+
+    return Target(caps, reference_graph_passes, (), generate_reference)

@@ -1,0 +1,55 @@
+"""What a target is asked for, and what it gives back; data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler.artifact.manifest import Cpu, Phase
+from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.targets.pack_weights import PackedWeight
+
+
+@dataclass(frozen=True)
+class TargetRequest:
+    """The part of a spec that a target reads.
+
+    Attributes:
+        weight_dtype: float32, float16 or bfloat16: how unquantized matrices are stored.
+        quantize: how linear weights are rounded, or None.
+        kv_dtype: element type of the KV cache.
+        mcpu: CPU level to generate code for, `native` for this machine's.
+        disable: names of passes to leave out.
+    """
+
+    weight_dtype: str
+    quantize: RoundToNearest | None
+    kv_dtype: str
+    mcpu: str = "native"
+    disable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a target made of a program.
+
+    Attributes:
+        code: the file to put at `code_name` in the artifact.
+        weights: what to write to the weights file, in the order of the weights tuple.
+        buffers: (name, dtype, shape) of every buffer in that file, in order.
+        passes: reports of the passes the target ran by itself (Relax), as JSON.
+        seconds: time by step.
+    """
+
+    code: Path
+    code_name: str
+    functions: tuple[str, ...]
+    phases: tuple[Phase, ...]
+    cpu: Cpu
+    buffers: tuple[tuple[str, str, tuple[int, ...]], ...]
+    weights: tuple[PackedWeight, ...]
+    passes: tuple[Mapping[str, Any], ...] = ()
+    kernel_proof: Mapping[str, Any] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
