@@ -2,7 +2,7 @@
 
     python tools/make_checkpoint.py --shape internlm3-8b --out DIR
 
-Weights are drawn and written in blocks, so that an 8B model needs little memory; they are random but sane (unit
+Weights are written in blocks, so that an 8B model needs little memory; they are random but sane (unit
 variance is kept through every layer), which is what timing, memory and numeric tests need. Tensor names and the
 packing of InternLM2's wqkv are those of the published checkpoints.
 """
@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -179,23 +180,42 @@ def tensor_layout(config: Mapping[str, Any]) -> dict[str, Shape]:
     return layout
 
 
-def draw(name: str, shape: Shape, layers: int, generator: np.random.Generator) -> Iterator[NDArray[np.float32]]:
-    """The tensor's values in blocks: norms near 1, matrices that keep unit variance, residual branches damped."""
-    norm, matrix = name.endswith("norm.weight"), len(shape) == 2
-    scale = 0.1
-    if matrix:
-        embedding = "embed" in name
-        residual = name.endswith(("o_proj.weight", "wo.weight", "down_proj.weight", "w2.weight"))
-        scale = 1.0 if embedding else 1 / math.sqrt(shape[1])
-        if residual:
-            scale /= math.sqrt(2 * layers)
-        if name.endswith(("q_proj.weight", "k_proj.weight", "wqkv.weight")):
-            scale *= 1.5  # attention that prefers some positions, so that a wrong mask or rotation shows
+def spread(name: str, shape: Shape, layers: int) -> tuple[float, float]:
+    """Mean and standard deviation: norms near 1, matrices that keep unit variance, residual branches damped."""
+    if name.endswith("norm.weight"):
+        return 1.0, 0.1
+    if len(shape) == 1:
+        return 0.0, 0.1
+    scale = 1.0 if "embed" in name else 1 / math.sqrt(shape[1])
+    if name.endswith(("o_proj.weight", "wo.weight", "down_proj.weight", "w2.weight")):
+        scale /= math.sqrt(2 * layers)
+    if name.endswith(("q_proj.weight", "k_proj.weight", "wqkv.weight")):
+        scale *= 1.5  # attention that prefers some positions, so that a wrong mask or rotation shows
+    return 0.0, scale
+
+
+@lru_cache(maxsize=8)
+def pool(mean: float, scale: float, dtype: str, seed: int) -> NDArray[Any]:
+    """`BLOCK_ITEMS` normal values; large tensors are made of turns of it, which is as fast as the disk."""
+    values = np.random.Generator(np.random.SFC64(seed)).standard_normal(BLOCK_ITEMS, dtype=np.float32)
+    return (values * np.float32(scale) + np.float32(mean)).astype(DTYPES[dtype][1])
+
+
+def draw(name: str, shape: Shape, layers: int, dtype: str, seed: int) -> Iterator[NDArray[Any]]:
+    """The tensor's values in blocks; they depend on seed and name alone, so shard sizes don't change the model."""
+    mean, scale = spread(name, shape, layers)
+    generator = np.random.Generator(np.random.SFC64([seed, *name.encode()]))
     left = math.prod(shape)
+    if left < BLOCK_ITEMS // 4:
+        values = generator.standard_normal(left, dtype=np.float32) * np.float32(scale) + np.float32(mean)
+        yield values.astype(DTYPES[dtype][1])
+        return
+    source = pool(mean, scale, dtype, seed)
     while left:
-        count = min(left, BLOCK_ITEMS)
-        yield generator.standard_normal(count, dtype=np.float32) * np.float32(scale) + np.float32(norm)
-        left -= count
+        start = int(generator.integers(BLOCK_ITEMS))
+        block = source[start : start + left]
+        yield block
+        left -= len(block)
 
 
 def split(layout: Mapping[str, Shape], item_bytes: int, shard_bytes: int) -> list[list[str]]:
@@ -215,7 +235,7 @@ def split(layout: Mapping[str, Shape], item_bytes: int, shard_bytes: int) -> lis
 def write_shard(
     stream: BinaryIO, names: list[str], layout: Mapping[str, Shape], dtype: str, layers: int, seed: int
 ) -> None:
-    """One safetensors file; a tensor's values depend on seed and name alone, so shard sizes don't change the model."""
+    """One safetensors file, its header first."""
     label, number = DTYPES[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -227,9 +247,8 @@ def write_shard(
     text += b" " * (-len(text) % 8)
     stream.write(len(text).to_bytes(8, "little") + text)
     for name in names:
-        generator = np.random.Generator(np.random.SFC64([seed, *name.encode()]))
-        for block in draw(name, layout[name], layers, generator):
-            stream.write(block.astype(number).tobytes())
+        for block in draw(name, layout[name], layers, dtype, seed):
+            stream.write(block.tobytes())
 
 
 def tokenizer_json() -> bytes:
