@@ -20,7 +20,11 @@ class KvStorage:
 
     dtype: str
     name: str = "kv_storage"
-    tolerance: str = "kv_16bit"
+
+    @property
+    def tolerance(self) -> str:
+        """A bound per dtype: `kv_float16`, `kv_bfloat16`, or `exact` where nothing is rounded."""
+        return "exact" if self.dtype == "float32" else f"kv_{self.dtype}"
 
     def run(self, program: RelaxProgram) -> PassReport:
         """Retypes the cache parameters and the results of every `rope_kv_write`."""

@@ -91,7 +91,7 @@ class TwinProof:
             return {"executed": False, "reason": f"this machine cannot execute {isa.name}"}
         plan = plan_weights(self.program)
         module = select_kernels(self.program, plan, isa, kv_dtype)
-        bound = "cpu_fp32" if kv_dtype == "float32" else "kv_16bit"
+        bound = "cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}"
         worst = 0.0
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "twin.so"
