@@ -17,6 +17,7 @@ from xamc.compiler.verify.scenario import BATCH, Case
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import ChangesWeights, GraphPass, MergesRows, PassReport, Tensors
+from xamc.passes.runner import apply_pass
 
 EXPORT = "export"
 RAGGED = "ragged"
@@ -151,8 +152,7 @@ def _prove_one(
     start = time.perf_counter()
     proof = PassProof(graph_pass.name, graph_pass.tolerance, tolerance(graph_pass.tolerance))
     before = twin.model.clone()
-    proof.report = graph_pass.run(twin)
-    check_invariants(twin, after=graph_pass.name)
+    proof.report = apply_pass(graph_pass, twin)
     stored = materialize(twin.weights)
     reference = weights
     if isinstance(graph_pass, ChangesWeights):

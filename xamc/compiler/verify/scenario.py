@@ -56,7 +56,7 @@ def steps(config: ModelConfig, ids: NDArray[np.int64]) -> list[Arrays]:
     reached = LengthReached(config.max_position_embeddings)
     feeds: list[Arrays] = []
     for start, stop in bounds:
-        cos, sin = rope_table(config, config.max_position_embeddings, reached.advance(stop))
+        cos, sin = rope_table(config, max(total, config.max_position_embeddings), reached.advance(stop))
         positions = np.broadcast_to(np.arange(start, stop, dtype=np.int64), (batch, stop - start))
         feeds.append(
             {

@@ -61,6 +61,12 @@ class KvCache:
         report = PassReport()
         model, graph = program.model, program.model.graph
         inputs = {value.name: value for value in graph.inputs}
+        if contract.past_key(0) not in inputs:
+            raise InternalError(
+                "E1302",
+                "kv_cache: the graph has no past_key.0; its caches have been rewritten already",
+                fix="list the pass once in the target's passes",
+            )
         write_index = ir.val("write_index", dtype=ir.DataType.INT64, shape=["batch"])
         graph.inputs.insert(list(inputs).index("position_ids") + 1, write_index)
 

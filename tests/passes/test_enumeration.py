@@ -1,0 +1,40 @@
+"""Every pass has a test of its own, a golden and mutations; a new pass without them fails here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+from tests.golden_files import FOLDER
+from tests.passes.graph.cases import PASSES
+from tests.passes.graph.test_mutations import MUTATIONS
+from xamc.passes import graph
+from xamc.passes.graph import GRAPH_PASSES
+
+REPOSITORY = Path(__file__).parents[2]
+FILES = sorted(path.stem for path in Path(graph.__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+def test_the_registry_lists_every_file() -> None:
+    assert sorted(GRAPH_PASSES) == FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pass_is_one_class_of_its_file_with_docs(name: str) -> None:
+    module = importlib.import_module(f"xamc.passes.graph.{name}")
+    classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
+    assert [cls.__name__ for cls in classes] == [GRAPH_PASSES[name]]
+    text = inspect.getdoc(classes[0]) or ""
+    assert "before:" in text or name == "cleanup", f"{name} does not draw its graph before and after"
+    assert f"`{name}`" in (REPOSITORY / "docs" / "passes.md").read_text(), f"docs/passes.md does not mention {name}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pass_has_a_test_a_golden_and_mutations(name: str) -> None:
+    test = REPOSITORY / "tests" / "passes" / "graph" / f"test_{name}.py"
+    assert test.exists() and "def test_golden" in test.read_text()
+    assert (FOLDER / "passes" / f"{name}.txt").stat().st_size > 0
+    assert name in PASSES and len(MUTATIONS[name]) >= 3

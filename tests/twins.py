@@ -1,0 +1,97 @@
+"""Twins for tests: small models of two shapes, exported once per test process, with transformers' own answers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from xamc.compiler.contract import ModelConfig, RopeConfig
+from xamc.compiler.export.job import twin_program
+from xamc.compiler.program import Program
+from xamc.compiler.verify.scenario import Case
+from xamc.passes.protocol import GraphPass
+
+# "tied": no biases, tied embedding, GQA 3:1; "windowed": q/k/v biases, one full and one sliding-window layer, untied
+KINDS = ("tied", "windowed")
+
+
+def config(kind: str) -> ModelConfig:
+    """The config of a twin; two layers, 64 wide, and 16-wide heads."""
+    windowed = kind == "windowed"
+    heads, kv_heads = (4, 2) if windowed else (6, 2)
+    hidden = 64 if windowed else 96
+    hf: dict[str, Any] = {
+        "hidden_size": hidden,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": 100,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": not windowed,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    if windowed:
+        kinds = ["full_attention", "sliding_attention"]
+        hf |= {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1, "layer_types": kinds}
+    else:
+        hf |= {"head_dim": 16}
+    return ModelConfig(
+        model_type="qwen2" if windowed else "llama",
+        architecture="Qwen2ForCausalLM" if windowed else "LlamaForCausalLM",
+        hidden_size=hidden,
+        intermediate_size=160,
+        num_layers=2,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=16,
+        vocab_size=100,
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        rope=RopeConfig("default", 10000.0),
+        tie_word_embeddings=not windowed,
+        qk_norm=False,
+        sliding_windows=(None, 3) if windowed else (None, None),
+        bos_token_id=None,
+        eos_token_ids=(),
+        hf_config=hf,
+    )
+
+
+@functools.cache
+def _exported(kind: str) -> tuple[Program, list[Case]]:
+    # torch and transformers are slow to import: only tests that need an export pay for it
+    from xamc.compiler.export.exporter import export_model
+    from xamc.compiler.export.worker import answers
+
+    program = twin_program(export_model(config(kind)), config(kind))
+    return program, answers(program)
+
+
+def twin(kind: str) -> tuple[Program, list[Case]]:
+    """A fresh copy of an exported twin, and transformers' answers to its scenario."""
+    program, cases = _exported(kind)
+    return Program(program.model.clone(), dict(program.weights), program.config), cases
+
+
+def after(kind: str, *passes: GraphPass) -> Program:
+    """A twin after `passes`."""
+    program, _ = twin(kind)
+    for graph_pass in passes:
+        graph_pass.run(program)
+    return program
+
+
+def nodes(program: Program, op: str) -> list[Any]:
+    """The nodes of an operator, in order."""
+    return [node for node in program.model.graph if node.op_type == op]
+
+
+def seeded(shape: tuple[int, ...], seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Standard normal float32 numbers."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
