@@ -86,7 +86,7 @@ def write_gguf(
         "tokenizer.ggml.eos_token_id": 2,
         **(metadata or {}),
     }
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, meta.get("general.architecture", architecture))
     for key, value in meta.items():
         if key == "general.architecture" or value is None:
             continue

@@ -350,7 +350,12 @@ def test_metadata_that_contradicts_tensors(metadata: dict[str, Any], code: str, 
 
 @pytest.mark.parametrize(
     ("metadata", "code", "words"),
-    [({"split.count": 2}, "E1133", "split"), ({"llama.attention.sliding_window": 8}, "E1107", "sliding_window")],
+    [
+        ({"split.count": 2}, "E1133", "split"),
+        ({"llama.rope.dimension_count": 8}, "E1106", "rotates 8 of 16"),
+        ({"general.architecture": "gpt2"}, "E1105", "gpt2"),
+        ({"llama.attention.sliding_window": 8}, "E1107", "sliding_window"),
+    ],
 )
 def test_unsupported_metadata(metadata: dict[str, Any], code: str, words: str, tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", write_tiny(tmp_path / "hf", "llama", **WIDE), metadata=metadata)

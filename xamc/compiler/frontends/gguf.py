@@ -120,6 +120,14 @@ def read_config(file: GgufFile) -> ModelConfig:
             "use the original safetensors checkpoint",
         )
     heads = reader.integer(prefix + "attention.head_count")
+    head_dim = reader.integer(prefix + "attention.key_length", 0, low=0)
+    rotated = reader.integer(prefix + "rope.dimension_count", head_dim, low=0)
+    if head_dim and rotated != head_dim:
+        raise UnsupportedError(
+            "E1106",
+            f"{path}: {prefix}rope.dimension_count rotates {rotated} of {head_dim} dimensions of a head",
+            "only full rotary embeddings are supported",
+        )
     embedding = file.tensors.get("token_embd.weight")
     name, _ = ARCHITECTURES[architecture]
     extra: dict[str, Any] = {}
@@ -134,9 +142,7 @@ def read_config(file: GgufFile) -> ModelConfig:
         "num_hidden_layers": reader.integer(prefix + "block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": reader.integer(prefix + "attention.head_count_kv", heads),
-        "head_dim": reader.integer(
-            prefix + "attention.key_length", reader.integer(prefix + "rope.dimension_count", 0, low=0), low=0
-        ),
+        "head_dim": rotated,
         "max_position_embeddings": context,
         "rms_norm_eps": reader.number(prefix + "attention.layer_norm_rms_epsilon"),
         "vocab_size": embedding.shape[0] if embedding else reader.integer(prefix + "vocab_size"),
