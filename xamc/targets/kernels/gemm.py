@@ -71,6 +71,7 @@ class _Gemm:
                 first = E.let(task // self.weight.layout.panels * height)
                 rows = E.let(E.minimum(self.m - first, height))
                 values = E.scratch((PANEL // self.width, BLOCK_K // self.arithmetic.k, self.width), self.arithmetic.dtype)
+                self.initialize(panel, first, rows)
                 with E.serial(self.blocks) as block:
                     k = E.let(E.minimum(self.k - block * BLOCK_K, BLOCK_K))
                     self.dequantize(values, panel, block, k)
@@ -78,7 +79,7 @@ class _Gemm:
                         cut_rows(
                             rows,
                             row_tiles(self.isa),
-                            lambda row, size: self.tile(copy, values, panel, part, block, k, E.let(first + row), size),
+                            lambda row, size: self.tile(copy, values, panel, part, block, k, E.let(first + row), size),  # noqa: B023
                         )
 
     def copy_row(self, copy: E.Buffer, i: E.Expr) -> None:
@@ -103,27 +104,28 @@ class _Gemm:
 
     def dequantize(self, values: E.Buffer, panel: E.Expr, block: E.Expr, k: E.Expr) -> None:
         """Writes the panel's weights of a block along K as the operands of the arithmetic."""
-        weight, step = self.weight, self.weight.format.k_step
+        weight, step, lanes = self.weight, self.weight.format.k_step, self.lanes
         group = min(weight.group, BLOCK_K)
-        for row in weight.panel_rows():
-            part, column = row // self.width, row % self.width
-            with E.serial(E.let((k + (group - 1)) // group)) as g:
-                scale = offset = None
-                if weight.format.quantized:
-                    index = E.let(block * (BLOCK_K // group) + g) if weight.group == group else E.i32(0)
-                    scale = E.let(weight.scale(panel, index, row, self.lanes))
+        with E.serial(E.let((k + (group - 1)) // group)) as g:
+            scales, offsets = [], []
+            if weight.format.quantized:
+                index = E.let(block * (BLOCK_K // group) + g) if weight.group == group else E.i32(0)
+                for row in weight.panel_rows():
+                    scale = E.let(weight.scale(panel, index, row, lanes))
+                    scales.append(scale)
                     # (q - z) s = q s - z s is exact: no operand has more than 20 significant bits.
-                    offset = E.let(E.const(0, self.lanes) - weight.zero(panel, index, row, self.lanes) * scale)
-                extent = E.let(E.minimum(k - g * group, group))
-                with E.serial(E.let((extent + (step - 1)) // step)) as s:
-                    word = E.let(weight.word(panel, (block * BLOCK_K + g * group) // step + s, row, self.lanes))
+                    offsets.append(E.let(E.const(0, lanes) - weight.zero(panel, index, row, lanes) * scale))
+            extent = E.let(E.minimum(k - g * group, group))
+            with E.serial(E.let((extent + (step - 1)) // step)) as s:
+                first = E.let(g * group + s * step)
+                for v, row in enumerate(weight.panel_rows()):
+                    word = E.let(weight.word(panel, (block * BLOCK_K + g * group) // step + s, row, lanes))
 
-                    def value(index: int) -> E.Expr:
-                        raw = weight.value(word, index, self.lanes)
-                        return raw if scale is None else E.fma(raw, scale, offset, self.lanes)
+                    def value(index: int, v: int = v, word: E.Expr = word) -> E.Expr:
+                        raw = weight.value(word, index, lanes)
+                        return E.fma(raw, scales[v], offsets[v], lanes) if scales else raw
 
-                    first = E.let(g * group + s * step)
-                    self.operands(values, part, column, first, step, word, value)
+                    self.operands(values, row // self.width, row % self.width, first, step, word, value)
 
     def operands(
         self,
@@ -176,7 +178,7 @@ class _Gemm:
         column = E.let(panel * PANEL + part * self.width)
         sums = [[E.Register(lanes) for _ in range(self.vectors)] for _ in range(rows)]
         tail = None if self.n % PANEL == 0 else E.scratch((rows, self.width))
-        self.load_sums(sums, tail, row, column, block)
+        self.load_sums(sums, tail, row, column)
 
         def left(r: int, s: E.Expr) -> E.Expr:
             if self.arithmetic.k == 1:
@@ -190,47 +192,48 @@ class _Gemm:
             self.vectors,
             lanes,
             E.let((k + (per - 1)) // per),
-            self.k % (4 * per) == 0,
             left,
             lambda s, v: E.load(values, [part, s, v * lanes], lanes),
             sums,
         )
         self.store_sums(sums, tail, row, column)
 
-    def load_sums(
-        self, sums: list[list[E.Register]], tail: E.Buffer | None, row: E.Expr, column: E.Expr, block: E.Expr
-    ) -> None:
-        """Initializes a tile: from bias and residual in the first block along K, from Y in the others."""
+    def initialize(self, panel: E.Expr, first: E.Expr, rows: E.Expr) -> None:
+        """Y = bias + residual, which the blocks along K add to."""
+        extent = PANEL if self.n % PANEL == 0 else E.let(E.minimum(self.n - panel * PANEL, PANEL))
 
-        def fill(start: Callable[[E.Expr, E.Expr, int], E.Expr]) -> None:
-            def whole() -> None:
-                for r, registers in enumerate(sums):
-                    for v, register in enumerate(registers):
-                        register.set(start(row + r, column + v * self.lanes, self.lanes))
-
-            def partial() -> None:
-                with E.serial(len(sums)) as r, E.serial(self.width) as c:
-                    E.store(tail, [r, c], E.f32(0))
-                with E.serial(len(sums)) as r, E.serial(E.maximum(self.n - column, 0)) as c:
-                    E.store(tail, [r, c], start(row + r, column + c, 1))
-                for r, registers in enumerate(sums):
-                    for v, register in enumerate(registers):
-                        register.set(E.load(tail, [r, v * self.lanes], self.lanes))
-
-            self.by_width(tail, column, whole, partial)
-
-        def first(i: E.Expr, at: E.Expr, lanes: int) -> E.Expr:
+        def start(i: E.Expr, at: E.Expr, lanes: int) -> None:
             value = E.const(0, lanes)
             if self.bias is not None:
                 value = E.load(self.bias, [at], lanes)
             if self.residual is not None:
                 value = value + E.load(self.residual, [i, at], lanes)
-            return value
+            E.store(self.y, [i, at], value, lanes)
 
-        if self.blocks == 1:
-            fill(first)
-        else:
-            E.when(block == 0, lambda: fill(first), lambda: fill(lambda i, at, lanes: E.load(self.y, [i, at], lanes)))
+        with E.serial(rows) as row:
+            i = E.let(first + row)
+            with E.serial(extent // self.lanes) as c:
+                start(i, E.let(panel * PANEL + c * self.lanes), self.lanes)
+            if self.n % self.lanes:
+                with E.serial(extent // self.lanes * self.lanes, extent) as c:
+                    start(i, E.let(panel * PANEL + c), 1)
+
+    def load_sums(self, sums: list[list[E.Register]], tail: E.Buffer | None, row: E.Expr, column: E.Expr) -> None:
+        def whole() -> None:
+            for r, registers in enumerate(sums):
+                for v, register in enumerate(registers):
+                    register.set(E.load(self.y, [row + r, column + v * self.lanes], self.lanes))
+
+        def partial() -> None:
+            with E.serial(len(sums)) as r, E.serial(self.width) as c:
+                E.store(tail, [r, c], E.f32(0))
+            with E.serial(len(sums)) as r, E.serial(E.maximum(self.n - column, 0)) as c:
+                E.store(tail, [r, c], E.load(self.y, [row + r, column + c]))
+            for r, registers in enumerate(sums):
+                for v, register in enumerate(registers):
+                    register.set(E.load(tail, [r, v * self.lanes], self.lanes))
+
+        self.by_width(tail, column, whole, partial)
 
     def store_sums(self, sums: list[list[E.Register]], tail: E.Buffer | None, row: E.Expr, column: E.Expr) -> None:
         def whole() -> None:

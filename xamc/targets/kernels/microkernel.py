@@ -16,8 +16,6 @@ from tvm.tirx.script.builder import ir as T
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 
-_UNROLL = 4
-
 # TVM turns every bfloat16 value of TensorIR into integers before LLVM sees it, so the instruction, whose operands are
 # LLVM's own bfloat type, is wrapped in a function of LLVM IR that is inlined.
 _BF16_DOT = """
@@ -96,7 +94,7 @@ def tile_size(isa: Isa) -> tuple[int, int]:
 def row_tiles(isa: Isa) -> tuple[int, ...]:
     """Heights of tiles, descending, that any number of rows can be cut into."""
     full = tile_size(isa)[0]
-    return (full, *(size for size in (8, 4, 2, 1) if size < full))
+    return (full, full // 3, 1)
 
 
 def cut_rows(count: E.Expr, sizes: Sequence[int], body: Callable[[E.Expr, int], None]) -> None:
@@ -115,7 +113,6 @@ def emit_tile(
     vectors: int,
     lanes: int,
     steps: E.Expr,
-    whole: bool,
     a: Callable[[int, E.Expr], E.Expr],
     b: Callable[[E.Expr, int], E.Expr],
     sums: list[list[E.Register]],
@@ -128,23 +125,15 @@ def emit_tile(
         vectors: vectors of B.
         lanes: elements of a vector.
         steps: number of steps, an expression.
-        whole: whether `steps` is known to be a multiple of the unrolling (4).
         a: (row, step) -> scalar of `arithmetic.dtype`.
         b: (step, vector) -> vector of `arithmetic.dtype`.
         sums: [rows][vectors] registers, already initialized.
     """
 
-    def step(k: E.Expr) -> None:
+    with E.serial(steps) as k:  # LLVM unrolls it
         right = [E.let(b(k, v)) for v in range(vectors)]
         for row in range(rows):
             left = E.let(E.splat(a(row, k), lanes))
             for v in range(vectors):
                 register = sums[row][v]
                 register.set(arithmetic.multiply_add(left, right[v], register.get(), lanes))
-
-    with E.serial(E.let(steps // _UNROLL)) as block:
-        for i in range(_UNROLL):
-            step(E.let(block * _UNROLL + i))
-    if not whole:
-        with E.serial(E.let(steps // _UNROLL * _UNROLL), steps) as k:
-            step(k)
