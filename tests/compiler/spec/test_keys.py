@@ -84,7 +84,7 @@ def test_uses_on_the_cpu() -> None:
         "backend.compile.attention_split_num": "no effect",
         "backend.compile.ffn_split_num": "no effect",
         "workspace.path": "used",
-        "workspace.workers": "recorded",
+        "workspace.workers": "used",
         "workspace.env_recheck": "no effect",
         "workspace.pyenv": "recorded",
     }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xamc.compiler.errors import XamcError
 from xamc.compiler.render import render
-from xamc.compiler.spec import LoadedSpec, Quantize, SpecErrors, load_spec
+from xamc.compiler.spec import SET_PATH, LoadedSpec, Quantize, SpecErrors, load_spec
 from xamc.compiler.spec.keys import registry
 
 VENDOR = sorted((Path(__file__).parent / "vendor").glob("*.yaml"))
@@ -229,6 +229,16 @@ def test_a_spec_can_be_sent_and_written() -> None:
         spec = load_spec(file).spec
         assert pickle.loads(pickle.dumps(spec)) == spec
         assert json.loads(json.dumps(spec.to_dict()))["name"] == spec.name
+
+
+def test_later_stages_can_point_at_a_key(tmp_path: Path) -> None:
+    file = write(tmp_path, "frontend:\n  checkpoint: /m\n")
+    loaded = load_spec(file, ["backend.dtype=fp32"])
+    [place] = loaded.at("frontend.checkpoint", "is missing")
+    assert (place.path, place.line, place.column, place.length, place.note) == (file, 2, 15, 2, "is missing")
+    assert loaded.at("backend.dtype")[0].path == SET_PATH
+    assert loaded.at("backend.type") == ()
+    assert load_spec(MINIMAL).at("frontend.checkpoint") == ()
 
 
 # Errors

@@ -161,7 +161,7 @@ class Workspace:
 
     Attributes:
         path: folder under which the artifact's folder `name` is made; relative paths are against the current folder.
-        workers: processes that work at the same time; None leaves it to xamc.
+        workers: processes that work at the same time; None means as many as the process may use CPUs.
         pyenv: package → version that the spec's author used; never installed.
         values: the other keys below `workspace`, as written.
     """
@@ -187,7 +187,7 @@ class Verify:
     Attributes:
         passes: `each` runs the twin before and after every pass.
         final: run the real weights, streamed layer by layer, on one prompt.
-        prompts: prompts for `final` and for the artifact's golden logits; empty means xamc's own.
+        prompts: prompts for `final` and for the artifact's golden logits, the first is run; empty means xamc's own.
     """
 
     passes: Literal["each", "off"] = "each"
@@ -301,6 +301,16 @@ class LoadedSpec:
     values: Mapping[str, Any]
     positions: Mapping[KeyPath, Location]
     text: str
+
+    def at(self, path: str, note: str = "") -> tuple[Location, ...]:
+        """Where a key's value is written, for the `locations` of an error; empty when it is not written.
+
+        Args:
+            path: dotted, such as `frontend.quantize.type`.
+            note: what is wrong with it, shown beside the carets.
+        """
+        place = self.positions.get(tuple(path.split(".")))
+        return (dataclasses.replace(place, note=note),) if place is not None else ()
 
 
 def _plain(value: Any) -> Any:

@@ -295,7 +295,8 @@ _WORKSPACE = (
         "workspace.workers",
         Int(1, 1024),
         "Processes that work at the same time.",
-        everywhere("recorded", "xamc sizes its own worker processes by the CPUs and memory it finds"),
+        everywhere("used", "processes that pack weights"),
+        "the CPUs that the process may use",
     ),
     _recorded(
         "workspace.pyenv",

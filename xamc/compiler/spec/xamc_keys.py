@@ -56,7 +56,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "verify.prompts",
         ListOf(Text()),
-        "Prompts for `final` and for the artifact's golden logits.",
+        "Prompts for `final` and for the artifact's golden logits; the first is run.",
         _USED,
         "xamc's own",
     ),
