@@ -6,78 +6,61 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from xamc.compiler.artifact import Artifact, Manifest
-from xamc.compiler.artifact.golden import GOLDEN_FILE, GOLDEN_FOLDER, Golden, check_golden, compare_golden, read_golden
+from xamc.compiler.artifact.golden import GOLDEN_FILE, check_golden, read_golden
 from xamc.compiler.errors import InputError, ToolchainError
 
-
-@pytest.fixture
-def golden() -> Golden:
-    rng = np.random.default_rng(1)
-    logits = rng.normal(size=(2, 4, 11)).astype(np.float32)
-    return Golden(np.arange(8, dtype=np.int64).reshape(2, 4), np.array([4, 2]), logits)
+IDS = np.arange(6, dtype=np.int64)
+LOGITS = np.random.default_rng(1).normal(size=(6, 11)).astype(np.float32)
+LARGEST = float(np.abs(LOGITS).max())
 
 
 @pytest.fixture
-def artifact(tmp_path: Path, manifest: Manifest, golden: Golden) -> Artifact:
-    (tmp_path / GOLDEN_FOLDER).mkdir()
-    (tmp_path / GOLDEN_FILE).write_bytes(golden.to_bytes())
-    return Artifact(tmp_path, replace(manifest, golden=GOLDEN_FOLDER))
+def artifact(tmp_path: Path, manifest: Manifest) -> Artifact:
+    (tmp_path / "golden").mkdir()
+    save_file({"token_ids": IDS, "logits": LOGITS}, tmp_path / "golden" / GOLDEN_FILE)
+    return Artifact(tmp_path, replace(manifest, golden="golden"))
 
 
-def test_round_trip_and_equal_bytes(artifact: Artifact, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = read_golden(artifact.file(GOLDEN_FILE))
-    for name in ("token_ids", "lengths", "logits"):
-        np.testing.assert_array_equal(getattr(read, name), getattr(golden, name))
-    first = golden.to_bytes()
-    monkeypatch.setattr("time.localtime", lambda *_: (2031, 2, 3, 4, 5, 6, 0, 0, 0))
-    assert golden.to_bytes() == first
-
-
-def _computed(golden: Golden, noise: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:  # type: ignore[type-arg]
-    def compute(token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        np.testing.assert_array_equal(token_ids, golden.token_ids)
-        np.testing.assert_array_equal(lengths, golden.lengths)
-        logits = golden.logits.copy()
+def _computed(noise: float) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+    def compute(token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        np.testing.assert_array_equal(token_ids, IDS[None])
+        logits = LOGITS[None].copy()
         logits[0, 3, 5] += noise
         return logits
 
     return compute
 
 
-def test_within_and_beyond_the_tolerance(artifact: Artifact, golden: Golden) -> None:
-    largest = float(np.abs(golden.logits).max())
-    result = check_golden(artifact, _computed(golden, 0.9e-4 * largest), 1e-4)
-    assert result is not None and 0.5e-4 < result.deviation < 1e-4 and (result.same_top1, result.positions) == (6, 6)
-    for noise in (1.5e-4 * largest, np.nan, np.inf):
-        with pytest.raises(ToolchainError, match="E1511"):
-            check_golden(artifact, _computed(golden, noise), 1e-4)
+def test_within_the_tolerance(artifact: Artifact) -> None:
+    result = check_golden(artifact, _computed(0.9e-4 * LARGEST), 1e-4)
+    assert result is not None
+    assert 0.5e-4 < result.deviation < 1e-4
+    assert (result.same_top1, result.positions) == (6, 6)
 
 
-def test_padding_is_not_compared(golden: Golden) -> None:
-    logits = golden.logits.copy()
-    logits[1, 2:] = 99
-    assert compare_golden(golden, logits, 0).deviation == 0
-    logits[1, 1, 0] += 1
-    assert compare_golden(golden, logits, 0).deviation > 0
+@pytest.mark.parametrize("noise", [1.5e-4 * LARGEST, np.nan, np.inf])
+def test_beyond_the_tolerance(artifact: Artifact, noise: float) -> None:
+    with pytest.raises(ToolchainError, match="E1511"):
+        check_golden(artifact, _computed(noise), 1e-4)
 
 
-def test_artifact_without_golden_logits(artifact: Artifact, golden: Golden) -> None:
+def test_artifact_without_golden_logits(artifact: Artifact) -> None:
     bare = replace(artifact, manifest=replace(artifact.manifest, golden=None))
-    assert check_golden(bare, _computed(golden, 0), 1e-4) is None
+    assert check_golden(bare, _computed(0), 1e-4) is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing array", "pickle", "shapes"])
-def test_damaged_archives(artifact: Artifact, golden: Golden, damage: str) -> None:
-    path = artifact.file(GOLDEN_FILE)
+@pytest.mark.parametrize("damage", ["cut", "missing tensor", "shapes"])
+def test_damaged_files(artifact: Artifact, damage: str) -> None:
+    path = artifact.path / "golden" / GOLDEN_FILE
     if damage == "cut":
-        path.write_bytes(golden.to_bytes()[:-30])
-    elif damage == "missing array":
-        np.savez(path, token_ids=golden.token_ids)
-    elif damage == "pickle":
-        np.savez(path, token_ids=np.array([{}]), lengths=golden.lengths, logits=golden.logits, allow_pickle=True)
+        path.write_bytes(path.read_bytes()[:-30])
+    elif damage == "missing tensor":
+        save_file({"token_ids": IDS}, path)
     else:
-        path.write_bytes(replace(golden, lengths=np.array([1, 2, 3])).to_bytes())
+        save_file({"token_ids": IDS[:3], "logits": LOGITS}, path)
     with pytest.raises(InputError, match="E1510"):
         read_golden(path)

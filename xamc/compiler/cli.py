@@ -1,0 +1,288 @@
+"""The commands, their options and their exit codes; what they do is in `xamc.compiler.commands`.
+
+Exit codes: 0 done, 1 the user's input, 2 misuse of the command line, 3 unsupported, 4 toolchain, 70 a defect of xamc,
+130 interrupted. Imports of everything but typer are inside the commands, so that ``xamc --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import xamc
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings=_CONTEXT,
+    help="Compile a language model for an accelerator from one build.yaml, prove every rewrite, and run the artifact.",
+)
+cache_app = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT, help="Look at and shrink the stage cache.")
+app.add_typer(cache_app, name="cache")
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The build.yaml.", show_default=False)]
+ArtifactArgument = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="The folder that `xamc compile` made.", show_default=False)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. backend.dtype=fp16; repeatable."),
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", metavar="TARGET", help="cpu, reference, vacc, ascend; overrides backend.type.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads; default: all CPUs this process may use.")
+]
+NewTokensOption = Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer; default: as fits.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")]
+TopKOption = Annotated[int, typer.Option(min=0, help="Sample among the K likeliest tokens; 0: all.")]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens of sum P.")]
+PenaltyOption = Annotated[float, typer.Option(help="Above 1 makes tokens that occurred less likely.")]
+SeedOption = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
+StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; repeatable.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"xamc {xamc.__version__}\n")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for unexpected errors.")] = False,
+) -> None:
+    pass
+
+
+@app.command("compile")
+def _compile(
+    spec: SpecArgument,
+    set_: SetOption = None,
+    target: TargetOption = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The artifact's folder; default: workspace.path/name.")
+    ] = None,
+    allow_rtn: Annotated[
+        bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
+    ] = False,
+    dump_ir: Annotated[
+        Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR after every stage to DIR.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; default: workspace.workers.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Compile a spec to an artifact."""
+    from xamc.compiler.commands.build import compile_command
+
+    overrides = _overrides(set_, target)
+    if workers is not None:
+        overrides.append(f"workspace.workers={workers}")
+    compile_command(
+        spec, overrides, output=output, allow_rtn=allow_rtn, dump_ir=dump_ir, use_cache=not no_cache, as_json=json
+    )
+
+
+@app.command("plan")
+def _plan(
+    spec: SpecArgument,
+    set_: SetOption = None,
+    target: TargetOption = None,
+    allow_rtn: Annotated[
+        bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Say what a compile would do, and what it would take, before any weight is read."""
+    from xamc.compiler.commands.build import plan_command
+
+    plan_command(spec, _overrides(set_, target), allow_rtn=allow_rtn, as_json=json)
+
+
+@app.command("run")
+def _run(
+    artifact: ArtifactArgument,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to continue; - reads it from stdin.")],
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
+    max_new_tokens: NewTokensOption = None,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    repetition_penalty: PenaltyOption = 1.0,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")] = False,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Let an artifact continue a prompt, and say how fast it was."""
+    from xamc.compiler.commands.generate import run_command
+
+    options = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": tuple(stop or ()),
+        "seed": seed,
+        "ignore_eos": ignore_eos,
+    }
+    run_command(artifact, prompt, chat, max_new_tokens, options, threads, as_json=json)
+
+
+@app.command("chat")
+def _chat(
+    artifact: ArtifactArgument,
+    system: Annotated[str | None, typer.Option("--system", help="A system message before the conversation.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option("--chat-template", metavar="FILE", help="A Jinja template instead of the model's.")
+    ] = None,
+    max_new_tokens: NewTokensOption = None,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    repetition_penalty: PenaltyOption = 1.0,
+    seed: SeedOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Talk with an artifact; an empty line or end of file leaves."""
+    from xamc.compiler.commands.generate import chat_command
+
+    options = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
+    chat_command(artifact, system, chat_template, max_new_tokens, options, threads)
+
+
+@app.command("verify")
+def _verify(artifact: ArtifactArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:
+    """Check an artifact's digests, then run it and compare its golden logits."""
+    from xamc.compiler.commands.inspection import verify_command
+
+    verify_command(artifact, threads, as_json=json)
+
+
+@app.command("inspect")
+def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
+    """Show what an artifact holds: model, sizes, passes, tolerances reached."""
+    from xamc.compiler.commands.inspection import inspect_command
+
+    inspect_command(artifact, as_json=json)
+
+
+@app.command("targets")
+def _targets(json: JsonOption = False) -> None:
+    """List the targets and what they can do."""
+    from xamc.compiler.commands.inspection import targets_command
+
+    targets_command(as_json=json)
+
+
+@app.command("schema")
+def _schema() -> None:
+    """Print the JSON Schema of build files, for editors."""
+    from xamc.compiler.commands.output import print_json
+    from xamc.compiler.spec import json_schema
+
+    print_json(json_schema())
+
+
+@app.command("explain")
+def _explain(
+    code: Annotated[str | None, typer.Argument(help="E1042 for example; none lists all.", show_default=False)] = None,
+    json: JsonOption = False,
+) -> None:
+    """Describe an error code."""
+    from xamc.compiler.commands.inspection import explain_command
+
+    explain_command(code, as_json=json)
+
+
+@app.command("doctor")
+def _doctor(json: JsonOption = False) -> None:
+    """Check this machine: pins that are known to crash, compiler, CPU, memory, disk, cache."""
+    from xamc.compiler.commands.inspection import doctor_command
+
+    doctor_command(as_json=json)
+
+
+@cache_app.command("info")
+def _cache_info(json: JsonOption = False) -> None:
+    """Show where the cache is and what it holds."""
+    from xamc.compiler.commands.inspection import cache_info_command
+
+    cache_info_command(as_json=json)
+
+
+@cache_app.command("prune")
+def _cache_prune(
+    max_size: Annotated[
+        str, typer.Option("--max-size", metavar="SIZE", help="What may stay, e.g. 20GB; 0 empties the cache.")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Remove the entries used longest ago until the cache is small enough."""
+    from xamc.compiler.commands.inspection import cache_prune_command
+
+    cache_prune_command(max_size, as_json=json)
+
+
+def _overrides(set_: list[str] | None, target: str | None) -> list[str]:
+    """What --set and --target say, as overrides of the spec; the target wins."""
+    overrides = list(set_ or ())
+    if target is not None:
+        names = {"cpu": "tvm_cpu", "vacc": "tvm_vacc", "ascend": "tvm_ascend"}
+        overrides.append(f"backend.type={names.get(target, target)}")
+    return overrides
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; whatever goes wrong is printed, nothing is raised."""
+    as_json, debug = "--json" in arguments, "--debug" in arguments
+    command: Any = typer.main.get_command(app)
+    try:
+        status = command.main(args=list(arguments), prog_name="xamc", standalone_mode=False)
+        sys.stdout.flush()
+        return int(status or 0)
+    except typer.TyperException as error:
+        shown: Any = error
+        shown.show()
+        return int(shown.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("\ninterrupted\n")
+        return 130
+    except BrokenPipeError:
+        _silence_stdout()
+        return 141
+    except Exception as error:  # the last stand: every other place lets errors pass
+        from xamc.compiler.commands.failure import report_failure
+
+        return report_failure(error, arguments, as_json, debug)
+
+
+def _silence_stdout() -> None:
+    """The reader of our stdout is gone; let Python's flush at exit go nowhere."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

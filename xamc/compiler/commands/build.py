@@ -1,0 +1,76 @@
+"""`xamc compile` and `xamc plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
+from xamc.compiler.pipeline import compile_spec
+from xamc.compiler.plan import Plan, make_plan
+from xamc.compiler.progress import Progress, duration, size
+from xamc.compiler.stages.job import CompileOptions
+
+
+def compile_command(
+    spec: Path,
+    overrides: Sequence[str],
+    *,
+    output: Path | None,
+    allow_rtn: bool,
+    dump_ir: Path | None,
+    use_cache: bool,
+    as_json: bool,
+) -> None:
+    """Compile, showing the stage table; with `as_json` the table goes to stderr and the result to stdout."""
+    console = message_console() if as_json else result_console()
+    options = CompileOptions(allow_rtn, dump_ir, use_cache, output)
+    compiled = compile_spec(spec, overrides, options, Progress(console))
+    nbytes = sum(file.nbytes for file in compiled.manifest.files)
+    if as_json:
+        print_json({"path": str(compiled.path), "nbytes": nbytes, "report": compiled.report})
+        return
+    console.print(f"→ {_shown(compiled.path)}   {size(nbytes)}", style="bold")
+    console.print(f'  xamc run {_shown(compiled.path)} --prompt "..."')
+
+
+def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_json: bool) -> None:
+    """Print the plan; then refuse it if this machine can't hold it."""
+    plan = make_plan(spec, overrides, allow_rtn)
+    if as_json:
+        print_json(plan.to_dict())
+    else:
+        _print_plan(plan)
+    plan.require_room()
+
+
+def _print_plan(plan: Plan) -> None:
+    console = result_console()
+    console.print(f"{plan.name}  → {plan.target}", style="bold")
+    for warning in plan.warnings:
+        message_console().print(f" warning: {warning}", style="yellow")
+    console.print("\nkeys", style="bold")
+    print_table(console, ("key", "use", "why"), [(use.path, use.use, use.reason) for use in plan.keys])
+    console.print("\nstages", style="bold")
+    print_table(
+        console,
+        ("stage", "what", "time", "memory"),
+        [(stage.name, stage.what, f"~{duration(stage.seconds)}", size(stage.peak_bytes)) for stage in plan.stages],
+    )
+    console.print("\npasses", style="bold")
+    console.print("  " + (", ".join(plan.passes) or "none"))
+    console.print("\nphases", style="bold")
+    print_table(console, ("phase", "tokens", "ranks"), [(p.kind, p.tokens, str(p.ranks)) for p in plan.phases])
+    console.print("\nfiles", style="bold")
+    print_table(console, ("file", "size", "holds"), [(f.path, size(f.nbytes), f.holds) for f in plan.files])
+    console.print()
+    for line in plan.totals():
+        console.print(line)
+
+
+def _shown(path: Path) -> str:
+    """The path relative to the current folder where that is shorter."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

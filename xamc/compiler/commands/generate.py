@@ -1,0 +1,88 @@
+"""`xamc run` and `xamc chat`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler.commands.output import message_console, print_json
+from xamc.compiler.errors import InputError
+from xamc.runtime import Generation, Model, load
+
+
+def run_command(
+    artifact: Path,
+    prompt: str,
+    chat: bool,
+    max_new_tokens: int | None,
+    options: Mapping[str, Any],
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Stream an answer to stdout, then its speed to stderr; with `as_json` one document instead."""
+    model = load(artifact, threads)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    ids = model.chat_prompt([{"role": "user", "content": text}]) if chat else text
+    if as_json:
+        print_json(asdict(model.generate(ids, max_new_tokens, **options)))
+        return
+    answer = _show(model, ids, max_new_tokens, options)
+    message_console().print(speed(answer, model.threads), style="dim")
+
+
+def chat_command(
+    artifact: Path,
+    system: str | None,
+    chat_template: Path | None,
+    max_new_tokens: int | None,
+    options: Mapping[str, Any],
+    threads: int | None,
+) -> None:
+    """A conversation on the terminal: every answer sees all that was said before."""
+    model = load(artifact, threads)
+    template = None if chat_template is None else _read_template(chat_template)
+    history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    console = message_console()
+    console.print(f"{model.manifest.name}: an empty line ends the conversation", style="dim")
+    while line := _ask():
+        history.append({"role": "user", "content": line})
+        ids = model.chat_prompt(history, template=template)
+        answer = _show(model, ids, max_new_tokens, options)
+        console.print(speed(answer, model.threads), style="dim")
+        history.append({"role": "assistant", "content": answer.text})
+
+
+def speed(answer: Generation, threads: int) -> str:
+    """For example ``12 + 40 tokens, prefill 310 tokens/s, decode 52.1 tokens/s, 2 threads``."""
+    return (
+        f"{answer.prompt_tokens} + {len(answer.token_ids)} tokens, prefill {answer.prefill_tokens_per_s:.0f} tokens/s, "
+        f"decode {answer.decode_tokens_per_s:.1f} tokens/s, {threads} threads"
+    )
+
+
+def _show(model: Model, prompt: Any, max_new_tokens: int | None, options: Mapping[str, Any]) -> Generation:
+    stream = model.stream(prompt, max_new_tokens, **options)
+    for piece in stream:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    return stream.generation
+
+
+def _ask() -> str:
+    """The next line of the user, or an empty string at the end."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("E1702", f"the chat template {path} can't be read: {error}", fix="give a text file") from None

@@ -1,0 +1,207 @@
+"""Commands that look and change nothing but the cache: verify, inspect, targets, explain, doctor, cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler.artifact import Artifact, check_digests, read_artifact
+from xamc.compiler.artifact.golden import check_golden
+from xamc.compiler.artifact.manifest import REPORT, digest
+from xamc.compiler.artifact.records import to_json
+from xamc.compiler.cache import CacheInfo, cache_info, prune
+from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
+from xamc.compiler.errors import MisuseError, ToolchainError
+from xamc.compiler.progress import Progress, size
+from xamc.compiler.verify.tolerances import tolerance
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", re.IGNORECASE)
+
+
+def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
+    """Digests first: golden logits of damaged weights would only say that something is wrong somewhere."""
+    artifact = read_artifact(path)
+    progress = Progress(message_console() if as_json else result_console())
+    files = artifact.manifest.files
+    total = sum(file.nbytes for file in files)
+    with progress.stage("digests") as stage:
+        done = 0
+
+        def advance(file: Any) -> None:
+            nonlocal done
+            stage.progress(done, total, "bytes")
+            done += file.nbytes
+
+        check_digests(artifact, advance)
+        stage.result(f"{len(files)} files, {size(total)}, are what the manifest says")
+    with progress.stage("golden") as stage:
+        from xamc.runtime import load
+
+        bound = tolerance("golden")
+        result = check_golden(artifact, load(path, threads).logits, bound) if artifact.manifest.golden else None
+        if result is None:
+            stage.result("the artifact holds no golden logits", "skipped")
+        else:
+            same = f"{result.same_top1} of {result.positions} likeliest tokens agree"
+            stage.result(f"off by {result.deviation:.1e} (allowed {bound:.1e}), {same}")
+    if as_json:
+        golden = None if result is None else dataclasses.asdict(result)
+        print_json({"path": str(path), "files": len(files), "nbytes": total, "golden": golden})
+
+
+def inspect_command(path: Path, *, as_json: bool) -> None:
+    """The manifest and the report, for a person; with `as_json` both as they are."""
+    artifact = read_artifact(path)
+    report = _report(artifact)
+    if as_json:
+        identity = digest(artifact.manifest)
+        print_json({"digest": identity, "manifest": to_json(artifact.manifest), "report": report})
+        return
+    manifest, console = artifact.manifest, result_console()
+    model = manifest.model
+    quantization = manifest.quantization
+    used = quantization.used or "not quantized"
+    if quantization.requested != quantization.used:
+        used += f" ({quantization.requested} was asked for)"
+    heads = f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}"
+    rows = [
+        ("name", manifest.name),
+        ("target", f"{manifest.target}, {manifest.cpu.mcpu}; needs {' '.join(manifest.cpu.features) or 'nothing'}"),
+        ("model", f"{model.model_type}: {model.num_layers} layers, hidden {model.hidden_size}, {heads}"),
+        ("vocabulary", f"{model.vocab_size}, RoPE {model.rope.kind}"),
+        ("weights", f"{used}; {len(manifest.weights.tensors)} buffers, {size(manifest.weights.nbytes)}"),
+        ("context", f"{manifest.context_limit} tokens, prefill in chunks of {manifest.prefill_chunk}"),
+        ("KV cache", f"{manifest.kv.dtype} {manifest.kv.layout}, at most {manifest.max_batch} sequences"),
+        ("functions", ", ".join(manifest.functions)),
+        ("made by", f"xamc {manifest.xamc_version}; " + ", ".join(f"{k} {v}" for k, v in manifest.tools.items())),
+        ("made from", ", ".join(f"{i.name} ({size(i.nbytes)}, {i.sha256[:12]})" for i in manifest.inputs)),
+        ("digest", digest(manifest)),
+    ]
+    print_table(console, ("", ""), rows)
+    console.print()
+    print_table(console, ("file", "size", "sha256"), [(f.path, size(f.nbytes), f.sha256[:16]) for f in manifest.files])
+    passes = [*report.get("graph_passes", ()), *report.get("relax_passes", ())]
+    if passes:
+        console.print()
+        print_table(console, ("pass", "matched", "deviation", "tolerance"), [_pass_row(entry) for entry in passes])
+    stages = report.get("stages", ())
+    if stages:
+        console.print()
+        rows_of = [(s["name"], s["state"], f"{s['seconds']:.1f} s", size(s["peak_bytes"]), s["detail"]) for s in stages]
+        print_table(console, ("stage", "state", "time", "memory", "what"), rows_of)
+
+
+def targets_command(*, as_json: bool) -> None:
+    """What each target can do, as the passes and the plan see it."""
+    from xamc.targets.base import CAPS
+
+    if as_json:
+        print_json([dataclasses.asdict(caps) for caps in CAPS.values()])
+        return
+    rows = [
+        (
+            caps.name,
+            "yes" if caps.available else "not yet",
+            " ".join(caps.weight_dtypes),
+            " ".join(caps.kv_dtypes),
+            " ".join(caps.quantize_types) or "-",
+            "dynamic" if caps.dynamic_shapes else f"static, x{caps.length_multiple}",
+            str(caps.max_tensor_parallel),
+            caps.summary,
+        )
+        for caps in CAPS.values()
+    ]
+    header = ("target", "available", "weights", "KV cache", "quantization", "lengths", "tp", "what")
+    print_table(result_console(), header, rows)
+
+
+def explain_command(code: str | None, *, as_json: bool) -> None:
+    """One code's explanation, or the first sentence of every one."""
+    from xamc.compiler.explain import catalogue, explain
+
+    if code is not None:
+        text = explain(code)
+        if as_json:
+            print_json({"code": code, "text": text})
+        else:
+            result_console().print(text)
+        return
+    codes = catalogue()
+    if as_json:
+        print_json(codes)
+        return
+    rows = [(name, text.strip().splitlines()[0]) for name, text in codes.items()]
+    print_table(result_console(), ("code", "meaning"), rows)
+
+
+def doctor_command(*, as_json: bool) -> None:
+    """Print every finding; a failed one ends with exit code 4."""
+    from xamc.compiler.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        rows = [(f.state, f.subject, f.found + (f"; {f.remedy}" if f.remedy else "")) for f in findings]
+        print_table(result_console(), ("", "", ""), rows)
+    failed = [finding for finding in findings if finding.state == "fail"]
+    if failed:
+        raise ToolchainError(
+            "E1703",
+            f"{len(failed)} of {len(findings)} checks failed: {', '.join(finding.subject for finding in failed)}",
+            fix=failed[0].remedy,
+        )
+
+
+def cache_info_command(*, as_json: bool) -> None:
+    """Where the stage cache is and what it takes."""
+    _print_cache(cache_info(), as_json)
+
+
+def cache_prune_command(max_size: str, *, as_json: bool) -> None:
+    """Shrink the cache and show what is left."""
+    _print_cache(prune(parse_size(max_size)), as_json)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``20GB``, ``1.5 GiB``, ``500M`` or ``0``; powers of ten unless there is an ``i``.
+
+    Raises:
+        MisuseError: E1704.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise MisuseError("E1704", f"{text!r} is no size", fix="write for example 20GB, 1.5GiB or 0")
+    number, prefix, binary = match.groups()
+    power = " kmgt".index(prefix.lower() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def _print_cache(info: CacheInfo, as_json: bool) -> None:
+    if as_json:
+        print_json(dataclasses.asdict(info))
+        return
+    console = result_console()
+    console.print(f"{info.path}: {info.entries} entries, {size(info.nbytes)}, of them {size(info.shared)} in artifacts")
+    if info.stages:
+        print_table(console, ("stage", "size"), [(stage, size(n)) for stage, n in sorted(info.stages.items())])
+
+
+def _report(artifact: Artifact) -> dict[str, Any]:
+    """report.json; empty when it was removed or is not JSON, as it is outside the digests."""
+    try:
+        value = json.loads(artifact.file(REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _pass_row(entry: dict[str, Any]) -> tuple[str, str, str, str]:
+    matched = entry.get("matched")
+    count = sum(matched.values()) if isinstance(matched, dict) else matched
+    numbers = [entry.get("deviation"), entry.get("tolerance")]
+    deviation, bound = ("not run" if number is None else f"{number:.1e}" for number in numbers)
+    return str(entry.get("name")), str(count), deviation, bound

@@ -1,0 +1,24 @@
+"""What the error codes of the command line mean."""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    "E1700": """xamc met an error that nobody foresaw: a defect of xamc. The exit code is 70.
+The traceback, the command line and the versions are in the log file that the message names; `xamc --debug COMMAND`
+also prints the traceback.
+Remedy: report it with the log. `xamc doctor` finds broken installations, which often look like this.""",
+    "E1701": """A package that only compiling needs (torch, onnx, transformers, ...) is not installed.
+`pip install xamc` installs what running artifacts needs.
+Remedy: pip install 'xamc[compiler]', or `make venv` in a checkout, which installs the tested versions.""",
+    "E1702": """The file given with --chat-template can't be read as UTF-8 text.
+Remedy: give a Jinja template in a text file, such as chat_template.jinja of the checkpoint.""",
+    "E1703": """`xamc doctor` found something that will make a compile or a run fail; the lines marked `fail` name it and
+the remedy. Example: apache-tvm-ffi 0.1.15.post2, which pip picks by itself, crashes the code generator.""",
+    "E1704": """--max-size is no size. Write a number with an optional unit: 20GB, 1.5 GiB, 500M, or 0.""",
+    "E1710": """The compile would take more memory than is available now. The message has both numbers and the stage.
+Remedy: end other programs; set workspace.workers: 1, as every worker process takes a share; or give a container more
+memory. `xamc plan SPEC` shows the estimate of every stage.""",
+    "E1711": """The compile would take more disk than is free. The message has both numbers and the folder.
+Remedy: free space, or choose another disk with workspace.path. The stage cache shares its large files with artifacts;
+`xamc cache prune --max-size 0` frees what no artifact uses.""",
+}

@@ -1,0 +1,335 @@
+"""What a compile would do and take, worked out from headers alone: no weight is read, nothing heavy is imported.
+
+Bytes of files are computed exactly as the packed layouts are; memory and time are estimates from measured runs
+(see `docs/benchmarks`), rounded up. `Plan.require_room` refuses what this machine can't hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler.artifact.manifest import plan_layout
+from xamc.compiler.artifact.staging import free_bytes
+from xamc.compiler.cache import default_cache_folder
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.errors import InputError
+from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.memory import available_bytes
+from xamc.compiler.progress import duration, size
+from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
+from xamc.compiler.stages.target_request import target_request
+from xamc.targets.base import CAPS, TargetCaps
+from xamc.targets.kernels.packing import WeightFormat, packed_layout
+from xamc.targets.request import TargetRequest
+
+_MIB = 2**20
+
+# Measured with this version on 2 cores at 2.5 GHz, and rounded up; see docs/benchmarks.
+_BASE_BYTES = 200 * _MIB  # this process with its libraries and a graph
+_EXPORT_BYTES = 450 * _MIB  # the exporting child: torch and a modeling file
+_EXPORT_BYTES_PER_LAYER = 3 * _MIB
+_CODEGEN_BYTES = 550 * _MIB  # the generating child: tvm, LLVM and the kernels
+_CODEGEN_BYTES_PER_LAYER = 6 * _MIB
+_PACKER_BYTES = 230 * _MIB  # one packing process with its blocks
+_RUN_BYTES = 200 * _MIB  # the artifact's own run besides its weights, which are mapped
+_EXPORT_SECONDS, _EXPORT_SECONDS_PER_LAYER = 25.0, 0.8
+_PROOF_SECONDS, _PROOF_SECONDS_PER_LAYER = 4.0, 0.1
+_CODEGEN_SECONDS, _CODEGEN_SECONDS_PER_LAYER = 30.0, 0.5
+_PACKED_PARAMETERS_PER_SECOND = 40e6  # of one process
+_HASHED_BYTES_PER_SECOND = 400e6
+_SMALL_WEIGHTS = 2**30  # larger models are not run while compiling, unless verify.final asks for it
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage: what it will do, seconds and peak memory in bytes (estimates)."""
+
+    name: str
+    what: str
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    """One phase and bucket; `tokens` says which lengths it takes."""
+
+    kind: str
+    tokens: str
+    ranks: int
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of the artifact (of one rank, when there are several)."""
+
+    path: str
+    nbytes: int
+    holds: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `make_plan` works out; sizes in bytes, times in seconds.
+
+    Attributes:
+        peak_memory: largest need of any stage.
+        peak_disk: what the compile adds at most to the disk: the artifact, which shares its large files with the
+            stage cache. On different file systems both hold them.
+        free_memory, free_disk: what this machine has now.
+        kv_cache: bytes of the KV cache for `max_batch` sequences of full length.
+        where: the folder whose disk is meant.
+    """
+
+    name: str
+    target: str
+    available: bool
+    model: str
+    parameters: int
+    keys: tuple[KeyUse, ...]
+    warnings: tuple[str, ...]
+    stages: tuple[PlannedStage, ...]
+    passes: tuple[str, ...]
+    phases: tuple[PlannedPhase, ...]
+    files: tuple[PlannedFile, ...]
+    peak_memory: int
+    peak_disk: int
+    free_memory: int
+    free_disk: int
+    kv_cache: int
+    where: Path
+
+    @property
+    def seconds(self) -> float:
+        """Time of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def totals(self) -> tuple[str, ...]:
+        """The last lines of the printed plan."""
+        lines = [
+            f"model    {self.model}, {self.parameters / 1e6:.0f} M parameters",
+            f"memory   ~{size(self.peak_memory)} while compiling, {size(self.free_memory)} available; "
+            f"running adds {size(self.kv_cache)} of KV cache at full batch and length",
+            f"disk     {size(self.peak_disk)}, {size(self.free_disk)} free in {self.where}",
+            f"time     ~{duration(self.seconds)} on 2 cores",
+        ]
+        if not self.available:
+            lines.append(f"         {self.target} can't be compiled for yet: sizes are those of the stored weights")
+        return tuple(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data for JSON."""
+        fields = dataclasses.asdict(self) | {"where": str(self.where), "seconds": self.seconds}
+        fields["keys"] = [{**dataclasses.asdict(use), "value": str(use.value)} for use in self.keys]
+        return fields
+
+    def require_room(self) -> None:
+        """Refuse what this machine can't hold.
+
+        Raises:
+            InputError: E1710 memory, E1711 disk.
+        """
+        if not self.available:
+            return
+        if self.peak_memory > self.free_memory:
+            stage = max(self.stages, key=lambda stage: stage.peak_bytes)
+            raise InputError(
+                "E1710",
+                f"compiling {self.name} takes about {size(self.peak_memory)} of memory (stage {stage.name}), "
+                f"{size(self.free_memory)} are available",
+                fix="end other programs, or set workspace.workers: 1",
+            )
+        if self.peak_disk > self.free_disk:
+            raise InputError(
+                "E1711",
+                f"compiling {self.name} takes {size(self.peak_disk)} of disk, {size(self.free_disk)} are free in "
+                f"{self.where}",
+                fix="free space, or choose another disk with workspace.path; `xamc cache prune --max-size 0` frees "
+                "what no artifact uses",
+            )
+
+
+def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), allow_rtn: bool = False) -> Plan:
+    """Work out the plan of a spec.
+
+    Args:
+        source: a YAML file, or the same as a mapping.
+        overrides: ``key.path=value`` strings, as of ``--set``.
+        allow_rtn: as for a compile.
+
+    Raises:
+        XamcError: what a compile would raise for the spec and the checkpoint's headers.
+    """
+    loaded = load_spec(source, overrides)
+    spec = loaded.spec
+    caps = CAPS[spec.backend.type]
+    checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)  # type: ignore[arg-type]
+    config = checkpoint.config
+    request = target_request(spec, caps, allow_rtn)[0] if caps.available else None
+    code_file, files = _files(checkpoint, spec, request, caps)
+    weights = next(file.nbytes for file in files if file.path == "weights.bin")
+    parameters = sum(_count(tensor.shape) for tensor in checkpoint.tensors.values())
+    workers = spec.workspace.workers or len(os.sched_getaffinity(0))
+    stages = tuple(_stages(spec, config, checkpoint, parameters, weights, workers, caps)) if caps.available else ()
+    destination = spec.workspace.path
+    kv_bytes = 2 if request is not None and request.kv_dtype != "float32" else (4 if caps.available else 2)
+    context = spec.context_limit or config.max_position_embeddings
+    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * kv_bytes
+    same_disk = _device(destination) == _device(default_cache_folder())
+    return Plan(
+        name=spec.name,
+        target=caps.name,
+        available=caps.available,
+        model=f"{config.model_type}, {config.num_layers} layers",
+        parameters=parameters,
+        keys=key_uses(loaded, caps.name),
+        warnings=_warnings(loaded, spec),
+        stages=stages,
+        passes=_passes(spec, request, caps),
+        phases=tuple(_phases(spec, caps, context)),
+        files=files,
+        peak_memory=max((stage.peak_bytes for stage in stages), default=0),
+        peak_disk=sum(file.nbytes for file in files) + (0 if same_disk else weights + code_file),
+        free_memory=available_bytes(),
+        free_disk=free_bytes(destination),
+        kv_cache=per_token * context * spec.runtime.max_batch,
+        where=destination,
+    )
+
+
+def weights_bytes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], request: TargetRequest) -> int:
+    """Size of the weights file: every matrix in its packed layout, vectors in float32, each aligned.
+
+    Concatenated projections take as much as their parts but for the padding of their last panel.
+    """
+    buffers: list[tuple[str, str, tuple[int, ...]]] = []
+    for name, shape in shapes.items():
+        if len(shape) != 2:
+            buffers.append((name, "float32", shape))
+            continue
+        layout = packed_layout(shape[0], shape[1], _format(name, request))
+        buffers.extend((f"{name}.{buffer.name}", buffer.dtype, buffer.shape) for buffer in layout.buffers)
+    return plan_layout(buffers)[1]
+
+
+def _format(name: str, request: TargetRequest) -> WeightFormat:
+    """How a matrix is stored: 4-bit models keep the embedding and the head in 8 bits, see `QuantizeWeights`."""
+    policy = request.quantize
+    if policy is None:
+        return WeightFormat(request.weight_dtype)  # type: ignore[arg-type]
+    wide = policy.bits == 8 or name in ("model.embed_tokens.weight", "lm_head.weight")
+    return WeightFormat("int8" if wide else "uint4", policy.group_size)
+
+
+def _files(
+    checkpoint: Checkpoint, spec: Spec, request: TargetRequest | None, caps: TargetCaps
+) -> tuple[int, tuple[PlannedFile, ...]]:
+    """The code's size (estimated), and all files of the artifact."""
+    config = checkpoint.config
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    if request is not None:
+        weights = weights_bytes(config, shapes, request)
+        holds = f"{len(shapes)} tensors" + (f", {spec.frontend.quantize.type}" if spec.frontend.quantize else "")
+    else:
+        bits = spec.frontend.quantize.weight_bits if spec.frontend.quantize else 16
+        weights = sum(_count(shape) * bits // 8 for shape in shapes.values()) // spec.tp
+        holds = f"{len(shapes)} tensors, per rank ({spec.tp} ranks)"
+    tokenizer = sum(
+        len(content) if isinstance(content, bytes) else Path(content).stat().st_size
+        for content in checkpoint.tokenizer.values()
+    )
+    code = 500_000 + 12_000 * config.num_layers
+    files = [
+        PlannedFile("weights.bin", weights, holds),
+        PlannedFile("code", code, "kernels and host program" if caps.name == "tvm_cpu" else "graph"),
+        PlannedFile("tokenizer", tokenizer, ", ".join(sorted(checkpoint.tokenizer))),
+    ]
+    if weights <= _SMALL_WEIGHTS or spec.verify.final:
+        files.append(PlannedFile("golden", 32 * config.vocab_size * 4, "logits of 32 positions"))
+    return code, tuple(files)
+
+
+def _stages(
+    spec: Spec,
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    parameters: int,
+    weights: int,
+    workers: int,
+    caps: TargetCaps,
+) -> Iterator[PlannedStage]:
+    layers = config.num_layers
+    proofs = spec.verify.passes == "each"
+    inputs = sum(path.stat().st_size for path in checkpoint.files)
+    yield PlannedStage("spec", "check the build file", 0.2, _BASE_BYTES)
+    yield PlannedStage("frontend", f"read headers of {len(checkpoint.files)} files", 1.0, _BASE_BYTES)
+    export = f"{layers} layers to ONNX" + (", and the twin" if proofs else "")
+    seconds = (_EXPORT_SECONDS + _EXPORT_SECONDS_PER_LAYER * layers) * (1 if proofs else 0.6)
+    yield PlannedStage("export", export, seconds, _BASE_BYTES + _EXPORT_BYTES + _EXPORT_BYTES_PER_LAYER * layers)
+    what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
+    yield PlannedStage("passes", what, _PROOF_SECONDS + _PROOF_SECONDS_PER_LAYER * layers, _BASE_BYTES + 50 * _MIB)
+    if caps.kv_layout == "in_place":
+        seconds = _CODEGEN_SECONDS + _CODEGEN_SECONDS_PER_LAYER * layers
+        peak = _BASE_BYTES + _CODEGEN_BYTES + _CODEGEN_BYTES_PER_LAYER * layers
+        yield PlannedStage("codegen", "lower, rewrite, generate kernels", seconds, peak)
+    else:
+        yield PlannedStage("codegen", "write the graph", 1.0, _BASE_BYTES)
+    seconds = parameters / (_PACKED_PARAMETERS_PER_SECOND * workers)
+    yield PlannedStage(
+        "weights",
+        f"read {size(inputs)}, write {size(weights)}, {workers} processes",
+        seconds,
+        _BASE_BYTES + workers * _PACKER_BYTES,
+    )
+    golden = weights <= _SMALL_WEIGHTS or spec.verify.final
+    seconds = 2.0 + (inputs + weights) / _HASHED_BYTES_PER_SECOND
+    peak = _BASE_BYTES + (_RUN_BYTES + weights if golden else 0)
+    yield PlannedStage("publish", "hash, run once, rename" if golden else "hash, rename", seconds, peak)
+
+
+def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tuple[str, ...]:
+    """Names of the passes in order, without those the spec disables."""
+    if request is None:
+        return ()
+    from xamc.targets.registry import target
+
+    chosen = target(caps.name)
+    names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
+    return tuple(name for name in names if name not in spec.passes.disable)
+
+
+def _phases(spec: Spec, caps: TargetCaps, context: int) -> Iterator[PlannedPhase]:
+    if caps.dynamic_shapes:
+        chunk = min(spec.prefill_chunk, context)
+        yield PlannedPhase("prefill", f"1 to {chunk} a call, any number of calls", spec.tp)
+        yield PlannedPhase("decode", f"1 a call, up to {context} in all", spec.tp)
+        return
+    for length in spec.prefill_lengths:
+        yield PlannedPhase("prefill", str(length), spec.tp)
+    for length in spec.total_lengths:
+        yield PlannedPhase("decode", f"1 of {length}", spec.tp)
+
+
+def _warnings(loaded: LoadedSpec, spec: Spec) -> tuple[str, ...]:
+    found = [str(warning) for warning in loaded.warnings]
+    asked = spec.frontend.model_kwargs.tp
+    if asked != spec.tp:
+        found.append(f"frontend.model_kwargs.tp: {asked} becomes {spec.tp} on {spec.backend.type}")
+    return tuple(found)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    product = 1
+    for extent in shape:
+        product *= extent
+    return product
+
+
+def _device(path: Path) -> int:
+    """The file system of a folder, or of its nearest existing parent."""
+    return next(place.stat().st_dev for place in (path, *path.absolute().parents) if place.exists())
