@@ -241,6 +241,14 @@ def test_later_stages_can_point_at_a_key(tmp_path: Path) -> None:
     assert load_spec(MINIMAL).at("frontend.checkpoint") == ()
 
 
+def test_borders_that_are_allowed() -> None:
+    assert load_spec(with_(frontend={"shape": {"input_ids": [[512], [512]]}})).spec.context_limit == 512
+    assert load_spec(with_(frontend={"shape": {"input_ids": [[512]]}})).spec.context_limit is None
+    kv8 = with_(backend={"dtype": "fp16"}, frontend={"quantize": {"type": "w16kv8"}})
+    assert load_spec(kv8).spec.backend.dtype == "fp16"
+    assert load_spec(with_(name="x" * 200, runtime={"max_batch": 4096.0})).spec.runtime.max_batch == 4096
+
+
 # Errors
 
 
@@ -346,6 +354,19 @@ runtime: 5
         ("E1022", 13),
     ]  # and no E1034, because what the lengths mean depends on the type
     assert errors[1].fix == "did you mean huggingface?"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "frontend: {checkpoint: !x /m}",
+        "frontend: !x {checkpoint: /m}",
+        "frontend: {checkpoint: /m}\nverify: {fnal: !x 1}",
+        "frontend: {checkpoint: /m}\nruntime: !x 1",
+    ],
+)
+def test_a_refused_value_is_not_judged_again(tmp_path: Path, text: str) -> None:
+    assert [error.code for error in errors_of(write(tmp_path, text))] == ["E1005"]
 
 
 def test_the_disagreement_underlines_both_keys(tmp_path: Path) -> None:
