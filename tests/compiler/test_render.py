@@ -69,6 +69,17 @@ def test_several_errors_are_counted() -> None:
     assert plain.endswith("\n\n3 errors")
 
 
+def test_warnings_that_explain_an_error_stand_before_it() -> None:
+    spec = {"frontend": {"checkpoint": "/m", "quantise": {"type": "w4a16_rtn"}}, "backend": {"dtype": "int4"}}
+    with pytest.raises(SpecErrors) as caught:
+        load_spec(spec)
+    warning, error = render(caught.value).plain.split("\n\n")
+    assert "did you mean frontend.quantize?" in warning
+    assert error.startswith("E1041")
+    data = to_json(caught.value)
+    assert (len(data["errors"]), len(data["warnings"]), data["exit_code"]) == (1, 1, 1)
+
+
 def test_without_a_place() -> None:
     problem = ToolchainError("E1401", "the linker failed", "install gcc", details=("ld: cannot find -lm", "exit 1"))
     assert render(problem).plain == (

@@ -38,9 +38,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def problems_of(error: BaseException | Problem) -> tuple[Problem, ...]:
-    """The single problems of an error: those of a spec or of an exception group, or the error itself."""
+    """The single problems of an error: those of a spec or of an exception group, or the error itself.
+
+    A spec's warnings come before its errors, so that the errors stand last on the screen.
+    """
     if isinstance(error, SpecErrors):
-        return error.errors
+        return error.warnings + error.errors
     if isinstance(error, BaseExceptionGroup):
         return tuple(problem for inner in error.exceptions for problem in problems_of(inner))
     if isinstance(error, XamcError | SpecWarning):

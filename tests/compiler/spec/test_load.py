@@ -241,6 +241,12 @@ def test_later_stages_can_point_at_a_key(tmp_path: Path) -> None:
     assert load_spec(MINIMAL).at("frontend.checkpoint") == ()
 
 
+def test_the_largest_of_several_lengths_counts() -> None:
+    spec = load_spec(with_(frontend={"shape": {"input_ids": [[128, 512, 256], [1024, 4096, 2048]]}})).spec
+    assert (spec.prefill_chunk, spec.context_limit) == (512, 4096)
+    assert (spec.prefill_lengths, spec.total_lengths) == ((128, 512, 256), (1024, 4096, 2048))
+
+
 def test_borders_that_are_allowed() -> None:
     assert load_spec(with_(frontend={"shape": {"input_ids": [[512], [512]]}})).spec.context_limit == 512
     assert load_spec(with_(frontend={"shape": {"input_ids": [[512]]}})).spec.context_limit is None
@@ -380,8 +386,9 @@ def test_the_disagreement_underlines_both_keys(tmp_path: Path) -> None:
 
 def test_spec_errors_can_be_sent() -> None:
     with pytest.raises(SpecErrors) as caught:
-        load_spec({}, ["x=1"])
+        load_spec({"y": 2}, ["x=1"])
     again = pickle.loads(pickle.dumps(caught.value))
+    assert again.warnings == caught.value.warnings != ()
     assert [error.code for error in again.errors] == [error.code for error in caught.value.errors]
     assert again.exit_code == 1
 

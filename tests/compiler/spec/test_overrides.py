@@ -62,6 +62,13 @@ def test_values_are_yaml(file: Path) -> None:
     assert spec.name == "a=b"
 
 
+def test_places_of_replaced_values_are_forgotten(file: Path) -> None:
+    file.write_text(SPEC.replace("quantize: null", "quantize: {type: w4a16_rtn, group_size: 64}"))
+    loaded = load_spec(file, ["frontend.quantize={type: w8a16_rtn}", "backend.dtype=int8"])
+    assert loaded.at("frontend.quantize.type")[0].path == SET_PATH
+    assert loaded.at("frontend.quantize.group_size") == ()
+
+
 def test_null_and_nothing_bring_the_default_back(file: Path) -> None:
     assert load_spec(file, ["backend.type=null"]).spec.backend.type == "tvm_vacc"
     assert load_spec(file, ["backend.type="]).spec.backend.type == "tvm_vacc"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from xamc.compiler.errors import InputError, XamcError
+from xamc.compiler.spec.model import SpecWarning
 
 #: Stands for a path in locations that point into a `--set` argument; the line is the argument's number.
 SET_PATH = Path("--set")
@@ -18,17 +20,24 @@ class SpecErrors(InputError):
         errors: in the order of the file, at least one.
         sources: path → text for locations whose text is not to be read from the disk: the spec as it was when it was
             read, and the `--set` arguments, one a line.
+        warnings: what else was found; an ignored key is often the cause of an error.
     """
 
-    def __init__(self, errors: Sequence[XamcError], sources: Mapping[Path, str] | None = None) -> None:
+    def __init__(
+        self,
+        errors: Sequence[XamcError],
+        sources: Mapping[Path, str] | None = None,
+        warnings: Sequence[SpecWarning] = (),
+    ) -> None:
         """Takes at least one error."""
         first = errors[0]
         super().__init__(first.code, first.message, first.fix, first.locations, first.details)
         self.errors = tuple(errors)
         self.sources = dict(sources or {})
+        self.warnings = tuple(warnings)
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
 
-    def __reduce__(self) -> tuple[type[SpecErrors], tuple[tuple[XamcError, ...], dict[Path, str]]]:
-        return type(self), (self.errors, self.sources)
+    def __reduce__(self) -> tuple[type[SpecErrors], tuple[Any, ...]]:
+        return type(self), (self.errors, self.sources, self.warnings)

@@ -167,7 +167,7 @@ class OneOf(Kind):
             return None
         words_allowed = [word for word in self.allowed if isinstance(word, str)]
         near = get_close_matches(str(value).lower(), words_allowed, 1)
-        fix = f"did you mean {near[0]}?" if near else f"write {self}"
+        fix = f"did you mean {near[0]}?" if near else "write one of these"
         problems.append(Mismatch(path, "E1023", f"expected {self}, got {describe(value)}", fix))
         return None
 

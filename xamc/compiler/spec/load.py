@@ -62,11 +62,12 @@ def load_spec(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
         apply_overrides(document, overrides)
     checked = check(document)
     apply_rules(checked)
+    warnings = sorted(checked.warnings, key=_place)
     if checked.errors:
-        raise SpecErrors(sorted(checked.errors, key=_place), sources)
+        raise SpecErrors(sorted(checked.errors, key=_place), sources, warnings)
     return LoadedSpec(
         spec=_build(checked, path),
-        warnings=tuple(sorted(checked.warnings, key=_place)),
+        warnings=tuple(warnings),
         values=document.values,
         positions={at: entry.at for at, entry in document.entries.items()},
         text=text,
