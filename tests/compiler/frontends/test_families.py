@@ -15,7 +15,10 @@ from safetensors.torch import load_file
 
 from tests.checkpoints import CONFIGS, write_tiny
 from tests.compiler.frontends import published
+from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.families import find_family
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.lazy import RowRanges
 
@@ -141,6 +144,24 @@ def test_shards_and_16_bit_weights_read_the_same_values(name: str, dtype: str, t
             found = tensor.read_rows(0, tensor.shape[0])
             assert found.dtype.name == tensor.dtype == dtype
             assert np.array_equal(found.astype(np.float32), state[parameter].float().numpy())
+
+
+def test_keys_that_are_absent_have_the_published_defaults(tmp_path: Path) -> None:
+    """Defaults of the published config classes: biases in InternLM 1 and 2, Mistral's window, Qwen3's heads."""
+
+    def config(name: str, *absent: str) -> ModelConfig:
+        values = {key: value for key, value in CONFIGS[name].items() if key not in absent}
+        reader = ConfigReader(values, tmp_path / "config.json")
+        return find_family(reader).configure(reader)
+
+    assert config("internlm", "bias").hf_config["attention_bias"] is True
+    assert config("internlm2", "bias").hf_config["attention_bias"] is True
+    assert config("internlm3", "bias", "qkv_bias").hf_config["attention_bias"] is False
+    assert config("mistral", "sliding_window").sliding_windows == (4096, 4096)
+    assert config("qwen3", "head_dim").head_dim == transformers.Qwen3Config().head_dim == 128
+    assert config("internlm", "rope_theta").rope.theta == 10000.0
+    assert config("internlm", "num_key_value_heads").num_kv_heads == 6
+    assert transformers.MistralConfig().sliding_window == 4096
 
 
 def test_windows_per_layer(tmp_path: Path) -> None:

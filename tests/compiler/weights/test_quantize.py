@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from xamc.compiler.errors import InputError, InternalError, UnsupportedError
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.compiler.weights.lazy import ArrayTensor, ConcatRows
 from xamc.compiler.weights.quantize import (
     QuantizedMatrix,
     RoundToNearest,
@@ -119,6 +119,40 @@ def test_blocks_of_rows_are_the_rows_of_the_whole() -> None:
         whole, part = quantize_block(source, spec), pickle.loads(pickle.dumps(matrix)).read_block(1000, 2077)
         for a, b in zip(whole, part):
             assert (a is None and b is None) or np.array_equal(a[1000:2077], b)
+
+
+class CountingTensor(ArrayTensor):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        type(self).reads += 1
+        return super().read_rows(start, stop)
+
+
+def test_the_three_parts_of_a_block_cost_one_read() -> None:
+    """Also when q, k and v are concatenated; every array is handed out once, so changing one harms nobody."""
+    matrices = [QuantizedMatrix(CountingTensor(weights(8, seed=i)), RoundToNearest(4, 32), "w") for i in range(3)]
+    parts = [ConcatRows(tuple(getattr(m, part) for m in matrices)) for part in ("codes", "scales", "zeros")]
+    restored = pickle.loads(pickle.dumps(parts))
+    CountingTensor.reads = 0
+    found = [[part.read_rows(start, stop) for part in restored] for start, stop in ((0, 24), (2, 20), (0, 24))]
+    assert CountingTensor.reads == 9
+    expected = [np.concatenate(list(a)) for a in zip(*(m.read_block(0, 8) for m in matrices))]
+    for arrays, (start, stop) in zip(found, ((0, 24), (2, 20), (0, 24))):
+        for array, whole in zip(arrays, expected):
+            assert np.array_equal(array.astype(np.float32), whole[start:stop].astype(np.float32))
+            array[...] = 0
+
+
+def test_nan_in_a_quantized_matrix_is_named() -> None:
+    for bad in (np.nan, np.inf):
+        block = weights(4, 64)
+        block[3, 60] = bad
+        for spec in (RoundToNearest(4, 32), RoundToNearest(8, None)):
+            with pytest.raises(InputError, match=r"E1123 model.w .*row 13"):
+                quantize_block(block, spec, "model.w", 10)
 
 
 def test_8_bit_weights_requantize_to_themselves() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, require
-from xamc.compiler.weights.transforms import FLOATS
+from xamc.compiler.weights.transforms import FLOATS, check_finite
 
 # Rows are quantized in pieces of about this many weights, so that the temporaries stay in the CPU's cache.
 _PIECE = 1 << 18
@@ -86,14 +87,14 @@ def quantize_block(block: Array, spec: RoundToNearest, name: str = "a weight", f
     """Quantizes whole rows.
 
     Args:
-        block: floating [rows, columns], finite.
+        block: floating [rows, columns].
         spec: what to round to.
         name: the parameter's name, for messages.
         first_row: the block's first row in the parameter, for messages.
 
     Raises:
         UnsupportedError: E1150, the group size doesn't divide the columns.
-        InputError: E1124, a group whose scale exceeds float16.
+        InputError: E1123, a weight that is NaN or infinite; E1124, a group whose scale exceeds float16.
     """
     rows, columns = block.shape
     groups = spec.groups(columns, name)
@@ -113,6 +114,7 @@ def quantize_block(block: Array, spec: RoundToNearest, name: str = "a weight", f
             span, levels = np.maximum(high, np.float32(0)) - low, 15
         scale16 = _round_up(span / np.float32(levels))
         if not np.isfinite(scale16).all():
+            check_finite(name, block[start:stop], first_row + start)
             row = first_row + start + int(np.argwhere(~np.isfinite(scale16))[0][0])
             raise InputError(
                 "E1124",
@@ -154,10 +156,6 @@ def dequantize_block(block: QuantizedBlock) -> NDArray[np.float32]:
     return values.reshape(rows, columns)
 
 
-# enough for the sources of one merged projection (q, k and v)
-_recent: deque[tuple[QuantizedMatrix, int, int, QuantizedBlock]] = deque(maxlen=3)
-
-
 @dataclass(frozen=True)
 class QuantizedMatrix:
     """A matrix to be quantized as it is read; `codes`, `scales` and `zeros` are its parts as lazy tensors.
@@ -178,16 +176,23 @@ class QuantizedMatrix:
         self.spec.groups(self.source.shape[1], self.name)
 
     def read_block(self, start: int, stop: int) -> QuantizedBlock:
-        """All parts of rows [start, stop) at once, from one read of the source.
+        """All parts of rows [start, stop) at once, from one read of the source."""
+        return quantize_block(self.source.read_rows(start, stop), self.spec, self.name, start)
 
-        The last few blocks are kept, because codes, scales and zeros of the same rows are asked for one after another.
-        """
-        for matrix, first, last, block in _recent:
-            if matrix is self and (first, last) == (start, stop):
-                return block
-        block = quantize_block(self.source.read_rows(start, stop), self.spec, self.name, start)
-        _recent.append((self, start, stop, block))
-        return block
+    def take(self, part: Literal["codes", "scales", "zeros"], start: int, stop: int) -> Array:
+        """One part of rows [start, stop); the others are kept, as whoever packs a block asks for all of them."""
+        with _lock:
+            for entry in _waiting:
+                if entry.matrix is self and (entry.start, entry.stop) == (start, stop) and part in entry.parts:
+                    return entry.parts.pop(part)
+        block = self.read_block(start, stop)
+        parts: dict[str, Array] = {"codes": block.codes, "scales": block.scales}
+        if block.zeros is not None:
+            parts["zeros"] = block.zeros
+        taken = parts.pop(part)
+        with _lock:
+            _waiting.append(_Waiting(self, start, stop, parts))
+        return taken
 
     @property
     def codes(self) -> QuantizedCodes:
@@ -217,7 +222,7 @@ class QuantizedCodes:
         return self.matrix.spec.dtype
 
     def read_rows(self, start: int, stop: int) -> Array:
-        return self.matrix.read_block(start, stop).codes.view(numpy_dtype(self.dtype))
+        return self.matrix.take("codes", start, stop).view(numpy_dtype(self.dtype))
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ class QuantizedScales:
         return (rows, self.matrix.spec.groups(columns))
 
     def read_rows(self, start: int, stop: int) -> Array:
-        return self.matrix.read_block(start, stop).scales
+        return self.matrix.take("scales", start, stop)
 
 
 @dataclass(frozen=True)
@@ -243,13 +248,28 @@ class QuantizedZeros:
     matrix: QuantizedMatrix
     dtype: str = "uint4"
 
+    def __post_init__(self) -> None:
+        require(self.matrix.spec.bits == 4, f"{self.matrix.name} of {self.matrix.spec.bits} bits has no zero points")
+
     @property
     def shape(self) -> tuple[int, ...]:
         rows, columns = self.matrix.source.shape
         return (rows, self.matrix.spec.groups(columns))
 
     def read_rows(self, start: int, stop: int) -> Array:
-        zeros = self.matrix.read_block(start, stop).zeros
-        require(zeros is not None, f"{self.matrix.name} has no zero points")
-        assert zeros is not None
-        return zeros.view(numpy_dtype(self.dtype))
+        return self.matrix.take("zeros", start, stop).view(numpy_dtype(self.dtype))
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Parts of a quantized block that nobody has asked for yet; each array is handed out once."""
+
+    matrix: QuantizedMatrix
+    start: int
+    stop: int
+    parts: dict[str, Array]
+
+
+# Three entries: the blocks of q, k and v when their projections are concatenated.
+_waiting: deque[_Waiting] = deque(maxlen=3)
+_lock = Lock()
