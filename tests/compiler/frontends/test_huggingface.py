@@ -309,13 +309,16 @@ def test_an_index_without_map(shards: Path, weight_map: object) -> None:
 
 
 def test_an_index_that_lies(shards: Path) -> None:
+    """A tensor that is in another shard than the index says, and one that is in none."""
     index = shards / "model.safetensors.index.json"
     content = json.loads(index.read_text())
-    first, last = sorted(set(content["weight_map"].values()))[:: len(set(content["weight_map"].values())) - 1]
-    name = next(n for n, f in content["weight_map"].items() if f == first)
-    content["weight_map"][name] = last
-    index.write_text(json.dumps(content))
-    refused(shards, "E1113", name, last)
+    files = list(content["weight_map"].values())
+    name = next(n for n, f in content["weight_map"].items() if files.count(f) > 1)
+    other = next(f for f in files if f != content["weight_map"][name])
+    index.write_text(json.dumps({"weight_map": content["weight_map"] | {name: other}}))
+    refused(shards, "E1113", name, other)
+    index.write_text(json.dumps({"weight_map": content["weight_map"] | {"model.ghost": other}}))
+    refused(shards, "E1113", "model.ghost", other)
 
 
 def test_a_tensor_in_two_shards(shards: Path) -> None:
