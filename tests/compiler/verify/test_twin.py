@@ -85,8 +85,12 @@ def test_any_shape_has_a_twin(kv: int, ratio: int, half_dim: int, inter: int, vo
         real = _config(hidden, inter + 64, 12, heads, kv, dim, vocab)
         twin = twin_config(real, group)
         assert twin.num_heads // twin.num_kv_heads == ratio
-        assert twin.hidden_size % group == hidden % group
-        assert twin.head_dim % 2 == 0 and twin.head_dim <= max(dim, 16)
+        assert twin.num_heads * twin.head_dim % group == heads * dim % group
+        if hidden == heads * dim or hidden % heads:
+            assert twin.hidden_size % group == hidden % group
+        else:
+            assert twin.hidden_size % twin.num_heads == 0
+        assert twin.head_dim % 2 == 0 and twin.head_dim <= 32 + group
 
 
 def test_layer_patterns() -> None:

@@ -38,19 +38,14 @@ def twin_config(config: ModelConfig, group: int = 32) -> ModelConfig:
     kv_heads = 1 if config.num_kv_heads == 1 else 2 + config.num_kv_heads % 2
     heads = config.num_heads // config.num_kv_heads * kv_heads
     real_width = config.num_heads * config.head_dim
-    head_dim = next(
-        (
-            dim
-            for dim in range(16 + config.head_dim % 16, config.head_dim, 16)
-            if heads * dim % group == real_width % group
-        ),
-        config.head_dim,
-    )
+    head_dim = _head_dim(config.head_dim, heads, real_width, group)
     width = heads * head_dim
     if config.hidden_size == real_width:
         hidden = width
     else:
-        hidden = _same_residue(config.hidden_size, group, at_least=64, avoid={width})
+        # transformers wants hidden_size to be a multiple of the heads for most families
+        unit = heads if config.hidden_size % config.num_heads == 0 else 1
+        hidden = _same_residue(config.hidden_size, group, at_least=64, avoid={width}, unit=unit)
     intermediate = _same_residue(config.intermediate_size, group, at_least=hidden + 1, avoid={width})
     vocab = _same_residue(config.vocab_size, 16, at_least=96, avoid={hidden, width, intermediate})
     original = TWIN_POSITIONS // 2 if config.rope.original_max_position_embeddings else 0
@@ -102,12 +97,22 @@ def _layer_pattern(windows: tuple[int | None, ...]) -> tuple[int | None, ...]:
     return tuple(runs)
 
 
-def _same_residue(size: int, modulus: int, at_least: int, avoid: set[int]) -> int:
-    """The smallest number >= at_least that is congruent to `size` and, where possible, no other width of the twin."""
-    value = at_least + (size - at_least) % modulus
-    while value in avoid and value != size:
-        value += modulus
-    return value
+def _head_dim(real: int, heads: int, real_width: int, group: int) -> int:
+    """A small even head width that keeps the residue of heads * head_dim, and its own modulo 16 where both can be."""
+    candidates = [*range(16 + real % 16, 16 + real % 16 + group, 16), *range(16, 16 + group, 2)]
+    return next((dim for dim in candidates if heads * dim % group == real_width % group), real)
+
+
+def _same_residue(size: int, modulus: int, at_least: int, avoid: set[int], unit: int = 1) -> int:
+    """The smallest number >= at_least that is congruent to `size`, a multiple of `unit`, and no other width.
+
+    Where a multiple of `unit` can't be congruent, it is only a multiple of `unit`.
+    """
+    first = at_least + (size - at_least) % modulus
+    for value in range(first, first + modulus * (unit + len(avoid) + 1), modulus):
+        if value % unit == 0 and value not in avoid:
+            return value
+    return -(-first // unit) * unit
 
 
 def _window_keys(hf: Mapping[str, Any], windows: tuple[int | None, ...]) -> dict[str, Any]:
