@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,38 @@ def test_kv_cache_that_memory_cannot_hold(model: Model, monkeypatch: pytest.Monk
     monkeypatch.setattr(session, "available_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"E1606.*2 x 16 tokens.*MiB"):
         model.logits(np.ones((2, 16), np.int64))
+
+
+def test_buffers_of_one_prompt_length_are_not_kept_for_the_next(make_artifact: Any) -> None:
+    """TVM's pool keeps buffers by exact size; without freeing them, every new prompt length adds to the memory."""
+    from xamc.runtime.cpu import CpuExecutor
+
+    model = load(make_artifact(), threads=1)
+    executor = model._executor
+    assert isinstance(executor, CpuExecutor)
+    calls: list[int] = []
+    free = executor._free_unused
+    executor._free_unused = lambda: (calls.append(1), free())
+    model.generate(PROMPTS[1], 5, ignore_eos=True)
+    assert len(calls) == 2  # after each chunk of the prompt, never while decoding
+
+
+def test_every_calling_thread_gets_its_pool(make_artifact: Any, toy: Any, vocab_size: int) -> None:
+    from xamc.runtime.tvm_library import tvm_ffi
+
+    results: list[Any] = []
+
+    def work() -> None:
+        model = load(make_artifact(), threads=3)
+        results.append((model.threads, model))
+
+    def call() -> None:
+        results.append(results[0][1].generate(PROMPTS[0], 5, ignore_eos=True).token_ids)
+        results.append(tvm_ffi().get_global_func("runtime.NumThreads")())
+
+    for target in (work, call):
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+    assert results[0][0] == 3
+    assert results[1:] == [toy.greedy(PROMPTS[0], 5, vocab_size), 3]

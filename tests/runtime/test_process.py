@@ -17,21 +17,31 @@ RUN = """
 import json, os, sys, time
 started = time.perf_counter()
 from xamc import runtime
-model = runtime.load(sys.argv[1])
+model = runtime.load(sys.argv[1], int(sys.argv[2]) or None)
 ready = time.perf_counter() - started
-threads, affinity = model.threads, sorted(os.sched_getaffinity(0))
 answer = model.chat([{"role": "user", "content": "fox"}], 5, ignore_eos=True)
+tasks = [int(name) for name in os.listdir("/proc/self/task")]
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps({"modules": sorted(sys.modules), "ready": ready, "peak_mib": peak / 1024, "threads": threads,
-                  "affinity": affinity, "tokens": len(answer.token_ids)}))
+print(json.dumps({"modules": sorted(sys.modules), "ready": ready, "peak_mib": peak / 1024, "threads": model.threads,
+                  "affinities": [sorted(os.sched_getaffinity(task)) for task in tasks],
+                  "tokens": len(answer.token_ids)}))
 """
 
 
-def run(path: Path, environment: dict[str, str] | None = None) -> dict[str, Any]:
+def run(
+    path: Path, environment: dict[str, str] | None = None, cpus: set[int] | None = None, threads: int = 0
+) -> dict[str, Any]:
     variables = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"} | (environment or {})
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(path)], capture_output=True, text=True, check=True, timeout=60, env=variables
+        [sys.executable, "-c", RUN, str(path), str(threads)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=variables,
+        preexec_fn=None if cpus is None else lambda: os.sched_setaffinity(0, cpus),
     )
+    assert done.stderr == ""
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -52,8 +62,14 @@ def test_all_cpus_are_used_and_none_is_pinned(make_artifact: Any) -> None:
     path = make_artifact()
     everything = sorted(os.sched_getaffinity(0))
     result = run(path)
-    assert result["threads"] == default_threads_of(None) and result["affinity"] == everything
+    assert result["threads"] == default_threads_of(None)
+    assert all(affinity == everything for affinity in result["affinities"])
+    last = {everything[-1]}
+    confined = run(path, cpus=last)
+    assert confined["threads"] == 1 and all(affinity == sorted(last) for affinity in confined["affinities"])
     assert run(path, {"OMP_NUM_THREADS": "1"})["threads"] == 1
+    many = len(os.sched_getaffinity(0)) + 1
+    assert run(path, threads=many)["threads"] == many
 
 
 def default_threads_of(omp: str | None) -> int:

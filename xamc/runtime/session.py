@@ -96,8 +96,9 @@ class Session:
         start = 0
         while start < longest:
             active = sizes > start
-            # Padding is written to the cache too, so the width must fit behind the longest active row.
-            width = min(chunk, self._manifest.context_limit - int(self.lengths[active].max()))
+            # Padding is written to the cache too, so the width must fit behind every row that may go on.
+            unfinished = self.lengths[self.lengths < self._manifest.context_limit]
+            width = min(chunk, self._manifest.context_limit - int(unfinished.max()))
             counts = np.clip(sizes - start, 0, width)
             ids = np.zeros((len(rows), int(counts.max())), np.int64)
             for row, tokens in enumerate(rows):
@@ -107,8 +108,7 @@ class Session:
                 for row, count in enumerate(counts.tolist()):
                     logits[row, start : start + count] = part[row, :count]
             else:
-                ends = active & (start + counts == sizes)
-                logits[ends] = part[ends]
+                logits[active] = part[active]  # a row's last chunk wins
             start += ids.shape[1]
         return logits
 

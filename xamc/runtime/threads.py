@@ -59,6 +59,7 @@ def configure_tvm_threads(ffi: Any, threads: int) -> int:
     cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))]
     # The pool is created with one worker per entry, so the list is as long as the number of threads.
     entries = [cpus[index % len(cpus)] for index in range(threads)]
+    # Without this TVM pins threads while it makes the pool, and complains about more threads than CPUs.
     previous = os.environ.get("TVM_BIND_THREADS")
     os.environ["TVM_BIND_THREADS"] = "0"
     try:
