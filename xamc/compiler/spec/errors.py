@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from xamc.compiler.errors import InputError, XamcError
 from xamc.compiler.spec.model import SpecWarning
@@ -38,6 +37,3 @@ class SpecErrors(InputError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
-
-    def __reduce__(self) -> tuple[type[SpecErrors], tuple[Any, ...]]:
-        return type(self), (self.errors, self.sources, self.warnings)
