@@ -9,27 +9,34 @@ import numpy as np
 import pytest
 
 from xamc.compiler.errors import InternalError
+from xamc.compiler.weights import ggml
 from xamc.compiler.weights.ggml import BLOCK_FORMATS, BlockTensor
+
+# Where a block's float16 numbers lie.
+FLOAT16_AT = dict.fromkeys(BLOCK_FORMATS, (0, 2)) | dict.fromkeys(("Q4_0", "Q5_0", "Q8_0"), (0,)) | {"Q6_K": (208,)}
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
-def test_any_bytes_dequantize_as_in_the_gguf_package(name: str, tmp_path: Path) -> None:
+def test_any_bytes_dequantize_as_in_the_gguf_package(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ggml, "_PIECE", 1024)
     layout, kind = BLOCK_FORMATS[name], gguf.GGMLQuantizationType[name]
     assert gguf.GGML_QUANT_SIZES[kind] == (layout.weights, layout.bytes)
     raw = np.random.default_rng(0).integers(0, 256, (6, 3 * layout.bytes), dtype=np.uint8)
-    # keep the float16 scales finite: clear the exponent's top bit of every d and m
     blocks = raw.reshape(6, 3, layout.bytes)
-    blocks[:, :, 1] &= 0xBF
-    blocks[:, :, 3] &= 0xBF
+    for at in FLOAT16_AT[name]:
+        blocks[:, :, at + 1] &= 0xBF  # clears the exponent's top bit: finite
     (tmp_path / "w").write_bytes(b"12345" + raw.tobytes())
     expected = gguf.quants.dequantize(raw, kind)
-    tensor = BlockTensor(tmp_path / "w", 5, (6, 96), name)
-    assert tensor.dtype == "float32"
+    columns = 3 * layout.weights
+    tensor = BlockTensor(tmp_path / "w", 5, (6, columns), name)
+    assert tensor.dtype == "float32" and np.isfinite(expected).all()
     assert np.array_equal(tensor.read_rows(0, 6), expected)
     assert np.array_equal(tensor.read_rows(2, 5), expected[2:5])
-    flat = BlockTensor(tmp_path / "w", 5, (576,), name)
-    assert np.array_equal(flat.read_rows(0, 576), expected.reshape(-1))
-    assert np.array_equal(flat.read_rows(33, 200), expected.reshape(-1)[33:200])
+    flat = BlockTensor(tmp_path / "w", 5, (6 * columns,), name)
+    assert np.array_equal(flat.read_rows(0, 6 * columns), expected.reshape(-1))
+    assert np.array_equal(flat.read_rows(33, 500), expected.reshape(-1)[33:500])
 
 
 def test_rows_that_blocks_dont_divide(tmp_path: Path) -> None:

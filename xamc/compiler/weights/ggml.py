@@ -1,7 +1,8 @@
 """Tensors in llama.cpp's block formats, dequantized row block by row block.
 
-Layouts from ggml-common.h: a block holds 32 consecutive weights of a row; d and m are float16, quants are packed so
-that byte j holds weight j in its low and weight j + 16 in its high nibble.
+Layouts from ggml-common.h. The simple formats have blocks of 32 consecutive weights of a row: d and m are float16,
+byte j of the quants holds weight j in its low and weight j + 16 in its high nibble. The K formats have super-blocks of
+256 weights with a float16 scale (and minimum) over small integer ones, one per 32 or 16 weights.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from xamc.compiler.weights.files import Bytes, read_bytes
 from xamc.compiler.weights.lazy import Array, require
 
 Floats = NDArray[np.float32]
+# Weights that are dequantized at once.
+_PIECE = 1 << 18
 
 
 def _float16(raw: Bytes) -> Floats:
@@ -44,6 +47,61 @@ def _q8_0(block: Bytes) -> Floats:
     return block[:, 2:].view(np.int8).astype(np.float32) * _float16(block[:, :2])
 
 
+def _fifth_bits(raw: Bytes) -> Floats:
+    """[n, 4] bytes → [n, 32] float32: 16 for each set bit, lowest bit first."""
+    return np.unpackbits(raw, axis=1, bitorder="little").astype(np.float32) * np.float32(16)
+
+
+def _q5_0(block: Bytes) -> Floats:
+    """w = d (q - 16), q of 5 bits."""
+    return (_nibbles(block[:, 6:]) + _fifth_bits(block[:, 2:6]) - np.float32(16)) * _float16(block[:, :2])
+
+
+def _q5_1(block: Bytes) -> Floats:
+    """w = d q + m, q of 5 bits."""
+    return (_nibbles(block[:, 8:]) + _fifth_bits(block[:, 4:8])) * _float16(block[:, :2]) + _float16(block[:, 2:4])
+
+
+def _shifted(raw: Bytes, width: int, shifts: tuple[int, ...], mask: int) -> Bytes:
+    """[n, m] bytes, in runs of `width`, each run repeated once per shift: [n, m * len(shifts)]."""
+    runs = raw.reshape(len(raw), -1, 1, width) >> np.array(shifts, np.uint8).reshape(1, 1, -1, 1)
+    return (runs & np.uint8(mask)).reshape(len(raw), -1)
+
+
+def _k_scales(block: Bytes) -> tuple[Floats, Floats]:
+    """Scales and minimums of the 8 runs of 32 weights in Q4_K and Q5_K: two times 8 numbers of 6 bits in 12 bytes."""
+    low, high, rest = block[:, 4:8], block[:, 8:12], block[:, 12:16]
+    scales = np.concatenate([low & 63, (rest & 15) | ((low >> 2) & 48)], axis=1)
+    minimums = np.concatenate([high & 63, (rest >> 4) | ((high >> 2) & 48)], axis=1)
+    return _float16(block[:, :2]) * scales.astype(np.float32), _float16(block[:, 2:4]) * minimums.astype(np.float32)
+
+
+def _k_blocks(block: Bytes, codes: Bytes) -> Floats:
+    """w = d scale q - dmin minimum for codes [n, 256]."""
+    scales, minimums = _k_scales(block)
+    runs = codes.reshape(len(block), 8, 32).astype(np.float32)
+    return (scales[:, :, None] * runs - minimums[:, :, None]).reshape(len(block), 256)
+
+
+def _q4_k(block: Bytes) -> Floats:
+    return _k_blocks(block, _shifted(block[:, 16:], 32, (0, 4), 15))
+
+
+def _q5_k(block: Bytes) -> Floats:
+    high = _shifted(block[:, 16:48], 32, tuple(range(8)), 1)
+    return _k_blocks(block, _shifted(block[:, 48:], 32, (0, 4), 15) | (high << np.uint8(4)))
+
+
+def _q6_k(block: Bytes) -> Floats:
+    """w = d scale (q - 32), q of 6 bits, an int8 scale per 16 weights."""
+    low = _shifted(block[:, :128], 64, (0, 4), 15)
+    codes = (low | (_shifted(block[:, 128:192], 32, (0, 2, 4, 6), 3) << np.uint8(4))).astype(np.float32) - np.float32(
+        32
+    )
+    scales = _float16(block[:, 208:210]) * block[:, 192:208].view(np.int8).astype(np.float32)
+    return (codes.reshape(len(block), 16, 16) * scales[:, :, None]).reshape(len(block), 256)
+
+
 @dataclass(frozen=True)
 class BlockFormat:
     """Weights and bytes of one block, and the function [blocks, bytes] uint8 → [blocks, weights] float32."""
@@ -56,7 +114,12 @@ class BlockFormat:
 BLOCK_FORMATS = {
     "Q4_0": BlockFormat(32, 18, _q4_0),
     "Q4_1": BlockFormat(32, 20, _q4_1),
+    "Q5_0": BlockFormat(32, 22, _q5_0),
+    "Q5_1": BlockFormat(32, 24, _q5_1),
     "Q8_0": BlockFormat(32, 34, _q8_0),
+    "Q4_K": BlockFormat(256, 144, _q4_k),
+    "Q5_K": BlockFormat(256, 176, _q5_k),
+    "Q6_K": BlockFormat(256, 210, _q6_k),
 }
 
 
@@ -83,10 +146,17 @@ class BlockTensor:
         layout = BLOCK_FORMATS[self.format]
         if len(self.shape) == 1:
             first, last = start // layout.weights, -(-stop // layout.weights)
-            raw = read_bytes(self.path, self.offset + first * layout.bytes, (last - first) * layout.bytes)
-            values = layout.dequantize(raw.reshape(-1, layout.bytes)).reshape(-1)
+            values = self._dequantized(first, last)
             return values[start - first * layout.weights : stop - first * layout.weights]
         row_blocks = int(np.prod(self.shape[1:], dtype=np.int64)) // layout.weights
-        row_bytes = row_blocks * layout.bytes
-        raw = read_bytes(self.path, self.offset + start * row_bytes, (stop - start) * row_bytes)
-        return layout.dequantize(raw.reshape(-1, layout.bytes)).reshape(stop - start, *self.shape[1:])
+        return self._dequantized(start * row_blocks, stop * row_blocks).reshape(stop - start, *self.shape[1:])
+
+    def _dequantized(self, first: int, last: int) -> Floats:
+        """The weights of blocks [first, last), a few thousand blocks at a time, so that temporaries stay small."""
+        layout = BLOCK_FORMATS[self.format]
+        raw = read_bytes(self.path, self.offset + first * layout.bytes, (last - first) * layout.bytes)
+        blocks, values = raw.reshape(-1, layout.bytes), np.empty((last - first, layout.weights), np.float32)
+        step = _PIECE // layout.weights
+        for start in range(0, last - first, step):
+            values[start : start + step] = layout.dequantize(blocks[start : start + step])
+        return values.reshape(-1)
