@@ -113,5 +113,5 @@ def test_a_crash_names_the_pass() -> None:
     program, _ = twins.twin("tied")
     with pytest.raises(InternalError) as error:
         run_passes(program, [Crashes()])
-    assert error.value.code == "E1310"
+    assert error.value.code == "E1313"
     assert error.value.message == "crashes stopped: ValueError: no such axis"

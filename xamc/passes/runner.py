@@ -69,7 +69,7 @@ def apply_pass(graph_pass: GraphPass, program: Program) -> PassReport:
     """Runs one pass over `program`, in place, and checks the structural invariants after it.
 
     Raises:
-        InternalError: E1310, the pass stopped with an error of its own; E1305, it broke the IR's rules.
+        InternalError: E1313, the pass stopped with an error of its own; E1305, it broke the IR's rules.
     """
     try:
         report = graph_pass.run(program)
@@ -77,7 +77,7 @@ def apply_pass(graph_pass: GraphPass, program: Program) -> PassReport:
         raise
     except Exception as error:
         raise InternalError(
-            "E1310",
+            "E1313",
             f"{graph_pass.name} stopped: {type(error).__name__}: {error}",
             fix=f"compile with passes.disable: [{graph_pass.name}] if the target allows it, and report this model",
         ) from error

@@ -29,6 +29,6 @@ twin before any real weight was written.""",
 first such pass, the output that moved and by how much, and the first node of the graph that diverged with the path of
 its module in the Hugging Face model, e.g. `model.layers.0.self_attn`. If it names `export`, the exported graph differs
 from transformers itself. `passes: {disable: [NAME]}` leaves a pass out where the target can do without.""",
-    "E1310": """A pass stopped with a Python error of its own, which is quoted. The graph has a form that the pass did not
+    "E1313": """A pass stopped with a Python error of its own, which is quoted. The graph has a form that the pass did not
 expect; the traceback says where. Disable the pass if the target can do without it, and report the model's config.""",
 }

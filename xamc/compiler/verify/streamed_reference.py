@@ -1,0 +1,131 @@
+"""transformers' fp32 logits of a real checkpoint, one decoder layer in memory at a time.
+
+Each layer is transformers' own module, unpatched, with eager attention. Its weights are read into it, applied to the
+whole prompt, and dropped; embedding rows are read one by one, and lm_head in blocks of rows. The peak is one layer in
+fp32 and one block: 0.8 GiB for an 8B model, where loading it would take 33.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.child import Limits, run_child
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.weights.lazy import LazyTensor, row_blocks
+
+if TYPE_CHECKING:
+    from xamc.compiler.frontends import Checkpoint
+
+F32 = NDArray[np.float32]
+
+_REQUEST, _RESULT = "reference.pickle", "reference.npy"
+_LIMITS = Limits(seconds=3 * 3600)
+
+
+def reference_logits(checkpoint: Checkpoint, ids: NDArray[np.int64], folder: Path, reproducers: Path) -> F32:
+    """Logits of a prompt by transformers in fp32, computed in a child process.
+
+    Args:
+        checkpoint: config and weights.
+        ids: int64 [T], the prompt's token ids.
+        folder: an existing scratch folder.
+        reproducers: where a folder for a hard failure is made.
+
+    Returns:
+        float32 [T, V].
+
+    Raises:
+        ToolchainError: E152x, the child failed.
+    """
+    # written and read by this program only, a moment apart
+    (folder / _REQUEST).write_bytes(pickle.dumps((checkpoint.config, dict(checkpoint.tensors), ids)))
+    run_child(f"{__name__}:run_request", str(folder), folder=folder, limits=_LIMITS, reproducers=reproducers)
+    logits: F32 = np.load(folder / _RESULT)
+    return logits
+
+
+def run_request(folder: str) -> None:
+    """The child's side of `reference_logits`."""
+    config, tensors, ids = pickle.loads((Path(folder) / _REQUEST).read_bytes())
+    np.save(Path(folder) / _RESULT, streamed_logits(config, tensors, ids[None])[0])
+
+
+def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], ids: NDArray[np.int64]) -> F32:
+    """Logits [B, T, V] of token ids [B, T], without padding.
+
+    Args:
+        config: the model.
+        tensors: its parameters by transformers name, of any floating dtype.
+        ids: int64 [B, T].
+    """
+    import torch
+
+    from xamc.compiler.export.exporter import build_meta_model
+
+    meta = build_meta_model(config, attention="eager")
+    length = ids.shape[1]
+    positions = torch.arange(length)[None]
+    with torch.no_grad():
+        hidden = torch.from_numpy(_embedding_rows(tensors["model.embed_tokens.weight"], ids))
+        rotary = type(meta.model.rotary_emb)(config=meta.config)
+        tables = rotary(hidden, positions)
+        masks = {window: _mask(length, window) for window in set(config.sliding_windows)}
+        for index, window in enumerate(config.sliding_windows):
+            layer = meta.model.layers[index]
+            _load(layer, f"model.layers.{index}.", tensors)
+            result = layer(
+                hidden,
+                attention_mask=masks[window],
+                position_ids=positions,
+                position_embeddings=tables,
+                past_key_values=None,
+                use_cache=False,
+            )
+            hidden = result[0] if isinstance(result, tuple) else result
+            # back to the meta device: its memory is free before the next layer is read
+            layer.to_empty(device="meta")
+        _load(meta.model.norm, "model.norm.", tensors)
+        hidden = meta.model.norm(hidden)
+        head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
+        logits = np.empty((*ids.shape, config.vocab_size), np.float32)
+        for start, stop in row_blocks(head):
+            block = torch.from_numpy(_float32(head, start, stop))
+            logits[..., start:stop] = torch.nn.functional.linear(hidden, block).numpy()
+    return logits
+
+
+def _mask(length: int, window: int | None) -> Any:
+    """[1, 1, T, T] to add to the scores: 0 where query i sees key j (i - window < j <= i), else the lowest float."""
+    import torch
+
+    query, key = torch.arange(length)[:, None], torch.arange(length)[None, :]
+    seen = key <= query
+    if window is not None:
+        seen &= key > query - window
+    return torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
+
+
+def _load(module: Any, prefix: str, tensors: Mapping[str, LazyTensor]) -> None:
+    """Gives a module on the meta device its weights in fp32, read in row blocks."""
+    import torch
+
+    module.to_empty(device="cpu")
+    for name, parameter in module.named_parameters():
+        tensor = tensors[prefix + name]
+        for start, stop in row_blocks(tensor):
+            parameter[start:stop] = torch.from_numpy(_float32(tensor, start, stop))
+
+
+def _float32(tensor: LazyTensor, start: int, stop: int) -> F32:
+    return np.ascontiguousarray(tensor.read_rows(start, stop).astype(np.float32))
+
+
+def _embedding_rows(table: LazyTensor, ids: NDArray[np.int64]) -> F32:
+    rows = {int(token): _float32(table, int(token), int(token) + 1)[0] for token in np.unique(ids)}
+    return np.stack([[rows[int(token)] for token in row] for row in ids])
