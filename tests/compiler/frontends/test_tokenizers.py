@@ -34,6 +34,7 @@ TEXTS = [
     "书生模型 and 浦语",
     "unseen: ÄÖÜ 🌍 ñ \t tab\nline",
     "3.14159",
+    "  a  model   that  ",
     "",
     "x",
 ]
