@@ -6,6 +6,7 @@ from typing import Literal
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention_decode import emit_decode
+from xamc.targets.kernels.attention_prefill import emit_prefill
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.rope import KvDtype
 
@@ -49,7 +50,11 @@ def attention(
         cache_v = E.parameter("cache_v", (b, hkv, c, d), kv_dtype)
         write_index = E.parameter("write_index", (b,), "int64")
         y = E.parameter("y", (b, s, hq * d), "float32")
-        emit_decode(q, cache_k, cache_v, write_index, y, isa, scale, window)
+        arguments = (q, cache_k, cache_v, write_index, y, isa, scale, window)
+        if m == "one":
+            emit_decode(*arguments)
+        else:
+            E.when(s == 1, lambda: emit_decode(*arguments), lambda: emit_prefill(*arguments))
 
     suffix = f"_w{window}" if window else ""
     return E.build(f"attention_{m}_{hq}_{hkv}x{d}_{kv_dtype}{suffix}", body)

@@ -1,4 +1,4 @@
-"""Attention for few queries per sequence: bound by reading the cache, so each KV byte is read once per group.
+"""Attention for one query per sequence: bound by reading the cache, so each KV byte is read once per group.
 
 The keys of a sequence are cut into splits that are attended to independently (in parallel over sequence, KV head and
 split) and then merged: with m the maximum of a split's scores, l the sum of exp(score - m) and o the weighted sum of
@@ -27,15 +27,15 @@ def emit_decode(
     scale: float,
     window: int | None,
 ) -> None:
-    """Emits the body; q and y [B, S, Hq * D], caches [B, Hkv, C, D], write_index [B]."""
-    b, s, c = q.shape[0], q.shape[1], cache_k.shape[2]
+    """Emits the body for S = 1; q and y [B, S, Hq * D], caches [B, Hkv, C, D], write_index [B]."""
+    b, c = q.shape[0], cache_k.shape[2]
     hkv, d = int(cache_k.shape[1]), int(cache_k.shape[3])
     group = int(q.shape[2]) // (hkv * d)
 
     longest = E.scratch((1,), "int64")
     E.store(longest, [0], E.i64(0))
     with E.serial(b) as i:
-        E.store(longest, [0], E.maximum(E.load(longest, [0]), E.load(write_index, [i]) + s))
+        E.store(longest, [0], E.maximum(E.load(longest, [0]), E.load(write_index, [i]) + 1))
     keys = E.let(E.load(longest, [0]) if window is None else E.minimum(E.load(longest, [0]), E.i64(window)))
     splits = E.let((keys + (SPLIT - 1)) // SPLIT)
     tasks = E.let(b * hkv * splits)
@@ -45,17 +45,17 @@ def emit_decode(
     bound = c if window is None else E.minimum(c, window)
     partial = E.scratch((b * hkv * ((bound + (SPLIT - 1)) // SPLIT), group, d + 2))
 
-    def attend(task: E.Expr, j: E.Expr) -> None:
+    def attend(task: E.Expr) -> None:
         row, split = E.let(task // splits), E.let(task % splits)
         head, i = E.let(row % hkv), E.let(row // hkv)
-        stop = E.let(E.load(write_index, [i]) + j + 1)
+        stop = E.let(E.load(write_index, [i]) + 1)
         start = E.i64(0) if window is None else E.let(E.maximum(stop - window, E.i64(0)))
         first = E.let(start + split * SPLIT)
         count = E.let(E.minimum(stop - first, E.i64(SPLIT)))
-        task_ = _Task(isa, q, cache_k, cache_v, partial, i, j, head, group, d, first, count, task, scale)
+        task_ = _Task(isa, q, cache_k, cache_v, partial, i, head, group, d, first, count, task, scale)
         E.when(count > 0, task_.emit, task_.emit_empty)
 
-    def combine(index: E.Expr, j: E.Expr) -> None:
+    def combine(index: E.Expr) -> None:
         i, qhead = E.let(index // (hkv * group)), E.let(index % (hkv * group))
         first = E.let((i * hkv + qhead // group) * splits)
         member = E.let(qhead % group)
@@ -74,17 +74,16 @@ def emit_decode(
             with E.serial(splits) as split:
                 weight = E.splat(E.load(partial, [first + split, member, d]), lanes)
                 value.set(E.fma(weight, E.load(partial, [first + split, member, e], lanes), value.get(), lanes))
-            E.store(y, [i, j, qhead * d + e], value.get() * E.splat(inverse, lanes), lanes)
+            E.store(y, [i, 0, qhead * d + e], value.get() * E.splat(inverse, lanes), lanes)
 
         E.lanewise(d, isa, merge)
 
-    def run_all(loop: E.Loop, j: E.Expr) -> None:
+    def run(loop: E.Loop) -> None:
         with loop(tasks) as task:
-            attend(task, j)
+            attend(task)
 
-    with E.serial(s) as j:
-        E.when(keys < _PARALLEL_KEYS, lambda: run_all(E.serial, j), lambda: run_all(E.parallel, j))
-        E.rows(b * hkv * group, lambda index: combine(index, j), threshold=64)
+    E.when(keys < _PARALLEL_KEYS, lambda: run(E.serial), lambda: run(E.parallel))
+    E.rows(b * hkv * group, combine, threshold=64)
 
 
 class _Task:
@@ -98,7 +97,6 @@ class _Task:
         cache_v: E.Buffer,
         partial: E.Buffer,
         i: E.Expr,
-        j: E.Expr,
         head: E.Expr,
         group: int,
         d: int,
@@ -109,7 +107,7 @@ class _Task:
     ) -> None:
         self.isa, self.group, self.d, self.scale = isa, group, d, scale
         self.q, self.cache_k, self.cache_v, self.partial = q, cache_k, cache_v, partial
-        self.i, self.j, self.head, self.first, self.count, self.task = i, j, head, first, count, task
+        self.i, self.head, self.first, self.count, self.task = i, head, first, count, task
 
     def emit_empty(self) -> None:
         with E.serial(self.group) as member:
@@ -150,14 +148,14 @@ class _Task:
         sums = [E.Register(lanes, initial=E.const(0, lanes)) for _ in range(lanes)]
         base = E.let((self.head * self.group + member) * d)
         with E.serial(d // lanes) as c:
-            query = E.let(E.load(self.q, [self.i, self.j, base + c * lanes], lanes))
+            query = E.let(E.load(self.q, [self.i, 0, base + c * lanes], lanes))
             for t, register in enumerate(sums):
                 register.set(E.fma(query, key(t, c * lanes, lanes), register.get(), lanes))
         result = E.gather_sums([register.get() for register in sums])
         store = E.Register(lanes, initial=result)
         if d % lanes:
             with E.serial(d // lanes * lanes, d) as e:
-                query = E.let(E.load(self.q, [self.i, self.j, base + e]))
+                query = E.let(E.load(self.q, [self.i, 0, base + e]))
                 for t in range(lanes):
                     E.store(store.buffer, [t], E.fma(query, key(t, e, 1), E.load(store.buffer, [t]), 1))
         E.store(scores, [member, block * lanes], store.get() * E.const(self.scale, lanes), lanes)

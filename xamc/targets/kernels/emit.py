@@ -117,6 +117,11 @@ def select(condition: Expr, then: Expr, otherwise: Expr) -> Expr:
     return T.Select(condition, then, otherwise)
 
 
+def choose(condition: Expr, then: Expr, otherwise: Expr) -> Expr:
+    """Scalar choice."""
+    return T.if_then_else(condition, then, otherwise)
+
+
 def shuffle(value: Expr, lanes: Sequence[int]) -> Expr:
     """A vector of the given lanes of `value`; a single lane yields a scalar."""
     return Shuffle([value], [T.int32(lane) for lane in lanes])
@@ -159,7 +164,8 @@ def gather_sums(values: Sequence[Expr]) -> Expr:
         # Every vector holds lanes / width blocks of `width` partial sums, one block per value.
         half, merged = width // 2, []
         for low, high in zip(blocks[::2], blocks[1::2]):
-            even, odd = [], []
+            even: list[int] = []
+            odd: list[int] = []
             for vector_index in range(2):
                 for start in range(0, lanes, width):
                     even += range(vector_index * lanes + start, vector_index * lanes + start + half)
@@ -167,6 +173,20 @@ def gather_sums(values: Sequence[Expr]) -> Expr:
             merged.append(let(_shuffle2(low, high, even) + _shuffle2(low, high, odd)))
         blocks, width = merged, half
     return blocks[0]
+
+
+def transpose(values: Sequence[Expr]) -> list[Expr]:
+    """Transposes as many vectors as they have lanes, a power of two: log n rounds of perfect shuffles."""
+    lanes = len(values)
+    current, half = list(values), lanes // 2
+    low = [lane for j in range(half) for lane in (j, lanes + j)]
+    high = [lane for j in range(half, lanes) for lane in (j, lanes + j)]
+    for _ in range(lanes.bit_length() - 1):
+        merged = []
+        for first, second in zip(current[:half], current[half:]):
+            merged += [let(_shuffle2(first, second, low)), let(_shuffle2(first, second, high))]
+        current = merged
+    return current
 
 
 def _shuffle2(low: Expr, high: Expr, lanes: Sequence[int]) -> Expr:

@@ -1,0 +1,236 @@
+"""Attention for many queries per sequence, blocked with an online softmax (Dao et al., 2022, FlashAttention).
+
+A task is one KV head of one sequence and a block of queries; with grouped queries its rows are all query heads of the
+group, row = query * group + member, so that keys and values are converted and transposed once for all of them. For
+each block of keys, with m the running maximum, l the running sum of exponentials and o the running output of a row:
+
+    s = scale q k^T;  m' = max(m, max s);  p = exp(s - m');  a = exp(m - m')
+    l = a l + sum p;  o = a o + p v;  m = m'
+
+Both products are the register tile of the GEMM.
+"""
+
+from __future__ import annotations
+
+from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.microkernel import FLOAT32, cut_rows, emit_tile, row_tiles, tile_size
+
+BLOCK_T = 64
+"""Keys of a block."""
+
+# A row that has seen no key yet has maximum _NONE; masked scores lie so far below that their exponential is zero.
+_NONE = -1.0e30
+_MASKED = -3.0e38
+
+
+def emit_prefill(
+    q: E.Buffer,
+    cache_k: E.Buffer,
+    cache_v: E.Buffer,
+    write_index: E.Buffer,
+    y: E.Buffer,
+    isa: Isa,
+    scale: float,
+    window: int | None,
+) -> None:
+    """Emits the body; q and y [B, S, Hq * D], caches [B, Hkv, C, D], write_index [B]."""
+    b, s = q.shape[0], q.shape[1]
+    hkv, d = int(cache_k.shape[1]), int(cache_k.shape[3])
+    group = int(q.shape[2]) // (hkv * d)
+    queries = query_block(group, isa)
+    blocks = E.let((s + (queries - 1)) // queries)
+    with E.parallel(b * hkv * blocks) as index:
+        i, head = E.let(index // (hkv * blocks)), E.let(index // blocks % hkv)
+        # Late queries see more keys: pairing early with late blocks gives every thread the same work.
+        turn = E.let(index % blocks)
+        block = E.let(E.choose(turn % 2 == 0, turn // 2, blocks - 1 - turn // 2))
+        task = _Task(isa, group, d, queries, scale, window)
+        task.emit(q, cache_k, cache_v, y, i, head, E.let(block * queries), s, E.let(E.load(write_index, [i])))
+
+
+def query_block(group: int, isa: Isa) -> int:
+    """Queries of a task, for about 48 rows."""
+    tallest = row_tiles(isa)[0]
+    return max(1, tallest * max(1, 48 // tallest) // group)
+
+
+class _Task:
+    def __init__(self, isa: Isa, group: int, d: int, queries: int, scale: float, window: int | None) -> None:
+        self.isa, self.lanes, self.group, self.d = isa, isa.lanes, group, d
+        self.vectors = tile_size(isa)[1]
+        self.width = self.vectors * isa.lanes
+        self.padded = -(-d // self.width) * self.width
+        self.max_rows = queries * group
+        self.queries, self.scale, self.window = queries, scale, window
+
+    def emit(
+        self,
+        q: E.Buffer,
+        cache_k: E.Buffer,
+        cache_v: E.Buffer,
+        y: E.Buffer,
+        i: E.Expr,
+        head: E.Expr,
+        first: E.Expr,
+        s: E.Expr,
+        written: E.Expr,
+    ) -> None:
+        """Attends with queries [first, first + queries) of sequence i, KV head `head`."""
+        lanes, d = self.lanes, self.d
+        rows = E.let(E.minimum(s - first, self.queries) * self.group)
+        query = E.scratch((self.max_rows, d))
+        output = E.scratch((self.max_rows, self.padded))
+        state = E.scratch((self.max_rows, 2))  # m and l
+        scores = E.scratch((self.max_rows, BLOCK_T))
+        keys = E.scratch((d, BLOCK_T))
+        values = E.scratch((BLOCK_T, self.padded))
+
+        with E.serial(rows) as row:
+            source = [i, E.let(first + row // self.group), E.let((head * self.group + row % self.group) * d)]
+
+            def copy(e: E.Expr, width: int) -> None:
+                value = E.load(q, [source[0], source[1], source[2] + e], width)  # noqa: B023
+                E.store(query, [row, e], value * E.const(self.scale, width), width)  # noqa: B023
+
+            E.lanewise(d, self.isa, copy)
+            E.lanewise(self.padded, self.isa, lambda e, width: E.store(output, [row, e], E.const(0, width), width))  # noqa: B023
+            E.store(state, [row, 0], E.f32(_NONE))
+            E.store(state, [row, 1], E.f32(0))
+
+        position = E.let(written + first)  # of the first query
+        stop = E.let(position + rows // self.group)  # one past the last visible key
+        start = E.i64(0)
+        if self.window is not None:
+            start = E.let(E.maximum(position - (self.window - 1), E.i64(0)))
+        with E.serial(E.let((stop - start + (BLOCK_T - 1)) // BLOCK_T)) as block:
+            t0 = E.let(start + block * BLOCK_T)
+            count = E.let(E.minimum(stop - t0, E.i64(BLOCK_T)))
+            self.transpose(cache_k, keys, i, head, t0, count)
+            self.score(query, keys, scores, rows)
+            self.soften(scores, state, output, rows, position, t0)
+            self.convert(cache_v, values, i, head, t0, count)
+            self.accumulate(scores, values, output, rows, count)
+
+        with E.serial(rows) as row:
+            inverse = E.let(E.f32(1) / E.load(state, [row, 1]))
+            target = [i, E.let(first + row // self.group), E.let((head * self.group + row % self.group) * d)]
+
+            def finish(e: E.Expr, width: int) -> None:
+                value = E.load(output, [row, e], width) * E.splat(inverse, width)  # noqa: B023
+                E.store(y, [target[0], target[1], target[2] + e], value, width)  # noqa: B023
+
+            E.lanewise(d, self.isa, finish)
+
+    def transpose(
+        self, cache_k: E.Buffer, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr
+    ) -> None:
+        """keys[d, t] = k[t0 + t, d]; the surplus of the last block repeats its last key and is masked later."""
+        lanes, d = self.lanes, self.d
+        with E.serial(BLOCK_T // lanes) as block:
+            at = [E.let(t0 + E.minimum(block * lanes + t, count - 1)) for t in range(lanes)]
+            with E.serial(d // lanes) as c:
+                columns = [
+                    E.let(E.load_float(cache_k, [i, head, row, c * lanes], lanes, self.isa)) for row in at
+                ]
+                for e, vector in enumerate(E.transpose(columns)):
+                    E.store(keys, [c * lanes + e, block * lanes], vector, lanes)
+            if d % lanes:
+                with E.serial(d // lanes * lanes, d) as e:
+                    for t, row in enumerate(at):
+                        E.store(keys, [e, block * lanes + t], E.load_float(cache_k, [i, head, row, e], 1, self.isa))
+
+    def score(self, query: E.Buffer, keys: E.Buffer, scores: E.Buffer, rows: E.Expr) -> None:
+        lanes = self.lanes
+        with E.serial(BLOCK_T // self.width) as part:
+
+            def tile(row: E.Expr, height: int) -> None:
+                sums = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in range(self.vectors)] for _ in range(height)]
+                emit_tile(
+                    FLOAT32,
+                    height,
+                    self.vectors,
+                    lanes,
+                    self.d,
+                    lambda r, k: E.load(query, [row + r, k]),
+                    lambda k, v: E.load(keys, [k, part * self.width + v * lanes], lanes),
+                    sums,
+                )
+                for r, registers in enumerate(sums):
+                    for v, register in enumerate(registers):
+                        E.store(scores, [row + r, part * self.width + v * lanes], register.get(), lanes)
+
+            cut_rows(rows, row_tiles(self.isa), tile)
+
+    def soften(
+        self, scores: E.Buffer, state: E.Buffer, output: E.Buffer, rows: E.Expr, position: E.Expr, t0: E.Expr
+    ) -> None:
+        """Scores to exponentials, with masks where a row does not see the whole block; updates m, l and o."""
+        lanes = self.lanes
+        with E.serial(rows) as row:
+            own = E.let(position + row // self.group - t0)  # the query's position, relative to the block
+            with E.serial(E.let(E.minimum(E.maximum(own + 1, E.i64(0)), E.i64(BLOCK_T))), BLOCK_T) as t:
+                E.store(scores, [row, t], E.f32(_MASKED))
+            if self.window is not None:
+                hidden = E.let(E.minimum(E.maximum(own - (self.window - 1), E.i64(0)), E.i64(BLOCK_T)))
+                with E.serial(hidden) as t:
+                    E.store(scores, [row, t], E.f32(_MASKED))
+            tops = E.Register(lanes, initial=E.load(scores, [row, 0], lanes))
+            for block in range(1, BLOCK_T // lanes):
+                tops.set(E.maximum(tops.get(), E.load(scores, [row, block * lanes], lanes)))
+            before = E.let(E.load(state, [row, 0]))
+            top = E.let(E.maximum(before, E.reduce(tops.get(), lanes, E.maximum)))
+            sums = E.Register(lanes, initial=E.const(0, lanes))
+            with E.serial(BLOCK_T // lanes) as block:
+                value = E.let(E.load(scores, [row, block * lanes], lanes) - E.splat(top, lanes))
+                weight = E.exp(value, lanes)
+                E.store(scores, [row, block * lanes], weight, lanes)
+                sums.set(sums.get() + weight)
+            shrink = E.exp(E.let(before - top), 1)
+            E.store(state, [row, 0], top)
+            total = E.reduce(sums.get(), lanes, E.add)
+            E.store(state, [row, 1], E.fma(E.load(state, [row, 1]), shrink, total, 1))
+
+            def scale(e: E.Expr, width: int) -> None:
+                E.store(output, [row, e], E.load(output, [row, e], width) * E.splat(shrink, width), width)  # noqa: B023
+
+            E.when(shrink < E.f32(1), lambda: E.lanewise(self.padded, self.isa, scale))  # noqa: B023
+
+    def convert(
+        self, cache_v: E.Buffer, values: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr
+    ) -> None:
+        """values[t, e] = v[t0 + t, e] as float32, padded with zeros to whole tiles."""
+        with E.serial(count) as t:
+
+            def copy(e: E.Expr, width: int) -> None:
+                E.store(values, [t, e], E.load_float(cache_v, [i, head, t0 + t, e], width, self.isa), width)  # noqa: B023
+
+            E.lanewise(self.d, self.isa, copy)
+            if self.padded > self.d:
+                with E.serial(self.d, self.padded) as e:
+                    E.store(values, [t, e], E.f32(0))
+
+    def accumulate(
+        self, scores: E.Buffer, values: E.Buffer, output: E.Buffer, rows: E.Expr, count: E.Expr
+    ) -> None:
+        lanes = self.lanes
+        with E.serial(self.padded // self.width) as part:
+
+            def tile(row: E.Expr, height: int) -> None:
+                at = [[[row + r, part * self.width + v * lanes] for v in range(self.vectors)] for r in range(height)]
+                sums = [[E.Register(lanes, initial=E.load(output, index, lanes)) for index in line] for line in at]
+                emit_tile(
+                    FLOAT32,
+                    height,
+                    self.vectors,
+                    lanes,
+                    count,
+                    lambda r, k: E.load(scores, [row + r, k]),
+                    lambda k, v: E.load(values, [k, part * self.width + v * lanes], lanes),
+                    sums,
+                )
+                for line, registers in zip(at, sums):
+                    for index, register in zip(line, registers):
+                        E.store(output, index, register.get(), lanes)
+
+            cut_rows(rows, row_tiles(self.isa), tile)
