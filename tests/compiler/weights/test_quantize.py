@@ -108,6 +108,9 @@ def test_known_codes() -> None:
     block = quantize_block(row, RoundToNearest(4, 32))
     assert block.scales.tolist() == [[1.0]] and block.zeros is not None and block.zeros.tolist() == [[1]]
     assert block.codes[0, :16].tolist() == list(range(16)) and (block.codes[0, 16:] == 1).all()
+    # ties: both ends round to 8, whose sum 16 is no code
+    tie = np.concatenate([[-7.5, 7.5], np.zeros(30)]).astype(np.float32)[None]
+    assert quantize_block(tie, RoundToNearest(4, 32)).codes[0, :3].tolist() == [0, 15, 8]
     block8 = quantize_block(np.array([[-127.0, 0.5, 1.5, 63.0]], np.float32), RoundToNearest(8, None))
     assert block8.scales.tolist() == [[1.0]] and block8.codes.tolist() == [[-127, 0, 2, 63]] and block8.zeros is None
 
