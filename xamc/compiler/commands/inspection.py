@@ -16,7 +16,7 @@ from xamc.compiler.cache import CacheInfo, cache_info, prune
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.errors import MisuseError, ToolchainError
 from xamc.compiler.progress import Progress, size
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.compiler.verify.tolerances import TOLERANCES, tolerance
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", re.IGNORECASE)
 
@@ -133,7 +133,7 @@ def explain_command(code: str | None, *, as_json: bool) -> None:
     if as_json:
         print_json(codes)
         return
-    rows = [(name, text.strip().splitlines()[0]) for name, text in codes.items()]
+    rows = [(name, " ".join(text.split()).partition(". ")[0]) for name, text in codes.items()]
     print_table(result_console(), ("code", "meaning"), rows)
 
 
@@ -202,6 +202,6 @@ def _report(artifact: Artifact) -> dict[str, Any]:
 def _pass_row(entry: dict[str, Any]) -> tuple[str, str, str, str]:
     matched = entry.get("matched")
     count = sum(matched.values()) if isinstance(matched, dict) else matched
-    numbers = [entry.get("deviation"), entry.get("tolerance")]
-    deviation, bound = ("not run" if number is None else f"{number:.1e}" for number in numbers)
-    return str(entry.get("name")), str(count), deviation, bound
+    deviation, name = entry.get("deviation"), entry.get("tolerance")
+    bound = "" if name is None else f"{tolerance(name):.1e} ({name})" if name in TOLERANCES else str(name)
+    return str(entry.get("name")), str(count), "not run" if deviation is None else f"{deviation:.1e}", bound

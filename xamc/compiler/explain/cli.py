@@ -12,8 +12,8 @@ Remedy: report it with the log. `xamc doctor` finds broken installations, which 
 Remedy: pip install 'xamc[compiler]', or `make venv` in a checkout, which installs the tested versions.""",
     "E1702": """The file given with --chat-template can't be read as UTF-8 text.
 Remedy: give a Jinja template in a text file, such as chat_template.jinja of the checkpoint.""",
-    "E1703": """`xamc doctor` found something that will make a compile or a run fail; the lines marked `fail` name it and
-the remedy. Example: apache-tvm-ffi 0.1.15.post2, which pip picks by itself, crashes the code generator.""",
+    "E1703": """`xamc doctor` found something that will make a compile or a run fail; the lines marked `fail` name it
+and the remedy. Example: apache-tvm-ffi 0.1.15.post2, which pip picks by itself, crashes the code generator.""",
     "E1704": """--max-size is no size. Write a number with an optional unit: 20GB, 1.5 GiB, 500M, or 0.""",
     "E1710": """The compile would take more memory than is available now. The message has both numbers and the stage.
 Remedy: end other programs; set workspace.workers: 1, as every worker process takes a share; or give a container more
