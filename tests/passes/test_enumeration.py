@@ -15,6 +15,7 @@ from xamc.passes import graph
 from xamc.passes.graph import GRAPH_PASSES
 
 REPOSITORY = Path(__file__).parents[2]
+RELAX_TESTS = REPOSITORY / "tests" / "passes" / "relax"
 FILES = sorted(path.stem for path in Path(graph.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
@@ -38,3 +39,21 @@ def test_a_pass_has_a_test_a_golden_and_mutations(name: str) -> None:
     assert test.exists() and "def test_golden" in test.read_text()
     assert (FOLDER / "passes" / f"{name}.txt").stat().st_size > 0
     assert name in PASSES and len(MUTATIONS[name]) >= 3
+
+
+def _relax_passes() -> list[str]:
+    """Modules that define a pass of their own name, found in their text: importing them would import TVM."""
+    folder = REPOSITORY / "xamc" / "passes" / "relax"
+    return sorted(path.stem for path in folder.glob("*.py") if f'name: str = "{path.stem}"' in path.read_text())
+
+
+@pytest.mark.parametrize("name", _relax_passes())
+def test_a_relax_pass_has_a_test_with_golden_and_mutations(name: str) -> None:
+    test = RELAX_TESTS / f"test_{name}.py"
+    assert test.exists(), f"{name} has no test"
+    text = test.read_text()
+    assert "golden" in text and "mutat" in text, f"{test.name} lacks a golden or mutations"
+
+
+def test_relax_passes_are_found() -> None:
+    assert len(_relax_passes()) >= 5

@@ -31,4 +31,13 @@ its module in the Hugging Face model, e.g. `model.layers.0.self_attn`. If it nam
 from transformers itself. `passes: {disable: [NAME]}` leaves a pass out where the target can do without.""",
     "E1313": """A pass stopped with a Python error of its own, which is quoted. The graph has a form that the pass did not
 expect; the traceback says where. Disable the pass if the target can do without it, and report the model's config.""",
+    "E1310": """With `verify: {final: true}` the real weights are run by transformers in fp32, layer by layer, and the
+artifact's logits on the same prompt are compared with them. A float32 artifact must agree within the bound `cpu_fp32`;
+this one does not, although every pass was proven on the twin or was not asked to be. Compile with
+`verify: {passes: each}` to find the pass.""",
+    "E1311": """The prompt that golden logits are recorded for (`verify.prompts`) yields no token with the model's
+tokenizer, for instance because it is empty. Give one with at least a word in it.""",
+    "E1312": """The compiled model answered the golden prompt with NaN or infinity. Weights that overflow in the chosen
+storage do that, and so would a wrong kernel. Try `backend.dtype: fp32`; if that is finite, the checkpoint's values do
+not fit 16 bits, otherwise report the model.""",
 }
