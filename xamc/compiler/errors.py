@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Location:
     note: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class XamcError(Exception):
     """Base of every deliberate error.
 
@@ -39,6 +40,10 @@ class XamcError(Exception):
     details: tuple[str, ...] = field(default=())
 
     exit_code = 70
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # exceptions are pickled by their positional arguments, and ours are made with keywords
+        return type(self), (self.code, self.message, self.fix, self.locations, self.details)
 
     def __str__(self) -> str:
         text = f"{self.code} {self.message}"

@@ -22,9 +22,6 @@ def warnings(progress: Progress, loaded: LoadedSpec, quantization: Quantization)
     """Says what a reader of the spec may not expect."""
     for warning in loaded.warnings:
         progress.warn(str(warning))
-    asked = loaded.spec.frontend.model_kwargs.tp
-    if asked != loaded.spec.tp:
-        progress.warn(f"frontend.model_kwargs.tp: {asked} becomes {loaded.spec.tp} on {loaded.spec.backend.type}")
     if quantization.requested != quantization.used:
         progress.warn(f"{quantization.requested} was asked for, {quantization.used} is used (--allow-rtn)")
 
@@ -86,7 +83,9 @@ def codegen(generated: Generated, cache: StageCache) -> tuple[str, str]:
             parts.append(f"proven, worst {worst:.1e} at {name}")
     proof = generated.kernel_proof
     if proof is not None:
-        parts.append(f"kernels {proof['deviation']:.1e}" if proof["executed"] else f"kernels not run: {proof['reason']}")
+        parts.append(
+            f"kernels {proof['deviation']:.1e}" if proof["executed"] else f"kernels not run: {proof['reason']}"
+        )
     return ", ".join(parts), state
 
 

@@ -1,0 +1,99 @@
+"""The compiled kernels against ONNX Runtime on the twins, in every storage form; and what has no kernel."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.mutation import mutated
+from tests.passes.relax import cases
+from xamc.compiler.errors import InternalError, UnsupportedError
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.targets.cpu import select_kernels as module
+from xamc.targets.cpu.pipeline import relax_passes
+from xamc.targets.cpu.target import RELAX_PASS_NAMES
+from xamc.targets.cpu.twin_proof import TwinProof, pack_twin
+from xamc.targets.cpu.weight_plan import plan_weights
+from xamc.targets.kernels.isa import Isa
+
+
+def _proof(kind: str, stored: str, kv_dtype: str) -> TwinProof:
+    program, calls = cases.lowered(kind, stored)
+    program = cases.copy(program)
+    for relax_pass in relax_passes(kv_dtype):
+        relax_pass.run(program)
+    return TwinProof(program, [], calls, [])
+
+
+@pytest.mark.parametrize(
+    "kind, stored, kv_dtype",
+    [
+        ("tied", "fp32", "float32"),
+        ("windowed", "fp32", "float32"),
+        ("tied", "w4", "float16"),
+        ("windowed", "w8", "bfloat16"),
+        ("windowed", "fp16", "float32"),
+    ],
+)
+def test_kernels_answer_like_onnx_runtime(kind: str, stored: str, kv_dtype: str) -> None:
+    result = _proof(kind, stored, kv_dtype).prove_kernels(Isa.host(), kv_dtype)
+    assert result["executed"]
+    assert result["deviation"] <= tolerance("cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}")
+
+
+def test_a_level_below_the_hosts_is_executed_too() -> None:
+    assert _proof("tied", "fp32", "float32").prove_kernels(Isa.by_name("x86-64-v2"), "float32")["executed"]
+
+
+def test_a_level_this_machine_lacks_is_compiled_and_not_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lesser = Isa.by_name("x86-64-v2")
+    monkeypatch.setattr(Isa, "host", staticmethod(lambda: lesser))
+    result = _proof("tied", "fp32", "float32").prove_kernels(Isa.by_name("x86-64-v3"), "float32")
+    assert result == {"executed": False, "reason": "this machine cannot execute x86-64-v3"}
+
+
+def test_each_kernel_is_generated_once_for_all_layers_and_functions() -> None:
+    proof = _proof("tied", "fp32", "float32")
+    built = module.select_kernels(proof.program, plan_weights(proof.program), Isa.host(), "float32")
+    kernels = [v.name_hint for v, f in built.functions.items() if type(f).__name__ == "PrimFunc"]
+    # 5 shapes of linear layers in two forms, 2 attentions, and one each of 7 others
+    assert len(kernels) == len(set(kernels)) <= 20
+    script = built.script()
+    assert "xamc." not in script and all(f"def {name}(" in script for name in module.FUNCTIONS)
+
+
+def test_without_a_pass_the_operator_left_over_is_named() -> None:
+    program = cases.copy(cases.lowered("tied")[0])
+    for relax_pass in relax_passes("float32"):
+        if relax_pass.name != "rope_cache":
+            relax_pass.run(program)
+    with pytest.raises(UnsupportedError) as caught:
+        module.select_kernels(program, plan_weights(program), Isa.host(), "float32")
+    assert caught.value.code == "E1403" and "rotary_embedding" in caught.value.message
+
+
+def test_a_forgotten_window_is_noticed() -> None:
+    old = 'heads, window, scale = call.attributes["heads"], call.attributes["window"]'
+    wrong = mutated(module, old, 'heads, window, scale = call.attributes["heads"], None')
+    proof = _proof("windowed", "fp32", "float32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xamc.targets.cpu.twin_proof.select_kernels", wrong.select_kernels)
+        with pytest.raises(InternalError) as caught:
+            proof.prove_kernels(Isa.host(), "float32")
+    assert caught.value.code == "E1406"
+
+
+def test_the_names_known_without_tvm_are_the_passes() -> None:
+    assert RELAX_PASS_NAMES == tuple(relax_pass.name for relax_pass in relax_passes("float16"))
+
+
+def test_a_wrong_packing_order_is_noticed() -> None:
+    proof = _proof("tied", "fp32", "float32")
+    plan = plan_weights(proof.program)
+    swapped = [w for w in plan.weights if w.layout is None]
+    names = {swapped[0].sources: swapped[1].sources, swapped[1].sources: swapped[0].sources}
+    plan.weights = [replace(w, sources=names.get(w.sources, w.sources)) for w in plan.weights]
+    packed = pack_twin(plan, proof.program)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xamc.targets.cpu.twin_proof.pack_twin", lambda *_: packed)
+        with pytest.raises(InternalError):
+            proof.prove_kernels(Isa.host(), "float32")

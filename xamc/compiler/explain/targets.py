@@ -1,0 +1,42 @@
+"""What the error codes of the lowering and of targets mean; `xamc explain CODE` prints the entries."""
+
+CODES: dict[str, str] = {
+    "E1401": """The graph holds operators that have no lowering to Relax. All of them are listed, with the module of
+the model they come from, before any work has started. Compile for `backend.type: reference`, which runs any ONNX
+operator, or add a handler in xamc/compiler/lowering/operators.py.""",
+    "E1402": """An operator that has a lowering is used in a way the lowering does not cover: attention that is not
+causal, an interleaved rotary embedding, a shape that is only known at run time. The message names the operator, its
+module and what is not covered. The reference target runs it.""",
+    "E1403": """After the Relax passes an operator is left for which the CPU target has no kernel of its own, because a
+pass that would have merged it was disabled (`passes: {disable: [rope_cache]}`) or did not match. Remove the pass from
+`passes.disable`; report.json lists for every pass what did not match and why.""",
+    "E1404": """A worker process that reads, quantizes and packs weights was killed, nearly always because memory ran
+out. Nothing has been published. Set `workspace.workers: 1` (or `--workers 1`), or free memory; each worker takes about
+200 MB.""",
+    "E1405": """Code generation works with names and shapes of weights only. A Relax pass tried to read a weight's
+values, or combined weights in a way that can't be written down as a recipe. This is a defect of that pass.""",
+    "E1406": """On the twin, a small model with the structure of yours, a Relax pass or the compiled kernels gave
+outputs that differ from those before it by more than the stated tolerance. The message names the pass, the output and
+the call. `--dump-ir DIR` writes the program before and after. Leaving the pass out with `passes.disable` may get you
+going; please report it, it is a defect of ours.""",
+    "E1407": """The target in `backend.type` is known and can be planned for (`xamc plan`), but this version can't
+compile for it. A vendor file for VACC compiles for the CPU with `--set backend.type=tvm_cpu`.""",
+    "E1408": """`frontend.quantize.type` names a quantization that needs a calibration (GPTQ, AWQ, SmoothQuant, an int8
+KV cache), which this target does not implement. With `--allow-rtn` the weights are rounded to nearest in the same
+number of bits instead; the manifest then records both what was requested and what was used.""",
+    "E1409": """A Relax pass met a function of another form than one dataflow block. This is a defect of the pass that
+ran before it.""",
+    "E1410": """`backend.dtype` or `runtime.kv_dtype` names a storage type that the target does not have; the message
+lists those it has, and `xamc targets` shows them for every target.""",
+    "E1461": """`backend.compile.mcpu` names a CPU level that xamc does not generate code for. Use `native` for the
+machine that compiles, or one of the listed levels, for example `x86-64-v3` (AVX2) for code that runs on nearly every
+server.""",
+    "E1462": """The processor of this machine lacks instructions that even the lowest CPU level (x86-64-v2) needs, or it
+is not an x86-64. Compile with `backend.compile.mcpu` set to the level of the machine that will run the artifact.""",
+    "E1463": """A weight format was asked for with a group size that it does not have: 8-bit weights take 32, 64, 128 or
+none (one scale per output channel), 4-bit weights 32, 64 or 128.""",
+    "E1464": """The number of input features of a layer is not a multiple of the quantization group. Choose a smaller
+`frontend.quantize.group_size`, or 8-bit weights without groups.""",
+    "E1465": """The packer was given a block whose type or shape does not fit its format: a defect of the code that
+calls it.""",
+}
