@@ -13,9 +13,6 @@ from xamc.targets.kernels.isa import Isa
 SPLIT = 64
 """Keys of a split: 16 KiB of float32 at D = 64, and enough tasks for two threads from 65 tokens on."""
 
-_PARALLEL_KEYS = 32
-"""From this many keys on the work is shared out among the threads."""
-
 
 def emit_decode(
     q: E.Buffer,
@@ -78,12 +75,10 @@ def emit_decode(
 
         E.lanewise(d, isa, merge)
 
-    def run(loop: E.Loop) -> None:
-        with loop(tasks) as task:
-            attend(task)
-
-    E.when(keys < _PARALLEL_KEYS, lambda: run(E.serial), lambda: run(E.parallel))
-    E.rows(b * hkv * group, combine, threshold=64)
+    with E.parallel(tasks) as task:
+        attend(task)
+    with E.serial(b * hkv * group) as row:
+        combine(row)
 
 
 class _Task:

@@ -60,6 +60,7 @@ class _Task:
         self.isa, self.lanes, self.group, self.d = isa, isa.lanes, group, d
         self.vectors = tile_size(isa)[1]
         self.width = self.vectors * isa.lanes
+        self.tiles = (row_tiles(isa)[0], 1)  # rows that fill no tile occur once per sequence
         self.padded = -(-d // self.width) * self.width
         self.max_rows = queries * group
         self.queries, self.scale, self.window = queries, scale, window
@@ -126,7 +127,7 @@ class _Task:
         self, cache_k: E.Buffer, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr
     ) -> None:
         """keys[d, t] = k[t0 + t, d]; the surplus of the last block repeats its last key and is masked later."""
-        lanes, d = self.lanes, self.d
+        lanes, d = min(self.lanes, 8), self.d  # wider transposes compile slowly and gain nothing
         with E.serial(BLOCK_T // lanes) as block:
             at = [E.let(t0 + E.minimum(block * lanes + t, count - 1)) for t in range(lanes)]
             with E.serial(d // lanes) as c:
@@ -160,7 +161,7 @@ class _Task:
                     for v, register in enumerate(registers):
                         E.store(scores, [row + r, part * self.width + v * lanes], register.get(), lanes)
 
-            cut_rows(rows, row_tiles(self.isa), tile)
+            cut_rows(rows, self.tiles, tile)
 
     def soften(
         self, scores: E.Buffer, state: E.Buffer, output: E.Buffer, rows: E.Expr, position: E.Expr, t0: E.Expr
@@ -233,4 +234,4 @@ class _Task:
                     for index, register in zip(line, registers):
                         E.store(output, index, register.get(), lanes)
 
-            cut_rows(rows, row_tiles(self.isa), tile)
+            cut_rows(rows, self.tiles, tile)
