@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import load_cases, save_cases
 from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.passes.graph.byte_codes import ByteCodes
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.last_position import LastPosition
+from xamc.passes.graph.norms import Norms
 from xamc.passes.graph.quantize_weights import QuantizeWeights
 from xamc.passes.graph.swiglu import SwiGlu
+from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.onnx_graph import constant_node, new_node
 from xamc.passes.protocol import GraphPass, PassReport, SameSignature
 
@@ -182,3 +186,15 @@ def test_cases_survive_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
         assert set(other.feeds) == set(case.feeds) and set(other.fetches) == set(case.fetches)
         np.testing.assert_array_equal(other.feeds["input_ids"], case.feeds["input_ids"])
         np.testing.assert_array_equal(other.fetches["logits"], case.fetches["logits"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_selection_of_passes_in_any_order_is_proven(seed: int) -> None:
+    """Targets choose and order passes freely, and `passes.disable` leaves some out."""
+    random = Random(seed)
+    storage = random.choice(
+        [WeightStorage("float16"), QuantizeWeights.to_bits(4, 32), QuantizeWeights.to_bits(8, None)]
+    )
+    passes: list[GraphPass] = [Cleanup(), Norms(), SwiGlu(), LastPosition(), KvCache(), storage, ByteCodes()]
+    program, cases = twins.twin(random.choice(twins.KINDS))
+    prove(random.sample(passes, random.randint(2, len(passes))), program, cases).require()
