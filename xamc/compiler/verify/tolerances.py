@@ -68,6 +68,24 @@ _ALL = (
         "the same artifact on another CPU level: sums in another order, and keys or values that therefore round the "
         "other way in a 16-bit KV cache",
     ),
+    Tolerance(
+        "kernel_sums",
+        1e-6,
+        "a dot product in fp32, relative to the sum of its absolute products: blocked sums stay below K/32 * 2^-24, "
+        "8-bit weights are summed with an offset of 128, which costs up to four times that",
+    ),
+    Tolerance(
+        "kernel_elementwise",
+        1e-6,
+        "relative to the largest element: a handful of fp32 roundings and an exponential or a reciprocal root",
+    ),
+    Tolerance(
+        "kernel_attention",
+        3e-6,
+        "relative to the largest element: scores of up to 20 carry 2^-24 * 20 into the exponential, as in any fp32 "
+        "implementation",
+    ),
+    Tolerance("kernel_exp", 2e-7, "relative error of the exponential over [-87, 88]: 1.6 units in the last place"),
 )
 
 TOLERANCES: dict[str, Tolerance] = {tolerance.name: tolerance for tolerance in _ALL}

@@ -78,7 +78,7 @@ class _Task:
         written: E.Expr,
     ) -> None:
         """Attends with queries [first, first + queries) of sequence i, KV head `head`."""
-        lanes, d = self.lanes, self.d
+        d = self.d
         rows = E.let(E.minimum(s - first, self.queries) * self.group)
         query = E.scratch((self.max_rows, d))
         output = E.scratch((self.max_rows, self.padded))
@@ -91,11 +91,11 @@ class _Task:
             source = [i, E.let(first + row // self.group), E.let((head * self.group + row % self.group) * d)]
 
             def copy(e: E.Expr, width: int) -> None:
-                value = E.load(q, [source[0], source[1], source[2] + e], width)  # noqa: B023
-                E.store(query, [row, e], value * E.const(self.scale, width), width)  # noqa: B023
+                value = E.load(q, [source[0], source[1], source[2] + e], width)
+                E.store(query, [row, e], value * E.const(self.scale, width), width)
 
             E.lanewise(d, self.isa, copy)
-            E.lanewise(self.padded, self.isa, lambda e, width: E.store(output, [row, e], E.const(0, width), width))  # noqa: B023
+            E.lanewise(self.padded, self.isa, lambda e, width: E.store(output, [row, e], E.const(0, width), width))
             E.store(state, [row, 0], E.f32(_NONE))
             E.store(state, [row, 1], E.f32(0))
 
@@ -118,22 +118,18 @@ class _Task:
             target = [i, E.let(first + row // self.group), E.let((head * self.group + row % self.group) * d)]
 
             def finish(e: E.Expr, width: int) -> None:
-                value = E.load(output, [row, e], width) * E.splat(inverse, width)  # noqa: B023
-                E.store(y, [target[0], target[1], target[2] + e], value, width)  # noqa: B023
+                value = E.load(output, [row, e], width) * E.splat(inverse, width)
+                E.store(y, [target[0], target[1], target[2] + e], value, width)
 
             E.lanewise(d, self.isa, finish)
 
-    def transpose(
-        self, cache_k: E.Buffer, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr
-    ) -> None:
+    def transpose(self, cache_k: E.Buffer, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
         """keys[d, t] = k[t0 + t, d]; the surplus of the last block repeats its last key and is masked later."""
         lanes, d = min(self.lanes, 8), self.d  # wider transposes compile slowly and gain nothing
         with E.serial(BLOCK_T // lanes) as block:
             at = [E.let(t0 + E.minimum(block * lanes + t, count - 1)) for t in range(lanes)]
             with E.serial(d // lanes) as c:
-                columns = [
-                    E.let(E.load_float(cache_k, [i, head, row, c * lanes], lanes, self.isa)) for row in at
-                ]
+                columns = [E.let(E.load_float(cache_k, [i, head, row, c * lanes], lanes, self.isa)) for row in at]
                 for e, vector in enumerate(E.transpose(columns)):
                     E.store(keys, [c * lanes + e, block * lanes], vector, lanes)
             if d % lanes:
@@ -146,7 +142,9 @@ class _Task:
         with E.serial(BLOCK_T // self.width) as part:
 
             def tile(row: E.Expr, height: int) -> None:
-                sums = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in range(self.vectors)] for _ in range(height)]
+                sums = [
+                    [E.Register(lanes, initial=E.const(0, lanes)) for _ in range(self.vectors)] for _ in range(height)
+                ]
                 emit_tile(
                     FLOAT32,
                     height,
@@ -193,27 +191,23 @@ class _Task:
             E.store(state, [row, 1], E.fma(E.load(state, [row, 1]), shrink, total, 1))
 
             def scale(e: E.Expr, width: int) -> None:
-                E.store(output, [row, e], E.load(output, [row, e], width) * E.splat(shrink, width), width)  # noqa: B023
+                E.store(output, [row, e], E.load(output, [row, e], width) * E.splat(shrink, width), width)
 
-            E.when(shrink < E.f32(1), lambda: E.lanewise(self.padded, self.isa, scale))  # noqa: B023
+            E.when(shrink < E.f32(1), lambda: E.lanewise(self.padded, self.isa, scale))
 
-    def convert(
-        self, cache_v: E.Buffer, values: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr
-    ) -> None:
+    def convert(self, cache_v: E.Buffer, values: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
         """values[t, e] = v[t0 + t, e] as float32, padded with zeros to whole tiles."""
         with E.serial(count) as t:
 
             def copy(e: E.Expr, width: int) -> None:
-                E.store(values, [t, e], E.load_float(cache_v, [i, head, t0 + t, e], width, self.isa), width)  # noqa: B023
+                E.store(values, [t, e], E.load_float(cache_v, [i, head, t0 + t, e], width, self.isa), width)
 
             E.lanewise(self.d, self.isa, copy)
             if self.padded > self.d:
                 with E.serial(self.d, self.padded) as e:
                     E.store(values, [t, e], E.f32(0))
 
-    def accumulate(
-        self, scores: E.Buffer, values: E.Buffer, output: E.Buffer, rows: E.Expr, count: E.Expr
-    ) -> None:
+    def accumulate(self, scores: E.Buffer, values: E.Buffer, output: E.Buffer, rows: E.Expr, count: E.Expr) -> None:
         lanes = self.lanes
         with E.serial(self.padded // self.width) as part:
 

@@ -70,7 +70,9 @@ class _Gemm:
                 panel = E.let(task % self.weight.layout.panels)
                 first = E.let(task // self.weight.layout.panels * height)
                 rows = E.let(E.minimum(self.m - first, height))
-                values = E.scratch((PANEL // self.width, BLOCK_K // self.arithmetic.k, self.width), self.arithmetic.dtype)
+                values = E.scratch(
+                    (PANEL // self.width, BLOCK_K // self.arithmetic.k, self.width), self.arithmetic.dtype
+                )
                 self.initialize(panel, first, rows)
                 with E.serial(self.blocks) as block:
                     k = E.let(E.minimum(self.k - block * BLOCK_K, BLOCK_K))
@@ -79,7 +81,7 @@ class _Gemm:
                         cut_rows(
                             rows,
                             row_tiles(self.isa),
-                            lambda row, size: self.tile(copy, values, panel, part, block, k, E.let(first + row), size),  # noqa: B023
+                            lambda row, size: self.tile(copy, values, panel, part, block, k, E.let(first + row), size),
                         )
 
     def copy_row(self, copy: E.Buffer, i: E.Expr) -> None:

@@ -202,17 +202,20 @@ def unpack_rows(packed: Mapping[str, Array], rows: int, columns: int, fmt: Weigh
         bits = np.ascontiguousarray(weight.transpose(0, 2, 1, 3)).reshape(panels * PANEL, -1)
         values = bits.view(ml_dtypes.bfloat16).astype(np.float32)
     else:
-        quants = weight.transpose(0, 2, 1, 3)
+        words: NDArray[np.uint8] = weight.transpose(0, 2, 1, 3).astype(np.uint8, copy=False)
         if fmt.kind == "uint4":
-            quants = np.stack((quants & np.uint8(15), quants >> np.uint8(4)), axis=3)
-        quants = quants.reshape(panels * PANEL, -1)[:, :columns].astype(np.float32)
-        zero = packed["zero"].astype(np.float32) if "zero" in packed else np.full((1, 1, 1), 128, np.float32)
-        zero = np.broadcast_to(zero, packed["scale"].shape)
-        scale = packed["scale"].astype(np.float32)
-        per_row = [a.transpose(0, 2, 1).reshape(panels * PANEL, -1, 1) for a in (zero, scale)]
-        grouped = quants.reshape(panels * PANEL, per_row[0].shape[1], -1)
-        values = ((grouped - per_row[0]) * per_row[1]).reshape(panels * PANEL, -1)
+            words = np.stack((words & np.uint8(15), words >> np.uint8(4)), axis=3)
+        quants = words.reshape(panels * PANEL, -1)[:, :columns].astype(np.float32)
+        scale = _per_row(packed["scale"])
+        zero = _per_row(packed["zero"]) if "zero" in packed else np.full_like(scale, 128)
+        grouped = quants.reshape(panels * PANEL, scale.shape[1], -1)
+        values = ((grouped - zero) * scale).reshape(panels * PANEL, -1)
     return np.ascontiguousarray(values[:rows, :columns])
+
+
+def _per_row(array: Array) -> NDArray[np.float32]:
+    """[P, groups, 32] to float32 [rows, groups, 1]."""
+    return array.astype(np.float32).transpose(0, 2, 1).reshape(array.shape[0] * PANEL, -1, 1)
 
 
 def _pad(array: Array, multiple: int, axis: int, value: int = 0) -> Array:
@@ -224,7 +227,8 @@ def _pad(array: Array, multiple: int, axis: int, value: int = 0) -> Array:
 
 
 def _pack_weight(weight: Array, fmt: WeightFormat) -> Array:
-    floats = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+    floats = {name: np.dtype(name) for name in ("float32", "float16")}
+    floats["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
     if fmt.kind in floats:
         if weight.dtype not in floats.values():
             raise InternalError("E1465", f"{fmt.kind} weights are packed from floats, got {weight.dtype}")
@@ -240,9 +244,11 @@ def _pack_weight(weight: Array, fmt: WeightFormat) -> Array:
         raise InternalError("E1465", f"{fmt.kind} weights are packed from {wanted}, got {weight.dtype}")
     if fmt.kind == "int8":
         biased = weight.view(np.uint8) ^ np.uint8(128)
-        quants = _pad(_pad(biased, PANEL, 0, 128), 4, 1, 128)
+        quants: Array = _pad(_pad(biased, PANEL, 0, 128), 4, 1, 128)
     else:
-        grouped = _pad(weight, PANEL, 0).reshape(-1, weight.shape[1] // 8, 2, 4)
+        grouped: NDArray[np.uint8] = (
+            _pad(weight, PANEL, 0).astype(np.uint8, copy=False).reshape(-1, weight.shape[1] // 8, 2, 4)
+        )
         quants = (grouped[:, :, 0] | (grouped[:, :, 1] << np.uint8(4))).reshape(grouped.shape[0], -1)
     words = np.ascontiguousarray(quants).view(np.uint32)
     words = np.ascontiguousarray(words.reshape(-1, PANEL, words.shape[1]).transpose(0, 2, 1))

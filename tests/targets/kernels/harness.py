@@ -1,0 +1,64 @@
+"""Compiling and calling a kernel, and the levels that kernels are tested on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.targets.kernels.isa import LEVELS, Isa
+
+HOST = Isa.host()
+LEVELS_HERE = [level for level in LEVELS.values() if set(level.cpu_flags) <= set(HOST.cpu_flags)]
+"""Levels whose code this machine can run: always x86-64-v2."""
+WIDE = [level for level in LEVELS.values() if level.lanes == 16]
+
+
+def rng(*seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def normal(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    return generator.standard_normal(shape).astype(np.float32)
+
+
+def module(function: Any, isa: Isa) -> Any:
+    """The PrimFunc (or a dictionary of them by name) as a compiled module."""
+    source = tvm.IRModule(function) if isinstance(function, dict) else function
+    return tvm.compile(source, target=tvm.target.Target(isa.target()))
+
+
+def assembly(function: Any, isa: Isa) -> str:
+    compiled = module(function, isa)
+    return str(getattr(compiled, "mod", compiled).inspect_source("asm"))
+
+
+def kernel(function: Any, isa: Isa) -> Callable[..., None]:
+    """A function of NumPy arrays that runs the compiled PrimFunc; written arrays change in place."""
+    entry = module(function, isa)[function.attrs["global_symbol"]]
+
+    @functools.wraps(kernel)
+    def call(*arrays: np.ndarray) -> None:
+        tensors = []
+        for array in arrays:
+            tensor = tvm.runtime.empty(array.shape, array.dtype.name)
+            tensor.copyfrom(array)
+            tensors.append(tensor)
+        entry(*tensors)
+        for array, tensor in zip(arrays, tensors):
+            array[...] = tensor.numpy()
+
+    return call
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, name: str, scale: np.ndarray | None = None) -> None:
+    """|actual - expected| <= tolerance(name) * scale, where scale is the largest expected element unless given."""
+    assert actual.shape == expected.shape
+    bound = tolerance(name) * (np.abs(expected).max() if scale is None else scale)
+    error = np.abs(actual.astype(np.float64) - expected)
+    assert np.isfinite(actual).all()
+    assert (error <= bound).all(), f"error {error.max()}, {(error / bound).max()} times the bound"

@@ -1,0 +1,36 @@
+"""CPU levels: detection by flags, and the target each stands for."""
+
+import pytest
+
+from xamc.compiler.errors import UnsupportedError
+from xamc.targets.kernels.isa import LEVELS, Isa
+
+
+def test_best_level_is_the_highest_whose_flags_are_all_there() -> None:
+    v4 = set(LEVELS["x86-64-v4"].cpu_flags)
+    assert Isa.best(v4).name == "x86-64-v4"
+    assert Isa.best(v4 | {"avx512_bf16"}).name == "x86-64-v4", "bf16 without VNNI is no level of ours"
+    assert Isa.best(v4 | {"avx512_bf16", "avx512_vnni"}).has_bf16_dot
+    assert Isa.best(v4 - {"avx512bw"}).name == "x86-64-v3"
+    assert Isa.best(v4 - {"f16c"}).name == "x86-64-v2"
+
+
+def test_processor_below_the_lowest_level_is_refused_by_name_of_the_missing_flag() -> None:
+    with pytest.raises(UnsupportedError, match="sse4_2") as caught:
+        Isa.best({"ssse3"})
+    assert caught.value.code == "E1462"
+
+
+def test_unknown_level_lists_the_known_ones() -> None:
+    with pytest.raises(UnsupportedError, match="x86-64-v3") as caught:
+        Isa.by_name("haswell")
+    assert caught.value.code == "E1461"
+
+
+def test_host_is_a_known_level() -> None:
+    assert Isa.host() in LEVELS.values()
+
+
+def test_levels_rise() -> None:
+    flags = [set(level.cpu_flags) for level in LEVELS.values()]
+    assert all(low < high for low, high in zip(flags, flags[1:]))
