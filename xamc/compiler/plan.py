@@ -111,16 +111,19 @@ class Plan:
 
     def totals(self) -> tuple[str, ...]:
         """The last lines of the printed plan."""
-        lines = [
-            f"model    {self.model}, {self.parameters / 1e6:.0f} M parameters",
+        model = f"model    {self.model}, {self.parameters / 1e6:.0f} M parameters"
+        if not self.available:
+            return (
+                model,
+                f"{self.target} can't be compiled for yet; sizes are those of the weights as they are stored",
+            )
+        return (
+            model,
             f"memory   ~{size(self.peak_memory)} while compiling, {size(self.free_memory)} available; "
             f"running adds {size(self.kv_cache)} of KV cache at full batch and length",
             f"disk     {size(self.peak_disk)}, {size(self.free_disk)} free in {self.where}",
             f"time     ~{duration(self.seconds)} on 2 cores",
-        ]
-        if not self.available:
-            lines.append(f"         {self.target} can't be compiled for yet: sizes are those of the stored weights")
-        return tuple(lines)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data for JSON."""
@@ -246,10 +249,12 @@ def _files(
     code = 500_000 + 12_000 * config.num_layers
     files = [
         PlannedFile("weights.bin", weights, holds),
-        PlannedFile("code", code, "kernels and host program" if caps.name == "tvm_cpu" else "graph"),
         PlannedFile("tokenizer", tokenizer, ", ".join(sorted(checkpoint.tokenizer))),
     ]
-    if weights <= _SMALL_WEIGHTS or spec.verify.final:
+    if caps.available:
+        what = "kernels and host program" if caps.kv_layout == "in_place" else "graph"
+        files.append(PlannedFile("code", code, what))
+    if caps.available and (weights <= _SMALL_WEIGHTS or spec.verify.final):
         files.append(PlannedFile("golden", 32 * config.vocab_size * 4, "logits of 32 positions"))
     return code, tuple(files)
 

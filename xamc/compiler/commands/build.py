@@ -51,14 +51,15 @@ def _print_plan(plan: Plan) -> None:
         message_console().print(f" warning: {warning}", style="yellow")
     console.print("\nkeys", style="bold")
     print_table(console, ("key", "use", "why"), [(use.path, use.use, use.reason) for use in plan.keys])
-    console.print("\nstages", style="bold")
-    print_table(
-        console,
-        ("stage", "what", "time", "memory"),
-        [(stage.name, stage.what, f"~{duration(stage.seconds)}", size(stage.peak_bytes)) for stage in plan.stages],
-    )
-    console.print("\npasses", style="bold")
-    console.print("  " + (", ".join(plan.passes) or "none"))
+    if plan.available:
+        console.print("\nstages", style="bold")
+        print_table(
+            console,
+            ("stage", "what", "time", "memory"),
+            [(stage.name, stage.what, f"~{duration(stage.seconds)}", size(stage.peak_bytes)) for stage in plan.stages],
+        )
+        console.print("\npasses", style="bold")
+        console.print("  " + (", ".join(plan.passes) or "none"))
     console.print("\nphases", style="bold")
     print_table(console, ("phase", "tokens", "ranks"), [(p.kind, p.tokens, str(p.ranks)) for p in plan.phases])
     console.print("\nfiles", style="bold")
