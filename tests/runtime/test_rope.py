@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.verify.tolerances import tolerance
 from xamc.runtime.rope import LengthReached, RopeTable, inverse_frequencies, rope_table
 
 MAX_POSITIONS = 64
@@ -92,8 +93,7 @@ def test_frequencies_are_those_of_transformers(rope: RopeConfig, head_dim: int) 
         want = hf_frequencies(rope, head_dim, MAX_POSITIONS, length)
         got = inverse_frequencies(rope, head_dim, MAX_POSITIONS, length)
         assert got.dtype == np.float32
-        # torch's powf is one unit off in places; llama3 and dynamic do further steps with that value.
-        assert ulp_distance(got, want) <= (4 if rope.kind in ("llama3", "dynamic") else 2), (rope.kind, length)
+        assert ulp_distance(got, want) <= tolerance("rope_frequency_ulps"), (rope.kind, length)
 
 
 @pytest.mark.parametrize("rope", KINDS, ids=lambda rope: f"{rope.kind}-{rope.theta:g}")
@@ -106,7 +106,8 @@ def test_table_is_that_of_transformers_at_many_positions(rope: RopeConfig) -> No
     assert got_cos.shape == got_sin.shape == (rows, head_dim // 2)
     # An angle may differ by the frequency's last units: the bound grows with the angle, cos and sin are 1-Lipschitz.
     frequencies = inverse_frequencies(rope, head_dim, max_positions, length)
-    bound = 2e-7 + np.arange(rows)[:, None] * frequencies * 4 * 2.0**-23
+    units = tolerance("rope_frequency_ulps") * 2.0**-23
+    bound = tolerance("rope_cos_sin") + np.arange(rows)[:, None] * frequencies * units
     assert (np.abs(got_cos - cos[0, :, : head_dim // 2].numpy()) <= bound).all()
     assert (np.abs(got_sin - sin[0, :, : head_dim // 2].numpy()) <= bound).all()
 
@@ -116,8 +117,8 @@ def test_smollm2_table_is_equal_to_the_last_digit_but_one() -> None:
     embedding = LlamaRotaryEmbedding(hf_config(rope, 64, 8192))
     cos, sin = embedding(torch.zeros(1), torch.arange(8192)[None])
     got_cos, got_sin = rope_table(model_config(rope, 64, 8192), 8192)
-    np.testing.assert_allclose(got_cos, cos[0, :, :32].numpy(), rtol=0, atol=1.2e-7)
-    np.testing.assert_allclose(got_sin, sin[0, :, :32].numpy(), rtol=0, atol=1.2e-7)
+    np.testing.assert_allclose(got_cos, cos[0, :, :32].numpy(), rtol=0, atol=tolerance("rope_cos_sin"))
+    np.testing.assert_allclose(got_sin, sin[0, :, :32].numpy(), rtol=0, atol=tolerance("rope_cos_sin"))
 
 
 @pytest.mark.parametrize(
@@ -136,8 +137,9 @@ def test_dynamic_follows_dynamic_rope_update(steps: list[tuple[int, int]]) -> No
     for start, stop in steps:
         cos, sin = embedding(torch.zeros(1), torch.arange(start, stop)[None])
         table.prepare(start, stop, reached.advance(stop))
-        np.testing.assert_allclose(table.cos[start:stop], cos[0, :, :8].numpy(), rtol=0, atol=3e-5)
-        np.testing.assert_allclose(table.sin[start:stop], sin[0, :, :8].numpy(), rtol=0, atol=3e-5)
+        bound = tolerance("rope_cos_sin") + stop * tolerance("rope_frequency_ulps") * 2.0**-23
+        np.testing.assert_allclose(table.cos[start:stop], cos[0, :, :8].numpy(), rtol=0, atol=bound)
+        np.testing.assert_allclose(table.sin[start:stop], sin[0, :, :8].numpy(), rtol=0, atol=bound)
     # The comparison has teeth: the unscaled table is far away.
     assert np.abs(rope_table(config, 128)[0] - rope_table(config, 128, 80)[0]).max() > 0.5
 
