@@ -72,7 +72,7 @@ def test_the_child_leaves_a_model_and_a_twin_that_prove(tmp_path) -> None:  # ty
     run_file(str(path))
     exported = read_exported(tmp_path)
     assert [v.name for v in exported.model.graph.inputs] == [v.name for v in twins.twin("tied")[0].model.graph.inputs]
-    assert exported.twin is not None
+    assert exported.twin is not None and exported.twin_seconds > 0
     assert exported.twin.config.hidden_size % 64 == config.hidden_size % 64
     prove([Cleanup()], exported.twin, exported.cases).require()
     # the same seed gives the same twin in every process

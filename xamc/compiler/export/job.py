@@ -19,7 +19,7 @@ from xamc.passes.onnx_graph import dims
 JOB_FILE = "job.json"
 MODEL_FILE = "model.onnx"
 TWIN_FILE = "twin.onnx"
-TWIN_CONFIG_FILE = "twin_config.json"
+TWIN_FACTS_FILE = "twin.json"
 CASES_FILE = "cases.safetensors"
 
 
@@ -57,11 +57,15 @@ def config_from_json(fields: Mapping[str, Any]) -> ModelConfig:
 
 @dataclass
 class Exported:
-    """What an export left: the graph, and the twin with its weights and transformers' answers (None without twin)."""
+    """What an export left: the graph, and the twin with its weights and transformers' answers (None without twin).
+
+    `twin_seconds` is the time that the twin's export and the answers took.
+    """
 
     model: ir.Model
     twin: Program | None
     cases: list[Case]
+    twin_seconds: float = 0.0
 
 
 def read_exported(folder: Path) -> Exported:
@@ -69,9 +73,9 @@ def read_exported(folder: Path) -> Exported:
     model = ir.load(folder / MODEL_FILE)
     if not (folder / TWIN_FILE).exists():
         return Exported(model, None, [])
-    config = config_from_json(json.loads((folder / TWIN_CONFIG_FILE).read_text()))
-    twin = twin_program(ir.load(folder / TWIN_FILE), config)
-    return Exported(model, twin, load_cases(folder / CASES_FILE))
+    facts = json.loads((folder / TWIN_FACTS_FILE).read_text())
+    twin = twin_program(ir.load(folder / TWIN_FILE), config_from_json(facts["config"]))
+    return Exported(model, twin, load_cases(folder / CASES_FILE), facts["seconds"])
 
 
 def twin_program(model: ir.Model, config: ModelConfig) -> Program:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from xamc.compiler.export.exporter import export_model
 from xamc.compiler.export.job import (
     CASES_FILE,
     MODEL_FILE,
-    TWIN_CONFIG_FILE,
+    TWIN_FACTS_FILE,
     TWIN_FILE,
     ExportJob,
     twin_program,
@@ -41,11 +42,13 @@ def run_job(job: ExportJob, folder: Path) -> None:
     ir.save(export_model(job.config), folder / MODEL_FILE)
     if not job.twin:
         return
+    start = time.perf_counter()
     config = twin_config(job.config, job.group)
     twin = twin_program(export_model(config), config)
     ir.save(twin.model, folder / TWIN_FILE)
-    (folder / TWIN_CONFIG_FILE).write_text(json.dumps(asdict(config), indent=1, sort_keys=True))
     save_cases(answers(twin), folder / CASES_FILE)
+    facts = {"config": asdict(config), "seconds": round(time.perf_counter() - start, 3)}
+    (folder / TWIN_FACTS_FILE).write_text(json.dumps(facts, indent=1, sort_keys=True))
 
 
 def answers(twin: Program) -> list[Case]:

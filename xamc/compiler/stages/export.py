@@ -18,16 +18,23 @@ from xamc.passes.onnx_graph import dims
 from xamc.passes.text import program_text
 
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
-_MODULES = ("xamc.compiler.export", "xamc.compiler.verify.twin", "xamc.compiler.verify.scenario", "xamc.runtime.rope")
+_MODULES = (
+    "xamc.compiler.export",
+    "xamc.compiler.verify.twin",
+    "xamc.compiler.verify.scenario",
+    "xamc.passes.onnx_graph",
+    "xamc.runtime.rope",
+)
 _TOOLS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
 
 
 @dataclass
 class ExportedModel:
-    """The program as exported, and its twin with transformers' answers (None without proofs)."""
+    """The program as exported, and its twin with transformers' answers, made in `twin_seconds` (None without proofs)."""
 
     program: Program
     twin: tuple[Program, list[Case]] | None
+    twin_seconds: float
 
 
 def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int) -> ExportedModel:
@@ -66,4 +73,5 @@ def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int) -> Exp
             )
         program.weights[value.name] = tensor
     job.dump("10-export.txt", program_text(program))
-    return ExportedModel(program, (exported.twin, exported.cases) if exported.twin is not None else None)
+    twin = (exported.twin, exported.cases) if exported.twin is not None else None
+    return ExportedModel(program, twin, exported.twin_seconds)

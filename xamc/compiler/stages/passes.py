@@ -18,12 +18,16 @@ from xamc.passes.text import program_text
 
 @dataclass
 class Rewritten:
-    """The program and its twin after all graph passes, with what was done and shown."""
+    """The program and its twin after all graph passes, with what was done and shown.
+
+    `proof_seconds` is all the time that the proof added: exporting the twin, transformers' answers, and the oracle.
+    """
 
     program: Program
     runs: list[PassRun]
     proof: ProofReport | None
     twin: tuple[Program, list[Case]] | None
+    proof_seconds: float = 0.0
 
     def report(self) -> list[Mapping[str, object]]:
         """One entry per pass for the build report."""
@@ -79,4 +83,5 @@ def rewrite(
         on_pass=dump if job.options.dump_ir is not None else None,
     )
     twin_after = (exported.twin[0], proof.cases) if exported.twin is not None and proof is not None else None
-    return Rewritten(exported.program, runs, proof, twin_after)
+    seconds = exported.twin_seconds + proof.seconds if proof is not None else 0.0
+    return Rewritten(exported.program, runs, proof, twin_after, seconds)

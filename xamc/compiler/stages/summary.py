@@ -114,6 +114,6 @@ def report(
         "relax_passes": list(generated.passes),
         "kernel_proof": generated.kernel_proof,
         "codegen_seconds": dict(generated.seconds),
-        "proof_seconds": rewritten.proof.seconds if rewritten.proof else None,
+        "proof_seconds": round(rewritten.proof_seconds, 3) if rewritten.proof else None,
         "final": distance,
     }
