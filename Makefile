@@ -32,14 +32,14 @@ test: $(STAMP) ## the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check xamc tests tools
+	@$(BIN)/ruff format --check xamc tests tools
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
 format: $(STAMP) ## let ruff lay out the code
-	@$(BIN)/ruff format .
-	@$(BIN)/ruff check --fix-only -q .
+	@$(BIN)/ruff format xamc tests tools
+	@$(BIN)/ruff check --fix-only -q xamc tests tools
 
 golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read the diff before committing
 	@$(BIN)/python tools/golden.py

@@ -41,7 +41,7 @@ class Compiled:
 def compile_spec(
     source: Path | str | Mapping[str, Any],
     overrides: Sequence[str] = (),
-    options: CompileOptions = CompileOptions(),
+    options: CompileOptions | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compiles a build spec.
@@ -55,6 +55,7 @@ def compile_spec(
     Raises:
         XamcError: its class says whose fault it is; nothing is left half-published.
     """
+    options = options or CompileOptions()
     with MemorySampler() as sampler:
         progress = progress or Progress(Console(quiet=True))
         progress.sampler = progress.sampler or sampler
@@ -66,6 +67,7 @@ def compile_spec(
             request, quantization = target_request(spec, target.caps, options.allow_rtn)
             destination = options.output or spec.workspace.path / spec.name
             check_replaceable(destination)
+            progress.header(spec.name, f"{spec.backend.type} ({spec.backend.mcpu})")
             summary.warnings(progress, loaded, quantization)
             stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 

@@ -141,7 +141,7 @@ def _packed(layout: PackedLayout, parts: list[Array]) -> Mapping[str, Array]:
 
 
 def _write(descriptor: int, array: Array, offset: int) -> None:
-    data = memoryview(np.ascontiguousarray(array)).cast("B")
+    data = np.ascontiguousarray(array).data.cast("B")
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written

@@ -50,7 +50,7 @@ def copy(program: RelaxProgram) -> RelaxProgram:
     """An independent program; passes replace functions and weights, never edit them."""
     import tvm
 
-    module = tvm.IRModule({var: function for var, function in program.module.functions.items()})
+    module = tvm.IRModule(dict(program.module.functions.items()))
     return RelaxProgram(module, dict(program.weights), program.config)
 
 

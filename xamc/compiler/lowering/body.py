@@ -57,7 +57,7 @@ class Body:
         if len(function.body.blocks) != 1:
             raise InternalError("E1409", "a Relax pass met a function that is not a single dataflow block")
         bindings = [(b.var, b.value) for b in function.body.blocks[0].bindings]
-        values = dict((var, value) for var, value in bindings)
+        values = dict(bindings)
         result = function.body.body
         while isinstance(result, relax.Var) and isinstance(values.get(result), relax.Tuple | relax.Var):
             result = values[result]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tvm
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from xamc.compiler.lowering.dialect import PREFIX
 
 Array = NDArray[Any]
+Definition = TypeVar("Definition", bound=Callable[..., Any])
 DEFINITIONS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {}
 
 
-def defines(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def defines(name: str) -> Callable[[Definition], Definition]:
     """Registers the NumPy definition of one dialect operator."""
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+    def register(function: Definition) -> Definition:
         DEFINITIONS[name] = function
         return function
 
@@ -120,9 +121,7 @@ def tensor_scatter(cache: Array, update: Array, index: Array) -> Array:
 
 
 @defines("attention")
-def attention(
-    query: Array, key: Array, value: Array, index: Array, *, scale: float, window: int | None
-) -> Array:
+def attention(query: Array, key: Array, value: Array, index: Array, *, scale: float, window: int | None) -> Array:
     """Causal attention over a cache: query i of row b stands at index[b] + i. Softmax in float32."""
     batch, heads, length, _ = query.shape
     group = heads // key.shape[1]

@@ -44,7 +44,7 @@ class Lowering:
         if value is not None and value in self.constants:
             return self.constants[value]
         if value is not None and value.const_value is not None:
-            return value.const_value.numpy()
+            return np.asarray(value.const_value.numpy())
         raise refused(node, f"input {index} must be a constant")
 
     def write(self, node: ir.Node, expr: Any) -> None:
@@ -201,12 +201,16 @@ def _dequantize(state: Lowering, node: ir.Node) -> None:
     axis, block = node.attributes.get_int("axis", 1), node.attributes.get_int("block_size", 0)
     # one block of all columns is one scale per row
     per_row = block == 0 or block >= int(codes.ty.shape[1])
-    if block == 0 and axis != 0 or block and axis not in (1, -1):
+    if (block == 0 and axis != 0) or (block and axis not in (1, -1)):
         raise refused(node, f"axis {axis} with block size {block}")
     assert node.inputs[0] is not None and node.inputs[0].dtype is not None
     kind = node.inputs[0].dtype.name.lower()
     call = dialect_call(
-        "dequantize", tensors, [relax.TensorType(codes.ty.shape, "float32")], kind=kind, group=None if per_row else block
+        "dequantize",
+        tensors,
+        [relax.TensorType(codes.ty.shape, "float32")],
+        kind=kind,
+        group=None if per_row else block,
     )
     state.write(node, call)
 

@@ -30,7 +30,7 @@ _TOOLS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
 
 @dataclass
 class ExportedModel:
-    """The program as exported, and its twin with transformers' answers, made in `twin_seconds` (None without proofs)."""
+    """The program as exported, and its twin with transformers' answers (None without proofs), made in `twin_seconds`."""
 
     program: Program
     twin: tuple[Program, list[Case]] | None

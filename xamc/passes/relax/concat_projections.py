@@ -72,7 +72,9 @@ class ConcatProjections:
             sources = [call.tensors[position] for _, call in members]
             suffix = sources[0].name.rsplit(".", 1)[1]
             rows = sum(int(s.ty.shape[0]) for s in sources)
-            merged = relax.Var(f"{name}.{suffix}", relax.TensorType([rows, *list(sources[0].ty.shape)[1:]], sources[0].ty.dtype))
+            merged = relax.Var(
+                f"{name}.{suffix}", relax.TensorType([rows, *list(sources[0].ty.shape)[1:]], sources[0].ty.dtype)
+            )
             program.weights[merged.name] = ConcatRows(tuple(program.weights[s.name] for s in sources))
             body.params.append(merged)
             tensors.append(merged)
@@ -94,4 +96,3 @@ def _merged_name(names: list[str]) -> str:
     modules = [name.split(".") for name in names]
     depth = next(i for i in range(len(modules[0])) if len({m[i] for m in modules}) > 1)
     return ".".join([*modules[0][:depth], "+".join(m[depth] for m in modules)])
-

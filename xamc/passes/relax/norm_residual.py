@@ -44,9 +44,16 @@ class NormResidual:
             total = body.producer(x)
             norm = fresh(var.name, var.ty)
             replaced[var] = norm
-            if total is not None and is_op(total, "add") and x not in replaced and same_shape(*[a.ty for a in total.args]):
+            if (
+                total is not None
+                and is_op(total, "add")
+                and x not in replaced
+                and same_shape(*[a.ty for a in total.args])
+            ):
                 pair = fresh(f"{x.name}_normed", relax.TupleType([var.ty, x.ty]))
-                added.append((pair, dialect_call("add_rms_norm", [*total.args, weight], [var.ty, x.ty], epsilon=epsilon)))
+                added.append(
+                    (pair, dialect_call("add_rms_norm", [*total.args, weight], [var.ty, x.ty], epsilon=epsilon))
+                )
                 added.append((norm, relax.TupleGetItem(pair, 0)))
                 replaced[x] = fresh(x.name, x.ty)
                 added.append((replaced[x], relax.TupleGetItem(pair, 1)))

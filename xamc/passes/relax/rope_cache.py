@@ -92,7 +92,7 @@ class RopeCache:
         dim = int(query.ty.shape[3])
         if (q.start, k.start, v.start) != (0, q.heads * dim, (q.heads + k.heads) * dim):
             return "the projection does not hold q, k and v in this order"
-        turned, rows = _rows_after(body, users, var)
+        rows = _rows_after(body, users, var)
         if rows is None:
             return "its result is not reshaped to rows"
         _, positions_cos, positions_sin, positions = q.rope.tensors
@@ -138,13 +138,11 @@ def _head(body: Body, var: Any) -> _Head | None:
     return _Head(part.tensors[0], part.attributes["start"], int(split.ty.shape[2]), norm, epsilon, rope)
 
 
-def _rows_after(body: Body, users: dict[Any, list[Any]], var: Any) -> tuple[Any, Any | None]:
-    """The permute and the reshape that turn [B, H, S, D] back into rows [B, S, H D]."""
-    readers = users.get(var, [])
-    if len(readers) != 1 or readers[0] is None or not is_op(body.producer(readers[0]), "permute_dims"):
-        return None, None
-    turned = readers[0]
-    readers = users.get(turned, [])
-    if len(readers) != 1 or readers[0] is None or not is_op(body.producer(readers[0]), "reshape"):
-        return turned, None
-    return turned, readers[0]
+def _rows_after(body: Body, users: dict[Any, list[Any]], var: Any) -> Any | None:
+    """The value that holds [B, H, S, D] `var` as rows [B, S, H D]: its only reader's only reader."""
+    for op in ("permute_dims", "reshape"):
+        readers = users.get(var, [])
+        if len(readers) != 1 or readers[0] is None or not is_op(body.producer(readers[0]), op):
+            return None
+        var = readers[0]
+    return var

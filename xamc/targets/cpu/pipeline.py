@@ -13,6 +13,7 @@ from xamc.passes.relax.packed_swiglu import PackedSwiGLU
 from xamc.passes.relax.protocol import RelaxPass
 from xamc.passes.relax.rope_cache import RopeCache
 
+
 def relax_passes(kv_dtype: str) -> Sequence[RelaxPass]:
     """From weights as they are stored, over merged projections, to fused attention and norms."""
     return (

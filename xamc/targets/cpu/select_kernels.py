@@ -25,9 +25,9 @@ from xamc.targets.kernels.embedding import embedding
 from xamc.targets.kernels.gather_position import gather_position
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear
-from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.norm import add_rms_norm, rms_norm
-from xamc.targets.kernels.rope import rope_kv_write
+from xamc.targets.kernels.packing import WeightFormat
+from xamc.targets.kernels.rope import KvDtype, rope_kv_write
 from xamc.targets.kernels.swiglu import silu_mul
 
 FunctionName = Literal["decode", "prefill_last", "prefill_all"]
@@ -37,7 +37,7 @@ FUNCTIONS: tuple[FunctionName, ...] = ("decode", "prefill_last", "prefill_all")
 DATA_INPUTS = ("input_ids", "position_ids", "write_index", "last_index", "rope_cos", "rope_sin")
 
 
-def select_kernels(program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: str) -> tvm.IRModule:
+def select_kernels(program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: KvDtype) -> tvm.IRModule:
     """A module with the functions of `FUNCTIONS` and the kernels they call; no dialect call is left.
 
     Each function takes the data inputs, the caches as one tuple (k0, v0, k1, v1, ...) and the weights as one tuple,
@@ -84,7 +84,7 @@ class _Selection:
         program: RelaxProgram,
         plan: WeightPlan,
         isa: Isa,
-        kv_dtype: str,
+        kv_dtype: KvDtype,
         name: FunctionName,
         builder: relax.BlockBuilder,
         kernels: _Kernels,
@@ -179,7 +179,9 @@ class _Selection:
 
     def _call(self, key: str, make: Callable[[], Any], arguments: list[Any], types: list[Any], name: str) -> Any:
         kernel = self.kernels.get(key, make)
-        return self.builder.emit(relax.call_tir(kernel, relax.Tuple(arguments), types[0] if len(types) == 1 else types), name)
+        return self.builder.emit(
+            relax.call_tir(kernel, relax.Tuple(arguments), types[0] if len(types) == 1 else types), name
+        )
 
     def _rows_type(self, rows: Any, width: int) -> Any:
         return relax.TensorType([rows.ty.shape[0], width], "float32")
@@ -269,9 +271,7 @@ class _Selection:
         q = self._whole(query)
         self.as_whole[var] = self._call(
             f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_{window}_{_number(scale)}_{self.m}",
-            lambda: attention(
-                heads, kv_heads, dim, self.kv_dtype, self.isa, scale=scale, m=self.m, window=window
-            ),
+            lambda: attention(heads, kv_heads, dim, self.kv_dtype, self.isa, scale=scale, m=self.m, window=window),
             [q, cache, self._whole(value), index],
             [q.ty],
             var.name,

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -32,6 +32,7 @@ from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import pack_rows
+from xamc.targets.kernels.rope import KvDtype
 
 Array = NDArray[np.generic]
 
@@ -90,7 +91,7 @@ class TwinProof:
         if Isa.host().name != isa.name and not set(isa.cpu_flags) <= set(Isa.host().cpu_flags):
             return {"executed": False, "reason": f"this machine cannot execute {isa.name}"}
         plan = plan_weights(self.program)
-        module = select_kernels(self.program, plan, isa, kv_dtype)
+        module = select_kernels(self.program, plan, isa, cast(KvDtype, kv_dtype))
         bound = "cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}"
         worst = 0.0
         with tempfile.TemporaryDirectory() as folder:

@@ -15,11 +15,11 @@ def gather_position(width: int) -> Any:
         T.func_attr({"tirx.noalias": True})
         batch, seq = T.int64(), T.int64()
         X = T.match_buffer(x, (batch, seq, width), "float32")
-        I = T.match_buffer(index, (batch,), "int64")
+        P = T.match_buffer(index, (batch,), "int64")
         Y = T.match_buffer(y, (batch, width), "float32")
         for b, c in T.grid(batch, width):
             with T.sblock("gather"):
                 vb, vc = T.axis.remap("SS", [b, c])
-                Y[vb, vc] = X[vb, I[vb], vc]
+                Y[vb, vc] = X[vb, P[vb], vc]
 
     return kernel

@@ -29,7 +29,9 @@ def generate(
     `request`, `twin` and `dump` are not needed: nothing is generated beyond the proven graph.
     """
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    key = stage_key("reference", ("xamc.targets.reference",), ("onnx-ir",), {"graph": hashlib.sha256(graph).hexdigest()})
+    key = stage_key(
+        "reference", ("xamc.targets.reference",), ("onnx-ir",), {"graph": hashlib.sha256(graph).hexdigest()}
+    )
 
     def write(folder: Path) -> None:
         (folder / GRAPH).write_bytes(graph)
