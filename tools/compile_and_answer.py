@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 
 def main() -> int:
@@ -21,17 +20,18 @@ def main() -> int:
     parser.add_argument("--prompt", required=True)
     options = parser.parse_args()
     xamc = [sys.executable, "-m", "xamc"]
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        compiling = [*xamc, "compile", options.spec, "--result", str(result)]
-        compiling += ["--target", options.target] if options.target else []
-        status = subprocess.run(compiling, check=False).returncode
-        if status:
-            return status
-        path = json.loads(result.read_text(encoding="utf-8"))["path"]
+    target = ["--target", options.target] if options.target else []
+    # The stage table goes to stderr, and so to the terminal; the result is on stdout.
+    compiled = subprocess.run(
+        [*xamc, "compile", options.spec, *target, "--json"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if compiled.returncode:
+        return compiled.returncode
+    path = os.path.relpath(json.loads(compiled.stdout)["path"])
     print(f"\n> {options.prompt}", flush=True)
-    status = subprocess.run([*xamc, "run", path, "--prompt", options.prompt, "--chat"], check=False).returncode
-    print(f"artifact: {path}")
+    asking = [*xamc, "run", path, "--prompt", options.prompt, "--chat", "--max-new-tokens", "200"]
+    status = subprocess.run(asking, check=False).returncode
+    print(f"\nartifact: {path}\ntry:      {os.path.relpath(sys.executable)} -m xamc chat {path}")
     return status
 
 
