@@ -32,7 +32,8 @@ def read_weights(path: Path) -> dict[str, LazyTensor]:
     """Reads what `write_weights` wrote."""
     with safe_open(path, "np") as file:
         dtypes = file.metadata()
-        arrays = {name: file.get_tensor(name) for name in file}
+        names: list[str] = file.keys()
+        arrays = {name: file.get_tensor(name) for name in names}
     return {
         name: ArrayTensor(array.view(numpy_dtype(dtypes[name])) if dtypes[name] in _CARRIERS else array)
         for name, array in arrays.items()
