@@ -29,8 +29,6 @@ twin before any real weight was written.""",
 first such pass, the output that moved and by how much, and the first node of the graph that diverged with the path of
 its module in the Hugging Face model, e.g. `model.layers.0.self_attn`. If it names `export`, the exported graph differs
 from transformers itself. `passes: {disable: [NAME]}` leaves a pass out where the target can do without.""",
-    "E1313": """A pass stopped with a Python error of its own, which is quoted. The graph has a form that the pass did not
-expect; the traceback says where. Disable the pass if the target can do without it, and report the model's config.""",
     "E1310": """With `verify: {final: true}` the real weights are run by transformers in fp32, layer by layer, and the
 artifact's logits on the same prompt are compared with them. A float32 artifact must agree within the bound `cpu_fp32`;
 this one does not, although every pass was proven on the twin or was not asked to be. Compile with
@@ -40,4 +38,7 @@ tokenizer, for instance because it is empty. Give one with at least a word in it
     "E1312": """The compiled model answered the golden prompt with NaN or infinity. Weights that overflow in the chosen
 storage do that, and so would a wrong kernel. Try `backend.dtype: fp32`; if that is finite, the checkpoint's values do
 not fit 16 bits, otherwise report the model.""",
+    "E1313": """A pass stopped with a Python error of its own, which is quoted. The graph has a form that the pass did
+not expect; the traceback says where. Disable the pass if the target can do without it, and report the model's
+config.""",
 }

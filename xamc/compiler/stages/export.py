@@ -30,7 +30,7 @@ _TOOLS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
 
 @dataclass
 class ExportedModel:
-    """The program as exported, and its twin with transformers' answers (None without proofs), made in `twin_seconds`."""
+    """The program as exported, and its twin with transformers' answers, made in `twin_seconds` (no twin: None, 0)."""
 
     program: Program
     twin: tuple[Program, list[Case]] | None
