@@ -101,7 +101,8 @@ class _Gemv:
 
     def run(self, panel: E.Expr, x: E.Buffer, first: E.Expr, steps: int, sets: list[list[E.Register]]) -> None:
         """Adds K steps [first, first + steps)."""
-        unroll = _UNROLL // self.step
+        software = self.weight.format.kind == "float16" and not self.isa.has_f16c
+        unroll = 2 if software else _UNROLL // self.step  # a conversion in software is long
         whole = steps // unroll
         if whole:
             with E.serial(whole) as block:

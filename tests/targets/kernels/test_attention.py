@@ -1,0 +1,88 @@
+"""Attention kernels against NumPy in float64: grouped queries, ragged lengths, windows, 16-bit caches, odd heads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tests.targets.kernels.harness import LEVELS_HERE, WIDE, assembly, assert_close, kernel, normal, rng
+from tests.targets.kernels.test_rope import storage
+from xamc.targets.kernels.attention import attention
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.rope import KvDtype
+
+
+@dataclass(frozen=True)
+class Case:
+    hq: int
+    hkv: int
+    d: int
+    dtype: KvDtype
+    window: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.hq}-{self.hkv}x{self.d}-{self.dtype}-{self.window}"
+
+
+CASES = [
+    Case(9, 3, 64, "float32"),
+    Case(8, 1, 128, "float16", 50),
+    Case(4, 4, 18, "bfloat16"),  # a head no vector divides
+    Case(2, 2, 40, "float32", 5),  # a window shorter than a block
+]
+SCALE = 0.2
+
+
+def reference(case: Case, q: np.ndarray, k: np.ndarray, v: np.ndarray, index: np.ndarray) -> np.ndarray:
+    b, s, _ = q.shape
+    heads = q.reshape(b, s, case.hkv, -1, case.d).astype(np.float64)
+    k, v = (np.nan_to_num(x.astype(np.float64)) for x in (k, v))
+    scores = np.einsum("bshgd,bhtd->bhgst", heads, k) * SCALE
+    distance = (index[:, None] + np.arange(s))[:, :, None] - np.arange(k.shape[2])  # [B, S, C]
+    visible = (distance >= 0) & (distance < (case.window or np.inf))
+    scores = np.where(visible[:, None, None], scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bhgst,bhtd->bshgd", weights, v).reshape(b, s, -1)
+
+
+def check(case: Case, isa: Isa, m: str, shapes: list[tuple[int, tuple[int, ...], int]]) -> None:
+    """Shapes are (S, write_index, C)."""
+    run = kernel(
+        attention(case.hq, case.hkv, case.d, case.dtype, isa, scale=SCALE, m=m, window=case.window),  # type: ignore[arg-type]
+        isa,
+    )
+    for s, index, capacity in shapes:
+        b = len(index)
+        g = rng(s, b)
+        q = normal(g, b, s, case.hq * case.d) * 2
+        k, v = normal(g, 2, b, case.hkv, capacity, case.d).astype(storage(case.dtype))
+        written = np.array(index)
+        for i, first in enumerate(index):  # what lies beyond must not matter
+            k[i, :, first + s :] = v[i, :, first + s :] = np.nan
+        y = np.full(q.shape, np.nan, np.float32)
+        run(q, k, v, written, y)
+        assert_close(y, reference(case, q, k, v, written), "kernel_attention")
+
+
+@pytest.mark.parametrize("isa", LEVELS_HERE, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_decode(case: Case, isa: Isa) -> None:
+    """First token, a full split, a token more, many splits, and ragged lengths in one batch."""
+    check(case, isa, "one", [(1, (0,), 8), (1, (63,), 64), (1, (64,), 70), (1, (299,), 300), (1, (5, 130, 0), 131)])
+
+
+@pytest.mark.parametrize("isa", LEVELS_HERE[-1:], ids=lambda isa: isa.name)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_number_of_queries(case: Case, isa: Isa) -> None:
+    """Prefill from nothing, over several blocks of queries and keys, onto a filled cache, ragged; and batch decode."""
+    check(case, isa, "any", [(33, (0,), 40), (130, (0, 20), 160), (3, (100, 7), 110), (1, (9, 80), 90)])
+
+
+def test_prefill_on_the_lowest_level() -> None:
+    check(CASES[0], LEVELS_HERE[0], "any", [(70, (0, 3), 80)])
+
+
+def test_wide_level_compiles_to_512_bits() -> None:
+    text = assembly(attention(4, 2, 64, "float16", WIDE[0], scale=SCALE, m="one"), WIDE[0])
+    assert sum("vfmadd" in line and "%zmm" in line for line in text.splitlines()) > 16

@@ -1,0 +1,105 @@
+"""Linear kernels against NumPy in float64, over odd shapes, every weight format and every level."""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.targets.kernels.harness import LEVELS_HERE, WIDE, assembly, assert_close, kernel, module, normal, rng
+from tests.targets.kernels.test_packing import FORMATS, weights
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.linear import linear
+from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
+
+N = 50
+"""Neither a multiple of the panel nor of a vector."""
+BF16 = Isa.by_name("x86-64-v4+vnni+bf16")
+
+
+def columns(fmt: WeightFormat) -> int:
+    """Two blocks along K, the second one partial; odd where the format allows it."""
+    return {None: 333, 32: 320, 128: 384}[fmt.group_size]
+
+
+def name(value: object) -> str:
+    if isinstance(value, WeightFormat):
+        return f"{value.kind}-{value.group_size or 'row'}"
+    return value.name if isinstance(value, Isa) else str(value)
+
+
+def check(fmt: WeightFormat, isa: Isa, n: int, m: str, rows: tuple[int, ...], extras: bool) -> None:
+    k = columns(fmt)
+    stored, scales, w = weights(fmt, n, k)
+    packed = pack_rows(stored, fmt, **scales)
+    buffers = [packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers]
+    run = kernel(linear(n, k, fmt, isa, m=m, bias=extras, residual=extras), isa)  # type: ignore[arg-type]
+    for count in rows:
+        g = rng(count)
+        x, bias, residual = normal(g, count, k), normal(g, n), normal(g, count, n)
+        y = np.full((count, n), np.nan, np.float32)
+        run(x, *buffers, *((bias, residual) if extras else ()), y)
+        expected = x.astype(np.float64) @ w.T
+        if extras:
+            expected += bias + residual
+        assert_close(y, expected, "kernel_sums", np.abs(x) @ np.abs(w).T + 1)
+
+
+@pytest.mark.parametrize("isa", LEVELS_HERE, ids=name)
+@pytest.mark.parametrize("fmt", FORMATS, ids=name)
+def test_one_row(fmt: WeightFormat, isa: Isa) -> None:
+    check(fmt, isa, N, "one", (1,), extras=True)
+
+
+@pytest.mark.parametrize("isa", LEVELS_HERE, ids=name)
+@pytest.mark.parametrize("fmt", [FORMATS[1], *FORMATS[3:6]], ids=name)
+def test_any_rows(fmt: WeightFormat, isa: Isa) -> None:
+    """249 rows are two row blocks, the last tiles partial."""
+    check(fmt, isa, N, "any", (1, 9, 249), extras=True)
+
+
+@pytest.mark.parametrize("fmt", [FORMATS[0], FORMATS[2], FORMATS[6]], ids=name)
+def test_whole_panels_without_bias(fmt: WeightFormat) -> None:
+    check(fmt, LEVELS_HERE[-1], 64, "any", (2, 21), extras=False)
+    check(fmt, LEVELS_HERE[-1], 64, "one", (1,), extras=False)
+
+
+def test_many_panels_share_the_work() -> None:
+    """Enough weights that both kernels run in parallel."""
+    check(WeightFormat("int8"), LEVELS_HERE[-1], 32 * 9, "one", (1,), extras=False)
+
+
+@pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[2], FORMATS[4], FORMATS[5]], ids=name)
+def test_bf16_dot_product(fmt: WeightFormat) -> None:
+    """The algorithm of the bf16 level, its instruction replaced by plain ones: both operands are rounded to bfloat16."""
+    isa = replace(LEVELS_HERE[-1], emulate_bf16_dot=True)
+    k = columns(fmt)
+    stored, scales, w = weights(fmt, N, k)
+    packed = pack_rows(stored, fmt, **scales)
+    x, y = normal(rng(1), 9, k), np.zeros((9, N), np.float32)
+    run = kernel(linear(N, k, fmt, isa, m="any"), isa)
+    run(x, *(packed[buffer.name] for buffer in packed_layout(N, k, fmt).buffers), y)
+    x, w = (a.astype(ml_dtypes.bfloat16).astype(np.float64) for a in (x, w))
+    assert_close(y, x @ w.T, "kernel_sums", np.abs(x) @ np.abs(w).T)
+
+
+def test_bf16_level_uses_its_instruction_for_all_but_float32_weights() -> None:
+    quantized = assembly(linear(64, 64, WeightFormat("uint4", 32), BF16, m="any"), BF16)
+    assert quantized.count("vdpbf16ps\t%zmm") >= 28, "the tile is 14 rows of two vectors"
+    exact = assembly(linear(64, 64, WeightFormat("float32"), BF16, m="any"), BF16)
+    assert "vdpbf16ps" not in exact
+
+
+def test_several_bf16_kernels_link_into_one_module() -> None:
+    functions = {f"f{n}": linear(n, 32, WeightFormat("bfloat16"), BF16, m="any") for n in (32, 64)}
+    module({key: value.with_attr("global_symbol", key) for key, value in functions.items()}, BF16)
+
+
+@pytest.mark.parametrize("isa", WIDE[:1], ids=name)
+@pytest.mark.parametrize("m", ["one", "any"])
+def test_wide_levels_multiply_in_512_bits(isa: Isa, m: str) -> None:
+    text = assembly(linear(64, 64, WeightFormat("float16"), isa, m=m), isa)  # type: ignore[arg-type]
+    fused = [line for line in text.splitlines() if "vfmadd" in line]
+    assert sum("%zmm" in line for line in fused) >= 4
+    assert not any("%ymm" in line for line in fused), "no loop was split into narrower vectors"
+    assert "vcvtph2ps" in text
