@@ -136,3 +136,22 @@ def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     else:
         pytest.fail("the child outlived its parent")
     os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+
+SCRIPT = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from xamc.compiler.child import main_module_hidden
+print("the script runs", flush=True)
+with main_module_hidden():
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        print(sum(pool.map(abs, [-1, -2, -3])))
+print(__file__)
+"""
+
+
+def test_worker_processes_do_not_run_a_script_without_main_guard(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["the script runs", "6", str(tmp_path / "script.py")], done.stderr

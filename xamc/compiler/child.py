@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,23 @@ def write_call(folder: Path, function: str, request: Any) -> None:
         (folder / stale).unlink(missing_ok=True)
     (folder / CALL).write_text(json.dumps({"function": function}), encoding="utf-8")
     (folder / REQUEST).write_text(json.dumps(request, indent=1), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def main_module_hidden() -> Iterator[None]:
+    """Let multiprocessing start processes that do not run the caller's script.
+
+    It imports ``__main__`` in every process it spawns, so that a script that compiles, and has no
+    ``if __name__ == "__main__"``, would compile again in each of them. Our workers need nothing of that module.
+    """
+    main = sys.modules["__main__"]
+    saved: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    vars(main).pop("__file__", None)
+    vars(main)["__spec__"] = None
+    try:
+        yield
+    finally:
+        vars(main).update(saved)
 
 
 def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str | None:

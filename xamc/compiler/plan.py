@@ -30,12 +30,12 @@ from xamc.targets.request import TargetRequest
 _MIB = 2**20
 
 # Measured with this version on 2 cores at 2.5 GHz, and rounded up; see docs/benchmarks.
-_BASE_BYTES = 200 * _MIB  # this process with its libraries and a graph
+_BASE_BYTES = 160 * _MIB  # this process with its libraries and a graph
 _EXPORT_BYTES = 450 * _MIB  # the exporting child: torch and a modeling file
 _EXPORT_BYTES_PER_LAYER = 3 * _MIB
-_CODEGEN_BYTES = 550 * _MIB  # the generating child: tvm, LLVM and the kernels
-_CODEGEN_BYTES_PER_LAYER = 6 * _MIB
-_PACKER_BYTES = 230 * _MIB  # one packing process with its blocks
+_CODEGEN_BYTES = 420 * _MIB  # the generating child: tvm, LLVM and the kernels
+_CODEGEN_BYTES_PER_LAYER = 5 * _MIB
+_PACKER_BYTES = 200 * _MIB  # one packing process with its blocks
 _RUN_BYTES = 200 * _MIB  # the artifact's own run besides its weights, which are mapped
 _EXPORT_SECONDS, _EXPORT_SECONDS_PER_LAYER = 25.0, 0.8
 _PROOF_SECONDS, _PROOF_SECONDS_PER_LAYER = 4.0, 0.1

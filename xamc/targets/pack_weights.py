@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from xamc.compiler.artifact.staging import disk_errors
+from xamc.compiler.child import main_module_hidden
 from xamc.compiler.errors import ToolchainError
 from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype
 from xamc.compiler.weights.transforms import FLOATS, check_finite
@@ -77,7 +78,8 @@ def pack_weights(
             for weight, start, stop in tasks:
                 progress(_pack_block(path, weight, start, stop))
             return
-        _in_processes(tasks, path, workers, progress)
+        with main_module_hidden():
+            _in_processes(tasks, path, workers, progress)
 
 
 def _in_processes(

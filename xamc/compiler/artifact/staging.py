@@ -34,7 +34,9 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = Path(error.filename) if isinstance(error.filename, str) else path
+        # Calls with two paths, such as a copy, have their destination second.
+        named = error.filename2 or error.filename
+        where = Path(named) if isinstance(named, str) else path
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InputError(
                 "E1506",
