@@ -53,6 +53,15 @@ def test_mapped_files_are_shared_and_private(tmp_path: Path) -> None:
     assert path.read_bytes()[0] == 0
 
 
+def test_weights_may_be_larger_than_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    nbytes = 2**40
+    with path.open("wb") as file:
+        file.truncate(nbytes)  # sparse: takes no disk
+    mapped = map_file(path, nbytes)
+    assert len(mapped) == nbytes and mapped[-1] == 0
+
+
 @pytest.mark.parametrize(("name", "nbytes"), [("weights.bin", 201), ("missing.bin", 1)])
 def test_missing_weights_are_named(tmp_path: Path, name: str, nbytes: int) -> None:
     (tmp_path / "weights.bin").write_bytes(bytes(200))

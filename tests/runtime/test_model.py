@@ -304,3 +304,11 @@ def test_every_calling_thread_gets_its_pool(make_artifact: Any, toy: Any, vocab_
         thread.join()
     assert results[0][0] == 3
     assert results[1:] == [toy.greedy(PROMPTS[0], 5, vocab_size), 3]
+
+
+def test_an_older_stream_is_refused_after_a_newer_call(model: Model) -> None:
+    stream = iter(model.stream("the quick", 20, ignore_eos=True))
+    next(stream)
+    model.logits([[1, 2]])
+    with pytest.raises(MisuseError, match=r"E1618.*another call"):
+        list(stream)

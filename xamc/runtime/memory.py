@@ -15,6 +15,9 @@ from xamc.compiler.errors import InputError
 
 Bytes = NDArray[np.uint8]
 _MEMINFO = Path("/proc/meminfo")
+# Linux's flag, which the mmap module of Python 3.11 does not name. A writable private mapping counts as memory that may
+# be needed one day; without the flag the kernel refuses weights larger than the machine's memory.
+_MAP_NORESERVE = 0x4000
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -46,10 +49,10 @@ def map_file(path: Path, nbytes: int) -> Bytes:
                 raise InputError("E1611", f"{path} has {size} bytes, the manifest says {nbytes}", fix)
             if nbytes == 0:
                 return np.zeros(0, np.uint8)
-            mapped = mmap.mmap(file.fileno(), nbytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+            mapped = mmap.mmap(file.fileno(), nbytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     except OSError as error:
         raise InputError("E1611", f"{path} can't be read: {error.strerror}", fix) from error
-    mapped.madvise(mmap.MADV_WILLNEED)
     return np.frombuffer(mapped, np.uint8)
 
 

@@ -72,6 +72,7 @@ class Model:
         self._executor = executor
         self._table = RopeTable(manifest.model, manifest.context_limit)
         self._tokenizer: Tokenizer | None = None
+        self._current: Session | None = None
 
     @property
     def threads(self) -> int:
@@ -255,7 +256,11 @@ class Model:
         return run(session, prompts, limits, options, vocab_size, decoder)
 
     def _session(self, rows: Sequence[I64], tokens: int) -> Session:
-        return Session(self._executor, self.manifest, self._table, len(rows), tokens)
+        session = Session(self._executor, self.manifest, self._table, len(rows), tokens)
+        if self._current is not None:
+            self._current.close()
+        self._current = session
+        return session
 
 
 def _rows(token_ids: NDArray[Any], lengths: ArrayLike | None) -> list[I64]:

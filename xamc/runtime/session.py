@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.contract import DTYPE_BYTES
-from xamc.compiler.errors import InputError
+from xamc.compiler.errors import InputError, MisuseError
 from xamc.runtime.executor import F32, I64, Executor, Step
 from xamc.runtime.memory import available_bytes
 from xamc.runtime.rope import LengthReached, RopeTable
@@ -69,6 +69,11 @@ class Session:
         self._check_room(batch, tokens)
         executor.allocate(batch)
         self.lengths: I64 = np.zeros(batch, np.int64)
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Gives the executor's KV cache up to another session; steps of this one are refused from now on."""
+        self._is_closed = True
 
     def prefill(self, rows: Sequence[I64], all_positions: bool = False) -> F32:
         """Feeds each row's tokens, in chunks of at most the artifact's prefill chunk.
@@ -82,6 +87,7 @@ class Session:
 
         Raises:
             InputError: E1602, E1603 or E1605.
+            MisuseError: E1618, the session is closed.
         """
         rows = [check_token_ids(row, self._manifest.model.vocab_size) for row in rows]
         sizes = np.array([len(row) for row in rows], np.int64)
@@ -124,6 +130,7 @@ class Session:
 
         Raises:
             InputError: E1602 or E1603.
+            MisuseError: E1618, the session is closed.
         """
         check_token_ids(tokens, self._manifest.model.vocab_size)
         counts = active.astype(np.int64)
@@ -132,6 +139,12 @@ class Session:
         return self._step(tokens[:, None], counts, reached, False)[:, 0]
 
     def _step(self, ids: I64, counts: I64, reached: int, all_positions: bool) -> F32:
+        if self._is_closed:
+            raise MisuseError(
+                "E1618",
+                "this answer can't go on: another call of the same model took over its KV cache",
+                "read a stream to its end before the next call, or load the artifact once more",
+            )
         active = counts > 0
         self._table.prepare(int(self.lengths[active].min()), int((self.lengths + counts)[active].max()), reached)
         # A row without tokens writes its padding too: behind its own tokens where there is room, and else over them,

@@ -48,4 +48,7 @@ source, 5 seconds, values of 8 MiB. The message holds the template's own words. 
     "E1617": """The artifact's code failed while it ran, or its logits are not numbers. This is a defect, in the kernels
 or in the artifact: `xamc verify ARTIFACT` shows whether the golden logits still come out. NaN with fp16 weights can
 be an overflow; try bf16. Please report it with manifest.json.""",
+    "E1618": """A model has one KV cache, and a newer call took it over while an answer was still being streamed: the
+older stream can't go on. Read a stream to its end (or drop it) before the next call, or load the artifact a second
+time; its weights are in memory once.""",
 }
