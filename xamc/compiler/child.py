@@ -28,7 +28,7 @@ from typing import Any
 from xamc.compiler import errors
 from xamc.compiler.artifact.publish import link_or_copy
 from xamc.compiler.errors import ToolchainError, XamcError
-from xamc.compiler.memory import tree_pss_bytes
+from xamc.compiler.memory import tree_pss_bytes, tree_rss_bytes
 
 REQUEST, RESPONSE, ERROR, LOG, CALL = "request.json", "response.json", "error.json", "log.txt", "call.json"
 _POLL_SECONDS = 0.05
@@ -126,7 +126,9 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str | None:
     while process.poll() is None:
         if time.monotonic() > deadline:
             return "E1521"
-        if limits.memory_bytes is not None and tree_pss_bytes(process.pid) > limits.memory_bytes:
+        # the resident sets bound the PSS from above and are cheap to read
+        limit = limits.memory_bytes
+        if limit is not None and tree_rss_bytes(process.pid) > limit and tree_pss_bytes(process.pid) > limit:
             return "E1522"
         time.sleep(poll)
         poll = min(_POLL_SECONDS, poll * 2)

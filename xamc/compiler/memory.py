@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
 INTERVAL_SECONDS = 0.1
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def process_tree(root: int) -> list[int]:
@@ -39,8 +41,21 @@ def tree_pss_bytes(root: int) -> int:
     return sum(pss_bytes(pid) for pid in process_tree(root))
 
 
+def tree_rss_bytes(root: int) -> int:
+    """Sum of the resident set sizes, in bytes: never less than the PSS, and read without walking any page."""
+    return sum(_rss_bytes(pid) for pid in process_tree(root))
+
+
+def _rss_bytes(pid: int) -> int:
+    fields = _read(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * _PAGE if len(fields) > 1 else 0
+
+
 class MemorySampler:
     """Samples the tree's PSS in a thread every 100 ms; use it as a context manager.
+
+    Reading a PSS walks the page tables (about 25 ms for 600 MB). It is skipped while the sum of the resident sets,
+    which bounds it from above, is no larger than the stage's peak so far, and takes at most a tenth of the time.
 
     Attributes:
         peak: largest sample so far, in bytes.
@@ -79,7 +94,11 @@ class MemorySampler:
             return self._stage_peak
 
     def sample(self) -> int:
-        """Take one sample now; returns it in bytes."""
+        """Take one sample now; returns it in bytes (the stage's peak when it can't be more than that)."""
+        with self._lock:
+            peak = self._stage_peak
+        if peak and tree_rss_bytes(self._root) <= peak:
+            return peak
         now = tree_pss_bytes(self._root)
         with self._lock:
             self._stage_peak = max(self._stage_peak, now)
@@ -87,8 +106,11 @@ class MemorySampler:
         return now
 
     def _run(self) -> None:
-        while not self._stop.wait(self._interval):
+        pause = self._interval
+        while not self._stop.wait(pause):
+            start = time.monotonic()
             self.sample()
+            pause = max(self._interval, 9 * (time.monotonic() - start))
 
 
 def available_bytes() -> int:
