@@ -55,7 +55,11 @@ class Sampling:
 def penalize_repetition(logits: F32, seen: NDArray[np.bool_], penalty: float) -> F32:
     """Keskar et al. 2019 (CTRL), section 4.1: float32[V] logits, lowered where `seen` (bool[V])."""
     factor = np.float32(penalty)
-    return np.where(seen, np.where(logits < 0, logits * factor, logits / factor), logits)
+    tokens = np.flatnonzero(seen)
+    before = logits[tokens]
+    result = logits.copy()
+    result[tokens] = np.where(before < 0, before * factor, before / factor)
+    return result
 
 
 def keep_top_k(logits: F32, k: int) -> F32:
@@ -70,13 +74,14 @@ def keep_top_p(logits: F32, p: float) -> F32:
     """float32[V] with all but the nucleus at minus infinity (Holtzman et al. 2020); the most likely token stays."""
     if p >= 1:
         return logits
-    probabilities = softmax(logits)
+    possible = np.flatnonzero(logits > -np.inf)
+    probabilities = softmax(logits[possible])
     # Tokens below this bound weigh at most 1 - p together, whatever their number: the rest is sorted, not all.
-    candidates = np.flatnonzero(probabilities > (1 - p) / len(logits))
-    descending = candidates[np.argsort(-logits[candidates], kind="stable")]
+    candidates = np.flatnonzero(probabilities > (1 - p) / len(possible))
+    order = candidates[np.argsort(-probabilities[candidates], kind="stable")]
     # A token is dropped when it and all less likely ones together weigh at most 1 - p.
-    before = np.cumsum(probabilities[descending]) - probabilities[descending]
-    kept = descending[before < p]
+    before = np.cumsum(probabilities[order]) - probabilities[order]
+    kept = possible[order[before < p]]
     result = np.full_like(logits, -np.inf)
     result[kept] = logits[kept]
     return result
@@ -127,13 +132,13 @@ class Sampler:
         Raises:
             InternalError: E1617, the logits are not numbers.
         """
-        scores = self.scores(logits)
-        if np.isnan(scores.max()):
+        if np.isnan(logits.max()):
             raise InternalError(
                 "E1617",
                 "the model's logits are not numbers (NaN)",
                 "run `xamc verify` on the artifact; with fp16 weights, compile with --set backend.dtype=bf16",
             )
+        scores = self.scores(logits)
         if self._sampling.temperature == 0:
             token = int(scores.argmax())
         else:
