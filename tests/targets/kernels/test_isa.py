@@ -1,5 +1,7 @@
 """CPU levels: detection by flags, and the target each stands for."""
 
+from itertools import pairwise
+
 import pytest
 
 from xamc.compiler.errors import UnsupportedError
@@ -33,4 +35,4 @@ def test_host_is_a_known_level() -> None:
 
 def test_levels_rise() -> None:
     flags = [set(level.cpu_flags) for level in LEVELS.values()]
-    assert all(low < high for low, high in zip(flags, flags[1:]))
+    assert all(low < high for low, high in pairwise(flags))

@@ -71,7 +71,7 @@ def test_many_panels_share_the_work() -> None:
 
 @pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[2], FORMATS[4], FORMATS[5]], ids=name)
 def test_bf16_dot_product(fmt: WeightFormat) -> None:
-    """The algorithm of the bf16 level, its instruction replaced by plain ones: both operands are rounded to bfloat16."""
+    """The algorithm of the bf16 level with plain instructions: both operands are rounded to bfloat16."""
     isa = replace(LEVELS_HERE[-1], emulate_bf16_dot=True)
     k = columns(fmt)
     stored, scales, w = weights(fmt, N, k)

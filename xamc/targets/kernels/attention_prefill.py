@@ -101,17 +101,22 @@ class _Task:
 
         position = E.let(written + first)  # of the first query
         stop = E.let(position + rows // self.group)  # one past the last visible key
-        start = E.i64(0)
-        if self.window is not None:
-            start = E.let(E.maximum(position - (self.window - 1), E.i64(0)))
-        with E.serial(E.let((stop - start + (BLOCK_T - 1)) // BLOCK_T)) as block:
-            t0 = E.let(start + block * BLOCK_T)
+
+        def visit(block: E.Expr) -> None:
+            t0 = E.let(block * BLOCK_T)
             count = E.let(E.minimum(stop - t0, E.i64(BLOCK_T)))
             self.transpose(cache_k, keys, i, head, t0, count)
             self.score(query, keys, scores, rows)
             self.soften(scores, state, output, rows, position, t0)
             self.convert(cache_v, values, i, head, t0, count)
             self.accumulate(scores, values, output, rows, count)
+
+        with E.serial(E.let((stop + (BLOCK_T - 1)) // BLOCK_T)) as block:
+            if self.window is None:
+                visit(block)
+            else:
+                # Skipped, not started from: LLVM takes long over loops and addresses that begin at a maximum.
+                E.when(block * BLOCK_T + BLOCK_T > position - (self.window - 1), lambda: visit(block))
 
         with E.serial(rows) as row:
             inverse = E.let(E.f32(1) / E.load(state, [row, 1]))
@@ -167,13 +172,9 @@ class _Task:
         """Scores to exponentials, with masks where a row does not see the whole block; updates m, l and o."""
         lanes = self.lanes
         with E.serial(rows) as row:
-            own = E.let(position + row // self.group - t0)  # the query's position, relative to the block
-            with E.serial(E.let(E.minimum(E.maximum(own + 1, E.i64(0)), E.i64(BLOCK_T))), BLOCK_T) as t:
-                E.store(scores, [row, t], E.f32(_MASKED))
-            if self.window is not None:
-                hidden = E.let(E.minimum(E.maximum(own - (self.window - 1), E.i64(0)), E.i64(BLOCK_T)))
-                with E.serial(hidden) as t:
-                    E.store(scores, [row, t], E.f32(_MASKED))
+            # The query's position, relative to the block.
+            own = E.let(E.cast(position + row // self.group - t0, "int32", 1))
+            self.mask(scores, row, own)
             tops = E.Register(lanes, initial=E.load(scores, [row, 0], lanes))
             for block in range(1, BLOCK_T // lanes):
                 tops.set(E.maximum(tops.get(), E.load(scores, [row, block * lanes], lanes)))
@@ -194,6 +195,24 @@ class _Task:
                 E.store(output, [row, e], E.load(output, [row, e], width) * E.splat(shrink, width), width)
 
             E.when(shrink < E.f32(1), lambda: E.lanewise(self.padded, self.isa, scale))
+
+    def mask(self, scores: E.Buffer, row: E.Expr, own: E.Expr) -> None:
+        """Hides the keys that a row does not see, in the blocks at the diagonal and at the window's edge."""
+        lanes = self.lanes
+        partial = own < BLOCK_T - 1
+        if self.window is not None:
+            partial = E.either(partial, own >= self.window)
+
+        def hide() -> None:
+            with E.serial(BLOCK_T // lanes) as block:
+                t = E.let(E.ramp(block * lanes, lanes))
+                score = E.load(scores, [row, block * lanes], lanes)
+                score = E.select(t <= E.splat(own, lanes), score, E.const(_MASKED, lanes))
+                if self.window is not None:
+                    score = E.select(t > E.splat(own - self.window, lanes), score, E.const(_MASKED, lanes))
+                E.store(scores, [row, block * lanes], score, lanes)
+
+        E.when(partial, hide)
 
     def convert(self, cache_v: E.Buffer, values: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
         """values[t, e] = v[t0 + t, e] as float32, padded with zeros to whole tiles."""

@@ -82,6 +82,16 @@ def const(value: float, lanes: int, dtype: str = "float32") -> Expr:
     return splat(getattr(T, dtype)(value), lanes)
 
 
+def ramp(start: Expr, lanes: int) -> Expr:
+    """start, start + 1, ... as a vector."""
+    return T.ramp(start, 1, lanes)
+
+
+def either(a: Expr, b: Expr) -> Expr:
+    """Logical or."""
+    return T.Or(a, b)
+
+
 def load(buffer: Buffer, index: Sequence[Expr | int], lanes: int = 1) -> Expr:
     """`lanes` consecutive elements of the last axis."""
     return buffer.vload(list(index), vector(str(buffer.ty.dtype), lanes))
