@@ -312,3 +312,51 @@ def test_an_older_stream_is_refused_after_a_newer_call(model: Model) -> None:
     model.logits([[1, 2]])
     with pytest.raises(MisuseError, match=r"E1618.*another call"):
         list(stream)
+
+
+class Counting:
+    """Counts the prompt tokens that reach an executor."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+        self.threads = executor.threads
+        self.prefilled = 0
+
+    def allocate(self, batch: int) -> None:
+        self._executor.allocate(batch)
+
+    def forward(self, step: Step) -> np.ndarray:
+        if step.input_ids.shape[1] > 1 or not self.prefilled:
+            self.prefilled += int(step.lengths.sum())
+        return self._executor.forward(step)
+
+
+def test_the_cache_of_the_turn_before_is_kept(toy_path: Path, model: Model, toy: Any, vocab_size: int) -> None:
+    executor = Counting(model._executor)
+    chat = Model(toy_path, model.manifest, executor)
+    history = list(PROMPTS[1])
+    for turn in range(3):
+        want = toy.greedy(history, 5, vocab_size)
+        executor.prefilled = 0
+        assert chat.generate(history, 5, ignore_eos=True, reuse_cache=True).token_ids == want
+        # Of the answer before, all but its last token is cached.
+        assert executor.prefilled == (len(PROMPTS[1]) if turn == 0 else 4)
+        history += [*want, 30 + turn, 40, 41]
+    edited = [*history[:9], 99, 98]
+    executor.prefilled = 0
+    assert chat.generate(edited, 5, ignore_eos=True, reuse_cache=True).token_ids == toy.greedy(edited, 5, vocab_size)
+    assert executor.prefilled == 2
+    assert chat.generate(edited, 5, ignore_eos=True, reuse_cache=True).token_ids == toy.greedy(edited, 5, vocab_size)
+    chat.generate(PROMPTS, 3, ignore_eos=True)
+    assert chat.generate(edited, 5, ignore_eos=True, reuse_cache=True).token_ids == toy.greedy(edited, 5, vocab_size)
+    executor.prefilled = 0
+    chat.generate(edited, 1)
+    assert executor.prefilled == len(edited)
+
+
+def test_a_kept_cache_is_taken_from_the_older_stream(model: Model) -> None:
+    stream = iter(model.stream("the quick", 20, ignore_eos=True))
+    next(stream)
+    model.generate("the quick fox", 2, reuse_cache=True)
+    with pytest.raises(MisuseError, match="E1618"):
+        list(stream)

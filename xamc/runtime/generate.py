@@ -28,7 +28,7 @@ class Generation:
         finish_reason: "eos" an end-of-sequence token, "stop" a stop string, "length" max_new_tokens reached,
             "context" the artifact's context limit reached.
         prompt_tokens: tokens of this prompt.
-        prefill_tokens_per_s: prompt tokens of the whole batch per second of prefill.
+        prefill_tokens_per_s: prompt tokens of the whole batch that were not cached, per second of prefill.
         decode_tokens_per_s: tokens of this answer after its first per second, sampling and text included; 0 if there
             was only one.
     """
@@ -48,10 +48,14 @@ class Options(Sampling):
     Attributes:
         ignore_eos: whether to go on after an end-of-sequence token.
         stop: string or strings that end an answer and are left out of its text.
+        reuse_cache: keep what the KV cache holds of the call before as far as the prompt begins with the same tokens,
+            as the next turn of a chat does. Saves time, but sums are then made in another order, so an answer may
+            differ where two tokens are equally likely to the last digits. One prompt only.
     """
 
     ignore_eos: bool = False
     stop: str | Sequence[str] = ()
+    reuse_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def run(
     """Generates answers to a batch of prompts.
 
     Args:
-        session: fresh, of as many rows as there are prompts.
+        session: of as many rows as there are prompts; what it has cached already is a part of them.
         prompts: token ids; lengths may differ.
         limits: when an answer ends.
         sampling: how tokens are chosen.
@@ -149,8 +153,9 @@ def run(
         for index, prompt in enumerate(prompts)
     ]
     started = time.perf_counter()
-    logits = session.prefill(prompts)[:, 0]
-    prefill_tokens_per_s = sum(map(len, prompts)) / (time.perf_counter() - started)
+    missing = [prompt[cached:] for prompt, cached in zip(prompts, session.lengths.tolist())]
+    logits = session.prefill(missing)[:, 0]
+    prefill_tokens_per_s = sum(map(len, missing)) / (time.perf_counter() - started)
     active = np.ones(len(rows), np.bool_)
     tokens = np.zeros(len(rows), np.int64)
     while True:

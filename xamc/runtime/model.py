@@ -144,7 +144,8 @@ class Model:
                 text (BOS), token ids are taken as they are.
             max_new_tokens: most tokens of an answer; None: up to the context limit.
             on_text: called with (row, piece of text) as text becomes certain.
-            **options: fields of `Options`: ignore_eos, stop, temperature, top_k, top_p, repetition_penalty, seed.
+            **options: fields of `Options`: ignore_eos, stop, temperature, top_k, top_p, repetition_penalty, seed,
+                reuse_cache.
 
         Returns:
             A `Generation`, or a list of them for a list of prompts.
@@ -248,17 +249,18 @@ class Model:
             eos_token_ids=frozenset() if options.ignore_eos else frozenset(self.manifest.generation.eos_token_ids),
             stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop),
         )
-        session = self._session(prompts, longest if max_new_tokens is None else longest + max_new_tokens)
+        tokens = longest if max_new_tokens is None else longest + max_new_tokens
+        session = self._session(prompts, tokens, options.reuse_cache)
         vocab_size = self.manifest.model.vocab_size
         # Token ids in, token ids out works without a tokenizer; only text needs one.
         has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
         decoder = self.tokenizer if has_tokenizer or limits.stop else None
         return run(session, prompts, limits, options, vocab_size, decoder)
 
-    def _session(self, rows: Sequence[I64], tokens: int) -> Session:
-        session = Session(self._executor, self.manifest, self._table, len(rows), tokens)
-        if self._current is not None:
-            self._current.close()
+    def _session(self, rows: Sequence[I64], tokens: int, reuse_cache: bool = False) -> Session:
+        previous = self._current
+        keep = previous.common_prefix(rows[0]) if reuse_cache and previous is not None and len(rows) == 1 else 0
+        session = Session(self._executor, self.manifest, self._table, len(rows), tokens, previous, keep)
         self._current = session
         return session
 

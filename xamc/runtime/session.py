@@ -47,10 +47,20 @@ class Session:
 
     Attributes:
         lengths: int64[B], tokens cached per row.
+        history: the cached tokens of each row.
     """
 
-    def __init__(self, executor: Executor, manifest: Manifest, table: RopeTable, batch: int, tokens: int) -> None:
-        """Empties the executor's KV cache and makes it fit.
+    def __init__(
+        self,
+        executor: Executor,
+        manifest: Manifest,
+        table: RopeTable,
+        batch: int,
+        tokens: int,
+        previous: Session | None = None,
+        keep: int = 0,
+    ) -> None:
+        """Takes the executor's KV cache over and makes it fit.
 
         Args:
             executor: runs the model.
@@ -58,6 +68,8 @@ class Session:
             table: RoPE rows up to the context limit; shared by the sessions of an artifact.
             batch: rows B.
             tokens: the most tokens a row will have; only used to refuse what memory can't hold.
+            previous: the session that has the KV cache until now; no step of it is possible any more.
+            keep: how many cached tokens of `previous` to start with; above 0 both sessions are of one row.
 
         Raises:
             InputError: E1603, E1604 or E1606: more tokens, rows or memory than there is.
@@ -67,13 +79,24 @@ class Session:
         self._table = table
         self._reached = LengthReached(manifest.model.max_position_embeddings)
         self._check_room(batch, tokens)
-        executor.allocate(batch)
-        self.lengths: I64 = np.zeros(batch, np.int64)
+        self.lengths: I64 = np.full(batch, keep, np.int64)
+        self.history: list[list[int]] = [[] for _ in range(batch)]
         self._is_closed = False
+        if previous is not None:
+            previous._is_closed = True
+        if previous is not None and keep:
+            self.history = [previous.history[0][:keep]]
+            self._reached = previous._reached
+        else:
+            executor.allocate(batch)
 
-    def close(self) -> None:
-        """Gives the executor's KV cache up to another session; steps of this one are refused from now on."""
-        self._is_closed = True
+    def common_prefix(self, prompt: I64) -> int:
+        """How many tokens of `prompt` a next session could keep: all but its last one at most, 0 for a batch."""
+        if len(self.history) > 1:
+            return 0
+        cached = self.history[0]
+        most = min(len(cached), len(prompt) - 1)
+        return next((index for index in range(most) if cached[index] != prompt[index]), most)
 
     def prefill(self, rows: Sequence[I64], all_positions: bool = False) -> F32:
         """Feeds each row's tokens, in chunks of at most the artifact's prefill chunk.
@@ -116,6 +139,8 @@ class Session:
             else:
                 logits[active] = part[active]  # a row's last chunk wins
             start += ids.shape[1]
+        for cached, tokens in zip(self.history, rows):
+            cached.extend(tokens.tolist())
         return logits
 
     def decode(self, tokens: I64, active: NDArray[np.bool_]) -> F32:
@@ -136,7 +161,10 @@ class Session:
         counts = active.astype(np.int64)
         self._check_length(self.lengths + counts)
         reached = self._reached.advance(int((self.lengths + counts).max()))
-        return self._step(tokens[:, None], counts, reached, False)[:, 0]
+        logits = self._step(tokens[:, None], counts, reached, False)[:, 0]
+        for row in np.flatnonzero(active).tolist():
+            self.history[row].append(int(tokens[row]))
+        return logits
 
     def _step(self, ids: I64, counts: I64, reached: int, all_positions: bool) -> F32:
         if self._is_closed:

@@ -50,7 +50,8 @@ def chat_command(
     while line := _ask():
         history.append({"role": "user", "content": line})
         ids = model.chat_prompt(history, template=template)
-        answer = _show(model, ids, max_new_tokens, options)
+        # Every turn begins with the turns before, which are in the KV cache already.
+        answer = _show(model, ids, max_new_tokens, {**options, "reuse_cache": True})
         console.print(speed(answer, model.threads), style="dim")
         history.append({"role": "assistant", "content": answer.text})
 
