@@ -31,7 +31,9 @@ def main() -> int:
     print(f"\n> {options.prompt}", flush=True)
     asking = [*xamc, "run", path, "--prompt", options.prompt, "--chat", "--max-new-tokens", "200"]
     status = subprocess.run(asking, check=False).returncode
-    print(f"\nartifact: {path}\ntry:      {os.path.relpath(sys.executable)} -m xamc chat {path}")
+    print(
+        f"\nartifact: {path}\ntry:      {os.path.join(os.path.dirname(os.path.relpath(sys.executable)), 'xamc')} chat {path}"
+    )
     return status
 
 

@@ -15,10 +15,12 @@ import importlib
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -117,6 +119,24 @@ def main_module_hidden() -> Iterator[None]:
         yield
     finally:
         vars(main).update(saved)
+
+
+def end_with(pid: int) -> None:
+    """End this process as soon as process `pid` is gone; the initializer of worker pools.
+
+    A pool's workers hold the pipes they read from open among themselves, so after a kill of the process they work
+    for they would wait for ever.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        os._exit(1)
+
+    def wait() -> None:
+        select.select([descriptor], [], [])
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end-with", daemon=True).start()
 
 
 def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from xamc.compiler.artifact.staging import disk_errors
-from xamc.compiler.child import main_module_hidden
+from xamc.compiler.child import end_with, main_module_hidden
 from xamc.compiler.errors import ToolchainError
 from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype
 from xamc.compiler.weights.transforms import FLOATS, check_finite
@@ -86,7 +86,7 @@ def _in_processes(
     tasks: Iterator[tuple[PackedWeight, int, int]], path: Path, workers: int, progress: Callable[[int], None]
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with, initargs=(os.getpid(),))
     running: set[Future[int]] = set()
     try:
         for weight, start, stop in tasks:
