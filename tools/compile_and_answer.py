@@ -31,9 +31,8 @@ def main() -> int:
     print(f"\n> {options.prompt}", flush=True)
     asking = [*xamc, "run", path, "--prompt", options.prompt, "--chat", "--max-new-tokens", "200"]
     status = subprocess.run(asking, check=False).returncode
-    print(
-        f"\nartifact: {path}\ntry:      {os.path.join(os.path.dirname(os.path.relpath(sys.executable)), 'xamc')} chat {path}"
-    )
+    command = os.path.join(os.path.dirname(os.path.relpath(sys.executable)), "xamc")
+    print(f"\nartifact: {path}\ntry:      {command} chat {path}")
     return status
 
 
