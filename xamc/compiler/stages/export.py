@@ -14,6 +14,8 @@ from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.program import Program
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.scenario import Case
+from xamc.compiler.weights.transforms import Cast
+from xamc.compiler.weights.transforms import Cast
 from xamc.passes.onnx_graph import dims
 from xamc.passes.text import program_text
 
@@ -71,7 +73,8 @@ def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int) -> Exp
                 f"{checkpoint.path}: {value.name} {found}, the config implies {list(dims(value) or ())}",
                 fix="the weights do not belong to this config.json; use the checkpoint's own",
             )
-        program.weights[value.name] = tensor
+        # the exported graph reads float32; a pass that stores 16 bits takes a 16-bit source as it is
+        program.weights[value.name] = tensor if tensor.dtype == "float32" else Cast(tensor, "float32", value.name)
     job.dump("10-export.txt", program_text(program))
     twin = (exported.twin, exported.cases) if exported.twin is not None else None
     return ExportedModel(program, twin, exported.twin_seconds)
