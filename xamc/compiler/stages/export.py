@@ -15,7 +15,6 @@ from xamc.compiler.program import Program
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.scenario import Case
 from xamc.compiler.weights.transforms import Cast
-from xamc.compiler.weights.transforms import Cast
 from xamc.passes.onnx_graph import dims
 from xamc.passes.text import program_text
 
