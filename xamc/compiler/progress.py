@@ -24,7 +24,7 @@ from rich.text import Text
 from xamc.compiler.memory import MemorySampler
 
 _BAR = 20
-_DETAIL = 60
+_DETAIL, _NARROW, _OTHER_COLUMNS = 60, 24, 46
 _PLAIN_SECONDS = 15.0
 
 
@@ -86,7 +86,7 @@ class Stage:
 
     def __rich__(self) -> RenderableType:
         if not self.total:
-            return _row(self.record.name, "...", self.record.detail, self.elapsed(), 0)
+            return _row(self.record.name, "...", self.record.detail, self.elapsed(), 0, self._table.detail_width)
         full = round(_BAR * min(1.0, self.done / self.total))
         text = Text(f" {self.record.name:<9} ")
         text.append("█" * full, style="green").append("░" * (_BAR - full), style="dim")
@@ -113,6 +113,11 @@ class Progress:
     def redraws(self) -> bool:
         """Whether rows are redrawn in place."""
         return self.console.is_terminal
+
+    @property
+    def detail_width(self) -> int:
+        """Columns of a row's detail: a terminal's row should stay on one line."""
+        return max(_NARROW, min(_DETAIL, self.console.width - _OTHER_COLUMNS)) if self.redraws else _DETAIL
 
     def header(self, name: str, target: str) -> None:
         """The first line: what is compiled for what."""
@@ -152,20 +157,19 @@ class Progress:
                 live.stop()
             self.stages.append(stage.record)
             record = stage.record
-            self.console.print(
-                _row(record.name, record.state, record.detail, record.seconds, record.peak_bytes), soft_wrap=True
-            )
+            row = _row(record.name, record.state, record.detail, record.seconds, record.peak_bytes, self.detail_width)
+            self.console.print(row, soft_wrap=True)
 
     def summary(self) -> list[dict[str, Any]]:
         """The stages that have ended, as data for report.json: seconds, and peak memory in bytes."""
         return [asdict(record) for record in self.stages]
 
 
-def _row(name: str, state: str, detail: str, seconds: float, peak_bytes: int) -> Text:
+def _row(name: str, state: str, detail: str, seconds: float, peak_bytes: int, width: int) -> Text:
     style = "red" if state == "failed" else "green"
     memory = f"   {peak_bytes / 2**30:.1f} GiB" if peak_bytes >= 0.05 * 2**30 else ""
     return Text.assemble(
-        f" {name:<9} ", (f"{state:<11}", style), f" {detail:<{_DETAIL}} {duration(seconds):>8}", (memory, "dim")
+        f" {name:<9} ", (f"{state:<11}", style), f" {detail:<{width}} {duration(seconds):>8}", (memory, "dim")
     )
 
 
