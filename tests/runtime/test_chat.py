@@ -39,6 +39,8 @@ MODERN = (Path(__file__).parent / "templates" / "modern.jinja").read_text(encodi
 # A list that is small in memory and 2^64 parts when written out.
 NESTED = "{% set ns = namespace(x=[]) %}{% for i in range(64) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
 
+BIG = "{% set b = 'a' * 8000000 %}"
+
 CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": 'Hello <world> & "you"'}],
     [
@@ -155,6 +157,21 @@ def test_the_sandbox_gives_nothing_away(source: str) -> None:
         "{% set b = 'a' * 8000000 %}{% set x %}{% for i in range(100000) %}{{ b }}{% endfor %}{% endset %}{{ x }}",
         "{% for i in range(100000) %}{{ 'a' * 1000 }}{% endfor %}",
         "{{ (1).to_bytes(10 ** 10) }}",
+        "{{ ('b' * 1000000).join(range(100000) | map('string')) }}",
+        BIG + "{{ [b] * 1000 }}",
+        BIG + "{{ ([b] * 1000) | join }}",
+        BIG + "{{ ''.join([b] * 1000) }}",
+        BIG + "{{ ([b] * 1000) | tojson }}",
+        BIG + "{{ ([b] * 1000) | string }}",
+        BIG + "{{ ('%(x)s' * 1000) % {'x': b} }}",
+        BIG + "{{ ('{0}' * 1000).format(b) }}",
+        BIG + "{{ ('{x}' * 1000).format(x=b) }}",
+        BIG + "{{ ('%s' * 3) | format(b, b, b) }}",
+        BIG + "{{ 'aaaaaaaa'.translate({97: b}) }}",
+        BIG + "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + [b[i:]] %}{% endfor %}",
+        BIG + "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + [b.upper()] %}{% endfor %}",
+        BIG + "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + [b | upper] %}{% endfor %}",
+        BIG + "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + [b ~ i] %}{% endfor %}",
         "{{ messages | tojson(indent=1000000000) }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ lipsum(n=1000000000) }}",
@@ -166,6 +183,14 @@ def test_templates_that_would_use_up_the_machine(source: str) -> None:
     with pytest.raises(InputError, match="E1615"):
         ChatTemplate(source).render(CONVERSATIONS[0])
     assert time.monotonic() - started < 4
+
+
+def test_a_rendering_that_gives_up_leaves_the_next_alone() -> None:
+    template = ChatTemplate("{{ 'a' * (messages | length) * 4000000 }}")
+    for _ in range(3):
+        assert len(template.render(CONVERSATIONS[0])) == 4_000_000
+        with pytest.raises(InputError, match="8 MiB"):
+            template.render(CONVERSATIONS[1])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +213,9 @@ def test_large_templates_are_refused_unread() -> None:
         ChatTemplate("a" * 300_000)
 
 
-def test_a_long_conversation_is_no_bomb() -> None:
-    conversation = [{"role": "user", "content": "word " * 1000} for _ in range(100)]
-    text = ChatTemplate(CHATML).render(conversation)
-    assert text.count("word") == 100_000
+@pytest.mark.parametrize("template", [CHATML, MODERN.replace("loop.index > 4", "false")], ids=["chatml", "modern"])
+def test_a_long_conversation_is_no_bomb(template: str) -> None:
+    roles = ("user", "assistant")
+    conversation = [{"role": roles[index % 2], "content": "word " * 400} for index in range(1000)]
+    text = ChatTemplate(template, SPECIAL).render(conversation)
+    assert text.count("word") >= 400_000

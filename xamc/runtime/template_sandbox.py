@@ -1,28 +1,31 @@
 """Jinja's immutable sandbox with bounds on time and on the size of everything a template makes.
 
 Jinja's sandbox keeps a template from Python's internals, not from using up the machine: ``{{ 'a' * 10**10 }}`` or two
-nested loops are enough. Here every operator, method and filter that can multiply the size of a value is checked before
-it runs, and the time is bounded by an exception raised in the rendering thread.
+nested loops are enough. Here every operator, method and filter that makes text is charged to a budget before it runs,
+with the size of what it will make, and the time is bounded by an exception raised in the rendering thread.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import jinja2
 import jinja2.compiler
 import jinja2.ext
+import jinja2.filters
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 SECONDS = 5.0
-TEXT_BYTES = 8 * 2**20
-TREE_NODES = 200_000
+VALUE_SIZE = 8 * 2**20  # characters (or parts) of one value
+TOTAL_SIZE = 256 * 2**20  # of all values of one rendering together
+_PART_SIZE = 40  # a number, or an empty list: what counting it costs rather than what it writes
 _INTEGER_BITS = 4096
 _WIDTH = re.compile(r"\d{5,}|%[^%a-zA-Z]*\*|\{[^{}]*:[^{}]*\{")
 
@@ -33,11 +36,45 @@ _FILTERS = (
     *("min", "reject", "rejectattr", "replace", "reverse", "safe", "select", "selectattr", "sort", "string", "sum"),
     *("title", "trim", "unique", "upper", "urlencode", "wordcount"),
 )
+# Those that write a value out, whatever it is.
+_WRITING = frozenset(
+    {
+        "capitalize",
+        "e",
+        "escape",
+        "float",
+        "forceescape",
+        "format",
+        "indent",
+        "int",
+        "lower",
+        "replace",
+        "safe",
+        "string",
+    }
+    | {"title", "trim", "upper", "urlencode", "wordcount"}
+)
 _PADDING = frozenset({"ljust", "rjust", "center", "zfill", "expandtabs"})
 
 
 class TemplateProblem(Exception):
     """A template is wrong, gave up, or exceeded a bound; the text says which."""
+
+
+class _Budget(threading.local):
+    """What the rendering in this thread has made so far."""
+
+    spent = 0
+
+    def charge(self, size: int) -> None:
+        if size > VALUE_SIZE:
+            raise TemplateProblem(f"it makes a value of more than {VALUE_SIZE // 2**20} MiB")
+        self.spent += size
+        if self.spent > TOTAL_SIZE:
+            raise TemplateProblem(f"it makes values of more than {TOTAL_SIZE // 2**20} MiB in all")
+
+
+_BUDGET = _Budget()
 
 
 class _OutOfTime(BaseException):
@@ -56,7 +93,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _CodeGenerator(jinja2.compiler.CodeGenerator):
-    """Sends ``~`` through the environment, as other operators are, so that its result can be bounded."""
+    """Sends ``~`` and slices through the environment, as other operators are, so that they can be charged."""
 
     def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:
         self.write("environment.concatenate((")
@@ -64,6 +101,20 @@ class _CodeGenerator(jinja2.compiler.CodeGenerator):
             self.visit(argument, frame)
             self.write(", ")
         self.write("))")
+
+    def visit_Getitem(self, node: jinja2.nodes.Getitem, frame: jinja2.compiler.Frame) -> None:
+        if not isinstance(node.arg, jinja2.nodes.Slice):
+            super().visit_Getitem(node, frame)
+            return
+        self.write("environment.cut(")
+        self.visit(node.node, frame)
+        for bound in (node.arg.start, node.arg.stop, node.arg.step):
+            self.write(", ")
+            if bound is None:
+                self.write("None")
+            else:
+                self.visit(bound, frame)
+        self.write(")")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -79,12 +130,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             extensions=[_Generation, jinja2.ext.loopcontrols],
             finalize=checked,
         )
-        self.filters = {name: self.filters[name] for name in _FILTERS}
-        self.filters["replace"] = _replace
-        self.filters["join"] = _bounded_join(self.filters["join"])
-        self.filters["indent"] = _bounded_indent(self.filters["indent"])
-        self.filters["format"] = _bounded_format(self.filters["format"])
-        self.filters["string"] = _string
+        own = {"replace": _replace, "join": _join(self.filters["join"]), "indent": _indent, "format": _format}
+        self.filters = {name: _charged(own.get(name, self.filters[name]), name in _WRITING) for name in _FILTERS}
         for name in ("lipsum", "cycler", "joiner"):
             del self.globals[name]
 
@@ -92,37 +139,39 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def concat(parts: Iterable[str]) -> str:
         """Joins what a template puts out; Jinja calls it for the whole and for every captured block."""
         pieces = list(parts)
-        _check_size(sum(map(len, pieces)))
+        _BUDGET.charge(sum(map(len, pieces)))
         return "".join(pieces)
 
     def concatenate(self, values: tuple[Any, ...]) -> str:
         """The operator ``~``."""
         return self.concat(str(checked(value)) for value in values)
 
+    def cut(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        """The operator ``[start:stop:step]``."""
+        if isinstance(value, Sized):
+            _BUDGET.charge(len(value))
+        return value[start:stop:step]
+
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "*":
-            _check_product(left, right)
+            _charge_product(left, right)
         elif operator == "**":
             _check_power(left, right)
         elif operator == "+" and isinstance(left, Sized) and isinstance(right, Sized):
-            _check_size(len(left) + len(right))
+            _BUDGET.charge(len(left) + len(right))
         elif operator == "%" and isinstance(left, str):
-            _check_widths(left)
+            _charge_format(left, "%", (right,))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        # str.format arrives wrapped by Jinja's sandbox, with the method in __wrapped__.
+        method = getattr(__obj, "__wrapped__", __obj)
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         if isinstance(owner, (str, bytes)):
-            _check_method(owner, name, args)
+            args = _charge_method(owner, name, args, kwargs)
         elif isinstance(owner, int) and name == "to_bytes":
             raise TemplateProblem("it calls to_bytes")
         return super().call(__context, __obj, *args, **kwargs)
-
-    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            _check_widths(value.__self__)
-        return wrapped
 
     def compile_bounded(self, source: str) -> BoundedTemplate:
         """Compiles a template.
@@ -134,6 +183,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return BoundedTemplate(self.from_string(source))
         except (jinja2.TemplateError, RecursionError, MemoryError, OverflowError) as error:
             raise TemplateProblem(_describe(error)) from error
+        finally:
+            _BUDGET.spent = 0  # constants are folded, and charged, when a template is compiled
 
 
 class BoundedTemplate:
@@ -152,6 +203,7 @@ class BoundedTemplate:
         problem: list[BaseException] = []
 
         def work() -> None:
+            _BUDGET.spent = 0
             try:
                 result.append(self._template.render(values))
             except BaseException as error:  # handed over to the caller's thread
@@ -177,35 +229,31 @@ def _describe(error: BaseException) -> str:
     return f"line {line}: {text}" if line else text
 
 
-def _check_size(size: int) -> None:
-    if size > TEXT_BYTES:
-        raise TemplateProblem(f"it makes a value of more than {TEXT_BYTES // 2**20} MiB")
-
-
 def checked(value: Any) -> Any:
-    """`value`, if writing it out stays within bounds; lists of lists can be exponentially larger than they look."""
-    if isinstance(value, (list, tuple, dict, set)):
-        waiting, seen = [value], 0
-        while waiting:
-            item = waiting.pop()
-            seen += 1
-            if seen > TREE_NODES:
-                raise TemplateProblem(f"it writes out a value of more than {TREE_NODES} parts")
-            if isinstance(item, dict):
-                waiting.extend(item.values())
-            elif isinstance(item, (list, tuple, set)):
-                waiting.extend(item)
+    """`value`, charged with what writing it out takes: a list of lists can be exponentially larger than it looks."""
+    if isinstance(value, (str, list, tuple, dict, set)):
+        _BUDGET.charge(_written_size(value))
     return value
 
 
-def _string(value: Any) -> str:
-    return str(checked(value))
+def _written_size(value: Any) -> int:
+    """Parts and characters of a value; stops counting a little above what one value may have."""
+    waiting, size = [value], 0
+    while waiting and size <= VALUE_SIZE:
+        item = waiting.pop()
+        size += len(item) if isinstance(item, (str, bytes)) else _PART_SIZE
+        if isinstance(item, dict):
+            waiting.extend(item.keys())
+            waiting.extend(item.values())
+        elif isinstance(item, (list, tuple, set)):
+            waiting.extend(item)
+    return size
 
 
-def _check_product(left: Any, right: Any) -> None:
+def _charge_product(left: Any, right: Any) -> None:
     for value, times in ((left, right), (right, left)):
         if isinstance(value, Sized) and isinstance(times, int):
-            _check_size(len(value) * max(times, 0))
+            _BUDGET.charge(len(value) * max(times, 0))
     if isinstance(left, int) and isinstance(right, int):
         _check_integer(left.bit_length() + right.bit_length())
 
@@ -220,61 +268,80 @@ def _check_integer(bits: int) -> None:
         raise TemplateProblem(f"it makes a number of more than {_INTEGER_BITS} bits")
 
 
-def _check_widths(text: str) -> None:
+def _charge_format(text: str, mark: str, arguments: Sequence[Any]) -> None:
+    """Charges ``text % arguments`` or ``text.format(*arguments)`` as if every field were the largest argument."""
     if _WIDTH.search(text):
         raise TemplateProblem("it formats with a width above 9999 or a variable one")
+    _BUDGET.charge(len(text) + text.count(mark) * (10_000 + _written_size(list(arguments))))
 
 
-def _check_method(owner: str | bytes, name: str, arguments: tuple[Any, ...]) -> None:
-    if name in _PADDING:
-        for argument in arguments:
-            if isinstance(argument, int):
-                _check_size(argument * (max(len(owner), 1) if name == "expandtabs" else 1))
-    elif name == "replace" and len(arguments) >= 2:
-        _check_replace(owner, arguments[0], arguments[1])
-    elif name == "join" and arguments:
-        _check_join(arguments[0], owner)
-
-
-def _check_replace(text: Any, old: Any, new: Any) -> None:
+def _charge_replace(text: Any, old: Any, new: Any) -> None:
     if all(isinstance(value, (str, bytes)) for value in (text, old, new)):
-        _check_size(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
+        _BUDGET.charge(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
 
 
-def _check_join(items: Any, separator: Any) -> None:
-    if isinstance(items, Sized):
-        _check_size(len(items) * len(separator))
+def _charge_join(items: list[Any], separator: Any) -> None:
+    _BUDGET.charge(_written_size(items) + len(items) * len(separator))
+
+
+def _charge_method(
+    owner: str | bytes, name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Charges a call of a text's method; returns its arguments, a generator for `join` as a list."""
+    if name in ("format", "format_map"):
+        _charge_format(str(owner), "{", [*arguments, *named.values()])
+    elif name == "translate":
+        raise TemplateProblem("it calls translate")
+    elif name in _PADDING:
+        widths = [argument for argument in (*arguments, *named.values()) if isinstance(argument, int)]
+        _BUDGET.charge(len(owner) + max(widths, default=8) * (len(owner) if name == "expandtabs" else 1))
+    elif name == "replace" and len(arguments) >= 2:
+        _charge_replace(owner, arguments[0], arguments[1])
+    elif name == "join" and len(arguments) == 1:
+        items = list(arguments[0])
+        _charge_join(items, owner)
+        return (items,)
+    else:
+        _BUDGET.charge(len(owner))
+    return arguments
+
+
+def _charged(function: Callable[..., Any], writes: bool) -> Callable[..., Any]:
+    """A filter that is charged with its value before it runs: with all that is in it, if it writes that out."""
+
+    @functools.wraps(function)  # also copies the mark by which Jinja hands over its context first
+    def charged(*args: Any, **kwargs: Any) -> Any:
+        for value in args[:2]:
+            if writes:
+                checked(value)
+            elif isinstance(value, (str, list, tuple, dict)):
+                _BUDGET.charge(len(value))
+        return function(*args, **kwargs)
+
+    return charged
 
 
 def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
-    _check_replace(str(text), old, new)
+    _charge_replace(str(text), old, new)
     return str(text).replace(old, new, -1 if count is None else count)
 
 
-def _bounded_join(join: Callable[..., Any]) -> Callable[..., Any]:
+def _join(join: Callable[..., Any]) -> Callable[..., Any]:
     @jinja2.pass_eval_context
     def bounded(context: Any, value: Iterable[Any], separator: str = "", attribute: Any = None) -> Any:
         items = list(value)
-        _check_join(checked(items), separator)
-        if attribute is None:
-            _check_size(sum(len(str(item)) for item in items))
+        _charge_join(items, separator)
         return join(context, items, separator, attribute)
 
     return bounded
 
 
-def _bounded_indent(indent: Callable[..., Any]) -> Callable[..., Any]:
-    def bounded(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> Any:
-        size = width if isinstance(width, int) else len(width)
-        _check_size((str(text).count("\n") + 1) * size + len(text))
-        return indent(text, width, first, blank)
-
-    return bounded
+def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> Any:
+    size = width if isinstance(width, int) else len(width)
+    _BUDGET.charge((str(text).count("\n") + 1) * size + len(text))
+    return jinja2.filters.do_indent(text, width, first, blank)
 
 
-def _bounded_format(format: Callable[..., Any]) -> Callable[..., Any]:
-    def bounded(value: str, *args: Any, **kwargs: Any) -> Any:
-        _check_widths(str(value))
-        return format(value, *args, **kwargs)
-
-    return bounded
+def _format(value: str, *args: Any, **kwargs: Any) -> Any:
+    _charge_format(str(value), "%", [*args, *kwargs.values()])
+    return jinja2.filters.do_format(value, *args, **kwargs)
