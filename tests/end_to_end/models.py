@@ -1,0 +1,86 @@
+"""Compiled tiny models, one compile each per test session, and the runtime's logits over a prefill and decode steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import xamc.compiler
+from tests.checkpoints import write_tiny
+from xamc.compiler.pipeline import Compiled
+from xamc.runtime import Model, load
+
+I64 = NDArray[np.int64]
+F32 = NDArray[np.float32]
+
+# A prompt of more than 24 tokens takes several calls, and so does a batch of three with more than 8.
+CHUNK, CONTEXT = 24, 120
+
+
+def spec(checkpoint: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A build spec for the CPU in float32 without proofs; `sections` replace whole sections of it."""
+    return {
+        "name": checkpoint.name,
+        "frontend": {
+            "checkpoint": str(checkpoint),
+            "type": "huggingface",
+            "shape": {"input_ids": [[CHUNK], [CONTEXT]]},
+        },
+        "backend": {"type": "tvm_cpu", "dtype": "fp32"},
+        "workspace": {"path": str(checkpoint.parent / "artifacts")},
+        "verify": {"passes": "off"},
+        **sections,
+    }
+
+
+class Workshop:
+    """Makes checkpoints and artifacts when they are first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._compiled: dict[str, Compiled] = {}
+
+    def checkpoint(self, kind: str, name: str | None = None, **changes: Any) -> Path:
+        """The folder of the tiny checkpoint `kind`, with `changes` to its config.json under a `name` of its own."""
+        folder = self._folder / (name or kind)
+        return folder if folder.is_dir() else write_tiny(folder, kind, **changes)
+
+    def compiled(self, checkpoint: Path, name: str | None = None, **sections: Mapping[str, Any]) -> Compiled:
+        """The artifact of `checkpoint` called `name`."""
+        name = name or checkpoint.name
+        if name not in self._compiled:
+            self._compiled[name] = xamc.compiler.compile(spec(checkpoint, **sections) | {"name": name})
+        return self._compiled[name]
+
+    def model(self, checkpoint: Path, name: str | None = None, **sections: Mapping[str, Any]) -> Model:
+        """The loaded artifact."""
+        return load(self.compiled(checkpoint, name, **sections).path, threads=1)
+
+
+def states(compiled: Compiled) -> dict[str, str]:
+    """Stage → its state: ok, cached, ..."""
+    return {stage["name"]: stage["state"] for stage in compiled.report["stages"]}
+
+
+def prompts(lengths: Sequence[int], steps: int = 0, vocab_size: int = 272, seed: int = 7) -> tuple[list[I64], I64]:
+    """Random prompts of `lengths`, and the tokens [B, steps] that follow them, whatever the model would say."""
+    generator = np.random.default_rng(seed)
+    rows = [generator.integers(3, vocab_size, length) for length in lengths]
+    return rows, generator.integers(3, vocab_size, (len(lengths), steps))
+
+
+def answers(model: Model, rows: Sequence[I64], following: I64) -> list[F32]:
+    """Per row the logits [length + steps, V] of its prompt and of each following token, as a session computes them."""
+    steps = following.shape[1]
+    session = model._session(rows, max(map(len, rows)) + steps)
+    first = session.prefill(rows, all_positions=True)
+    logits = [[first[row, : len(tokens)]] for row, tokens in enumerate(rows)]
+    for step in range(steps):
+        result = session.decode(following[:, step], np.ones(len(rows), np.bool_))
+        for row, parts in enumerate(logits):
+            parts.append(result[row : row + 1].copy())
+    return [np.concatenate(parts) for parts in logits]

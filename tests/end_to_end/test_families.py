@@ -1,0 +1,133 @@
+"""Every family from its published tensor names to logits, against transformers or the published description."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.compiler.frontends import published
+from tests.end_to_end import references
+from tests.end_to_end.models import CHUNK, F32, I64, Workshop, answers, prompts
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.runtime import Model
+
+BOUND = tolerance("cpu_fp32")
+STEPS = 32
+
+# Family → the tiny checkpoint, and what is changed in its config.json. Between them: every RoPE scaling, sliding
+# windows shorter than any prompt (in all layers and in one), biases, tied embeddings, q/k norms, groups of 1 and 3.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama3", {}),
+    "internlm": ("internlm", {}),
+    "internlm2": ("internlm2", {}),
+    "internlm3": ("internlm3", {}),
+    "qwen2": ("qwen2_window", {}),
+    "qwen3": ("qwen3", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "mistral": ("mistral", {}),
+}
+# proofs compile the twin too, which doubles the time: one family with every kind of node that the others have
+PROVEN = ("mistral",)
+PUBLISHED = {"internlm": published.internlm, "internlm2": published.internlm2}
+
+
+def checkpoint(workshop: Workshop, family: str) -> Path:
+    kind, changes = VARIANTS[family]
+    return workshop.checkpoint(kind, family, **changes)
+
+
+def model_of(workshop: Workshop, family: str) -> Model:
+    verify = {"passes": "each" if family in PROVEN else "off"}
+    return workshop.model(checkpoint(workshop, family), verify=verify)
+
+
+def expected(folder: Path, family: str, rows: Sequence[I64], following: I64) -> list[F32]:
+    """The reference's logits for each row."""
+    if family in PUBLISHED:
+        # it has no cache, and needs none: causal logits of the whole sequence are those of its steps
+        state, config = references.stored(folder)
+        whole = [torch.from_numpy(np.concatenate([row, more]))[None] for row, more in zip(rows, following)]
+        return [PUBLISHED[family](state, config, ids)[0].numpy() for ids in whole]
+    load = references.as_llama if family == "internlm3" else references.own_loading
+    return references.answers(load(folder), rows, following)
+
+
+def assert_close(found: Sequence[F32], reference: Sequence[F32]) -> None:
+    for row, (ours, theirs) in enumerate(zip(found, reference, strict=True)):
+        assert ours.shape == theirs.shape
+        assert relative_error(ours, theirs) <= BOUND, f"row {row}"
+
+
+@pytest.mark.parametrize("lengths", [(29,), (13, 29, 1)], ids=["batch 1", "ragged batch 3"])
+@pytest.mark.parametrize("family", VARIANTS)
+def test_logits_of_prefill_and_decode(family: str, lengths: tuple[int, ...], workshop: Workshop) -> None:
+    assert max(lengths) > CHUNK  # the prompt takes more than one call
+    rows, following = prompts(lengths, STEPS)
+    found = answers(model_of(workshop, family), rows, following)
+    assert_close(found, expected(checkpoint(workshop, family), family, rows, following))
+
+
+@pytest.mark.parametrize("lengths", [(50,), (50, 7, 61)], ids=["batch 1", "ragged batch 3"])
+@pytest.mark.parametrize("family", ["llama", "internlm2", "internlm3", "qwen3", "mistral"])
+def test_decoding_across_the_trained_length(family: str, lengths: tuple[int, ...], workshop: Workshop) -> None:
+    """64 positions were trained; a dynamic RoPE grows its base with each step beyond, and keeps cached keys as they are."""
+    folder = checkpoint(workshop, family)
+    rows, following = prompts(lengths, STEPS)
+    load = references.as_llama if family.startswith("internlm") else references.own_loading
+    found = answers(model_of(workshop, family), rows, following)
+    assert_close(found, references.answers(load(folder), rows, following))
+
+
+@pytest.mark.parametrize("family", ["internlm2", "internlm3"])
+def test_prompts_beyond_the_trained_length(family: str, workshop: Workshop) -> None:
+    """The base follows the whole prompt, however many calls it takes."""
+    rows, following = prompts((100,))
+    found = answers(model_of(workshop, family), rows, following)
+    assert_close(found, expected(checkpoint(workshop, family), family, rows, following))
+
+
+def test_the_comparison_can_fail(workshop: Workshop) -> None:
+    """What a mixed-up head, a forgotten window or a plain RoPE would change is far above the bound."""
+    rows, following = prompts((29,), 4)
+    reference = expected(checkpoint(workshop, "mistral"), "mistral", rows, following)
+    full = references.own_loading(checkpoint(workshop, "mistral"))
+    full.config.sliding_window = None
+    for layer in full.model.layers:
+        layer.self_attn.sliding_window = None
+    assert relative_error(references.answers(full, rows, following)[0], reference[0]) > 100 * BOUND
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_rows_of_a_batch_do_not_see_each_other(family: str, workshop: Workshop) -> None:
+    """Batch 1 decodes with its own function, a batch with the one for prefill: the same numbers but for rounding."""
+    model = model_of(workshop, family)
+    rows, following = prompts((3, 27, 11), 8)
+    alone = [answers(model, [row], following[index : index + 1])[0] for index, row in enumerate(rows)]
+    assert_close(answers(model, rows, following), alone)
+
+
+def test_the_public_calls(workshop: Workshop) -> None:
+    """`logits` with padding and lengths, last positions, and `generate`, which takes the likeliest token each time."""
+    model = model_of(workshop, "llama")
+    rows, following = prompts((29, 12), 0)
+    reference = expected(checkpoint(workshop, "llama"), "llama", rows, following)
+    padded = np.zeros((2, 29), np.int64)
+    for row, tokens in enumerate(rows):
+        padded[row, : len(tokens)] = tokens
+    logits = model.logits(padded, lengths=[29, 12])
+    assert logits.shape == (2, 29, 272) and logits.dtype == np.float32 and not logits[1, 12:].any()
+    assert_close([logits[0], logits[1, :12]], reference)
+    last = model.logits(padded, lengths=[29, 12], positions="last")
+    assert_close(list(last), [reference[0][-1:], reference[1][-1:]])
+
+    hf = references.own_loading(checkpoint(workshop, "llama"))
+    made = hf.generate(torch.from_numpy(rows[0])[None], max_new_tokens=20, min_new_tokens=20, do_sample=False)
+    answer = model.generate(rows[0], 20, ignore_eos=True)
+    greedy, hf_tokens = answer.token_ids, made[0, 29:].tolist()
+    assert len(greedy) == 20 and answer.prompt_tokens == 29 and answer.decode_tokens_per_s > 0
+    assert greedy == hf_tokens
