@@ -21,7 +21,7 @@ from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
-from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
+from xamc.compiler.spec import KeyUse, Spec, key_uses, load_spec
 from xamc.compiler.stages.target_request import target_request
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
@@ -191,7 +191,7 @@ def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
         model=f"{config.model_type}, {config.num_layers} layers",
         parameters=parameters,
         keys=key_uses(loaded, caps.name),
-        warnings=_warnings(loaded, spec),
+        warnings=tuple(str(warning) for warning in loaded.warnings),
         stages=stages,
         passes=_passes(spec, request, caps),
         phases=tuple(_phases(spec, caps, context)),
@@ -318,14 +318,6 @@ def _phases(spec: Spec, caps: TargetCaps, context: int) -> Iterator[PlannedPhase
         yield PlannedPhase("prefill", str(length), spec.tp)
     for length in spec.total_lengths:
         yield PlannedPhase("decode", f"1 of {length}", spec.tp)
-
-
-def _warnings(loaded: LoadedSpec, spec: Spec) -> tuple[str, ...]:
-    found = [str(warning) for warning in loaded.warnings]
-    asked = spec.frontend.model_kwargs.tp
-    if asked != spec.tp:
-        found.append(f"frontend.model_kwargs.tp: {asked} becomes {spec.tp} on {spec.backend.type}")
-    return tuple(found)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -9,6 +9,7 @@ from xamc.compiler.commands.output import message_console, print_json, print_tab
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan import Plan, make_plan
 from xamc.compiler.progress import Progress, duration, size
+from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
 from xamc.compiler.stages.job import CompileOptions
 
 
@@ -35,7 +36,12 @@ def compile_command(
 
 
 def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_json: bool) -> None:
-    """Print the plan; then refuse it if this machine can't hold it."""
+    """Print the plan; then refuse it if this machine can't hold it.
+
+    What becomes of each key is known without the checkpoint, and is printed before it is opened.
+    """
+    if not as_json:
+        _print_keys(load_spec(spec, overrides))
     plan = make_plan(spec, overrides, allow_rtn)
     if as_json:
         print_json(plan.to_dict())
@@ -44,13 +50,18 @@ def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_js
     plan.require_room()
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_keys(loaded: LoadedSpec) -> None:
     console = result_console()
-    console.print(f"{plan.name}  → {plan.target}", style="bold")
-    for warning in plan.warnings:
+    console.print(f"{loaded.spec.name}  → {loaded.spec.backend.type}", style="bold")
+    for warning in loaded.warnings:
         message_console().print(f" warning: {warning}", style="yellow")
     console.print("\nkeys", style="bold")
-    print_table(console, ("key", "use", "why"), [(use.path, use.use, use.reason) for use in plan.keys])
+    uses = key_uses(loaded, loaded.spec.backend.type)
+    print_table(console, ("key", "use", "why"), [(use.path, use.use, use.reason) for use in uses])
+
+
+def _print_plan(plan: Plan) -> None:
+    console = result_console()
     if plan.available:
         console.print("\nstages", style="bold")
         print_table(
