@@ -198,6 +198,7 @@ def test_a_rendering_that_gives_up_leaves_the_next_alone() -> None:
     [
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
         "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        "{{a}}" * 50_000,
     ],
 )
 def test_endless_templates_are_stopped(monkeypatch: pytest.MonkeyPatch, source: str) -> None:

@@ -72,6 +72,7 @@ class Model:
         self._executor = executor
         self._table = RopeTable(manifest.model, manifest.context_limit)
         self._tokenizer: Tokenizer | None = None
+        self._template: tuple[str, ChatTemplate] | None = None
         self._current: Session | None = None
 
     @property
@@ -210,7 +211,9 @@ class Model:
             InputError: E1613, E1614, E1615, E1616.
         """
         source = self._template_source() if template is None else template
-        text = ChatTemplate(source, self._special_tokens()).render(messages, True, tools, **variables)
+        if self._template is None or self._template[0] != source:
+            self._template = (source, ChatTemplate(source, self._special_tokens()))
+        text = self._template[1].render(messages, True, tools, **variables)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _template_source(self) -> str:

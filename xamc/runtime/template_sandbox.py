@@ -12,7 +12,7 @@ import functools
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import jinja2.compiler
@@ -21,6 +21,8 @@ import jinja2.filters
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+T = TypeVar("T")
 
 SECONDS = 5.0
 VALUE_SIZE = 8 * 2**20  # characters (or parts) of one value
@@ -62,7 +64,7 @@ class TemplateProblem(Exception):
 
 
 class _Budget(threading.local):
-    """What the rendering in this thread has made so far."""
+    """What the rendering in this thread has made so far; every rendering has a fresh thread."""
 
     spent = 0
 
@@ -174,17 +176,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def compile_bounded(self, source: str) -> BoundedTemplate:
-        """Compiles a template.
+        """Compiles a template, within the same bounds as a rendering: constants are computed then.
 
         Raises:
-            TemplateProblem: it is not valid.
+            TemplateProblem: it is not valid, or exceeded its time or size.
         """
-        try:
-            return BoundedTemplate(self.from_string(source))
-        except (jinja2.TemplateError, RecursionError, MemoryError, OverflowError) as error:
-            raise TemplateProblem(_describe(error)) from error
-        finally:
-            _BUDGET.spent = 0  # constants are folded, and charged, when a template is compiled
+        return BoundedTemplate(_bounded(lambda: self.from_string(source)))
 
 
 class BoundedTemplate:
@@ -199,28 +196,36 @@ class BoundedTemplate:
         Raises:
             TemplateProblem: it raised an error, or exceeded its time or size.
         """
-        result: list[str] = []
-        problem: list[BaseException] = []
+        return _bounded(lambda: self._template.render(values))
 
-        def work() -> None:
-            _BUDGET.spent = 0
-            try:
-                result.append(self._template.render(values))
-            except BaseException as error:  # handed over to the caller's thread
-                problem.append(error)
 
-        # A daemon, so that not even a call that never comes back to Python keeps the process alive.
-        thread = threading.Thread(target=work, name="chat template", daemon=True)
-        thread.start()
+def _bounded(task: Callable[[], T]) -> T:
+    """The result of `task`, run in a thread with a budget and a time limit of its own.
+
+    Raises:
+        TemplateProblem: it raised an error, or exceeded its time or size.
+    """
+    result: list[T] = []
+    problem: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(task())
+        except BaseException as error:  # handed over to the caller's thread
+            problem.append(error)
+
+    # A daemon, so that not even a call that never comes back to Python keeps the process alive.
+    thread = threading.Thread(target=work, name="chat template", daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_OutOfTime))
         thread.join(SECONDS)
-        if thread.is_alive():
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_OutOfTime))
-            thread.join(SECONDS)
-        if problem and not isinstance(problem[0], _OutOfTime):
-            raise TemplateProblem(_describe(problem[0])) from problem[0]
-        if not result:
-            raise TemplateProblem(f"it took longer than {SECONDS:g} s")
-        return result[0]
+    if problem and not isinstance(problem[0], _OutOfTime):
+        raise TemplateProblem(_describe(problem[0])) from problem[0]
+    if not result:
+        raise TemplateProblem(f"it took longer than {SECONDS:g} s")
+    return result[0]
 
 
 def _describe(error: BaseException) -> str:
