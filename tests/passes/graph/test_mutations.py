@@ -59,9 +59,9 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     ],
     "weight_storage": [
         ("len(value.shape) != 2", "len(value.shape) == 2"),
-        ("program.weights[value.name] = Cast", "_ = Cast"),
+        ("program.weights[value.name] = _stored", "_ = _stored"),
         ("value.metadata_props[WEIGHT_ROLE] = self.dtype", "pass"),
-        ("Cast(program.weights[value.name], self", "Cast(next(iter(program.weights.values())), self"),
+        ("_stored(program.weights[value.name], self", "_stored(next(iter(program.weights.values())), self"),
         ("for reader, index in readers:", "for reader, index in readers[:0]:"),
     ],
     "quantize_weights": [

@@ -8,6 +8,8 @@ from tests.passes.graph.cases import PASSES, golden_text
 from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.oracle import materialize
 from xamc.compiler.verify.proof import prove
+from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.compiler.weights.transforms import Cast
 from xamc.passes.graph import weight_storage
 from xamc.passes.graph.weight_storage import WeightStorage
 
@@ -41,6 +43,18 @@ def test_a_tied_embedding_is_cast_once() -> None:
     casts = [n for n in twins.nodes(program, "Cast") if n.inputs[0].name == "model.embed_tokens.weight"]
     assert len(casts) == 1
     assert {node.op_type for node, _ in casts[0].outputs[0].uses()} == {"Gather", "Transpose"}
+
+
+def test_sixteen_bit_sources_are_taken_as_they_are() -> None:
+    program, _ = twins.twin("tied")
+    name = "model.layers.0.mlp.up_proj.weight"
+    source = ArrayTensor(program.weights[name].read_rows(0, 160).astype(np.float16))
+    for dtype, expected in (("float16", source), ("bfloat16", None)):
+        program, _ = twins.twin("tied")
+        program.weights[name] = Cast(source, "float32", name)
+        WeightStorage(dtype).run(program)  # type: ignore[arg-type]
+        stored = program.weights[name]
+        assert stored.dtype == dtype and (expected is None or stored is expected)
 
 
 def test_a_weight_that_moved_too_far_is_named() -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
-from xamc.compiler.weights.lazy import numpy_dtype
+from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype
 from xamc.compiler.weights.transforms import Cast
 from xamc.passes.onnx_graph import new_node
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, SameSignature, Tensors
@@ -56,7 +56,7 @@ class WeightStorage(SameSignature):
                 reader.replace_input_with(index, cast.outputs[0])
             graph.insert_before(first, cast)
             if value.name in program.weights:
-                program.weights[value.name] = Cast(program.weights[value.name], self.dtype, value.name)
+                program.weights[value.name] = _stored(program.weights[value.name], self.dtype, value.name)
             report.count("weight")
         return report
 
@@ -77,3 +77,10 @@ class WeightStorage(SameSignature):
                     fix="this is a defect of the weight's storage transform; report it",
                 )
         return decoded
+
+
+def _stored(tensor: LazyTensor, dtype: str, name: str) -> LazyTensor:
+    """`tensor` in `dtype`; a 16-bit tensor that was widened to float32 is taken as it is."""
+    if isinstance(tensor, Cast) and tensor.dtype == "float32" and tensor.source.dtype == dtype:
+        return tensor.source
+    return Cast(tensor, dtype, name)
