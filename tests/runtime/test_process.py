@@ -15,10 +15,10 @@ from xamc.runtime.threads import default_threads
 
 RUN = """
 import json, os, sys, time
-started = time.perf_counter()
+started = time.process_time()
 from xamc import runtime
 model = runtime.load(sys.argv[1], int(sys.argv[2]) or None)
-ready = time.perf_counter() - started
+ready = time.process_time() - started
 answer = model.chat([{"role": "user", "content": "fox"}], 5, ignore_eos=True)
 tasks = [int(name) for name in os.listdir("/proc/self/task")]
 peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -54,8 +54,8 @@ def test_a_process_that_runs_artifacts_is_light(make_artifact: Any) -> None:
     assert {name.split(".")[2] for name in ours} == {"contract", "errors", "artifact"}
     # Measured: 57 MiB with tokenizers and Jinja; torch alone would add 180, TVM's Python package 340.
     assert result["peak_mib"] < 90
-    # Measured: 0.5 s on a machine at load 2; the bound allows for a busier one and notices an import of TVM and torch.
-    assert result["ready"] < 3
+    # Seconds of CPU time from the import to a loaded model, measured 0.24; TVM's Python package alone would add 1.7.
+    assert result["ready"] < 0.9
 
 
 def test_all_cpus_are_used_and_none_is_pinned(make_artifact: Any) -> None:
