@@ -15,6 +15,7 @@ DTYPE_BYTES: Mapping[str, float] = {
     "float32": 4,
     "float16": 2,
     "bfloat16": 2,
+    "uint16": 2,
     "int64": 8,
     "int32": 4,
     "int8": 1,
