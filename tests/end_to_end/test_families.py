@@ -75,7 +75,7 @@ def test_logits_of_prefill_and_decode(family: str, lengths: tuple[int, ...], wor
 @pytest.mark.parametrize("lengths", [(50,), (50, 7, 61)], ids=["batch 1", "ragged batch 3"])
 @pytest.mark.parametrize("family", ["llama", "internlm2", "internlm3", "qwen3", "mistral"])
 def test_decoding_across_the_trained_length(family: str, lengths: tuple[int, ...], workshop: Workshop) -> None:
-    """64 positions were trained; a dynamic RoPE grows its base with each step beyond, and keeps cached keys as they are."""
+    """64 positions were trained. A dynamic RoPE grows its base with each step beyond; cached keys stay as they are."""
     folder = checkpoint(workshop, family)
     rows, following = prompts(lengths, STEPS)
     load = references.as_llama if family.startswith("internlm") else references.own_loading

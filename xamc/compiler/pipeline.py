@@ -22,7 +22,7 @@ from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job
-from xamc.compiler.stages.passes import rewrite
+from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.stages.weights import write_weights
@@ -94,6 +94,7 @@ def compile_spec(
 
             with progress.stage("codegen") as stage:
                 generated = target.generate(rewritten.program, request, rewritten.twin, cache, options.dump_ir)
+                check_own_passes(spec.passes, generated.passes)
                 stage.result(*summary.codegen(generated, cache))
 
             with progress.stage("weights") as stage:

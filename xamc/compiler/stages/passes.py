@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from xamc.compiler.errors import InputError
 from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
@@ -85,3 +87,25 @@ def rewrite(
     twin_after = (exported.twin[0], proof.cases) if exported.twin is not None and proof is not None else None
     seconds = exported.twin_seconds + proof.seconds if proof is not None else 0.0
     return Rewritten(exported.program, runs, proof, twin_after, seconds)
+
+
+def check_own_passes(wishes: Passes, passes: Sequence[Mapping[str, Any]]) -> None:
+    """Compares `passes.expect` with the counts of the passes that the target ran itself.
+
+    Args:
+        wishes: the spec's `passes` section.
+        passes: the target's reports: ``name``, ``matched`` (rule -> count), ``skipped`` with ``place`` and ``reason``.
+
+    Raises:
+        InputError: E1307 naming the pass, both numbers, and where and why it did not match.
+    """
+    for report in passes:
+        name, count = report["name"], sum(report["matched"].values())
+        expected = wishes.expect.get(name, count)
+        if count != expected:
+            raise InputError(
+                "E1307",
+                f"passes.expect: {name} matched {count} times, not {expected}",
+                fix="correct the number if the model is as it should be; otherwise the reasons above say what differs",
+                details=tuple(f"{miss['place']}: {miss['reason']}" for miss in report["skipped"]),
+            )
