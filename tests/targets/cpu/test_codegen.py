@@ -1,0 +1,49 @@
+"""The memory plan: few blocks for many intermediate tensors, and none that is still read is given away."""
+
+from pathlib import Path
+
+import pytest
+import tvm
+
+from tests.passes.relax import cases
+from xamc.targets.cpu import codegen
+from xamc.targets.cpu.select_kernels import FUNCTIONS, select_kernels
+from xamc.targets.cpu.weight_plan import plan_weights
+from xamc.targets.kernels.isa import Isa
+
+
+@pytest.fixture(scope="module")
+def module() -> tvm.IRModule:
+    program = cases.before("tied", "end", "w4")
+    return select_kernels(program, plan_weights(program), Isa.host(), "float16")
+
+
+def _count(module: tvm.IRModule, function: str, callee: str) -> int:
+    return str(module[function].script()).count(callee)
+
+
+def _lowered(module: tvm.IRModule) -> tvm.IRModule:
+    with tvm.target.Target(Isa.host().target()):
+        return codegen.memory_plan_pipeline()(module)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_intermediates_share_storage(module: tvm.IRModule, function: str) -> None:
+    calls = _count(module, function, "R.call_tir")
+    blocks = _count(_lowered(module), function, "alloc_storage")
+    # 2 layers have about 20 kernel calls; the result, the row being made and those still to be read need a place
+    assert calls > 15
+    assert 1 <= blocks <= 9
+
+
+def test_without_the_plan_every_tensor_is_allocated(module: tvm.IRModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = _count(_lowered(module), "decode", "alloc_storage")
+    monkeypatch.setattr(tvm.relax.transform, "StaticPlanBlockMemory", lambda: tvm.transform.Sequential([]))
+    assert _count(_lowered(module), "decode", "alloc_storage") > 2 * planned
+
+
+def test_the_library_is_byte_identical_from_build_to_build(module: tvm.IRModule, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        codegen.build_library(module, Isa.by_name("x86-64-v3"), tmp_path / name / "model.so")
+    assert (tmp_path / "a" / "model.so").read_bytes() == (tmp_path / "b" / "model.so").read_bytes()
