@@ -11,7 +11,6 @@ import pytest
 from tests import twins
 from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
-from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import load_cases, save_cases
@@ -164,16 +163,6 @@ def test_an_export_that_differs_from_transformers_is_named() -> None:
     assert report.failed is report.passes[0] and report.failed.name == "export"
     with pytest.raises(InternalError, match="export changed the model's outputs: logits"):
         report.require()
-
-
-def test_relative_error() -> None:
-    a = np.array([1.0, -4.0, np.nan])
-    assert relative_error(np.array([1.0, -3.0, 7.0]), a) == 0.25
-    assert relative_error(np.array([1.0, np.nan, 7.0]), a) == float("inf")
-    assert relative_error(np.array([1.0]), a) == float("inf")
-    assert relative_error(np.zeros((0, 3)), np.zeros((0, 3))) == 0.0
-    assert relative_error(np.array([0.5]), np.array([0.0])) == 0.5
-    assert relative_error(np.array([2]), np.array([1])) == 1.0
 
 
 def test_cases_survive_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
