@@ -45,13 +45,13 @@ golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read
 	@$(BIN)/python tools/golden.py
 
 bench: $(STAMP) ## measure speed and fidelity; results go to docs/benchmarks
-	@$(BIN)/python tools/bench.py
+	@$(BIN)/python -m tools.bench $(BENCH_ARGS)
 
 verify: $(STAMP) ## re-check ARTIFACT's digests and golden logits (default: all below vacc_deploy)
 	@for artifact in $(or $(ARTIFACT),$(wildcard vacc_deploy/*)); do $(BIN)/xamc verify $$artifact || exit $$?; done
 
 scale: $(STAMP) ## compile a synthetic 8.8 B model within 3 GiB; takes long and 30 GB of disk
-	@$(BIN)/python tools/scale.py
+	@$(BIN)/python -m tools.scale $(SCALE_ARGS)
 
 clean: ## remove .venv, caches of the tools, and build leftovers (never vacc_deploy)
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

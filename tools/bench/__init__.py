@@ -1,0 +1,1 @@
+"""`make bench`: speed and fidelity of compiled artifacts, next to transformers."""

@@ -1,0 +1,292 @@
+"""`make scale`: compiles and runs a synthetic InternLM3-8B and measures memory, disk and time against the targets.
+
+    python -m tools.scale                    # all 48 layers: 17.6 GB of checkpoint, needs 30 GB of disk; takes long
+    python -m tools.scale --layers 2         # a try in minutes; its results stay below build/
+
+Everything happens in one scratch folder (XAMC_SCALE_DIR, default build/scale), cache and temporary files included, so
+that the disk it takes can be summed; the folder is deleted at the end. The steps: make the checkpoint; compile it;
+run the artifact; compile again after a change of `backend`; compile once more, from nothing, under a memory limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tools.bench.machine import describe
+from tools.memory_limit import choose_limit
+from tools.watched_run import Watched, disk_bytes, watched_run
+
+ROOT = Path(__file__).parents[1]
+MARKER = ".xamc-scale"
+SHAPE = "internlm3-8b"
+GIB, MIB = 2**30, 2**20
+PEAK_PSS = 3 * GIB
+EXTRA_DISK = 2 * 10**9
+RUN_EXTRA = 300 * MIB
+RECOMPILE_SHARE = 0.25
+BACKEND_CHANGE = "backend.compile.mcpu=x86-64-v2"
+PROMPT = "The compiler reads a model and writes a program. " * 12
+NEW_TOKENS = 8
+
+SPEC = """\
+name: scale-w4
+frontend:
+  checkpoint: {checkpoint}
+  type: huggingface
+  shape:
+    input_ids: [[512], [8192]]
+  quantize:
+    type: w4a16_rtn
+    group_size: 32
+backend:
+  type: tvm_cpu
+  dtype: int4
+workspace:
+  path: {workspace}
+"""
+
+
+class ScaleError(Exception):
+    """A step failed; the message says which and how."""
+
+
+@dataclass
+class Results:
+    """Measured values: (step, quantity, value, unit, target or None), in order."""
+
+    rows: list[tuple[str, str, float, str, float | None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, step: str, quantity: str, value: float, unit: str, target: float | None = None) -> None:
+        """Keeps a value and prints it."""
+        self.rows.append((step, quantity, value, unit, target))
+        verdict = "" if target is None else f"   target ≤ {target:.4g}: {'met' if value <= target else 'MISSED'}"
+        print(f"  {step:<18} {quantity:<34} {value:>10.4g} {unit}{verdict}", flush=True)
+
+    def missed(self) -> list[str]:
+        """The quantities beyond their targets."""
+        return [
+            f"{step}: {name}" for step, name, value, _, target in self.rows if target is not None and value > target
+        ]
+
+
+class Scratch:
+    """The scratch folder and the commands that run in it."""
+
+    def __init__(self, root: Path) -> None:
+        """Makes the folder; a leftover of ours is cleared.
+
+        Raises:
+            ScaleError: it holds something else.
+        """
+        self.root = root.absolute()
+        if self.root.exists() and any(self.root.iterdir()) and not (self.root / MARKER).exists():
+            raise ScaleError(f"{self.root} holds other files; set XAMC_SCALE_DIR to a new or empty folder")
+        self.checkpoint = self.root / "checkpoint"
+        self.deploy = self.root / "deploy"
+        self.artifact = self.deploy / "scale-w4"
+        self.cache = self.root / "cache"
+        self.temporary = self.root / "tmp"
+        self.spec = self.root / "scale.yaml"
+
+    def prepare(self) -> None:
+        """Empties the folder but for a finished checkpoint that `--keep` left."""
+        for folder in (self.deploy, self.cache, self.temporary):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        (self.root / MARKER).touch()
+        self.spec.write_text(SPEC.format(checkpoint=self.checkpoint, workspace=self.deploy), encoding="utf-8")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Keeps everything that a compile writes inside the folder."""
+        return {"XAMC_CACHE": str(self.cache), "TMPDIR": str(self.temporary)}
+
+    def watch(self, arguments: Sequence[str], limit: Any = None) -> Watched:
+        """Runs Python with `arguments`, watched; its status is the caller's to judge."""
+        return watched_run([sys.executable, *arguments], folders=[self.root], environment=self.environment, limit=limit)
+
+    def compile(self, overrides: Sequence[str] = (), limit: Any = None) -> tuple[Watched, dict[str, Any]]:
+        """`xamc compile`, watched, and its report.
+
+        Raises:
+            ScaleError: it failed.
+        """
+        sets = [part for override in overrides for part in ("--set", override)]
+        watched = self.watch(["-m", "xamc", "compile", str(self.spec), *sets, "--json"], limit)
+        if watched.status:
+            why = "the watchdog ended it above the limit" if watched.ended_by_watchdog else f"exit {watched.status}"
+            raise ScaleError(f"compile failed ({why}); peak PSS was {watched.peak_pss / GIB:.2f} GiB")
+        return watched, json.loads(watched.output)["report"]
+
+    def remove(self) -> None:
+        """Deletes everything."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def make_checkpoint(scratch: Scratch, layers: int | None, results: Results) -> int:
+    """Writes the checkpoint, unless it is there; returns its bytes.
+
+    Raises:
+        ScaleError: the tool failed.
+    """
+    done = scratch.checkpoint / f".layers-{layers or 'all'}"
+    if not done.exists():
+        shutil.rmtree(scratch.checkpoint, ignore_errors=True)
+        few = ["--layers", str(layers)] if layers else []
+        tool = str(ROOT / "tools/make_checkpoint.py")
+        made = scratch.watch([tool, "--shape", SHAPE, "--out", str(scratch.checkpoint), *few])
+        if made.status:
+            raise ScaleError(f"making the checkpoint failed: exit {made.status}")
+        done.touch()
+        results.add("checkpoint", "time", made.seconds, "s")
+    size = disk_bytes([scratch.checkpoint])
+    results.add("checkpoint", "size", size / 1e9, "GB")
+    return size
+
+
+def measure_compile(scratch: Scratch, checkpoint: int, results: Results) -> float:
+    """The first compile, from nothing; returns its seconds."""
+    watched, report = scratch.compile()
+    artifact = disk_bytes([scratch.artifact])
+    results.add("compile", "time", watched.seconds, "s")
+    for stage in report["stages"]:
+        results.add("compile", f"time of {stage['name']}", stage["seconds"], "s")
+        results.add("compile", f"peak PSS of {stage['name']}", stage["peak_bytes"] / GIB, "GiB")
+    results.add("compile", "peak PSS, seen from outside", watched.peak_pss / GIB, "GiB", PEAK_PSS / GIB)
+    results.add("compile", "peak PSS, by its own report", report["peak_bytes"] / GIB, "GiB", PEAK_PSS / GIB)
+    results.add("compile", "artifact", artifact / 1e9, "GB")
+    allowed = checkpoint + artifact + EXTRA_DISK
+    results.add("compile", "peak disk", watched.peak_disk / 1e9, "GB", allowed / 1e9)
+    results.add("compile", "peak disk beyond both", (watched.peak_disk - checkpoint - artifact) / 1e9, "GB", 2.0)
+    results.add(
+        "compile", "disk afterwards beyond both", (disk_bytes([scratch.root]) - checkpoint - artifact) / 1e9, "GB"
+    )
+    return watched.seconds
+
+
+def measure_run(scratch: Scratch, results: Results) -> None:
+    """Runs the artifact on one prompt.
+
+    Raises:
+        ScaleError: it failed.
+    """
+    weights = json.loads((scratch.artifact / "manifest.json").read_text(encoding="utf-8"))["weights"]["nbytes"]
+    length = ["--max-new-tokens", str(NEW_TOKENS), "--ignore-eos", "--json"]
+    watched = scratch.watch(["-m", "xamc", "run", str(scratch.artifact), "--prompt", PROMPT, *length])
+    if watched.status:
+        raise ScaleError(f"running the artifact failed: exit {watched.status}")
+    answer = json.loads(watched.output)
+    results.add("run", "weights", weights / MIB, "MiB")
+    results.add("run", "peak PSS", watched.peak_pss / MIB, "MiB", (weights + RUN_EXTRA) / MIB)
+    results.add("run", "peak PSS beyond the weights", (watched.peak_pss - weights) / MIB, "MiB", RUN_EXTRA / MIB)
+    results.add("run", "time, load and exit included", watched.seconds, "s")
+    for key in ("prompt_tokens", "prefill_tokens_per_s", "decode_tokens_per_s"):
+        if key in answer:
+            results.add("run", key.replace("_per_s", "").replace("_", " "), answer[key], "1/s" if "per" in key else "")
+
+
+def measure_recompile(scratch: Scratch, first: float, results: Results) -> None:
+    """Compiles again after a change of `backend` only."""
+    watched, report = scratch.compile([BACKEND_CHANGE])
+    results.add("recompile", "time", watched.seconds, "s")
+    for stage in report["stages"]:
+        results.add("recompile", f"time of {stage['name']} ({stage['state']})", stage["seconds"], "s")
+    results.add("recompile", "share of the first compile", watched.seconds / first, "", RECOMPILE_SHARE)
+
+
+def measure_limited(scratch: Scratch, cgroup: Path | None, results: Results) -> None:
+    """Compiles from nothing under a limit of 3 GiB."""
+    limit = choose_limit(PEAK_PSS, cgroup)
+    print(f"  limited            enforced by {limit.name}", flush=True)
+    scratch.prepare()
+    try:
+        watched, _ = scratch.compile(limit=limit)
+    except OSError as error:
+        raise ScaleError(f"the memory limit can't be set: {error}") from error
+    results.notes.append(f"The limited compile passed; its limit of 3 GiB was enforced by {limit.name}.")
+    results.add("limited compile", "time", watched.seconds, "s")
+    results.add("limited compile", "peak PSS", watched.peak_pss / GIB, "GiB", PEAK_PSS / GIB)
+
+
+def write_report(folder: Path, results: Results, layers: int | None) -> None:
+    """Writes scale.csv and scale.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = describe()
+    with (folder / "scale.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("step", "quantity", "value", "unit", "target"))
+        writer.writerows(results.rows)
+        writer.writerows(("machine", key, value, "", "") for key, value in machine.items())
+    lines = [
+        "# A model of 8.8 B parameters",
+        "",
+        f"Written by `make scale` on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}; raw values are in "
+        "[scale.csv](scale.csv). A synthetic checkpoint of InternLM3-8B's shape "
+        f"({layers or 48} layers, fp16 safetensors in shards, random weights) is compiled to 4 bits and run.",
+        "",
+        "All figures are of this machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ".",
+        "",
+        "Memory is the peak of the summed PSS over the process tree, sampled every 100 ms from outside. Disk is what",
+        "checkpoint, artifact, cache and temporary files take together, sampled every second; a file with several hard",
+        f"links counts once. The recompile follows `--set {BACKEND_CHANGE}`.",
+        "",
+        *[line for note in results.notes for line in (note, "")],
+        "| step | quantity | value | target | |",
+        "|---|---|---:|---:|---|",
+    ]
+    for step, quantity, value, unit, target in results.rows:
+        wanted = "" if target is None else f"≤ {target:,.4g} {unit}"
+        verdict = "" if target is None else ("met" if value <= target else "**missed**")
+        lines.append(f"| {step} | {quantity} | {value:,.4g} {unit} | {wanted} | {verdict} |")
+    (folder / "scale.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"→ {folder / 'scale.md'}")
+
+
+def main() -> int:
+    """Entry point; 1 when a step failed or a target was missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, help="fewer layers than 48: a try; results go below build/")
+    parser.add_argument("--keep", action="store_true", help="leave the scratch folder, to look at or to try again")
+    parser.add_argument("--no-limited", action="store_true", help="leave out the compile under a memory limit")
+    parser.add_argument("--cgroup", type=Path, help="a memory cgroup in which a child may be made, for the limit")
+    parser.add_argument("--out", type=Path, help="where scale.md and scale.csv go")
+    options = parser.parse_args()
+    out = options.out or (ROOT / "build/scale-report" if options.layers else ROOT / "docs/benchmarks")
+    results = Results()
+    try:
+        scratch = Scratch(Path(os.environ.get("XAMC_SCALE_DIR") or ROOT / "build/scale"))
+        try:
+            scratch.prepare()
+            checkpoint = make_checkpoint(scratch, options.layers, results)
+            first = measure_compile(scratch, checkpoint, results)
+            measure_run(scratch, results)
+            measure_recompile(scratch, first, results)
+            if not options.no_limited:
+                measure_limited(scratch, options.cgroup, results)
+        finally:
+            if not options.keep:
+                scratch.remove()
+    except ScaleError as error:
+        Console(stderr=True).print(f"make scale: {error}", style="red", soft_wrap=True)
+        return 1
+    write_report(out, results, options.layers)
+    for missed in results.missed():
+        print(f"missed: {missed}")
+    return 1 if results.missed() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
