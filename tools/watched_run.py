@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.memory_limit import Limit
-from xamc.compiler.memory import tree_pss_bytes
+from xamc.compiler.memory import MemorySampler
 
 PSS_SECONDS = 0.1
 DISK_SECONDS = 1.0
@@ -84,18 +84,19 @@ def watched_run(
         env={**os.environ, **environment},
         text=True,
         start_new_session=True,
-        preexec_fn=prepare,
+        preexec_fn=prepare,  # joins a cgroup or sets a limit; no thread of ours runs yet
     )
-    peaks = {"pss": 0, "disk": 0}
+    peaks = {"disk": 0}
     done, ended = threading.Event(), threading.Event()
 
-    def watch_memory() -> None:
+    sampler = MemorySampler(process.pid, PSS_SECONDS)
+
+    def watch_limit() -> None:
         while not done.wait(PSS_SECONDS):
-            now = tree_pss_bytes(process.pid)
-            peaks["pss"] = max(peaks["pss"], now)
-            if limit is not None and limit.watched and now > limit.nbytes and not ended.is_set():
+            if limit is not None and limit.watched and sampler.peak > limit.nbytes:
                 ended.set()
                 os.killpg(process.pid, signal.SIGTERM)
+                return
 
     def watch_disk() -> None:
         while True:
@@ -103,11 +104,12 @@ def watched_run(
             if done.wait(DISK_SECONDS):
                 return
 
-    threads = [threading.Thread(target=target, daemon=True) for target in (watch_memory, watch_disk)]
+    threads = [threading.Thread(target=target, daemon=True) for target in (watch_limit, watch_disk)]
     for thread in threads:
         thread.start()
     try:
-        output, _ = process.communicate()
+        with sampler:
+            output, _ = process.communicate()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
@@ -119,4 +121,4 @@ def watched_run(
             limit.close()
     seconds = time.monotonic() - started
     peaks["disk"] = max(peaks["disk"], disk_bytes(folders))
-    return Watched(process.returncode, output, seconds, peaks["pss"], peaks["disk"], ended.is_set())
+    return Watched(process.returncode, output, seconds, sampler.peak, peaks["disk"], ended.is_set())

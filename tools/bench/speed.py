@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from tools.bench.corpus import I64, prompt
 from tools.bench.engines import EngineChoice, Worker
 from tools.bench.probe import BandwidthProbe
-from xamc.compiler.memory import pss_bytes
+from xamc.compiler.memory import MemorySampler
 
 DECODE_PROMPT, NEW_TOKENS, PREFILL_PROMPT = 64, 128, 512
 _PSS_SECONDS = 0.05
@@ -99,24 +98,6 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-@contextlib.contextmanager
-def _peak_pss(pid: int) -> Iterator[list[int]]:
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_PSS_SECONDS):
-            peak[0] = max(peak[0], pss_bytes(pid))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-        peak[0] = max(peak[0], pss_bytes(pid))
-
-
 def measure_start(engine: EngineChoice, threads: int, repeat: int, ids: I64, log: Path) -> list[Sample]:
     """Load time, time to first token and peak PSS of a process that is alone, so that it shares no page.
 
@@ -129,7 +110,7 @@ def measure_start(engine: EngineChoice, threads: int, repeat: int, ids: I64, log
         return Sample("start", engine.name, threads, repeat, quantity, value, 0.0, 0.0, _now(), command)
 
     with Worker(engine, threads, log) as worker:
-        with _peak_pss(worker.pid) as peak:
+        with MemorySampler(worker.pid, _PSS_SECONDS) as memory:
             loaded = worker.ask(do="load")
             done = worker.ask(
                 do="generate", ids=prompt(ids, DECODE_PROMPT, repeat), new_tokens=16, seconds=DECODE_SECONDS
@@ -138,7 +119,7 @@ def measure_start(engine: EngineChoice, threads: int, repeat: int, ids: I64, log
         return [
             sample("load", loaded["seconds"]),
             sample("first_token", loaded["seconds"] + done["first_seconds"]),
-            sample("peak_pss", peak[0]),
+            sample("peak_pss", memory.peak),
             sample("weight_bytes", loaded["weight_bytes"]),
         ]
 
