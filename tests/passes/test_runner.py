@@ -13,7 +13,7 @@ from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.norms import Norms
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.protocol import NonMatch, PassReport, SameSignature
-from xamc.passes.runner import PassRun, run_passes
+from xamc.passes.runner import PassRun, run_passes, select_passes
 
 
 def _all() -> list[object]:
@@ -73,6 +73,13 @@ def test_unknown_names_get_a_hint() -> None:
             run_passes(program, _all(), **({"disable": ["swigul"]} if key == "disable" else {"expect": {"swigul": 1}}))  # type: ignore[arg-type]
         assert error.value.code == "E1306" and f"passes.{key}" in error.value.message
         assert error.value.fix == "did you mean swiglu?"
+
+
+def test_a_required_pass_stays() -> None:
+    with pytest.raises(InputError) as error:
+        select_passes(_all(), ["kv_cache"], required=["kv_cache"])  # type: ignore[arg-type]
+    assert error.value.code == "E1314" and "kv_cache" in error.value.message
+    assert len(select_passes(_all(), ["swiglu"], required=["kv_cache"])) == 4  # type: ignore[arg-type]
 
 
 def test_names_of_another_stage_are_accepted() -> None:

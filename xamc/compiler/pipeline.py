@@ -89,7 +89,7 @@ def compile_spec(
 
             with progress.stage("passes") as stage:
                 passes = target.graph_passes(request)
-                rewritten = rewrite(job, exported, passes, spec.passes, target.own_passes)
+                rewritten = rewrite(job, exported, passes, spec.passes, target.own_passes, target.required_passes)
                 stage.result(*summary.passes(rewritten))
 
             with progress.stage("codegen") as stage:

@@ -86,17 +86,26 @@ def apply_pass(graph_pass: GraphPass, program: Program) -> PassReport:
 
 
 def select_passes(
-    passes: Sequence[GraphPass], disable: Collection[str], elsewhere: Collection[str] = ()
+    passes: Sequence[GraphPass],
+    disable: Collection[str],
+    elsewhere: Collection[str] = (),
+    required: Collection[str] = (),
 ) -> list[GraphPass]:
     """`passes` without the disabled ones.
 
     Raises:
-        InputError: E1306, a name in `disable` that no pass has.
+        InputError: E1306, a name in `disable` that no pass has; E1314, one that the target can't do without.
     """
     names = [graph_pass.name for graph_pass in passes]
     for name in disable:
         if name not in names and name not in elsewhere:
             raise _unknown(name, "passes.disable", [*names, *elsewhere])
+        if name in required:
+            raise InputError(
+                "E1314",
+                f"passes.disable: this target can't do without {name}",
+                fix=f"remove {name} from passes.disable, or compile for backend.type: reference",
+            )
     return [graph_pass for graph_pass in passes if graph_pass.name not in disable]
 
 

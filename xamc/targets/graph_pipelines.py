@@ -24,6 +24,10 @@ def _storage(request: TargetRequest) -> list[GraphPass]:
     return []
 
 
+# static Reshape shapes, one position's logits, and a cache in place are what the lowering and the runtime build on
+CPU_REQUIRED_PASSES = ("cleanup", "last_position", "kv_cache")
+
+
 def cpu_graph_passes(request: TargetRequest) -> list[GraphPass]:
     """In-place cache, logits of one position, weights as they are stored."""
     return [Cleanup(), Norms(), SwiGlu(), LastPosition(), KvCache(), *_storage(request)]

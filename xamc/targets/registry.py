@@ -14,12 +14,16 @@ from xamc.targets.request import Generated, TargetRequest
 
 @dataclass(frozen=True)
 class Target:
-    """A target: its capabilities, its graph passes, the names of the passes it runs itself, and its generator."""
+    """A target: its capabilities, its graph passes, the names of the passes it runs itself, and its generator.
+
+    `required_passes` are graph passes without whose result the generator can't work; a spec may not disable them.
+    """
 
     caps: TargetCaps
     graph_passes: Callable[[TargetRequest], list[GraphPass]]
     own_passes: tuple[str, ...]
     generate: Callable[..., Generated]
+    required_passes: tuple[str, ...] = ()
 
 
 def target(name: str) -> Target:
@@ -36,13 +40,13 @@ def target(name: str) -> Target:
             f"the target {name} is not available yet; `xamc plan` describes what it would do",
             fix=f"compile for another target with --set backend.type=tvm_cpu ({able} are available)",
         )
-    from xamc.targets.graph_pipelines import cpu_graph_passes, reference_graph_passes
+    from xamc.targets.graph_pipelines import CPU_REQUIRED_PASSES, cpu_graph_passes, reference_graph_passes
 
     if name == "tvm_cpu":
         from xamc.targets.cpu.generate import generate as generate_cpu
         from xamc.targets.cpu.target import RELAX_PASS_NAMES
 
-        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu)
+        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES)
     from xamc.targets.reference.generate import generate as generate_reference
 
     return Target(caps, reference_graph_passes, (), generate_reference)

@@ -41,4 +41,7 @@ not fit 16 bits, otherwise report the model.""",
     "E1313": """A pass stopped with a Python error of its own, which is quoted. The graph has a form that the pass did
 not expect; the traceback says where. Disable the pass if the target can do without it, and report the model's
 config.""",
+    "E1314": """`passes.disable` names a pass whose result the target builds on, for example `kv_cache` for the CPU,
+whose attention kernels read a cache that is updated in place. Remove it from the list. Other passes
+(norms, swiglu, and the Relax passes) make the model faster and can be left out while looking for a fault.""",
 }

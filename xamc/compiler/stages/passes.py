@@ -51,7 +51,12 @@ class Rewritten:
 
 
 def rewrite(
-    job: Job, exported: ExportedModel, passes: Sequence[GraphPass], wishes: Passes, own_passes: Sequence[str]
+    job: Job,
+    exported: ExportedModel,
+    passes: Sequence[GraphPass],
+    wishes: Passes,
+    own_passes: Sequence[str],
+    required: Sequence[str] = (),
 ) -> Rewritten:
     """Runs the target's graph passes.
 
@@ -61,12 +66,13 @@ def rewrite(
         passes: the target's list.
         wishes: the spec's `passes` section.
         own_passes: names of passes that the target runs itself, so that the spec may name them.
+        required: names of passes that the target can't do without.
 
     Raises:
-        InputError: E1306, E1307 from `wishes`.
+        InputError: E1306, E1307, E1314 from `wishes`.
         InternalError: E1309 naming the first pass and node that left its tolerance; E1305 a broken invariant.
     """
-    active = select_passes(passes, wishes.disable, own_passes)
+    active = select_passes(passes, wishes.disable, own_passes, required)
     proof = None
     if exported.twin is not None:
         twin, cases = exported.twin
