@@ -143,7 +143,8 @@ def _packed(layout: PackedLayout, parts: list[Array]) -> Mapping[str, Array]:
 
 
 def _write(descriptor: int, array: Array, offset: int) -> None:
-    data = np.ascontiguousarray(array).data.cast("B")
+    # as bytes first: bfloat16 is no type of Python's buffers
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
