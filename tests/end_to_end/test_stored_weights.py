@@ -58,13 +58,14 @@ def eight_bits(weight: F32, group: int) -> F32:
 
 
 def four_bits(weight: F32, group: int) -> F32:
-    """Asymmetric: codes and zero point 0 to 15, one scale per `group` columns; zero is a code."""
+    """Asymmetric: codes 0 to 15, a float16 scale and zero point per `group` columns, whole where a weight is 0."""
     values = weight.reshape(len(weight), -1, group)
     low = np.minimum(values.min(axis=2, keepdims=True), 0)
     high = np.maximum(values.max(axis=2, keepdims=True), 0)
     scale = scale_up((high - low) / np.float32(15))
-    zero = np.minimum(np.rint(-low / scale), 15)
-    codes = np.clip(np.rint(values / scale) + zero, 0, 15)
+    zero = -low / scale
+    zero = np.where((values == 0).any(axis=2, keepdims=True), np.rint(zero), zero).astype(np.float16)
+    codes = np.clip(np.rint(values / scale + zero.astype(np.float32)), 0, 15)
     return ((codes - zero) * scale).reshape(weight.shape)
 
 

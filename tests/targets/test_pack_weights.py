@@ -42,7 +42,7 @@ def _case() -> tuple[list[PackedWeight], int, bytes]:
         np.concatenate([b.codes for b in blocks]).astype(np.uint8),
         fmt,
         scale=np.concatenate([b.scales for b in blocks]),
-        zero=np.concatenate([b.zeros for b in blocks]).astype(np.uint8),
+        zero=np.concatenate([b.zeros for b in blocks]),
     )
     expected = bytearray(offsets[-1])
     arrays = [*whole.values(), pack_rows(half, WeightFormat("float16"))["weight"], vector]

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import (
     ALIAS_KEY,
+    DEQUANTIZE_OP,
     GATHER_POSITION_OP,
     IR_VERSION,
     MASK_DOMAIN,
@@ -61,6 +62,7 @@ KNOWN_OPS = frozenset(
         (MASK_DOMAIN, MASK_OP),
         (MASK_DOMAIN, SWIGLU_OP),
         (MASK_DOMAIN, GATHER_POSITION_OP),
+        (MASK_DOMAIN, DEQUANTIZE_OP),
     }
 )
 """The closed set of operators of our IR, by (domain, name)."""

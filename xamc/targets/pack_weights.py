@@ -137,9 +137,8 @@ def _pack_block(path: Path, weight: PackedWeight, start: int, stop: int) -> int:
 def _packed(layout: PackedLayout, parts: list[Array]) -> Mapping[str, Array]:
     if not layout.format.quantized:
         return pack_rows(parts[0], layout.format)
-    zero = parts[2].astype(np.uint8) if len(parts) > 2 else None
     codes = parts[0].astype(np.int8 if layout.format.kind == "int8" else np.uint8)
-    return pack_rows(codes, layout.format, scale=parts[1], zero=zero)
+    return pack_rows(codes, layout.format, scale=parts[1], zero=parts[2] if len(parts) > 2 else None)
 
 
 def _write(descriptor: int, array: Array, offset: int) -> None:

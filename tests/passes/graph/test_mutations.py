@@ -67,7 +67,10 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "quantize_weights": [
         ("axis=1, block_size=columns // groups", "axis=0, block_size=columns // groups"),
         ("axis=1, block_size=columns // groups", "axis=1, block_size=columns // groups // 2"),
-        ("operands = [parts[0], scales.outputs[0], *parts[2:]]", "operands = [parts[0], scales.outputs[0]]"),
+        ("new_node(DEQUANTIZE_OP, parts,", "new_node(DEQUANTIZE_OP, [*parts[:2], parts[1]],"),
+        ('emit("Sub", [grouped, zero]', 'emit("Sub", [zero, grouped]'),
+        ("add_function(program.model, dequantize_groups_function())", "pass"),
+        ('program.weights[f"{name}.zeros"] = matrix.zeros', 'program.weights[f"{name}.zeros"] = matrix.scales'),
         (
             "QuantizedMatrix(program.weights.pop(name), spec, name)",
             "QuantizedMatrix(program.weights.pop(name), self.linear, name)",

@@ -37,8 +37,9 @@ def weights(fmt: WeightFormat, n: int, k: int, seed: int = 0) -> tuple[np.ndarra
         stored = rng.integers(-128, 128, (n, k), dtype=np.int8)
         return stored, {"scale": scale}, (stored.reshape(n, groups, -1) * wide).reshape(n, k)
     stored = rng.integers(0, 16, (n, k), dtype=np.uint8)
-    zero = rng.integers(0, 16, (n, groups), dtype=np.uint8)
-    centred = stored.reshape(n, groups, -1).astype(np.float32) - zero[:, :, None]
+    # every float16 in [8, 16) and some below: (q - zero) * scale then has at most 22 bits and is exact in float32
+    zero = (rng.integers(0, 15 * 128 + 1, (n, groups)) / 128).astype(np.float16)
+    centred = stored.reshape(n, groups, -1).astype(np.float32) - zero.astype(np.float32)[:, :, None]
     return stored, {"scale": scale, "zero": zero}, (centred * wide).reshape(n, k)
 
 
@@ -67,9 +68,20 @@ def test_packing_round_trips_in_any_blocks(fmt: WeightFormat, n: int, k: int, cu
 def test_four_bit_words_hold_eight_consecutive_inputs_of_one_row() -> None:
     stored = np.zeros((33, 32), np.uint8)
     stored[32, 8:16] = range(1, 9)
-    packed = pack_rows(stored, WeightFormat("uint4", 32), scale=np.ones((33, 1)), zero=np.zeros((33, 1), np.uint8))
+    packed = pack_rows(stored, WeightFormat("uint4", 32), scale=np.ones((33, 1)), zero=np.zeros((33, 1)))
     assert packed["weight"][1, 1, 0].tolist() == [1 | 5 << 4, 2 | 6 << 4, 3 | 7 << 4, 4 | 8 << 4]
     assert np.count_nonzero(packed["weight"]) == 4
+
+
+def test_zero_points_are_float16_numbers() -> None:
+    """w = (q - zero) * scale, by hand: zero points between the codes, rows of the second panel."""
+    fmt = WeightFormat("uint4", 32)
+    zero, scale = np.linspace(0.5, 7.5, 40).reshape(40, 1), np.full((40, 1), 0.25)
+    stored = np.tile(np.arange(32, dtype=np.uint8) % 16, (40, 1))
+    packed = pack_rows(stored, fmt, scale=scale, zero=zero)
+    assert packed["zero"].dtype == np.float16
+    expected = (stored - zero.astype(np.float16).astype(np.float64)) * 0.25
+    np.testing.assert_array_equal(unpack_rows(packed, 40, 32, fmt), expected)
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:

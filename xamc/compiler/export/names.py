@@ -4,6 +4,7 @@ MASK_DOMAIN = "xamc"
 MASK_OP = "SlidingWindowMask"
 SWIGLU_OP = "SwiGLU"
 GATHER_POSITION_OP = "GatherPosition"
+DEQUANTIZE_OP = "DequantizeGroups"
 WEIGHT_ROLE = "xamc.weight"
 MODULE_KEY = "xamc.module"
 # on a graph output: the name of the graph input whose memory it shares, to be updated in place

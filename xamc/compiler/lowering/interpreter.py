@@ -50,7 +50,7 @@ def _packed(function: Callable[..., Array | tuple[Array, ...]]) -> Callable[...,
 
 @defines("dequantize")
 def dequantize(codes: Array, scales: Array, zeros: Array | None = None, *, kind: str, group: int | None) -> Array:
-    """ONNX DequantizeLinear: (code - zero) * scale, scales per row or per `group` columns."""
+    """(code - zero) * scale in float32, with scales and zeros per row or per `group` columns."""
     values = codes.astype(np.float32)
     scales = scales.astype(np.float32)
     if group is None:

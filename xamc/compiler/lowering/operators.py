@@ -17,7 +17,7 @@ from tvm import relax
 from tvm.relax import op
 
 from xamc.compiler.errors import UnsupportedError
-from xamc.compiler.export.names import MASK_DOMAIN, MASK_OP, MODULE_KEY
+from xamc.compiler.export.names import DEQUANTIZE_OP, MASK_DOMAIN, MASK_OP, MODULE_KEY
 from xamc.compiler.lowering.dialect import dialect_call
 
 FUNCTION_DOMAIN = "xamc"
@@ -193,11 +193,10 @@ def _rms_norm(state: Lowering, node: ir.Node) -> None:
 
 @handles("DequantizeLinear")
 def _dequantize(state: Lowering, node: ir.Node) -> None:
-    """[N, K] codes with scales and zeros [N, K / block] (or [N, 1] per row): (code - zero) * scale in float32."""
+    """[N, K] codes with scales [N, K / block] (or [N, 1] per row): code * scale in float32."""
     codes, scales = state.read(node, 0), state.read(node, 1)
-    tensors = [codes, scales]
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        tensors.append(state.read(node, 2))
+        raise refused(node, "an integer zero point")
     axis, block = node.attributes.get_int("axis", 1), node.attributes.get_int("block_size", 0)
     # one block of all columns is one scale per row
     per_row = block == 0 or block >= int(codes.ty.shape[1])
@@ -207,12 +206,21 @@ def _dequantize(state: Lowering, node: ir.Node) -> None:
     kind = node.inputs[0].dtype.name.lower()
     call = dialect_call(
         "dequantize",
-        tensors,
+        [codes, scales],
         [relax.TensorType(codes.ty.shape, "float32")],
         kind=kind,
         group=None if per_row else block,
     )
     state.write(node, call)
+
+
+@handles(DEQUANTIZE_OP, FUNCTION_DOMAIN)
+def _dequantize_groups(state: Lowering, node: ir.Node) -> None:
+    """[N, K] four-bit codes with float16 scales and zeros [N, G], each for K / G columns."""
+    codes, scales, zeros = (state.read(node, i) for i in range(3))
+    group = int(codes.ty.shape[1]) // int(scales.ty.shape[1])
+    ty = relax.TensorType(codes.ty.shape, "float32")
+    state.write(node, dialect_call("dequantize", [codes, scales, zeros], [ty], kind="uint4", group=group))
 
 
 @handles("RotaryEmbedding")

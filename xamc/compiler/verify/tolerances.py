@@ -42,7 +42,14 @@ _ALL = (
         "quantization_step",
         0.5005,
         "absolute, in quantization steps: a rounded weight lies at most half a step from the original; the rest is "
-        "the rounding of the stored fp16 scale",
+        "the rounding of the stored fp16 scale. 4-bit codes are rounded with the stored zero point, so "
+        "its rounding (at most 2^-8 in [0, 15], or to a whole number) moves the grid and widens no step",
+    ),
+    Tolerance(
+        "grid_step",
+        0.004,
+        "absolute, in quantization steps: weights on 16 evenly spaced levels are off by the rounding of the fp16 zero "
+        "point in [0, 15] alone, at most 2^-8 = 0.0039",
     ),
     Tolerance(
         "family_mapping",

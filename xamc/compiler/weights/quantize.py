@@ -1,10 +1,13 @@
-"""Round-to-nearest weight quantization, defined by what ONNX's DequantizeLinear makes of the result.
+"""Round-to-nearest weight quantization, in groups of consecutive columns.
 
-    w ≈ (code - zero) * float32(scale)        one float16 scale (and zero point) per group of consecutive columns
+    w ≈ (code - zero) * scale        one float16 scale (and zero point) per group, the arithmetic in float32
 
 int8 is symmetric: codes in [-127, 127], no zero point, a group of columns or a whole row. uint4 is asymmetric: codes
-and zero points in [0, 15], groups of 32, 64 or 128 columns. The scale is rounded up to float16, so that no weight is
-clipped: every weight lies within half a step of its original, whatever the group's range.
+in [0, 15], groups of 32, 64 or 128 columns. Its zero point is a float16 number in [0, 15], the place of 0.0 among the
+codes, and need not be a code itself: weights that lie on any grid of 16 levels (GGUF's Q4_1 is w = d * q + m) come
+back. In a group that holds a 0 it is a code, so that pruned weights stay 0. Codes are rounded with the stored scale
+and zero point. The scale is rounded up to float16, so that every weight lies within half a step of its original,
+whatever the group's range.
 """
 
 from __future__ import annotations
@@ -75,12 +78,12 @@ class QuantizedBlock(NamedTuple):
     Attributes:
         codes: int8 (8 bits) or uint8 in [0, 15] (4 bits), [rows, columns].
         scales: float16 [rows, groups].
-        zeros: uint8 in [0, 15], [rows, groups]; None for 8 bits.
+        zeros: float16 in [0, 15], [rows, groups]; None for 8 bits.
     """
 
     codes: NDArray[np.int8] | NDArray[np.uint8]
     scales: NDArray[np.float16]
-    zeros: NDArray[np.uint8] | None
+    zeros: NDArray[np.float16] | None
 
 
 def quantize_block(block: Array, spec: RoundToNearest, name: str = "a weight", first_row: int = 0) -> QuantizedBlock:
@@ -100,7 +103,7 @@ def quantize_block(block: Array, spec: RoundToNearest, name: str = "a weight", f
     groups = spec.groups(columns, name)
     codes: Any = np.empty((rows, columns), np.int8 if spec.bits == 8 else np.uint8)
     scales = np.empty((rows, groups), np.float16)
-    zeros = np.empty((rows, groups), np.uint8) if spec.bits == 4 else None
+    zeros = np.empty((rows, groups), np.float16) if spec.bits == 4 else None
     step = max(1, _PIECE // columns)
     for start in range(0, rows, step):
         stop = min(rows, start + step)
@@ -109,7 +112,7 @@ def quantize_block(block: Array, spec: RoundToNearest, name: str = "a weight", f
         if spec.bits == 8:
             span, levels = np.maximum(high, -low), 127
         else:
-            # Zero must be a code, so that padding and pruned weights stay zero.
+            # With 0 in the range the zero point lies in [0, 15], where a float16 is at most 2^-8 off.
             low = np.minimum(low, np.float32(0))
             span, levels = np.maximum(high, np.float32(0)) - low, 15
         scale16 = _round_up(span / np.float32(levels))
@@ -122,14 +125,15 @@ def quantize_block(block: Array, spec: RoundToNearest, name: str = "a weight", f
                 "the checkpoint is damaged, or store this model as bfloat16 (backend.dtype: bf16)",
             )
         scale = scale16.astype(np.float32)
+        holds_zero = (values == 0).any(axis=2) if zeros is not None else False
         np.divide(values, scale[:, :, None], out=values)
+        if zeros is not None:
+            zero = (np.float32(0) - low) / scale
+            zeros[start:stop] = np.rint(zero, out=zero, where=holds_zero)
+            values += zeros[start:stop].astype(np.float32)[:, :, None]
         np.rint(values, out=values)
         if zeros is not None:
-            zero = np.rint(-low / scale)
-            np.minimum(zero, np.float32(15), out=zero)
-            values += zero[:, :, None]
             np.clip(values, 0, 15, out=values)
-            zeros[start:stop] = zero
         codes[start:stop] = values.reshape(stop - start, columns)
         scales[start:stop] = scale16
     return QuantizedBlock(codes, scales, zeros)
@@ -243,10 +247,10 @@ class QuantizedScales:
 
 @dataclass(frozen=True)
 class QuantizedZeros:
-    """Zero points of a 4-bit `matrix`, uint4 [rows, groups]."""
+    """Zero points of a 4-bit `matrix`, float16 [rows, groups]."""
 
     matrix: QuantizedMatrix
-    dtype: str = "uint4"
+    dtype: str = "float16"
 
     def __post_init__(self) -> None:
         require(self.matrix.spec.bits == 4, f"{self.matrix.name} of {self.matrix.spec.bits} bits has no zero points")
@@ -257,7 +261,7 @@ class QuantizedZeros:
         return (rows, self.matrix.spec.groups(columns))
 
     def read_rows(self, start: int, stop: int) -> Array:
-        return self.matrix.take("zeros", start, stop).view(numpy_dtype(self.dtype))
+        return self.matrix.take("zeros", start, stop)
 
 
 @dataclass(frozen=True)

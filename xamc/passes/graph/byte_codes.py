@@ -15,10 +15,10 @@ from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
 
 @dataclass(frozen=True)
 class ByteCodes(SameSignature):
-    """Widens every uint4 weight input to uint8; DequantizeLinear takes either.
+    """Widens every uint4 weight input to uint8; DequantizeGroups takes either.
 
-    before: DequantizeLinear(codes uint4, scales, zeros uint4)
-    after:  DequantizeLinear(codes uint8, scales, zeros uint8)
+    before: xamc::DequantizeGroups(codes uint4, scales, zeros)
+    after:  xamc::DequantizeGroups(codes uint8, scales, zeros)
     """
 
     name: str = "byte_codes"

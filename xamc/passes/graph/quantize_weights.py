@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,14 +10,37 @@ import numpy as np
 import onnx_ir as ir
 
 from xamc.compiler.errors import InternalError
-from xamc.compiler.export.names import WEIGHT_ROLE
+from xamc.compiler.export.names import DEQUANTIZE_OP, MASK_DOMAIN, WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
-from xamc.passes.onnx_graph import dims, new_node
+from xamc.passes.onnx_graph import Emit, add_function, dims, make_function, new_node
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, SameSignature, Tensors
 
 _TYPES = {"int8": ir.DataType.INT8, "uint4": ir.DataType.UINT4}
+
+
+def dequantize_groups_function() -> ir.Function:
+    """DequantizeGroups(codes [N, K], scales [N, G], zeros [N, G]) -> float32 [N, K]: (codes - zeros) * scales.
+
+    Columns [g K/G, (g + 1) K/G) share a scale and a zero point, float16 both. It is a function because
+    DequantizeLinear takes zero points of the codes' integer type only.
+    """
+
+    def build(emit: Emit, inputs: Sequence[ir.Value]) -> ir.Value:
+        codes, scales, zeros = inputs
+        last = emit("Constant", [], "last", value_ints=[-1])
+        to_float = int(ir.DataType.FLOAT)
+        levels = emit("Cast", [codes], "levels", to=to_float)
+        groups = emit("Concat", [emit("Shape", [scales], "rows_groups"), last], "rows_groups_columns", axis=0)
+        grouped = emit("Reshape", [levels, groups], "grouped")
+        scale = emit("Unsqueeze", [emit("Cast", [scales], "scales32", to=to_float), last], "scale")
+        zero = emit("Unsqueeze", [emit("Cast", [zeros], "zeros32", to=to_float), last], "zero")
+        scaled = emit("Mul", [emit("Sub", [grouped, zero], "centred"), scale], "scaled")
+        # not the shape of the codes, which ONNX Runtime has no kernel for when they are uint4
+        return emit("Reshape", [scaled, emit("Shape", [levels], "rows_columns")], "weight")
+
+    return make_function(DEQUANTIZE_OP, ["codes", "scales", "zeros"], build)
 
 
 @dataclass(frozen=True)
@@ -24,8 +48,10 @@ class QuantizeWeights(SameSignature):
     """Weight-only quantization by groups of columns; all arithmetic stays fp32.
 
         before: MatMul(x, Transpose(weight float32 [N, K]))
-        after:  MatMul(x, Transpose(DequantizeLinear(weight.codes [N, K], Cast<float32>(weight.scales [N, K/g]),
-                                                     weight.zeros [N, K/g], axis=1, block_size=g)))
+        after:  MatMul(x, Transpose(xamc::DequantizeGroups(weight.codes [N, K], weight.scales [N, K/g],
+                                                           weight.zeros [N, K/g])))                          4 bits
+                MatMul(x, Transpose(DequantizeLinear(weight.codes [N, K], Cast<float32>(weight.scales [N, K/g]),
+                                                     axis=1, block_size=g)))                                 8 bits
         before: Gather(embedding [V, K], ids)
         after:  Gather(DequantizeLinear(embedding.codes [V, K], ...), ids)
 
@@ -66,19 +92,24 @@ class QuantizeWeights(SameSignature):
         parts = [_input(f"{name}.codes", _TYPES[spec.dtype], spec.dtype, (rows, columns))]
         parts.append(_input(f"{name}.scales", ir.DataType.FLOAT16, "float16", (rows, groups)))
         if spec.bits == 4:
-            parts.append(_input(f"{name}.zeros", ir.DataType.UINT4, "uint4", (rows, groups)))
+            parts.append(_input(f"{name}.zeros", ir.DataType.FLOAT16, "float16", (rows, groups)))
         index = graph.inputs.index(value)
         graph.inputs[index : index + 1] = parts
         readers = list(value.uses())
         first = next(node for node in graph if any(node is reader for reader, _ in readers))
-        scales = new_node("Cast", [parts[1]], [f"{name}.scales.float32"], like=first, to=int(ir.DataType.FLOAT))
-        scales.outputs[0].type, scales.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), parts[1].shape
-        operands = [parts[0], scales.outputs[0], *parts[2:]]
-        decode = new_node(
-            "DequantizeLinear", operands, [f"{name}.float32"], like=first, axis=1, block_size=columns // groups
-        )
+        if spec.bits == 4:
+            decode = new_node(DEQUANTIZE_OP, parts, [f"{name}.float32"], like=first, domain=MASK_DOMAIN)
+            add_function(program.model, dequantize_groups_function())
+        else:
+            scales = new_node("Cast", [parts[1]], [f"{name}.scales.float32"], like=first, to=int(ir.DataType.FLOAT))
+            scales.outputs[0].type, scales.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), parts[1].shape
+            graph.insert_before(first, scales)
+            operands = [parts[0], scales.outputs[0]]
+            decode = new_node(
+                "DequantizeLinear", operands, [f"{name}.float32"], like=first, axis=1, block_size=columns // groups
+            )
         decode.outputs[0].type, decode.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), value.shape
-        graph.insert_before(first, [scales, decode])
+        graph.insert_before(first, decode)
         for reader, operand in readers:
             reader.replace_input_with(operand, decode.outputs[0])
         if name in program.weights:

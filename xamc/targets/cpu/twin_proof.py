@@ -148,8 +148,7 @@ def pack_twin(plan: WeightPlan, program: RelaxProgram) -> list[Array]:
         fmt = weight.layout.format
         if fmt.quantized:
             codes = parts[0].astype(np.int8 if fmt.kind == "int8" else np.uint8)
-            zero = parts[2].astype(np.uint8) if len(parts) > 2 else None
-            packed = pack_rows(codes, fmt, scale=parts[1], zero=zero)
+            packed = pack_rows(codes, fmt, scale=parts[1], zero=parts[2] if len(parts) > 2 else None)
         else:
             packed = pack_rows(parts[0], fmt)
         arrays += [packed[buffer.name] for buffer in weight.layout.buffers]

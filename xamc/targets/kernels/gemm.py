@@ -115,7 +115,8 @@ class _Gemm:
                 for row in weight.panel_rows():
                     scale = E.let(weight.scale(panel, index, row, lanes))
                     scales.append(scale)
-                    # (q - z) s = q s - z s is exact: no operand has more than 20 significant bits.
+                    # (q - z) s = q s - z s: both products are exact (at most 22 significant bits), so the weight is
+                    # rounded once.
                     offsets.append(E.let(E.const(0, lanes) - weight.zero(panel, index, row, lanes) * scale))
             extent = E.let(E.minimum(k - g * group, group))
             with E.serial(E.let((extent + (step - 1)) // step)) as s:

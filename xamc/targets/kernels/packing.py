@@ -14,10 +14,11 @@ int8      weight uint8         [P, ceil(K/4), 32, 4]             q + 128 of four
           scale float16        [P, groups, 32]
 uint4     weight uint8         [P, K/8, 32, 4]                   byte b: q[8c+b] | q[8c+4+b] << 4
           scale float16        [P, groups, 32]
-          zero uint8           [P, groups, 32]
+          zero float16         [P, groups, 32]
 ========= ==================== ================================= =====================================================
 
-``w = (q - zero) * scale``, evaluated in float32; int8 has no zero point and, without a group size, one group per row.
+``w = (q - zero) * scale``, evaluated in float32; the zero point need not be an integer. int8 has none and, without a
+group size, one group per row.
 The first axis is the panel, so the bytes of rows [n0, n1), n0 a multiple of 32, are contiguous in each buffer and can
 be appended to a file while the rows stream by. This module does not import tvm.
 """
@@ -150,7 +151,7 @@ def packed_layout(n: int, k: int, fmt: WeightFormat) -> PackedLayout:
     if fmt.quantized:
         buffers.append(PackedBuffer("scale", scales, "float16"))
     if fmt.kind == "uint4":
-        buffers.append(PackedBuffer("zero", scales, "uint8"))
+        buffers.append(PackedBuffer("zero", scales, "float16"))
     return PackedLayout(n, k, fmt, tuple(buffers))
 
 
@@ -167,7 +168,7 @@ def pack_rows(
             [-128, 127] for int8, uint8 in [0, 15] for uint4.
         fmt: the format to pack into.
         scale: float [n, groups] (or [n] when there is one group), for the quantized kinds.
-        zero: uint8 [n, groups], for uint4.
+        zero: float [n, groups], for uint4.
 
     Returns:
         The buffers by name, each C-contiguous with the panel as its first axis.
@@ -186,8 +187,7 @@ def pack_rows(
     for name, array in given.items():
         if array.size != n * groups:
             raise InternalError("E1465", f"{name} has shape {array.shape}, expected {(n, groups)}")
-        dtype = np.dtype(np.float16 if name == "scale" else np.uint8)
-        rows = _pad(array.reshape(n, groups).astype(dtype, copy=False), PANEL, 0)
+        rows = _pad(array.reshape(n, groups).astype(np.float16, copy=False), PANEL, 0)
         packed[name] = np.ascontiguousarray(rows.reshape(-1, PANEL, groups).transpose(0, 2, 1))
     return packed
 

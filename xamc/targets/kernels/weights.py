@@ -67,10 +67,10 @@ class PackedWeight:
         return E.load_float(self.buffers["scale"], [panel, group, row], lanes, self.isa)
 
     def zero(self, panel: E.Expr, group: E.Expr, row: E.Expr | int, lanes: int) -> E.Expr:
-        """The integer that stands for 0.0, as float32."""
+        """The place of 0.0 among the stored numbers, as float32."""
         if self.format.kind == "int8":
             return E.const(128.0, lanes)
-        return self.integer(E.cast(E.load(self.buffers["zero"], [panel, group, row], lanes), "uint32", lanes), lanes)
+        return E.load_float(self.buffers["zero"], [panel, group, row], lanes, self.isa)
 
     def panel_rows(self) -> range:
         """First rows of a panel's vectors."""
