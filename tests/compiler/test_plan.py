@@ -115,3 +115,23 @@ def test_calibrated_quantization_is_refused_as_a_compile_would(spec: dict[str, A
     with pytest.raises(UnsupportedError, match="allow-rtn"):
         make_plan(spec)
     assert _weights(make_plan(spec, allow_rtn=True)) > 0
+
+
+def test_reference_target_stores_codes_one_per_byte(spec: dict[str, Any], tmp_path: Path) -> None:
+    """4-bit rows are codes, float16 scales and float16 zeros per group; the embedding and the head keep 8 bits."""
+    expected = 0
+    (file,) = (tmp_path / "tiny").glob("*.safetensors")
+    data = file.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        shape = entry["shape"]
+        if len(shape) == 1:
+            sizes = [shape[0] * 4]
+        else:
+            groups = shape[0] * (shape[1] // 32) * 2
+            sizes = [shape[0] * shape[1], groups] + ([] if "embed" in name or "lm_head" in name else [groups])
+        expected += sum(-(-size // 64) * 64 for size in sizes)
+    spec["backend"] = {"type": "reference", "dtype": "int4"}
+    spec["frontend"]["quantize"] = {"type": "w4a16_rtn", "group_size": 32}
+    assert _weights(make_plan(spec)) == expected

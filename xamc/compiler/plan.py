@@ -205,18 +205,31 @@ def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
     )
 
 
-def weights_bytes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], request: TargetRequest) -> int:
-    """Size of the weights file: every matrix in its packed layout, vectors in float32, each aligned.
+def weights_bytes(shapes: Mapping[str, tuple[int, ...]], request: TargetRequest, packed: bool) -> int:
+    """Size of the weights file: matrices as they are stored, vectors in float32, each buffer aligned.
 
-    Concatenated projections take as much as their parts but for the padding of their last panel.
+    Args:
+        shapes: parameter name → shape.
+        request: how matrices are stored.
+        packed: in the CPU kernels' panels, where concatenated projections take as much as their parts; otherwise in
+            rows, with 4-bit codes one per byte as ONNX Runtime needs them.
     """
     buffers: list[tuple[str, str, tuple[int, ...]]] = []
     for name, shape in shapes.items():
         if len(shape) != 2:
             buffers.append((name, "float32", shape))
             continue
-        layout = packed_layout(shape[0], shape[1], _format(name, request))
-        buffers.extend((f"{name}.{buffer.name}", buffer.dtype, buffer.shape) for buffer in layout.buffers)
+        storage = _format(name, request)
+        if packed:
+            layout = packed_layout(shape[0], shape[1], storage)
+            buffers.extend((f"{name}.{buffer.name}", buffer.dtype, buffer.shape) for buffer in layout.buffers)
+        elif not storage.quantized:
+            buffers.append((name, storage.kind, shape))
+        else:
+            groups = (shape[0], shape[1] // (storage.group_size or shape[1]))
+            buffers += [(f"{name}.codes", "uint8", shape), (f"{name}.scales", "float16", groups)]
+            if storage.kind == "uint4":
+                buffers.append((f"{name}.zeros", "float16", groups))
     return plan_layout(buffers)[1]
 
 
@@ -236,7 +249,7 @@ def _files(
     config = checkpoint.config
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     if request is not None:
-        weights = weights_bytes(config, shapes, request)
+        weights = weights_bytes(shapes, request, caps.kv_layout == "in_place")
         holds = f"{len(shapes)} tensors" + (f", {spec.frontend.quantize.type}" if spec.frontend.quantize else "")
     else:
         bits = spec.frontend.quantize.weight_bits if spec.frontend.quantize else 16
@@ -246,7 +259,7 @@ def _files(
         len(content) if isinstance(content, bytes) else Path(content).stat().st_size
         for content in checkpoint.tokenizer.values()
     )
-    code = 500_000 + 12_000 * config.num_layers
+    code = 900_000 + 12_000 * config.num_layers if caps.kv_layout == "in_place" else 12_500 * config.num_layers
     files = [
         PlannedFile("weights.bin", weights, holds),
         PlannedFile("tokenizer", tokenizer, ", ".join(sorted(checkpoint.tokenizer))),
