@@ -119,7 +119,7 @@ def test_a_vendor_file_compiles_for_the_cpu(built: Built) -> None:
 
 
 def test_a_change_of_the_backend_exports_nothing_again(built: Built) -> None:
-    assert states(built.reference)["export"] == "ok"
+    assert built.reference.manifest.target == "reference"
     report = json.loads((built.artifact / "report.json").read_text())
     stages = {stage["name"]: stage["state"] for stage in report["stages"]}
     assert (stages["export"], stages["codegen"]) == ("cached", "ok")
