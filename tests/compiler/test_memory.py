@@ -35,7 +35,7 @@ def test_short_peak_is_seen_and_each_stage_has_its_own() -> None:
     with MemorySampler(interval=0.01) as sampler:
         sampler.start_stage()
         block = np.ones(80 * MIB, np.uint8)
-        time.sleep(0.1)
+        time.sleep(1.0)  # samples take at most a tenth of the time, so a large process has a few a second
         del block
         first = sampler.stage_peak()
         sampler.start_stage()

@@ -65,6 +65,7 @@ class MemorySampler:
         self._root = root or os.getpid()
         self._interval = interval
         self._stage_peak = 0
+        self._stage = 0
         self.peak = 0
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -85,6 +86,7 @@ class MemorySampler:
         """Begin a new stage's peak."""
         with self._lock:
             self._stage_peak = 0
+            self._stage += 1
         self.sample()
 
     def stage_peak(self) -> int:
@@ -96,12 +98,13 @@ class MemorySampler:
     def sample(self) -> int:
         """Take one sample now; returns it in bytes (the stage's peak when it can't be more than that)."""
         with self._lock:
-            peak = self._stage_peak
+            peak, stage = self._stage_peak, self._stage
         if peak and tree_rss_bytes(self._root) <= peak:
             return peak
         now = tree_pss_bytes(self._root)
         with self._lock:
-            self._stage_peak = max(self._stage_peak, now)
+            if stage == self._stage:  # a sample that began in an earlier stage says nothing of this one
+                self._stage_peak = max(self._stage_peak, now)
             self.peak = max(self.peak, now)
         return now
 
