@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, save_cases
 from xamc.compiler.verify.twin_file import write_weights
 from xamc.targets.cpu.stored import follow
-from xamc.targets.cpu.target import LIBRARY, RESULT
+from xamc.targets.cpu.target import LIBRARY, PROOF, RESULT
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.pack_weights import PackedWeight
@@ -40,7 +40,7 @@ def generate(
     cache: StageCache,
     dump: Path | None,
 ) -> Generated:
-    """Code and packing recipe for `program`, from the cache or from a child process.
+    """Code and packing recipe for `program`, and the twin's proof, from the cache or from two child processes at once.
 
     Args:
         program: the real model in the in-place cache form.
@@ -50,30 +50,15 @@ def generate(
         dump: folder for readable IR, or None; the child then runs even if its result is known.
     """
     isa = Isa.host() if request.mcpu == "native" else Isa.by_name(request.mcpu)
-    graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    key = stage_key(
-        "codegen",
-        _MODULES,
-        _TOOLS,
-        {
-            "graph": hashlib.sha256(graph).hexdigest(),
-            "config": to_json(program.config),
-            "isa": isa.name,
-            "host": Isa.host().name,
-            "kv_dtype": request.kv_dtype,
-            "disable": sorted(request.disable),
-            "proof": twin is not None,
-        },
-    )
-    folder = cache.get(key)
-    if folder is not None and dump is not None:
-        # the result is known, the IR on the way to it is not
-        with tempfile.TemporaryDirectory(prefix="xamc-dump-") as name:
-            _builder(program, graph, request, isa, twin, cache, dump)(Path(name))
-    if folder is None:
-        folder = cache.publish(key, _builder(program, graph, request, isa, twin, cache, dump))
+    wishes = {"isa": isa.name, "kv_dtype": request.kv_dtype, "disable": sorted(request.disable)}
+    with ThreadPoolExecutor(1) as pool:
+        proving = pool.submit(_proof, twin, wishes, cache) if twin is not None else None
+        folder = _code(program, wishes, cache, dump)
+        proof = proving.result() if proving is not None else None
     result = json.loads((folder / RESULT).read_text())
     weights, buffers = _resolve(result["weights"], program)
+    shown = proof["passes"] if proof is not None else {}
+    unproven = {"deviation": None, "tolerance": None}
     return Generated(
         code=folder / LIBRARY,
         code_name=f"code/{LIBRARY}",
@@ -82,45 +67,71 @@ def generate(
         cpu=Cpu(isa.name, isa.cpu_flags),
         buffers=buffers,
         weights=weights,
-        passes=tuple(result["passes"]),
-        kernel_proof=result["kernel_proof"],
-        seconds=result["seconds"],
+        passes=tuple({**entry, **shown.get(entry["name"], unproven)} for entry in result["passes"]),
+        kernel_proof=None if proof is None else proof["kernels"],
+        seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
 
 
-def _builder(
-    program: Program,
-    graph: bytes,
-    request: TargetRequest,
-    isa: Isa,
-    twin: tuple[Program, list[Case]] | None,
-    cache: StageCache,
-    dump: Path | None,
-) -> Callable[[Path], None]:
+def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Path | None) -> Path:
+    """The folder of the library and its packing recipe."""
+    graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
+    inputs = {"graph": hashlib.sha256(graph).hexdigest(), "config": to_json(program.config), **wishes}
+    key = stage_key("codegen", _MODULES, _TOOLS, inputs)
+
     def build(out: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="xamc-codegen-") as name:
             folder = Path(name)
             (folder / "graph.onnx").write_bytes(graph)
-            call: dict[str, Any] = {
+            call = {
                 "graph": str(folder / "graph.onnx"),
                 "config": to_json(program.config),
                 "weights": {n: [list(t.shape), t.dtype] for n, t in program.weights.items()},
-                "isa": isa.name,
-                "kv_dtype": request.kv_dtype,
-                "disable": list(request.disable),
                 "dump": str(dump) if dump else None,
                 "out": str(out),
-                "twin": _write_twin(folder, twin) if twin else None,
+                **wishes,
             }
-            run_child(
-                "xamc.targets.cpu.build:build",
-                call,
-                folder=folder,
-                limits=LIMITS,
-                reproducers=cache.folder / "reproducers",
-            )
+            _run("build", call, folder, cache)
 
-    return build
+    folder = cache.get(key)
+    if folder is not None and dump is not None:
+        # the result is known, the IR on the way to it is not
+        with tempfile.TemporaryDirectory(prefix="xamc-dump-") as name:
+            build(Path(name))
+    return folder or cache.publish(key, build)
+
+
+def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: StageCache) -> dict[str, Any]:
+    """What the twin showed. Its weights and calls follow from its config and its graph."""
+    program, _ = twin
+    graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
+    inputs = {
+        "graph": hashlib.sha256(graph).hexdigest(),
+        "config": to_json(program.config),
+        "host": Isa.host().name,
+        **wishes,
+    }
+    modules = (*_MODULES, "xamc.compiler.verify", "xamc.compiler.weights", "xamc.runtime.rope")
+    key = stage_key("proof", modules, _TOOLS, inputs)
+
+    def build(out: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="xamc-proof-") as name:
+            folder = Path(name)
+            _run("prove", {"twin": _write_twin(folder, twin), "out": str(out), **wishes}, folder, cache)
+
+    place = cache.get(key) or cache.publish(key, build)
+    proof: dict[str, Any] = json.loads((place / PROOF).read_text())
+    return proof
+
+
+def _run(function: str, call: dict[str, Any], folder: Path, cache: StageCache) -> None:
+    run_child(
+        f"xamc.targets.cpu.build:{function}",
+        call,
+        folder=folder,
+        limits=LIMITS,
+        reproducers=cache.folder / "reproducers",
+    )
 
 
 def _write_twin(folder: Path, twin: tuple[Program, list[Case]]) -> dict[str, Any]:

@@ -16,3 +16,4 @@ RELAX_PASS_NAMES = (
 
 LIBRARY = "model.so"
 RESULT = "result.json"
+PROOF = "proof.json"
