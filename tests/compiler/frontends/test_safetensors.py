@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from xamc.compiler.errors import InputError, UnsupportedError, XamcError
+from xamc.compiler.errors import InputError, XamcError
 from xamc.compiler.frontends.safetensors import MAX_HEADER_BYTES, read_header, require_float
 
 
@@ -106,7 +106,7 @@ def test_header_lengths_are_bounded(content: bytes, code: str, tmp_path: Path) -
 def test_quantized_types_are_unsupported_by_name(tmp_path: Path) -> None:
     path = write(tmp_path / "m.safetensors", {"w": entry("F8_E4M3", [4], 0, 4)}, b"0000")
     stored, tensor = read_header(path)["w"]
-    with pytest.raises(UnsupportedError, match=r"E1112.*tensor w is stored as F8_E4M3"):
+    with pytest.raises(InputError, match=r"E1112.*tensor w is stored as F8_E4M3"):
         require_float(tensor.path, "w", stored)
 
 

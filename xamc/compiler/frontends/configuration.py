@@ -117,7 +117,7 @@ def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float =
     """Rotary embedding from ``rope_parameters`` (transformers 5) or ``rope_scaling`` and ``rope_theta`` (before).
 
     Raises:
-        UnsupportedError: E1106 for any type but default, linear, dynamic and llama3.
+        InputError: E1106 for any type but default, linear, dynamic and llama3.
     """
     config.used |= {"rope_parameters", "rope_scaling", "rope_theta"}
     scaling = dict(config.mapping("rope_scaling")) or dict(config.mapping("rope_parameters"))
@@ -127,7 +127,7 @@ def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float =
     partial = scaling.get("partial_rotary_factor", config.values.get("partial_rotary_factor", 1.0))
     config.used.add("partial_rotary_factor")
     if partial not in (None, 1, 1.0):
-        raise UnsupportedError(
+        raise InputError(
             "E1106",
             f"{config.source}: partial_rotary_factor {partial} is not supported",
             "only full rotary embeddings are",
@@ -145,7 +145,7 @@ def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float =
             high_freq_factor=rope.number("high_freq_factor"),
             original_max_position_embeddings=rope.integer("original_max_position_embeddings", max_position_embeddings),
         )
-    raise UnsupportedError(
+    raise InputError(
         "E1106",
         f"{config.source}: rotary embedding type {kind!r} is not supported",
         "supported are default, linear, dynamic and llama3; a model whose context extension is optional can be "
@@ -212,7 +212,7 @@ def model_config(
 
     Raises:
         InputError: E1104, a missing, mistyped or contradictory key.
-        UnsupportedError: E1106 or E1107.
+        InputError: E1106; UnsupportedError: E1107.
     """
     refuse_unmappable(config)
     heads = config.integer("num_attention_heads")

@@ -58,7 +58,7 @@ def open_gguf(path: Path) -> Checkpoint:
 
     Raises:
         InputError: E1101, E1104, E1120–E1122, E1130, E1131, E1140.
-        UnsupportedError: E1105–E1107, E1132–E1134.
+        InputError: E1106; UnsupportedError: E1105, E1107, E1132–E1134.
     """
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))
@@ -94,7 +94,7 @@ def read_config(file: GgufFile) -> ModelConfig:
 
     Raises:
         InputError: E1104, a missing or mistyped value.
-        UnsupportedError: E1105, E1106, E1107, E1133.
+        InputError: E1106; UnsupportedError: E1105, E1107, E1133.
     """
     meta, path = file.metadata, file.path
     architecture = meta.get("general.architecture")
@@ -123,7 +123,7 @@ def read_config(file: GgufFile) -> ModelConfig:
     head_dim = reader.integer(prefix + "attention.key_length", 0, low=0)
     rotated = reader.integer(prefix + "rope.dimension_count", head_dim, low=0)
     if head_dim and rotated != head_dim:
-        raise UnsupportedError(
+        raise InputError(
             "E1106",
             f"{path}: {prefix}rope.dimension_count rotates {rotated} of {head_dim} dimensions of a head",
             "only full rotary embeddings are supported",

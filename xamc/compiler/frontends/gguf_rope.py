@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.contract import RopeConfig
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.weights.lazy import LazyTensor
 
@@ -25,7 +25,7 @@ def read_gguf_rope(reader: ConfigReader, prefix: str, divisors: LazyTensor | Non
 
     Raises:
         InputError: E1104, E1122, mistyped values or a tensor of the wrong size.
-        UnsupportedError: E1106, another scaling.
+        InputError: E1106, another scaling.
     """
     theta = reader.number(prefix + "rope.freq_base", 10000.0)
     kind = reader.values.get(prefix + "rope.scaling.type", "none")
@@ -41,7 +41,7 @@ def read_gguf_rope(reader: ConfigReader, prefix: str, divisors: LazyTensor | Non
         return RopeConfig("default", theta)
     if kind == "linear":
         return RopeConfig("linear", theta, factor=reader.number(prefix + "rope.scaling.factor"))
-    raise UnsupportedError(
+    raise InputError(
         "E1106",
         f"{reader.source}: rotary embedding type {kind!r} is not supported in GGUF",
         "supported are none, linear and Llama 3's; the original safetensors checkpoint may say more",
@@ -54,7 +54,7 @@ def _from_divisors(reader: ConfigReader, theta: float, found: NDArray[np.float32
     for factor, low, high, original in PUBLISHED_LLAMA3:
         if np.allclose(found, llama3_divisors(theta, head_dim, factor, low, high, original), rtol=1e-4, atol=0):
             return RopeConfig("llama3", theta, factor, low, high, original)
-    raise UnsupportedError(
+    raise InputError(
         "E1106",
         f"{reader.source}: rope_freqs.weight belongs to none of the published Llama 3 scalings",
         "use the original safetensors checkpoint, whose config.json names the scaling",

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.json_file import RepeatedKeyError, unique_object
 from xamc.compiler.weights.files import FileTensor
 
@@ -123,10 +123,10 @@ def require_float(path: Path, name: str, stored: str) -> None:
     """Refuses a weight that isn't F32, F16 or BF16.
 
     Raises:
-        UnsupportedError: E1112.
+        InputError: E1112.
     """
     if stored not in DTYPES:
-        raise UnsupportedError(
+        raise InputError(
             "E1112",
             f"{path}: tensor {name} is stored as {stored}",
             "weights must be F32, F16 or BF16; use the unquantized checkpoint and let frontend.quantize do it",

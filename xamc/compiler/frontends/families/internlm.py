@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
-from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.families.llama import parameters
 
@@ -26,6 +26,6 @@ def _rotary(reader: ConfigReader) -> RopeConfig | None:
         return RopeConfig("default", base)
     if kind == "dynamic":
         return RopeConfig("dynamic", base, factor=values.number("scaling_factor", 1.0))
-    raise UnsupportedError(
+    raise InputError(
         "E1106", f"{reader.source}: rotary.type {kind!r} is not supported", "supported: origin, dynamic"
     )
