@@ -26,6 +26,4 @@ def _rotary(reader: ConfigReader) -> RopeConfig | None:
         return RopeConfig("default", base)
     if kind == "dynamic":
         return RopeConfig("dynamic", base, factor=values.number("scaling_factor", 1.0))
-    raise InputError(
-        "E1106", f"{reader.source}: rotary.type {kind!r} is not supported", "supported: origin, dynamic"
-    )
+    raise InputError("E1106", f"{reader.source}: rotary.type {kind!r} is not supported", "supported: origin, dynamic")
