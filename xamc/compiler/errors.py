@@ -21,6 +21,13 @@ class Location:
     note: str = ""
 
 
+def _restored(cls: type[XamcError], state: dict[str, Any]) -> XamcError:
+    """An error as it was when it was pickled."""
+    error = cls.__new__(cls)
+    vars(error).update(state)
+    return error
+
+
 @dataclass(eq=False)
 class XamcError(Exception):
     """Base of every deliberate error.
@@ -42,8 +49,8 @@ class XamcError(Exception):
     exit_code = 70
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # exceptions are pickled by their positional arguments, and ours are made with keywords
-        return type(self), (self.code, self.message, self.fix, self.locations, self.details)
+        # exceptions are pickled by their positional arguments, and ours are made with keywords, or by subclasses
+        return _restored, (type(self), dict(vars(self)))
 
     def __str__(self) -> str:
         text = f"{self.code} {self.message}"
