@@ -1,7 +1,7 @@
 """Exports a transformers model, built on the meta device, to an ONNX graph of high-level operators.
 
 The result has opset 24 and IR version 11, no weight data, and the weights as graph inputs named like the
-transformers parameters. See docs/export.md for the signature.
+transformers parameters; `export_model` has the signature.
 """
 
 from __future__ import annotations
