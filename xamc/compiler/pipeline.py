@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths
 from xamc.compiler.stages.export import export
-from xamc.compiler.stages.job import CompileOptions, Job
+from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
 from xamc.compiler.stages.target_request import target_request
@@ -73,7 +72,7 @@ def compile_spec(
 
         destination.parent.mkdir(parents=True, exist_ok=True)
         with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
-            job = Job(options, cache, progress, spec.workspace.workers or len(os.sched_getaffinity(0)))
+            job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
             if options.dump_ir is not None:
                 options.dump_ir.mkdir(parents=True, exist_ok=True)
 

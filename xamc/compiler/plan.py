@@ -7,7 +7,6 @@ Bytes of files are computed exactly as the packed layouts are; memory and time a
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
 from xamc.compiler.spec import KeyUse, Spec, key_uses, load_spec
+from xamc.compiler.stages.job import packing_workers
 from xamc.compiler.stages.target_request import target_request
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
@@ -177,7 +177,7 @@ def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
     code_file, files = _files(checkpoint, spec, request, caps)
     weights = next(file.nbytes for file in files if file.path == "weights.bin")
     parameters = sum(_count(tensor.shape) for tensor in checkpoint.tensors.values())
-    workers = spec.workspace.workers or len(os.sched_getaffinity(0))
+    workers = packing_workers(spec.workspace.workers)
     stages = tuple(_stages(spec, config, checkpoint, parameters, weights, workers, caps)) if caps.available else ()
     destination = spec.workspace.path
     kv_bytes = 2 if request is not None and request.kv_dtype != "float32" else (4 if caps.available else 2)

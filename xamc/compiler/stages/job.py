@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from xamc.compiler.cache import StageCache
 from xamc.compiler.progress import Progress
+
+# a worker that packs weights takes about 0.15 GiB, and the disk is the limit before this many are busy
+MOST_WORKERS = 8
+
+
+def packing_workers(wanted: int | None) -> int:
+    """Processes that pack weights: as the spec wants, else one per CPU of this process, up to `MOST_WORKERS`."""
+    return wanted or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True)
