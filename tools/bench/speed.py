@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench.corpus import I64, prompt
-from tools.bench.engines import EngineChoice, Worker
+from tools.bench.engines import ROOT, EngineChoice, Worker
 from tools.bench.probe import BandwidthProbe
 from xamc.compiler.memory import MemorySampler
 
@@ -20,6 +20,11 @@ _PSS_SECONDS = 0.05
 # An engine that has no kernels for this CPU (bf16 in torch without AVX-512) would take most of an hour; it decodes for
 # so many seconds at most, and one whose turn takes longer than SLOW_TURN is measured in the first rounds only.
 DECODE_SECONDS, SLOW_TURN, SLOW_ROUNDS = 10.0, 20.0, 2
+
+
+def portable(command: Sequence[str]) -> str:
+    """A command line as anyone could type it from the repository: no path of this machine."""
+    return " ".join(part.replace(f"{ROOT}/", "") for part in command)
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def measure_start(engine: EngineChoice, threads: int, repeat: int, ids: I64, log
     """
 
     def sample(quantity: str, value: float) -> Sample:
-        command = " ".join(worker.command)
+        command = portable(worker.command)
         return Sample("start", engine.name, threads, repeat, quantity, value, 0.0, 0.0, _now(), command)
 
     with Worker(engine, threads, log) as worker:
@@ -173,7 +178,7 @@ def _turn(worker: Worker, threads: int, repeat: int, ids: I64, probe: BandwidthP
     decoded = len(answer["token_ids"]) - 1
 
     def sample(quantity: str, value: float, first: float, last: float) -> Sample:
-        command = " ".join(worker.command)
+        command = portable(worker.command)
         return Sample("speed", worker.engine.name, threads, repeat, quantity, value, first, last, _now(), command)
 
     return [
