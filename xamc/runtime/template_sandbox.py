@@ -2,7 +2,9 @@
 
 Jinja's sandbox keeps a template from Python's internals, not from using up the machine: ``{{ 'a' * 10**10 }}`` or two
 nested loops are enough. Here every operator, method and filter that makes text is charged to a budget before it runs,
-with the size of what it will make, and the time is bounded by an exception raised in the rendering thread.
+with the size of what it will make. Time is looked at wherever a template can spend it: at every token, loop iteration,
+call and charge. Behind that stands an exception raised in the rendering thread from outside, which alone would not do:
+when it happens to arrive inside a callback of the garbage collector, Python reports and drops it.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ import ctypes
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 import jinja2
 import jinja2.compiler
 import jinja2.ext
 import jinja2.filters
+import jinja2.lexer
 import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -67,8 +71,14 @@ class _Budget(threading.local):
     """What the rendering in this thread has made so far; every rendering has a fresh thread."""
 
     spent = 0
+    deadline = float("inf")
+
+    def tick(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise _OutOfTime
 
     def charge(self, size: int) -> None:
+        self.tick()
         if size > VALUE_SIZE:
             raise TemplateProblem(f"it makes a value of more than {VALUE_SIZE // 2**20} MiB")
         self.spent += size
@@ -93,9 +103,29 @@ class _Generation(jinja2.ext.Extension):
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.Scope(body, lineno=line)
 
+    def filter_stream(self, stream: jinja2.lexer.TokenStream) -> Iterator[jinja2.lexer.Token]:
+        for token in stream:
+            _BUDGET.tick()
+            yield token
+
 
 class _CodeGenerator(jinja2.compiler.CodeGenerator):
     """Sends ``~`` and slices through the environment, as other operators are, so that they can be charged."""
+
+    _loop_body: Iterable[jinja2.nodes.Node] | None = None
+
+    def write(self, x: str) -> None:
+        _BUDGET.tick()
+        super().write(x)
+
+    def blockvisit(self, nodes: Iterable[jinja2.nodes.Node], frame: jinja2.compiler.Frame) -> None:
+        if nodes is self._loop_body:
+            self.writeline("environment.tick()")
+        super().blockvisit(nodes, frame)
+
+    def visit_For(self, node: jinja2.nodes.For, frame: jinja2.compiler.Frame) -> None:
+        self._loop_body = node.body
+        super().visit_For(node, frame)
 
     def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:
         self.write("environment.concatenate((")
@@ -138,6 +168,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             del self.globals[name]
 
     @staticmethod
+    def tick() -> None:
+        """Stops a rendering whose time is over; compiled templates call it."""
+        _BUDGET.tick()
+
+    @staticmethod
     def concat(parts: Iterable[str]) -> str:
         """Joins what a template puts out; Jinja calls it for the whole and for every captured block."""
         pieces = list(parts)
@@ -166,6 +201,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        _BUDGET.tick()
         # str.format arrives wrapped by Jinja's sandbox, with the method in __wrapped__.
         method = getattr(__obj, "__wrapped__", __obj)
         owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
@@ -209,6 +245,7 @@ def _bounded(task: Callable[[], T]) -> T:
     problem: list[BaseException] = []
 
     def work() -> None:
+        _BUDGET.deadline = time.monotonic() + SECONDS
         try:
             result.append(task())
         except BaseException as error:  # handed over to the caller's thread
@@ -217,10 +254,13 @@ def _bounded(task: Callable[[], T]) -> T:
     # A daemon, so that not even a call that never comes back to Python keeps the process alive.
     thread = threading.Thread(target=work, name="chat template", daemon=True)
     thread.start()
-    thread.join(SECONDS)
-    if thread.is_alive():
+    thread.join(1.5 * SECONDS)
+    for _ in range(10):
+        if not thread.is_alive():
+            break
+        # again and again: one that arrives in a destructor or a callback of the garbage collector is lost
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_OutOfTime))
-        thread.join(SECONDS)
+        thread.join(SECONDS / 10)
     if problem and not isinstance(problem[0], _OutOfTime):
         raise TemplateProblem(_describe(problem[0])) from problem[0]
     if not result:
