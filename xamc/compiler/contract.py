@@ -67,6 +67,22 @@ class ModelConfig:
     hf_config: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """One static graph: a phase and its length in tokens.
+
+    A prefill graph takes `length` tokens at once; a decode graph takes one token on top of a past of ``length - 1`` slots.
+    """
+
+    kind: Literal["prefill", "decode"]
+    length: int
+
+    @property
+    def name(self) -> str:
+        """As in folder names: ``prefill_1024``."""
+        return f"{self.kind}_{self.length}"
+
+
 def past_key(layer: int) -> str:
     """Name of the graph value that holds a layer's cached keys, [B, Hkv, P, D]."""
     return f"past_key.{layer}"

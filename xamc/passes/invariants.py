@@ -25,6 +25,7 @@ from xamc.passes.onnx_graph import dims
 
 _STANDARD = (
     "Add",
+    "And",
     "Attention",
     "Cast",
     "Concat",
@@ -39,6 +40,7 @@ _STANDARD = (
     "Identity",
     "MatMul",
     "Mul",
+    "Neg",
     "Pow",
     "RMSNormalization",
     "Range",
@@ -49,12 +51,15 @@ _STANDARD = (
     "Shape",
     "Sigmoid",
     "Slice",
+    "Softmax",
+    "Split",
     "Sqrt",
     "Squeeze",
     "Sub",
     "TensorScatter",
     "Transpose",
     "Unsqueeze",
+    "Where",
 )
 KNOWN_OPS = frozenset(
     {
@@ -152,7 +157,10 @@ def _weight_problems(program: Program) -> Iterator[str]:
 
 
 def _cache_problems(program: Program) -> Iterator[str]:
-    """N layers have 2N past inputs and present outputs, or 2N cache inputs that 2N outputs update in place."""
+    """N layers have 2N past inputs and present outputs, or 2N cache inputs that 2N outputs update in place.
+
+    A static prefill graph has no past, and its tokens' positions are constants.
+    """
     graph, layers = program.model.graph, range(program.config.num_layers)
     inputs = {value.name: value for value in graph.inputs}
     outputs = {value.name: value for value in graph.outputs}
@@ -168,11 +176,16 @@ def _cache_problems(program: Program) -> Iterator[str]:
         "rope_sin",
         "write_index",
         "last_index",
+        "attention_mask",
         *(old for old, _ in pairs),
     }
     for value in program.data_inputs():
         if value.name not in known:
             yield f"the input {value.name!r} is neither a weight nor part of the signature"
+    if "position_ids" not in inputs:
+        # prefill: positions are 0 to S - 1 and there is nothing before them
+        yield from (f"the input {old!r} has no place in a prefill graph" for old, _ in pairs if old in inputs)
+        return
     for old, new in pairs:
         if old not in inputs:
             yield f"the input {old!r} is missing"

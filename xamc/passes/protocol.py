@@ -97,3 +97,29 @@ class ChangesWeights(Protocol):
             InternalError: E1308, a decoded weight is further from its original than the storage form explains.
         """
         ...
+
+
+@runtime_checkable
+class AcceptsCalls(Protocol):
+    """A pass after which the graph can serve only some calls; its proof goes on with those."""
+
+    def accepts(self, feeds: Tensors) -> bool:
+        """Whether the graph after the pass can serve a call with these feeds of the graph before it."""
+        ...
+
+
+class SplitsRanks(Protocol):
+    """The last rewrite of a tensor-parallel target: one program becomes one per rank.
+
+    Proven on all ranks together: `xamc.compiler.verify.ranks` merges them into one graph whose collectives are real.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def tolerance(self) -> str: ...
+
+    def split(self, program: Program) -> list[Program]:
+        """The ranks' programs, in order; `program` itself is not changed."""
+        ...
