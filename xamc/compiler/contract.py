@@ -71,7 +71,7 @@ class ModelConfig:
 class Bucket:
     """One static graph: a phase and its length in tokens.
 
-    A prefill graph takes `length` tokens at once; a decode graph takes one token on top of a past of ``length - 1`` slots.
+    A prefill graph takes `length` tokens at once; a decode graph takes one, on top of a past of ``length - 1`` slots.
     """
 
     kind: Literal["prefill", "decode"]
