@@ -68,7 +68,7 @@ class XamcEngine:
         manifest = self._model.manifest
         tied = manifest.model.tie_word_embeddings
         # An untied embedding gives one row per token; a tied one is the output head too and is read as a whole.
-        return sum(entry.nbytes for entry in manifest.weights.tensors if tied or "embed_tokens" not in entry.name)
+        return sum(entry.nbytes for entry in manifest.library()[1].tensors if tied or "embed_tokens" not in entry.name)
 
 
 class TransformersEngine:

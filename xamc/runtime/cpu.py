@@ -44,7 +44,8 @@ class CpuExecutor:
         self._ffi = tvm_ffi()
         self._pools = threading.local()
         self._threads = self._use_threads()
-        path = folder / manifest.code_file
+        code_file, weights = manifest.library()
+        path = folder / code_file
         try:
             self._vm = self._ffi.load_module(str(path.absolute()))["vm_load_executable"]()
             self._vm["vm_initialization"](*_CPU_DEVICE, _POOLED)
@@ -58,8 +59,8 @@ class CpuExecutor:
             ) from error
         self._free_unused = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
         self._create_view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
-        mapped = map_file(folder / manifest.weights.file, manifest.weights.nbytes)
-        self._weights = self._ffi.Array([self._weight(mapped, entry) for entry in manifest.weights.tensors])
+        mapped = map_file(folder / weights.file, weights.nbytes)
+        self._weights = self._ffi.Array([self._weight(mapped, entry) for entry in weights.tensors])
         self._kv = self._ffi.Array([])
         self._batch = 0
         self._rope: tuple[F32 | None, Any, Any] = (None, None, None)

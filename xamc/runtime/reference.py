@@ -40,7 +40,7 @@ class ReferenceExecutor:
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # errors only
-        path = folder / manifest.code_file
+        path = folder / manifest.library()[0]
         try:
             self._session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no base class but this
@@ -117,19 +117,20 @@ class ReferenceExecutor:
         return self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
 
     def _map_weights(self, folder: Path, manifest: Manifest) -> dict[str, Any]:
-        entries = {entry.name: entry for entry in manifest.weights.tensors}
+        code_file, weights = manifest.library()
+        entries = {entry.name: entry for entry in weights.tensors}
         names = [node.name for node in self._session.get_inputs()]
         wanted = [name for name in names if name not in _STEP_INPUTS and name not in self._past]
         missing = [name for name in wanted if name not in entries]
         if missing:
             raise InputError(
                 "E1611",
-                f"{manifest.code_file} needs {len(missing)} weights that the artifact lacks: {', '.join(missing[:3])}",
+                f"{code_file} needs {len(missing)} weights that the artifact lacks: {', '.join(missing[:3])}",
                 "compile the model again",
             )
         if not wanted:
             return {}
-        mapped = map_file(folder / manifest.weights.file, manifest.weights.nbytes)
+        mapped = map_file(folder / weights.file, weights.nbytes)
         return {name: self._weight(mapped, entries[name]) for name in wanted}
 
     def _weight(self, mapped: Bytes, entry: TensorEntry) -> Any:

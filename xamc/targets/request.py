@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.artifact.manifest import Cpu, Phase
+from xamc.compiler.contract import Bucket
 from xamc.compiler.weights.quantize import RoundToNearest
 from xamc.targets.pack_weights import PackedWeight
 
@@ -22,6 +23,9 @@ class TargetRequest:
         kv_dtype: element type of the KV cache.
         mcpu: CPU level to generate code for, `native` for this machine's.
         disable: names of passes to leave out.
+        buckets: the static graphs a target of fixed shapes makes; empty for dynamic shapes.
+        tp: tensor-parallel degree, the number of ranks.
+        merge_params: whether the graphs of a rank share one file of weights.
     """
 
     weight_dtype: str
@@ -29,6 +33,9 @@ class TargetRequest:
     kv_dtype: str
     mcpu: str = "native"
     disable: tuple[str, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
+    tp: int = 1
+    merge_params: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,11 @@ Layout of an artifact folder::
     weights.bin             packed tensors, each 64-byte aligned
     tokenizer/              tokenizer.json, chat template
     golden/                 token ids and reference logits, re-checked by `xamc verify`
+
+A target of static graphs has a folder per bucket and rank instead of `code/` and `weights.bin`::
+
+    prefill_1024_rank0/mod.so, mod.json, mod.params
+    decode_2048_rank0/mod.so, mod.json, mod.params
 """
 
 from __future__ import annotations
@@ -126,6 +131,27 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class StaticGraph:
+    """The graph of one bucket and rank: `kind` and `length` as of `contract.Bucket`, and its three files.
+
+    `params` may be the file of another graph of the same rank (`backend.merge_params`).
+    """
+
+    kind: Literal["prefill", "decode"]
+    length: int
+    rank: int
+    code: str
+    graph: str
+    params: str
+
+    def __post_init__(self) -> None:
+        for key in ("code", "graph", "params"):
+            _check_relative(key, getattr(self, key))
+        if self.length < 1 or self.rank < 0:
+            raise RecordError("graphs", f"{self.kind} of length {self.length}, rank {self.rank}")
+
+
+@dataclass(frozen=True)
 class InputDigest:
     """A file the artifact was made from, by name only: the folder it lay in must not change the manifest."""
 
@@ -163,7 +189,10 @@ class Manifest:
         context_limit: most tokens (prompt and answer) a sequence may have.
         prefill_chunk: most tokens one prefill call takes; longer prompts are cut into such chunks.
         max_batch: most sequences at once.
-        functions: names of the VM functions in `code_file`.
+        functions: names of the VM functions in `code_file`, or in every graph's code.
+        code_file, weights: the library and its weights file; None for a target of static graphs.
+        graphs: the static graphs, each with files of its own.
+        executes_on: what runs the artifact; `host-simulator` marks one whose results are simulated.
         tokenizer: folder of the artifact with tokenizer.json.
         golden: folder of the artifact with token ids and reference logits, or None.
         inputs: digests of the checkpoint's files and of the spec's own files.
@@ -182,8 +211,8 @@ class Manifest:
     kv: KvCache
     functions: tuple[str, ...]
     phases: tuple[Phase, ...]
-    code_file: str
-    weights: Weights
+    code_file: str | None
+    weights: Weights | None
     cpu: Cpu
     quantization: Quantization
     tokenizer: str
@@ -193,6 +222,8 @@ class Manifest:
     files: tuple[FileDigest, ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
     ranks: int = 1
+    graphs: tuple[StaticGraph, ...] = ()
+    executes_on: str = "cpu"
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -204,9 +235,32 @@ class Manifest:
         for key in ("code_file", "tokenizer", "golden"):
             if getattr(self, key) is not None:
                 _check_relative(key, getattr(self, key))
+        if (self.code_file is None) != bool(self.graphs) or (self.weights is None) != bool(self.graphs):
+            raise RecordError("graphs", "an artifact has either one library with one weights file, or static graphs")
+        ranks = {(graph.kind, graph.length): set[int]() for graph in self.graphs}
+        for graph in self.graphs:
+            ranks[graph.kind, graph.length].add(graph.rank)
+        if any(found != set(range(self.ranks)) for found in ranks.values()):
+            raise RecordError("graphs", f"a bucket has not exactly the ranks 0 to {self.ranks - 1}")
         called = {name for phase in self.phases for name in phase.functions}
         if called - set(self.functions):
             raise RecordError("phases", f"functions {sorted(called - set(self.functions))} are not in `functions`")
+
+    def library(self) -> tuple[str, Weights]:
+        """The code file and the weights table of an artifact that is one library.
+
+        Raises:
+            InputError: E1502 for an artifact of static graphs, which another executor runs.
+        """
+        if self.code_file is None or self.weights is None:
+            raise InputError("E1502", f"{self.name} is made of static graphs, not of one library", "compile it again")
+        return self.code_file, self.weights
+
+    def needed_files(self) -> set[str]:
+        """Paths of the files without which nothing runs."""
+        if self.code_file is not None and self.weights is not None:
+            return {self.code_file, self.weights.file}
+        return {path for graph in self.graphs for path in (graph.code, graph.graph, graph.params)}
 
 
 def tensor_nbytes(dtype: str, shape: Iterable[int]) -> int:

@@ -102,9 +102,9 @@ class ArtifactWriter:
             InternalError: E1509 the manifest names a file that was never added.
         """
         complete = replace(manifest, files=tuple(self._files[path] for path in sorted(self._files)))
-        needed = {complete.code_file, complete.weights.file}
-        if needed - set(self._files):
-            raise InternalError("E1509", f"the manifest names {sorted(needed - set(self._files))}, never added")
+        missing = complete.needed_files() - set(self._files)
+        if missing:
+            raise InternalError("E1509", f"the manifest names {sorted(missing)}, never added")
         with disk_errors(self.destination):
             (self.folder / MANIFEST).write_text(dumps(complete), encoding="utf-8")
             text = json.dumps(report, indent=1, ensure_ascii=False, default=str)

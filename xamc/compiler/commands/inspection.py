@@ -10,7 +10,7 @@ from typing import Any
 
 from xamc.compiler.artifact import Artifact, check_digests, read_artifact
 from xamc.compiler.artifact.golden import check_golden
-from xamc.compiler.artifact.manifest import REPORT, digest
+from xamc.compiler.artifact.manifest import REPORT, Manifest, digest
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import CacheInfo, cache_info, prune
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
@@ -72,9 +72,10 @@ def inspect_command(path: Path, *, as_json: bool) -> None:
         ("target", f"{manifest.target}, {manifest.cpu.mcpu}; needs {' '.join(manifest.cpu.features) or 'nothing'}"),
         ("model", f"{model.model_type}: {model.num_layers} layers, hidden {model.hidden_size}, {heads}"),
         ("vocabulary", f"{model.vocab_size}, RoPE {model.rope.kind}"),
-        ("weights", f"{used}; {len(manifest.weights.tensors)} buffers, {size(manifest.weights.nbytes)}"),
+        ("weights", f"{used}; {_weights_row(manifest)}"),
         ("context", f"{manifest.context_limit} tokens, prefill in chunks of {manifest.prefill_chunk}"),
         ("KV cache", f"{manifest.kv.dtype} {manifest.kv.layout}, at most {manifest.max_batch} sequences"),
+        ("executes on", manifest.executes_on),
         ("functions", ", ".join(manifest.functions)),
         ("made by", f"xamc {manifest.xamc_version}; " + ", ".join(f"{k} {v}" for k, v in manifest.tools.items())),
         ("made from", ", ".join(f"{i.name} ({size(i.nbytes)}, {i.sha256[:12]})" for i in manifest.inputs)),
@@ -92,6 +93,14 @@ def inspect_command(path: Path, *, as_json: bool) -> None:
         console.print()
         rows_of = [(s["name"], s["state"], f"{s['seconds']:.1f} s", size(s["peak_bytes"]), s["detail"]) for s in stages]
         print_table(console, ("stage", "state", "time", "memory", "what"), rows_of)
+
+
+def _weights_row(manifest: Manifest) -> str:
+    if manifest.weights is not None:
+        return f"{len(manifest.weights.tensors)} buffers, {size(manifest.weights.nbytes)}"
+    sizes = {file.path: file.nbytes for file in manifest.files}
+    files = {graph.params for graph in manifest.graphs}
+    return f"{size(sum(sizes[file] for file in files))} in {len(files)} files, {manifest.ranks} ranks"
 
 
 def targets_command(*, as_json: bool) -> None:

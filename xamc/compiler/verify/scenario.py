@@ -18,6 +18,9 @@ DECODE_STEPS = 3
 BATCH = "batch"
 _ROWS = {"row0": 5, "row1": 9, "row2": 2}
 _BATCH_LENGTH = 9
+# lengths of the twin's static graphs: one row fills the prefill, and its last step the decode graph's last slot
+TWIN_PREFILL_LENGTH = _ROWS["row1"]
+TWIN_DECODE_LENGTH = TWIN_PREFILL_LENGTH + DECODE_STEPS
 
 
 @dataclass

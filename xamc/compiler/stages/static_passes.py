@@ -1,0 +1,159 @@
+"""Graph passes of a target of static shapes: once for all, then for every bucket, then split into ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from xamc.compiler.contract import Bucket, ModelConfig
+from xamc.compiler.program import Program
+from xamc.compiler.spec.model import Passes
+from xamc.compiler.stages.export import ExportedModel
+from xamc.compiler.stages.job import Job
+from xamc.compiler.verify.proof import PassProof, ProofReport, prove
+from xamc.compiler.verify.rank_proof import prove_split
+from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
+from xamc.passes.protocol import GraphPass, PassReport
+from xamc.passes.runner import PassRun, run_passes, select_passes
+from xamc.passes.text import program_text
+from xamc.targets.registry import StaticPasses
+
+_TWIN_LENGTHS = {"prefill": TWIN_PREFILL_LENGTH, "decode": TWIN_DECODE_LENGTH}
+
+
+@dataclass
+class StaticGraphs:
+    """The programs of every bucket, rank by rank, with what was done and shown.
+
+    Attributes:
+        ranks: bucket -> the program of each rank.
+        runs: passes as they ran, by the bucket's name; those before the fork stand under ``all``.
+        proofs: what the twin showed, by phase; those before the fork stand under ``all``.
+        split_proofs: what the merged ranks of the twin showed, by phase.
+        proof_seconds: all the time that proofs added.
+    """
+
+    ranks: dict[Bucket, list[Program]] = field(default_factory=dict)
+    runs: dict[str, list[PassRun]] = field(default_factory=dict)
+    proofs: dict[str, ProofReport] = field(default_factory=dict)
+    split_proofs: dict[str, PassProof] = field(default_factory=dict)
+    proof_seconds: float = 0.0
+
+    def report(self) -> list[Mapping[str, object]]:
+        """One entry per pass and bucket for the build report."""
+        entries: list[Mapping[str, object]] = []
+        for place, runs in self.runs.items():
+            phase = place.split("_")[0]
+            proofs = {p.name: p for p in self.proofs[phase].passes} if phase in self.proofs else {}
+            if phase in self.split_proofs:
+                proofs[self.split_proofs[phase].name] = self.split_proofs[phase]
+            for run in runs:
+                proof = proofs.get(run.name)
+                entries.append(
+                    {
+                        "bucket": place,
+                        "name": run.name,
+                        "matched": run.report.matched,
+                        "skipped": [{"place": s.place, "reason": s.reason} for s in run.report.skipped],
+                        "deviation": None if proof is None else proof.worst,
+                        "tolerance": None if proof is None else proof.tolerance,
+                        "seconds": round(run.seconds, 3),
+                    }
+                )
+        return entries
+
+    @property
+    def proven(self) -> list[PassProof]:
+        """Every proof, before and after the fork."""
+        return [p for report in self.proofs.values() for p in report.passes] + list(self.split_proofs.values())
+
+
+def rewrite_static(
+    job: Job, exported: ExportedModel, passes: StaticPasses, buckets: Sequence[Bucket], wishes: Passes
+) -> StaticGraphs:
+    """Runs the passes on the twin, proving each, and then on the real program of every bucket.
+
+    Args:
+        job: the compile.
+        exported: program and twin; both are rewritten in place.
+        passes: the target's lists.
+        buckets: the graphs to make, in order.
+        wishes: the spec's `passes` section.
+
+    Raises:
+        InputError: E1306, E1307, E1314 from `wishes`.
+        InternalError: E1309 naming the first pass and node that left its tolerance; E1305 a broken invariant.
+    """
+    graphs = StaticGraphs()
+    names = _names(passes, buckets, exported.program.config)
+    select_passes(passes.common, wishes.disable, names, passes.required)
+    if exported.twin is not None:
+        _prove(graphs, exported, passes, wishes, names)
+    config = exported.program.config
+    graphs.runs["all"] = _run(job, exported.program, passes.common, wishes, names, "all")
+    for bucket in buckets:
+        program = _copy(exported.program)
+        runs = _run(job, program, passes.of_bucket(bucket, config), wishes, names, bucket.name)
+        graphs.runs[bucket.name] = runs
+        ranks = passes.split(bucket).split(program)
+        report = PassReport({"rank": len(ranks)})
+        runs.append(PassRun(passes.split(bucket).name, report, 0.0))
+        graphs.ranks[bucket] = ranks
+        job.dump(f"19-{bucket.name}-rank0.txt", program_text(ranks[0]))
+    return graphs
+
+
+def _prove(
+    graphs: StaticGraphs, exported: ExportedModel, passes: StaticPasses, wishes: Passes, names: Sequence[str]
+) -> None:
+    assert exported.twin is not None
+    twin, cases = exported.twin
+    common = prove(select_passes(passes.common, wishes.disable, names, passes.required), twin, cases).require()
+    graphs.proofs["all"] = common
+    graphs.proof_seconds = exported.twin_seconds + common.seconds
+    for kind in ("prefill", "decode"):
+        if not any(bucket.kind == kind for bucket in passes.buckets):
+            continue
+        bucket = Bucket(kind, _TWIN_LENGTHS[kind])
+        mine = _copy(twin)
+        chosen = select_passes(passes.of_bucket(bucket, twin.config), wishes.disable, names, passes.required)
+        fresh = [Case(case.run, case.step, dict(case.feeds), dict(case.fetches)) for case in common.cases]
+        report = prove(chosen, mine, fresh).require()
+        split = prove_split(passes.split(bucket), mine, report.cases)
+        ProofReport([split], split.seconds, []).require()
+        graphs.proofs[kind], graphs.split_proofs[kind] = report, split
+        graphs.proof_seconds += report.seconds + split.seconds
+
+
+def _run(
+    job: Job, program: Program, passes: Sequence[GraphPass], wishes: Passes, names: Sequence[str], place: str
+) -> list[PassRun]:
+    own = {graph_pass.name for graph_pass in passes}
+    number = iter(range(11, 100))
+
+    def dump(run: PassRun, after: Program) -> None:
+        job.dump(f"{next(number)}-{place}-{run.name}.txt", program_text(after))
+
+    expect = {name: n for name, n in wishes.expect.items() if place == "all" or name in own}
+    return run_passes(
+        program,
+        passes,
+        disable=wishes.disable,
+        expect=expect,
+        elsewhere=names,
+        on_pass=dump if job.options.dump_ir is not None else None,
+    )
+
+
+def _names(passes: StaticPasses, buckets: Sequence[Bucket], config: ModelConfig) -> list[str]:
+    """Every name that `passes.disable` and `passes.expect` may hold."""
+    names = [graph_pass.name for graph_pass in passes.common]
+    for bucket in buckets:
+        names += [p.name for p in passes.of_bucket(bucket, config)] + [passes.split(bucket).name]
+    return list(dict.fromkeys(names))
+
+
+def _copy(program: Program) -> Program:
+    return Program(program.model.clone(), dict(program.weights), program.config)
+
+
