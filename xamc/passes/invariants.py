@@ -11,13 +11,17 @@ import onnx_ir as ir
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import (
     ALIAS_KEY,
+    DEQUANTIZE_KV_OP,
     DEQUANTIZE_OP,
     GATHER_POSITION_OP,
     IR_VERSION,
     MASK_DOMAIN,
     MASK_OP,
     OPSET,
+    QUANTIZE_KV_OP,
+    QUANTIZED_LINEAR_OP,
     SWIGLU_OP,
+    VASTAI_DOMAIN,
     WEIGHT_ROLE,
 )
 from xamc.compiler.program import Program
@@ -68,6 +72,9 @@ KNOWN_OPS = frozenset(
         (MASK_DOMAIN, SWIGLU_OP),
         (MASK_DOMAIN, GATHER_POSITION_OP),
         (MASK_DOMAIN, DEQUANTIZE_OP),
+        (MASK_DOMAIN, QUANTIZE_KV_OP),
+        (MASK_DOMAIN, DEQUANTIZE_KV_OP),
+        (VASTAI_DOMAIN, QUANTIZED_LINEAR_OP),
     }
 )
 """The closed set of operators of our IR, by (domain, name)."""

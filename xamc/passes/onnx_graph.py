@@ -102,24 +102,31 @@ def remove_dead(model: ir.Model) -> int:
     called = {node.op_identifier() for node in graph}
     for identifier in [identifier for identifier in model.functions if identifier not in called]:
         del model.functions[identifier]
-    if not model.functions:
-        model.opset_imports.pop(MASK_DOMAIN, None)
+    used = {"", *(function.domain for function in model.functions.values())}
+    for domain in [domain for domain in model.opset_imports if domain not in used]:
+        del model.opset_imports[domain]
     return removed
 
 
 def add_function(model: ir.Model, function: ir.Function) -> None:
-    """Adds a model-local function of domain `xamc`, once."""
+    """Adds a model-local function and its domain, once."""
     model.functions.setdefault(function.identifier(), function)
     model.opset_imports[function.domain] = 1
 
 
-def make_function(op: str, inputs: Sequence[str], build: Callable[[Emit, Sequence[ir.Value]], ir.Value]) -> ir.Function:
-    """The model-local function `xamc::<op>` of standard operators.
+def make_function(
+    op: str,
+    inputs: Sequence[str],
+    build: Callable[[Emit, Sequence[ir.Value]], ir.Value],
+    domain: str = MASK_DOMAIN,
+) -> ir.Function:
+    """The model-local function `<domain>::<op>` of standard operators.
 
     Args:
         op: its name.
         inputs: names of its inputs.
         build: receives `emit(op, inputs, output_name, **attributes) -> Value` and the inputs, returns the output.
+        domain: where it lives; anything else than `xamc` is an operator that a vendor has defined.
     """
     values = [ir.val(name) for name in inputs]
     nodes: list[ir.Node] = []
@@ -130,7 +137,7 @@ def make_function(op: str, inputs: Sequence[str], build: Callable[[Emit, Sequenc
 
     result = build(emit, values)
     graph = ir.Graph(values, [result], nodes=nodes, opset_imports={"": OPSET}, name=op)
-    return ir.Function(MASK_DOMAIN, op, "", graph=graph, attributes=[])
+    return ir.Function(domain, op, "", graph=graph, attributes=[])
 
 
 def infer_types_and_shapes(model: ir.Model) -> None:

@@ -5,6 +5,11 @@ MASK_OP = "SlidingWindowMask"
 SWIGLU_OP = "SwiGLU"
 GATHER_POSITION_OP = "GatherPosition"
 DEQUANTIZE_OP = "DequantizeGroups"
+QUANTIZE_KV_OP = "QuantizeKv"
+DEQUANTIZE_KV_OP = "DequantizeKv"
+# the custom operator of Vastai's own quantized graphs, under its own domain and name
+VASTAI_DOMAIN = "Vastai"
+QUANTIZED_LINEAR_OP = "QuantizedLinearPerChannel"
 WEIGHT_ROLE = "xamc.weight"
 MODULE_KEY = "xamc.module"
 # on a graph output: the name of the graph input whose memory it shares, to be updated in place

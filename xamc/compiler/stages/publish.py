@@ -53,25 +53,12 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
     Returns:
         The manifest, still without digests of files.
     """
-    checkpoint, generated = parts.checkpoint, parts.generated
+    generated = parts.generated
     # digests were taken when the cache entry was made; gigabytes are not read again
     for path, name in ((generated.code, generated.code_name), (parts.weights.path, parts.weights.table.file)):
         writer.add_file(name, path, job.cache.digests(path.parent).get(path.name))
-    for name, content in checkpoint.tokenizer.items():
-        data = content if isinstance(content, bytes) else Path(content).read_bytes()
-        writer.add_bytes(f"{TOKENIZER}/{name}", data)
-    template = None
-    if checkpoint.chat_template is not None:
-        template = f"{TOKENIZER}/{CHAT_TEMPLATE}"
-        if CHAT_TEMPLATE not in checkpoint.tokenizer:
-            writer.add_bytes(template, checkpoint.chat_template.encode())
-    config = checkpoint.config
     manifest = Manifest(
-        name=parts.spec.name,
-        target=parts.spec.backend.type,
-        xamc_version=xamc.__version__,
-        spec=portable_spec(parts.spec.to_dict() | {"source": None}),
-        model=config,
+        **common_fields(job, parts.spec, parts.checkpoint, writer),
         context_limit=parts.context_limit,
         prefill_chunk=parts.prefill_chunk,
         max_batch=parts.spec.runtime.max_batch,
@@ -82,13 +69,33 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
         weights=parts.weights.table,
         cpu=generated.cpu,
         quantization=parts.quantization,
-        tokenizer=TOKENIZER,
-        generation=Generation(config.bos_token_id, config.eos_token_ids, template),
-        inputs=_inputs(job, checkpoint),
-        tools={tool: tool_version(tool) for tool in _TOOLS},
     )
     (writer.folder / MANIFEST).write_text(dumps(manifest), encoding="utf-8")
     return manifest
+
+
+def common_fields(job: Job, spec: Spec, checkpoint: Checkpoint, writer: ArtifactWriter) -> dict[str, Any]:
+    """Adds the tokenizer's files to `writer`; returns the fields of the manifest that are the same for every target."""
+    for name, content in checkpoint.tokenizer.items():
+        data = content if isinstance(content, bytes) else Path(content).read_bytes()
+        writer.add_bytes(f"{TOKENIZER}/{name}", data)
+    template = None
+    if checkpoint.chat_template is not None:
+        template = f"{TOKENIZER}/{CHAT_TEMPLATE}"
+        if CHAT_TEMPLATE not in checkpoint.tokenizer:
+            writer.add_bytes(template, checkpoint.chat_template.encode())
+    config = checkpoint.config
+    return {
+        "name": spec.name,
+        "target": spec.backend.type,
+        "xamc_version": xamc.__version__,
+        "spec": portable_spec(spec.to_dict() | {"source": None}),
+        "model": config,
+        "tokenizer": TOKENIZER,
+        "generation": Generation(config.bos_token_id, config.eos_token_ids, template),
+        "inputs": _inputs(job, checkpoint),
+        "tools": {tool: tool_version(tool) for tool in _TOOLS},
+    }
 
 
 def add_golden(writer: ArtifactWriter, golden: Golden) -> str:
