@@ -140,6 +140,16 @@ def make_function(
     return ir.Function(domain, op, "", graph=graph, attributes=[])
 
 
+def is_embedding_or_head(value: ir.Value) -> bool:
+    """Whether a weight is looked up by token id, or makes the logits."""
+    for reader, _ in value.uses():
+        if reader.op_type == "Gather":
+            return True
+        if any(node.outputs[0].name == "logits" for node, _ in reader.outputs[0].uses()):
+            return True
+    return False
+
+
 def infer_types_and_shapes(model: ir.Model) -> None:
     """Runs ONNX shape inference and fills in what the graph's values do not say yet; no weight is needed.
 

@@ -68,6 +68,22 @@ def refused(folder: Path, code: str, *words: str, error: type[XamcError] = Input
 # --- what an intact folder gives
 
 
+def test_an_embedding_model_saved_without_its_head_has_the_names_of_the_whole_model(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "model", "qwen3")
+    whole = open_folder(folder)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    expected = whole.tensors[name].read_rows(0, 4)
+
+    def shorten(header: dict[str, Any]) -> None:
+        for name in list(header):
+            header[name.removeprefix("model.")] = header.pop(name)
+
+    edit_header(folder / "model.safetensors", shorten)
+    bare = open_folder(folder)
+    assert bare.tensors.keys() == whole.tensors.keys()
+    assert np.array_equal(bare.tensors[name].read_rows(0, 4), expected)
+
+
 def test_a_folder_tells_its_files_config_and_tokenizer(shards: Path) -> None:
     (shards / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [2, 9], "temperature": 0.7, "top_k": 40, "do_sample": True})

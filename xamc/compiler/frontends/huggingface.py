@@ -53,7 +53,7 @@ def open_huggingface(path: Path) -> Checkpoint:
     generation_file = path / "generation_config.json"
     generation = ConfigReader(read_json(generation_file) if generation_file.exists() else {}, generation_file)
     config = with_generation_ids(config, generation)
-    stored = read_tensors(path)
+    stored = _with_model_prefix(read_tensors(path))
     source = TensorSource(
         tensors=_Floats(stored),
         file_of=lambda name: stored[name][1].path,
@@ -77,6 +77,13 @@ def open_huggingface(path: Path) -> Checkpoint:
         unused_tensors=unused,
         ignored_keys=reader.leftover(),
     )
+
+
+def _with_model_prefix(stored: dict[str, tuple[str, FileTensor]]) -> dict[str, tuple[str, FileTensor]]:
+    """Names as a causal language model has them: an embedding model, saved without a head, lacks their ``model.``."""
+    if "embed_tokens.weight" not in stored or any(name.startswith("model.") for name in stored):
+        return stored
+    return {name if name.startswith("lm_head.") else f"model.{name}": entry for name, entry in stored.items()}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.errors import InputError, UnsupportedError
-from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, require
+from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, require, row_blocks
 from xamc.compiler.weights.transforms import FLOATS, check_finite
 
 # Rows are quantized in pieces of about this many weights, so that the temporaries stay in the CPU's cache.
@@ -243,6 +243,32 @@ class QuantizedScales:
 
     def read_rows(self, start: int, stop: int) -> Array:
         return self.matrix.take("scales", start, stop)
+
+
+@dataclass(frozen=True)
+class RowScales:
+    """Scales of a `matrix` with one per row, float16 [rows].
+
+    They are computed from blocks of at most 64 MiB of the source, the same blocks in which its codes are read.
+    """
+
+    matrix: QuantizedMatrix
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        require(self.matrix.spec.group_size is None, f"{self.matrix.name} has several scales per row")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.matrix.source.shape[:1]
+
+    def read_rows(self, start: int, stop: int) -> Array:
+        scales = np.empty(stop - start, np.float16)
+        for first, last in row_blocks(self.matrix.source):
+            first, last = max(first, start), min(last, stop)
+            if first < last:
+                scales[first - start : last - start] = self.matrix.take("scales", first, last)[:, 0]
+        return scales
 
 
 @dataclass(frozen=True)

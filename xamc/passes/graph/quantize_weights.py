@@ -14,7 +14,7 @@ from xamc.compiler.export.names import DEQUANTIZE_OP, MASK_DOMAIN, WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
-from xamc.passes.onnx_graph import Emit, add_function, dims, make_function, new_node
+from xamc.passes.onnx_graph import Emit, add_function, dims, is_embedding_or_head, make_function, new_node
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, SameSignature, Tensors
 
 _TYPES = {"int8": ir.DataType.INT8, "uint4": ir.DataType.UINT4}
@@ -78,7 +78,7 @@ class QuantizeWeights(SameSignature):
                 why = "a norm weight or a bias" if value.dtype == ir.DataType.FLOAT else f"stored as {value.dtype}"
                 report.skipped.append(NonMatch(value.name, why))
                 continue
-            spec = self.embedding if _is_embedding_or_head(value) else self.linear
+            spec = self.embedding if is_embedding_or_head(value) else self.linear
             self._quantize(program, value, spec)
             report.count(spec.dtype)
         return report
@@ -148,13 +148,3 @@ def _input(name: str, dtype: ir.DataType, role: str, shape: tuple[int, int]) -> 
     value = ir.val(name, dtype=dtype, shape=shape)
     value.metadata_props[WEIGHT_ROLE] = role
     return value
-
-
-def _is_embedding_or_head(value: ir.Value) -> bool:
-    """Whether a weight is looked up by token id, or makes the logits."""
-    for reader, _ in value.uses():
-        if reader.op_type == "Gather":
-            return True
-        if any(node.outputs[0].name == "logits" for node, _ in reader.outputs[0].uses()):
-            return True
-    return False
