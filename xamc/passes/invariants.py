@@ -11,6 +11,8 @@ import onnx_ir as ir
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import (
     ALIAS_KEY,
+    ALL_GATHER_OP,
+    ALL_REDUCE_OP,
     DEQUANTIZE_KV_OP,
     DEQUANTIZE_OP,
     GATHER_POSITION_OP,
@@ -74,6 +76,8 @@ KNOWN_OPS = frozenset(
         (MASK_DOMAIN, DEQUANTIZE_OP),
         (MASK_DOMAIN, QUANTIZE_KV_OP),
         (MASK_DOMAIN, DEQUANTIZE_KV_OP),
+        (MASK_DOMAIN, ALL_REDUCE_OP),
+        (MASK_DOMAIN, ALL_GATHER_OP),
         (VASTAI_DOMAIN, QUANTIZED_LINEAR_OP),
     }
 )

@@ -7,6 +7,9 @@ GATHER_POSITION_OP = "GatherPosition"
 DEQUANTIZE_OP = "DequantizeGroups"
 QUANTIZE_KV_OP = "QuantizeKv"
 DEQUANTIZE_KV_OP = "DequantizeKv"
+# collectives between the ranks of a tensor-parallel model
+ALL_REDUCE_OP = "AllReduce"
+ALL_GATHER_OP = "AllGather"
 # the custom operator of Vastai's own quantized graphs, under its own domain and name
 VASTAI_DOMAIN = "Vastai"
 QUANTIZED_LINEAR_OP = "QuantizedLinearPerChannel"

@@ -1,0 +1,1 @@
+"""Tensor parallelism: one program becomes one per rank."""
