@@ -6,21 +6,17 @@ writes each buffer's bytes at their place with `pwrite`, so that no process ever
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from xamc.compiler.artifact.staging import disk_errors
-from xamc.compiler.child import end_with, main_module_hidden
-from xamc.compiler.errors import ToolchainError
 from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype
 from xamc.compiler.weights.transforms import FLOATS, check_finite
+from xamc.targets.block_pool import run_blocks
 from xamc.targets.kernels.packing import PANEL, PackedLayout, pack_rows
 
 # float32 bytes of a task's rows: a few of them (source, float32, codes, packed) fit a small working set
@@ -73,38 +69,8 @@ def pack_weights(
             os.ftruncate(descriptor, nbytes)
         finally:
             os.close(descriptor)
-        tasks = ((weight, start, stop) for weight in weights for start, stop in _blocks(weight))
-        if workers == 1:
-            for weight, start, stop in tasks:
-                progress(_pack_block(path, weight, start, stop))
-            return
-        with main_module_hidden():
-            _in_processes(tasks, path, workers, progress)
-
-
-def _in_processes(
-    tasks: Iterator[tuple[PackedWeight, int, int]], path: Path, workers: int, progress: Callable[[int], None]
-) -> None:
-    context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with, initargs=(os.getpid(),))
-    running: set[Future[int]] = set()
-    try:
-        for weight, start, stop in tasks:
-            if len(running) >= 2 * workers:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    progress(future.result())
-            running.add(pool.submit(_pack_block, path, weight, start, stop))
-        for future in running:
-            progress(future.result())
-    except BrokenProcessPool as error:
-        raise ToolchainError(
-            "E1404",
-            "a process that packs weights was killed",
-            fix="is the machine out of memory? set workspace.workers: 1",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        calls = ((path, weight, start, stop) for weight in weights for start, stop in _blocks(weight))
+        run_blocks(_pack_block, calls, workers, progress)
 
 
 def _blocks(weight: PackedWeight) -> Iterator[tuple[int, int]]:

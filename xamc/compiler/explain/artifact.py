@@ -41,6 +41,9 @@ All its files are whole. The same code and weights give the same logits on every
 compiled for, but for the order of some sums, so the machine or a library computes something else.
 Remedy: run `xamc doctor`, which checks the pinned libraries; compile the model on this machine; if that artifact
 verifies, compare `xamc inspect` of both and report it.""",
+    "E1512": """A parameter file of a static graph (`mod.params`, TVM's parameter container) is missing, cut off, or
+says things about itself that can't be true. The message names the tensor and what is wrong with it.
+Remedy: copy the artifact again from where it is whole, or compile the model again.""",
     "E1520": """A child process was ended by a signal, most often SIGSEGV inside TVM or LLVM, or SIGKILL for lack of
 memory. Code generation and export run in children because these tools can crash hard. The message names a folder with
 the log, the request and its input files.

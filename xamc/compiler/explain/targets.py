@@ -28,6 +28,9 @@ number of bits instead; the manifest then records both what was requested and wh
 ran before it.""",
     "E1410": """`backend.dtype` or `runtime.kv_dtype` names a storage type that the target does not have; the message
 lists those it has, and `xamc targets` shows them for every target.""",
+    "E1420": """A tensor that should go to a parameter file of VACC's contract has a type that the card does not have
+(bfloat16 or 4 bits, for example), or yields other rows than it declares. A defect of the graph pass that chose how
+the weight is stored.""",
     "E1461": """`backend.compile.mcpu` names a CPU level that xamc does not generate code for. Use `native` for the
 machine that compiles, or one of the listed levels, for example `x86-64-v3` (AVX2) for code that runs on nearly every
 server.""",
