@@ -25,17 +25,20 @@ CASES_FILE = "cases.safetensors"
 
 @dataclass(frozen=True)
 class ExportJob:
-    """An export of `config`, and of its twin when `twin`; `group` is the quantization group whose divisibility the
-    twin keeps."""
+    """An export of `config`, and of its twin when `twin`.
+
+    The twin keeps the widths' divisibility by the quantization `group`, and that of its heads by `tp` ranks.
+    """
 
     config: ModelConfig
     twin: bool = True
     group: int = 32
+    tp: int = 1
 
     def write(self, folder: Path) -> Path:
         """Writes job.json into `folder` and returns its path."""
         path = folder / JOB_FILE
-        fields = {"config": asdict(self.config), "twin": self.twin, "group": self.group}
+        fields = {"config": asdict(self.config), "twin": self.twin, "group": self.group, "tp": self.tp}
         path.write_text(json.dumps(fields, indent=1, sort_keys=True))
         return path
 
@@ -43,7 +46,7 @@ class ExportJob:
     def read(path: Path) -> ExportJob:
         """Reads what `write` wrote."""
         fields = json.loads(path.read_text())
-        return ExportJob(config_from_json(fields["config"]), fields["twin"], fields["group"])
+        return ExportJob(config_from_json(fields["config"]), fields["twin"], fields["group"], fields["tp"])
 
 
 def config_from_json(fields: Mapping[str, Any]) -> ModelConfig:

@@ -38,15 +38,15 @@ class ExportedModel:
     twin_seconds: float
 
 
-def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int) -> ExportedModel:
+def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int, tp: int = 1) -> ExportedModel:
     """Exports `checkpoint`'s model, or takes it from the cache, and binds its weights.
 
     Raises:
         InputError: E1203 the checkpoint lacks a parameter of the graph or has it in another shape.
         ToolchainError: E152x the exporting child failed.
     """
-    request = ExportJob(checkpoint.config, with_twin, group)
-    inputs = {"config": to_json(checkpoint.config), "twin": with_twin, "group": group}
+    request = ExportJob(checkpoint.config, with_twin, group, tp)
+    inputs = {"config": to_json(checkpoint.config), "twin": with_twin, "group": group, "tp": tp}
     key = stage_key("export", _MODULES, _TOOLS, inputs)
 
     def build(folder: Path) -> None:
