@@ -32,8 +32,10 @@ PASSES: dict[str, PassCase] = {
     "swiglu": PassCase(lambda m: m.SwiGlu()),
     "last_position": PassCase(lambda m: m.LastPosition()),
     "kv_cache": PassCase(lambda m: m.KvCache(), before=(Cleanup(), LastPosition()), kind="windowed"),
+    "vocab_padding": PassCase(lambda m: m.VocabPadding()),
     "weight_storage": PassCase(lambda m: m.WeightStorage("float16")),
     "quantize_weights": PassCase(lambda m: m.QuantizeWeights.to_bits(4, 32)),
+    "quantize_per_channel": PassCase(lambda m: m.QuantizePerChannel()),
     "byte_codes": PassCase(lambda m: m.ByteCodes(), before=(Cleanup(), QuantizeWeights.to_bits(4, 32))),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ def test_everything_is_owned_and_contiguous(plan: ShardPlan) -> None:
     ):
         spans = [share.of(kind) for share in plan.shares]
         assert spans[0][0] == 0 and spans[-1][1] == size
-        assert all(previous[1] == following[0] for previous, following in zip(spans, spans[1:]))
+        assert all(previous[1] == following[0] for previous, following in pairwise(spans))
         assert all(0 <= stop - start <= plan.local(kind) for start, stop in spans)
         assert plan.padding(kind) == plan.tp * plan.local(kind) - size
     owned = {head for share in plan.shares for head in range(*share.kv_heads)}

@@ -44,4 +44,10 @@ config.""",
     "E1314": """`passes.disable` names a pass whose result the target builds on, for example `kv_cache` for the CPU,
 whose attention kernels read a cache that is updated in place. Remove it from the list. Other passes
 (norms, swiglu, and the Relax passes) make the model faster and can be left out while looking for a fault.""",
+    "E1330": """The pass `vocab_padding` walks from the output `logits` back to lm_head: a bias at most, the matrix product,
+the transpose, a cast of a 16-bit weight, the weight. It found something else. Disable the pass
+(`passes: {disable: [vocab_padding]}`) if the target takes any vocabulary, and report the model.""",
+    "E1331": """A model can't be divided among the ranks that were asked for: fewer than one rank, or a config whose
+query heads are no multiple of its KV heads. Any number of heads, MLP columns and vocabulary rows can be divided; what
+does not come out even is padded with zeros. Set `frontend.model_kwargs.tp` to 1, 2, 4, 8 or 16.""",
 }

@@ -9,7 +9,9 @@ GRAPH_PASSES: dict[str, str] = {
     "swiglu": "SwiGlu",
     "last_position": "LastPosition",
     "kv_cache": "KvCache",
+    "vocab_padding": "VocabPadding",
     "weight_storage": "WeightStorage",
     "quantize_weights": "QuantizeWeights",
+    "quantize_per_channel": "QuantizePerChannel",
     "byte_codes": "ByteCodes",
 }
