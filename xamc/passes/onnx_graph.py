@@ -159,7 +159,7 @@ def infer_types_and_shapes(model: ir.Model) -> None:
     proto = onnx.shape_inference.infer_shapes(
         ir.serde.serialize_model(model), check_type=True, strict_mode=True, data_prop=True
     )
-    known = {info.name: info for info in proto.graph.value_info}
+    known = {info.name: info for info in (*proto.graph.value_info, *proto.graph.output)}
     for node in model.graph:
         for value in node.outputs:
             info = known.get(value.name or "")

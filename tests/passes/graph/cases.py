@@ -35,7 +35,7 @@ PASSES: dict[str, PassCase] = {
     "vocab_padding": PassCase(lambda m: m.VocabPadding()),
     "weight_storage": PassCase(lambda m: m.WeightStorage("float16")),
     "quantize_weights": PassCase(lambda m: m.QuantizeWeights.to_bits(4, 32)),
-    "quantize_per_channel": PassCase(lambda m: m.QuantizePerChannel()),
+    "quantize_per_channel": PassCase(lambda m: m.QuantizePerChannel(), kind="windowed"),
     "byte_codes": PassCase(lambda m: m.ByteCodes(), before=(Cleanup(), QuantizeWeights.to_bits(4, 32))),
 }
 

@@ -1,4 +1,4 @@
-"""Stores weight matrices in 16 bits."""
+"""Stores weight matrices, and on request every weight, in 16 bits."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ _HALF_SUBNORMAL = {"float16": 2.0**-25, "bfloat16": 2.0**-134}
 
 @dataclass(frozen=True)
 class WeightStorage(SameSignature):
-    """Stores every weight of rank 2 as `dtype` and casts it to float32 where it is read; all arithmetic stays fp32.
+    """Stores weights of rank 2 as `dtype` and casts them to float32 where they are read; all arithmetic stays fp32.
 
         before: MatMul(x, Transpose(weight float32 [N, K]))
         after:  MatMul(x, Transpose(Cast<float32>(weight float16 [N, K])))
 
     Norm weights and biases stay float32: together they are a thousandth of a model, and rounding them costs accuracy.
+    With `vectors` they are stored as `dtype` too, for targets whose graphs hold nothing else.
     """
 
     dtype: Literal["float16", "bfloat16"]
+    vectors: bool = False
     name: str = "weight_storage"
     tolerance: str = "stored_weights"
 
@@ -42,7 +44,8 @@ class WeightStorage(SameSignature):
         graph = program.model.graph
         for value in program.weight_inputs():
             assert value.name is not None and value.shape is not None
-            if len(value.shape) != 2 or value.dtype != ir.DataType.FLOAT:
+            wanted = len(value.shape) == 2 or (self.vectors and len(value.shape) == 1)
+            if not wanted or value.dtype != ir.DataType.FLOAT:
                 why = "a norm weight or a bias" if value.dtype == ir.DataType.FLOAT else f"stored as {value.dtype}"
                 report.skipped.append(NonMatch(value.name, why))
                 continue
@@ -64,11 +67,12 @@ class WeightStorage(SameSignature):
         """The 16-bit weights as float32, after a check that each is within half a unit of its original."""
         decoded: Arrays = {}
         for name, array in before.items():
-            original, stored = np.asarray(array, np.float32), after[name]
-            value = stored.astype(np.float32)
-            decoded[name] = value
-            if stored.dtype != numpy_dtype(self.dtype):
+            stored = after[name]
+            if stored.dtype != numpy_dtype(self.dtype) or array.dtype == stored.dtype:
+                decoded[name] = np.asarray(stored)
                 continue
+            original, value = np.asarray(array, np.float32), stored.astype(np.float32)
+            decoded[name] = value
             bound = np.abs(original) * _HALF_ULP[self.dtype] * 1.01 + _HALF_SUBNORMAL[self.dtype]
             if not np.all(np.abs(value - original) <= bound):
                 raise InternalError(
