@@ -22,6 +22,15 @@ def dims(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
     return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
 
 
+def static_dims(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The sizes of a value's shape when all of them are known numbers; None otherwise."""
+    shape = dims(value)
+    if shape is None:
+        return None
+    sizes = tuple(dim for dim in shape if isinstance(dim, int))
+    return sizes if len(sizes) == len(shape) else None
+
+
 def constant_array(value: ir.Value | None) -> NDArray[np.generic] | None:
     """The contents of a value that a `Constant` node produces, whatever its form; None for anything else."""
     node = value.producer() if value is not None else None

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
+from xamc.compiler.contract import Bucket
 from xamc.passes.graph.byte_codes import ByteCodes
+from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup
+from xamc.passes.graph.eager_attention import EagerAttention
+from xamc.passes.graph.fp16_clamp import Fp16Clamp
+from xamc.passes.graph.insert_slice import InsertSlice
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.norms import Norms
+from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.graph.quantize_weights import QuantizeWeights
+from xamc.passes.graph.rope_table import RopeTables
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
@@ -36,3 +43,28 @@ def cpu_graph_passes(request: TargetRequest) -> list[GraphPass]:
 def reference_graph_passes(request: TargetRequest) -> list[GraphPass]:
     """The export as it is, tidied, with weights as they are stored."""
     return [Cleanup(), *_storage(request), ByteCodes()]
+
+
+# what the contract of the static graphs consists of; insert_slice and fp16_clamp can be left out
+STATIC_REQUIRED_PASSES = ("cleanup", "phase", "causal_mask", "rope_table", "eager_attention")
+
+
+def static_common_passes() -> list[GraphPass]:
+    """What is done once, before the graph is copied for every bucket."""
+    return [Cleanup(), Norms(), SwiGlu()]
+
+
+def vacc_graph_passes(bucket: Bucket) -> list[GraphPass]:
+    """One static graph of VACC's form, in float32; its logits are those of the last position.
+
+    Args:
+        bucket: phase and length; the passes run on a copy of what `static_common_passes` left.
+    """
+    return [
+        StaticPhase(bucket),
+        CausalMask(),
+        RopeTables(),
+        EagerAttention(),
+        *([InsertSlice()] if bucket.kind == "prefill" else []),
+        Fp16Clamp(),
+    ]

@@ -44,6 +44,25 @@ config.""",
     "E1314": """`passes.disable` names a pass whose result the target builds on, for example `kv_cache` for the CPU,
 whose attention kernels read a cache that is updated in place. Remove it from the list. Other passes
 (norms, swiglu, and the Relax passes) make the model faster and can be left out while looking for a fault.""",
+    "E1320": """The pass `phase` gives a graph one phase (prefill or decode), batch 1 and a fixed length. The graph has
+been given one already, its attention is in pieces, or a shape in it depends on data, so that it can't be fixed. Run
+the pass once, after `cleanup`, on an export with past and present.""",
+    "E1321": """The pass `causal_mask` turns causal and boolean attention masks of a static graph into one mask of 0
+and -65504 that is added to the scores. It found causal attention with an additive mask already (two masks are never
+added: twice -65504 is -inf in float16), or lengths that are not static. Run the pass once, after `phase`.""",
+    "E1322": """The pass `rope_table` turns rotary embedding into arithmetic on rows of a table that it makes a weight.
+The table has become a weight already or has no static length, or a rotation is not the half-split form over whole
+heads (for instance an interleaved or a partial one). Run the pass once, after `phase`; report a model whose rotation
+differs.""",
+    "E1323": """The pass `eager_attention` writes attention as matrix products and a softmax. It found attention that
+is still causal, has a boolean mask, or does something more (a soft cap), or heads that are not of static shape. Run it
+after `phase` and `causal_mask`.""",
+    "E1324": """The pass `fp16_clamp` limits constants to what float16 can hold, at most 65504. An infinite constant or
+a NaN is refused, because clamping would hide that it means something: a mask of -inf, for instance, makes a row of NaN
+where all of it is masked. Use a finite number.""",
+    "E1325": """A pass that fixes a graph's phase and length leaves it able to serve only some calls. None of those
+that the proof on the twin has left fits, so the pass would be "proven" by nothing. Example: the decode length of the
+twin is shorter than every past of its scenario. Choose a length that at least one call fits in.""",
     "E1330": """The pass `vocab_padding` walks from the output `logits` back to lm_head: a bias at most, the matrix product,
 the transpose, a cast of a 16-bit weight, the weight. It found something else. Disable the pass
 (`passes: {disable: [vocab_padding]}`) if the target takes any vocabulary, and report the model.""",

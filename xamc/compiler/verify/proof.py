@@ -16,7 +16,7 @@ from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.scenario import BATCH, Case
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.passes.invariants import check_invariants
-from xamc.passes.protocol import ChangesWeights, GraphPass, MergesRows, PassReport, Tensors
+from xamc.passes.protocol import AcceptsCalls, ChangesWeights, GraphPass, MergesRows, PassReport, Tensors
 from xamc.passes.runner import apply_pass
 
 EXPORT = "export"
@@ -118,10 +118,13 @@ def prove(passes: Sequence[GraphPass], twin: Program, cases: Sequence[Case]) -> 
     The exported twin is first compared with transformers' answers in `cases`. Each pass is compared with the graph
     right before it, so errors do not add up and the first wrong pass is the one that is named. A pass that changes
     the signature adapts feeds and expected fetches; once a pass merges rows, the single-row calls go on as one ragged
-    call per step.
+    call per step. Calls that the graph after a pass can't serve are left out from there on.
 
     Returns:
         The report; it stops at the first pass that left its tolerance.
+
+    Raises:
+        InternalError: E1325, a pass accepts none of the calls, so nothing would be compared.
     """
     start = time.perf_counter()
     check_invariants(twin)
@@ -153,6 +156,7 @@ def _prove_one(
     proof = PassProof(graph_pass.name, graph_pass.tolerance, tolerance(graph_pass.tolerance))
     before = twin.model.clone()
     proof.report = apply_pass(graph_pass, twin)
+    cases = _accepted(graph_pass, cases)
     stored = materialize(twin.weights)
     reference = weights
     if isinstance(graph_pass, ChangesWeights):
@@ -171,6 +175,21 @@ def _prove_one(
     # what the graph does now is the reference of the next pass; NaNs of a merged call are gone with it
     following = [Case(case.run, case.step, case.feeds, result) for case, result in zip(adapted, results, strict=True)]
     return proof, following, stored
+
+
+def _accepted(graph_pass: GraphPass, cases: list[Case]) -> list[Case]:
+    """The calls that the graph after the pass can serve; all of them unless the pass says otherwise."""
+    if not isinstance(graph_pass, AcceptsCalls):
+        return cases
+    accepted = [case for case in cases if graph_pass.accepts(case.feeds)]
+    if not accepted:
+        raise InternalError(
+            "E1325",
+            f"{graph_pass.name} accepts none of the {len(cases)} calls of the proof, so it can't be proven",
+            fix="choose a static length of the twin that one of the calls fits in",
+            details=tuple(case.name for case in cases),
+        )
+    return accepted
 
 
 def _adapt(graph_pass: GraphPass, cases: Sequence[Case]) -> list[Case]:

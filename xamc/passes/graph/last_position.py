@@ -44,7 +44,7 @@ class LastPosition:
         report = PassReport()
         model = program.model
         logits = next(value for value in model.graph.outputs if value.name == "logits")
-        head = _head_matmul(logits)
+        head = head_matmul(logits, self.name)
         hidden = head.inputs[0]
         last_index = ir.val("last_index", dtype=ir.DataType.INT64, shape=["batch"])
         position = next(i for i, value in enumerate(model.graph.inputs) if value.name == "position_ids")
@@ -69,7 +69,12 @@ class LastPosition:
         return {**feeds, "last_index": index}, expected
 
 
-def _head_matmul(logits: ir.Value) -> ir.Node:
+def head_matmul(logits: ir.Value, asking: str) -> ir.Node:
+    """The matrix product with lm_head that yields `logits`, with or without a bias.
+
+    Raises:
+        InternalError: E1301 in the name of the pass `asking`, when something else yields them.
+    """
     node = logits.producer()
     if node is not None and node.op_type == "Add":
         # a bias of lm_head
@@ -77,8 +82,8 @@ def _head_matmul(logits: ir.Value) -> ir.Node:
     if node is None or node.op_type != "MatMul" or node.inputs[0] is None:
         raise InternalError(
             "E1301",
-            "last_position: logits are not the product of a hidden state and lm_head"
+            f"{asking}: logits are not the product of a hidden state and lm_head"
             f" but come from {node.op_type if node is not None else 'an input'}",
-            fix="disable it with passes.disable: [last_position], and report this model",
+            fix=f"disable it with passes.disable: [{asking}], and report this model",
         )
     return node
