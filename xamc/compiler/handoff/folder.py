@@ -1,0 +1,116 @@
+"""The hand-off's folder: built aside, published by one rename, and never put over files that xamc didn't write."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import xamc
+from xamc.compiler.artifact.publish import sha256_of
+from xamc.compiler.artifact.staging import StagingFolder, disk_errors, free_bytes
+from xamc.compiler.errors import InputError
+
+MARKER = "xamc-handoff.json"
+FORMAT_VERSION = 1
+
+
+class HandoffWriter:
+    """A folder that is being filled; nothing appears at the destination before `publish`.
+
+    Use as a context manager: leaving it without having called `publish`, by an error or not, removes everything.
+    """
+
+    def __init__(self, destination: Path) -> None:
+        """Prepare the folder beside `destination`, which is followed if it is a symbolic link.
+
+        Raises:
+            InputError: E1453 the destination holds something else than a hand-off of ours; E1506, E1507.
+        """
+        self.destination = Path(os.path.realpath(destination))
+        self._staging = StagingFolder(self.destination, check_replaceable)
+
+    def __enter__(self) -> HandoffWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._staging.discard()
+
+    @property
+    def folder(self) -> Path:
+        """The folder being filled."""
+        return self._staging.path
+
+    def require_room(self, nbytes: int) -> None:
+        """Checks the disk before hours of writing.
+
+        Raises:
+            InputError: E1454.
+        """
+        free = free_bytes(self.destination)
+        if nbytes > free:
+            raise InputError(
+                "E1454",
+                f"the hand-off takes {nbytes / 1e9:.1f} GB, {self.destination.parent} has {free / 1e9:.1f} GB free",
+                fix="choose another folder with -o, or write one road only (--road llama)",
+            )
+
+    def publish(self, facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Writes the marker with a digest of every file, and puts the folder in place.
+
+        Args:
+            facts: what the marker says beside the files; JSON.
+
+        Returns:
+            Path → size and SHA-256 of every file.
+
+        Raises:
+            InputError: E1453 the destination became something else meanwhile; E1506, E1507.
+        """
+        paths = sorted(p for p in self.folder.rglob("*") if p.is_file())
+        files = {
+            str(path.relative_to(self.folder)): {"nbytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in paths
+        }
+        marker = {"format_version": FORMAT_VERSION, "xamc_version": xamc.__version__, **facts, "files": files}
+        with disk_errors(self.destination):
+            text = json.dumps(marker, indent=1, sort_keys=True, ensure_ascii=False)
+            (self.folder / MARKER).write_text(text + "\n", encoding="utf-8")
+        self._staging.publish()
+        return files
+
+
+def check_replaceable(destination: Path) -> None:
+    """Refuses to replace anything but nothing, an empty folder, or a hand-off with no foreign files in it.
+
+    Raises:
+        InputError: E1453.
+    """
+    if not destination.exists():
+        return
+    fix = "choose another folder with -o, or move this one away yourself"
+    if not destination.is_dir():
+        raise InputError("E1453", f"{destination} is a file; the hand-off would replace it", fix=fix)
+    present = {str(p.relative_to(destination)) for p in destination.rglob("*") if not p.is_dir() or p.is_symlink()}
+    if not present:
+        return
+    try:
+        marker = json.loads((destination / MARKER).read_text(encoding="utf-8"))
+        known = {MARKER, *marker["files"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            "E1453", f"{destination} has no readable {MARKER}, so it is no hand-off of xamc's ({error})", fix=fix
+        ) from None
+    foreign = sorted(present - known)
+    if foreign:
+        raise InputError(
+            "E1453",
+            f"{destination} holds files that xamc did not write, which replacing it would delete",
+            fix=fix,
+            details=tuple(foreign[:10]),
+        )
