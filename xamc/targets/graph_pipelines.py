@@ -54,16 +54,17 @@ def static_common_passes() -> list[GraphPass]:
     return [Cleanup(), Norms(), SwiGlu()]
 
 
-def vacc_graph_passes(bucket: Bucket) -> list[GraphPass]:
+def vacc_graph_passes(bucket: Bucket, rope_rows: int | None = None) -> list[GraphPass]:
     """One static graph of VACC's form, in float32; its logits are those of the last position.
 
     Args:
         bucket: phase and length; the passes run on a copy of what `static_common_passes` left.
+        rope_rows: positions of the RoPE tables, the longest length of all graphs that share them.
     """
     return [
         StaticPhase(bucket),
         CausalMask(),
-        RopeTables(),
+        RopeTables(rope_rows),
         EagerAttention(),
         *([InsertSlice()] if bucket.kind == "prefill" else []),
         Fp16Clamp(),

@@ -31,12 +31,17 @@ class RopeTables:
     the graph's length S. A longer graph than `max_position_embeddings` therefore equals transformers only when the
     sequence has S tokens, and a decode graph of another length than the prefill graph rotates with another base than
     the keys in its cache were rotated with. `accepts` says so in proofs.
+
+    Args:
+        rows: positions of the table, so that graphs of several lengths can share one; where the base depends on the
+            length, and for None, the graph's own length S.
     """
 
     name = "rope_table"
     tolerance = "reassociated"
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int | None = None) -> None:
+        self._rows = rows or 0
         self._length = 0
         self._one_length_only = False
 
@@ -50,7 +55,10 @@ class RopeTables:
         self._length = shape[0]
         self._one_length_only = config.rope.kind == "dynamic" and shape[0] > config.max_position_embeddings
         rotations = [node for node in graph if node.op_type == "RotaryEmbedding" and node.domain == ""]
-        halves = rope_table(config, shape[0], length_reached=shape[0])
+        rows = max(shape[0], self._rows)
+        if config.rope.kind == "dynamic" and rows > config.max_position_embeddings:
+            rows = shape[0]
+        halves = rope_table(config, rows, length_reached=shape[0])
         for name, half in zip(_TABLES, halves, strict=True):
             _make_weight(program, values[name], np.concatenate([half, half], axis=-1))
         gathered: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
