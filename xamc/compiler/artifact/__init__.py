@@ -4,6 +4,7 @@ The runtime reads artifacts through this package, so nothing here imports more t
 `xamc.compiler.contract` and `xamc.compiler.errors`.
 """
 
+from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.compiler.artifact.manifest import (
     ALIGNMENT,
     FORMAT_VERSION,
@@ -23,19 +24,33 @@ from xamc.compiler.artifact.manifest import (
     tensor_nbytes,
 )
 from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec, sha256_of
-from xamc.compiler.artifact.read import Artifact, Damage, check_digests, read_artifact, verify_digests
+from xamc.compiler.artifact.read import (
+    AnyArtifact,
+    Artifact,
+    Damage,
+    GraphArtifact,
+    check_digests,
+    read_any,
+    read_artifact,
+    read_graph,
+    verify_digests,
+)
 
 __all__ = [
     "ALIGNMENT",
     "FORMAT_VERSION",
     "MANIFEST",
     "REPORT",
+    "AnyArtifact",
     "Artifact",
     "ArtifactWriter",
     "Cpu",
     "Damage",
     "FileDigest",
     "Generation",
+    "GraphArtifact",
+    "GraphManifest",
+    "GraphTensor",
     "InputDigest",
     "KvCache",
     "Manifest",
@@ -46,7 +61,9 @@ __all__ = [
     "check_digests",
     "plan_layout",
     "portable_spec",
+    "read_any",
     "read_artifact",
+    "read_graph",
     "sha256_of",
     "tensor_nbytes",
     "verify_digests",

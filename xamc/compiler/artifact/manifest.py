@@ -16,6 +16,8 @@ A target of static graphs has a folder per bucket and rank instead of `code/` an
 
     prefill_1024_rank0/mod.so, mod.json, mod.params
     decode_2048_rank0/mod.so, mod.json, mod.params
+
+`graph_manifest` is for artifacts that hold one graph and no language model.
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
 from xamc.compiler.contract import DTYPE_BYTES, ModelConfig
 from xamc.compiler.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from xamc.compiler.artifact.graph_manifest import GraphManifest
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -71,7 +76,7 @@ class Weights:
     tensors: tuple[TensorEntry, ...]
 
     def __post_init__(self) -> None:
-        _check_relative("file", self.file)
+        check_relative("file", self.file)
         end = 0
         for entry in sorted(self.tensors, key=lambda entry: entry.offset):
             if entry.offset < end:
@@ -146,7 +151,7 @@ class StaticGraph:
 
     def __post_init__(self) -> None:
         for key in ("code", "graph", "params"):
-            _check_relative(key, getattr(self, key))
+            check_relative(key, getattr(self, key))
         if self.length < 1 or self.rank < 0:
             raise RecordError("graphs", f"{self.kind} of length {self.length}, rank {self.rank}")
 
@@ -174,7 +179,7 @@ class FileDigest:
     sha256: str
 
     def __post_init__(self) -> None:
-        _check_relative("path", self.path)
+        check_relative("path", self.path)
         _check_sha256(self.sha256)
 
 
@@ -234,7 +239,7 @@ class Manifest:
             raise RecordError("prefill_chunk", f"{self.prefill_chunk} is above context_limit {self.context_limit}")
         for key in ("code_file", "tokenizer", "golden"):
             if getattr(self, key) is not None:
-                _check_relative(key, getattr(self, key))
+                check_relative(key, getattr(self, key))
         if (self.code_file is None) != bool(self.graphs) or (self.weights is None) != bool(self.graphs):
             raise RecordError("graphs", "an artifact has either one library with one weights file, or static graphs")
         ranks = {(graph.kind, graph.length): set[int]() for graph in self.graphs}
@@ -282,18 +287,18 @@ def plan_layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[tu
     return tuple(entries), offset
 
 
-def dumps(manifest: Manifest) -> str:
+def dumps(manifest: Manifest | GraphManifest) -> str:
     """The manifest's text: keys sorted, one per line, ending in a newline; equal manifests give equal bytes."""
     return json.dumps(to_json(manifest), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def digest(manifest: Manifest) -> str:
+def digest(manifest: Manifest | GraphManifest) -> str:
     """SHA-256 of the manifest's text; as it lists every file's digest, it names the whole artifact."""
     return hashlib.sha256(dumps(manifest).encode()).hexdigest()
 
 
-def loads(text: str, path: Path) -> Manifest:
-    """Parse and check a manifest's text; `path` is named in errors.
+def loads(text: str, path: Path) -> Manifest | GraphManifest:
+    """Parse and check a manifest's text, a language model's or a graph's; `path` is named in errors.
 
     Raises:
         InputError: E1502 not JSON or not fitting the format.
@@ -313,6 +318,10 @@ def loads(text: str, path: Path) -> Manifest:
             fix="compile the model again with this xamc, or run it with the xamc that made it",
         )
     try:
+        if isinstance(value, dict) and value.get("kind") == "graph":
+            from xamc.compiler.artifact.graph_manifest import GraphManifest  # its records are made of this module's
+
+            return from_json(GraphManifest, value)
         return from_json(Manifest, value)
     except RecordError as error:
         raise InputError(
@@ -320,7 +329,12 @@ def loads(text: str, path: Path) -> Manifest:
         ) from None
 
 
-def _check_relative(key: str, path: str) -> None:
+def check_relative(key: str, path: str) -> None:
+    """Refuse a path that could lead out of the artifact.
+
+    Raises:
+        RecordError: naming `key`.
+    """
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
         raise RecordError(key, f"{path!r} is not a path inside the artifact")

@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest, dumps, loads
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors
 from xamc.compiler.errors import InputError, InternalError
+
+M = TypeVar("M", Manifest, GraphManifest)
 
 _CHUNK = 8 * 2**20
 _PATH_KEYS = (("frontend", "checkpoint"), ("dataset", "path"), ("workspace", "path"))
@@ -91,7 +94,7 @@ class ArtifactWriter:
         else:
             self._files[path] = FileDigest(path, known.nbytes, known.sha256)
 
-    def publish(self, manifest: Manifest, report: Mapping[str, Any]) -> Manifest:
+    def publish(self, manifest: M, report: Mapping[str, Any]) -> M:
         """Write the manifest with the digests of all files, and the report; then put the artifact in place.
 
         Returns:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import MANIFEST, FileDigest, Manifest, loads
 from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.errors import InputError
@@ -24,6 +25,21 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class GraphArtifact:
+    """The folder of an artifact that holds one graph and no language model, and its checked manifest."""
+
+    path: Path
+    manifest: GraphManifest
+
+    def file(self, path: str) -> Path:
+        """The place of one of the artifact's files."""
+        return self.path / path
+
+
+AnyArtifact = Artifact | GraphArtifact
+
+
+@dataclass(frozen=True)
 class Damage:
     """A file of an artifact that is not what the manifest says."""
 
@@ -35,6 +51,41 @@ class Damage:
 
 
 def read_artifact(path: Path | str) -> Artifact:
+    """Open a language model's artifact; see `read_any`.
+
+    Raises:
+        InputError: E1640 the artifact holds a graph; E1502, E1504, E1505.
+        UnsupportedError: E1503.
+    """
+    artifact = read_any(path)
+    if isinstance(artifact, GraphArtifact):
+        raise InputError(
+            "E1640",
+            f"{path} holds the graph {artifact.manifest.name}, not a language model: it takes "
+            f"{', '.join(tensor.name for tensor in artifact.manifest.graph_inputs)}, no prompt",
+            fix="use xamc run ARTIFACT --inputs FILE.npz, or GraphModel.run(feeds) in Python",
+        )
+    return artifact
+
+
+def read_graph(path: Path | str) -> GraphArtifact:
+    """Open a graph's artifact; see `read_any`.
+
+    Raises:
+        InputError: E1641 the artifact holds a language model; E1502, E1504, E1505.
+        UnsupportedError: E1503.
+    """
+    artifact = read_any(path)
+    if isinstance(artifact, Artifact):
+        raise InputError(
+            "E1641",
+            f"{path} holds the language model {artifact.manifest.name}, which takes a prompt and no named inputs",
+            fix='use xamc run ARTIFACT --prompt "...", or Model.generate in Python',
+        )
+    return artifact
+
+
+def read_any(path: Path | str) -> AnyArtifact:
     """Open an artifact: read the manifest, and check that every file is there with its size.
 
     A cut-off weights file would otherwise show as SIGBUS in the middle of a run. Digests are for `verify_digests`.
@@ -56,13 +107,15 @@ def read_artifact(path: Path | str) -> Artifact:
         ) from None
     except UnicodeDecodeError as error:
         raise InputError("E1502", f"{manifest_path} is not UTF-8: {error}", fix="compile the model again") from None
-    artifact = Artifact(folder, loads(text, manifest_path))
+    manifest = loads(text, manifest_path)
+    artifact: AnyArtifact
+    artifact = Artifact(folder, manifest) if isinstance(manifest, Manifest) else GraphArtifact(folder, manifest)
     _refuse(artifact, [damage for file in artifact.manifest.files if (damage := _size_damage(artifact, file))])
     return artifact
 
 
 def verify_digests(
-    artifact: Artifact, progress: Callable[[FileDigest], None] = lambda file: None
+    artifact: AnyArtifact, progress: Callable[[FileDigest], None] = lambda file: None
 ) -> tuple[Damage, ...]:
     """Read every file again and compare it with its digest; `progress` is called before each file."""
     found = []
@@ -76,7 +129,7 @@ def verify_digests(
     return tuple(found)
 
 
-def check_digests(artifact: Artifact, progress: Callable[[FileDigest], None] = lambda file: None) -> None:
+def check_digests(artifact: AnyArtifact, progress: Callable[[FileDigest], None] = lambda file: None) -> None:
     """Like `verify_digests`, raising for damage.
 
     Raises:
@@ -85,7 +138,7 @@ def check_digests(artifact: Artifact, progress: Callable[[FileDigest], None] = l
     _refuse(artifact, list(verify_digests(artifact, progress)))
 
 
-def _size_damage(artifact: Artifact, file: FileDigest) -> Damage | None:
+def _size_damage(artifact: AnyArtifact, file: FileDigest) -> Damage | None:
     try:
         nbytes = artifact.file(file.path).stat().st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +146,7 @@ def _size_damage(artifact: Artifact, file: FileDigest) -> Damage | None:
     return None if nbytes == file.nbytes else Damage(file.path, f"{nbytes} bytes, expected {file.nbytes}")
 
 
-def _refuse(artifact: Artifact, damages: list[Damage]) -> None:
+def _refuse(artifact: AnyArtifact, damages: list[Damage]) -> None:
     if damages:
         raise InputError(
             "E1505",

@@ -51,4 +51,9 @@ be an overflow; try bf16. Please report it with manifest.json.""",
     "E1618": """A model has one KV cache, and a newer call took it over while an answer was still being streamed: the
 older stream can't go on. Read a stream to its end (or drop it) before the next call, or load the artifact a second
 time; its weights are in memory once.""",
+    "E1640": """The artifact holds one graph (an ONNX model with fixed inputs), and the command or function is for
+language models: there is no tokenizer and nothing to generate. `xamc run ARTIFACT --inputs FILE.npz` runs it; in
+Python `xamc.runtime.load(ARTIFACT).run({"input": array})`.""",
+    "E1641": """The artifact holds a language model, and the command or function is for artifacts of one graph, which
+take named arrays. `xamc run ARTIFACT --prompt "..."` runs it.""",
 }
