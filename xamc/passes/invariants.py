@@ -19,6 +19,7 @@ from xamc.compiler.export.names import (
     IR_VERSION,
     MASK_DOMAIN,
     MASK_OP,
+    OLDER_OPSETS,
     OPSET,
     QUANTIZE_KV_OP,
     QUANTIZED_LINEAR_OP,
@@ -124,8 +125,9 @@ def check_invariants(program: Program, after: str = "export") -> None:
 
 def _graph_problems(model: ir.Model) -> Iterator[str]:
     graph = model.graph
-    if model.ir_version != IR_VERSION or graph.opset_imports.get("") != OPSET:
-        yield f"IR version {model.ir_version} and opset {graph.opset_imports.get('')}, not {IR_VERSION} and {OPSET}"
+    opset = graph.opset_imports.get("", 0)
+    if {OPSET: IR_VERSION, **OLDER_OPSETS}.get(opset) != model.ir_version:
+        yield f"IR version {model.ir_version} and opset {opset}, not {IR_VERSION} and {OPSET}"
     if graph.initializers:
         yield f"initializers {', '.join(graph.initializers)}: weights are graph inputs"
     defined: set[ir.Value] = set(graph.inputs)

@@ -20,3 +20,5 @@ ALIAS_KEY = "xamc.alias"
 OPSET = 24
 # ONNX Runtime 1.31 reads at most IR version 13; 11 is what the toolchain of every target reads
 IR_VERSION = 11
+# opset → IR version of graphs for older toolchains, which only the last pass of a hand-off writes
+OLDER_OPSETS = {14: 8, 15: 8, 16: 8, 17: 8}
