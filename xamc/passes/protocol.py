@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from xamc.compiler.program import Program
+
+if TYPE_CHECKING:
+    from xamc.passes.graph.shard.plan import ShardPlan
 
 Arrays = dict[str, NDArray[np.generic]]
 Tensors = Mapping[str, NDArray[np.generic]]
@@ -100,11 +104,30 @@ class ChangesWeights(Protocol):
 
 
 @runtime_checkable
+class RoundsFeeds(Protocol):
+    """A pass whose graph is fed with less precision (a quantized KV cache). It is proven against the graph before it,
+    run on what the rounded feeds decode to, so that the proof shows the rewrite and not the price of the rounding."""
+
+    def decoded_feeds(self, feeds: Tensors) -> Arrays:
+        """Feeds for the graph before the pass that carry no more than those of the graph after it can."""
+        ...
+
+
+@runtime_checkable
 class AcceptsCalls(Protocol):
     """A pass after which the graph can serve only some calls; its proof goes on with those."""
 
     def accepts(self, feeds: Tensors) -> bool:
         """Whether the graph after the pass can serve a call with these feeds of the graph before it."""
+        ...
+
+
+@runtime_checkable
+class ShowsValues(Protocol):
+    """A pass that makes values from inside the graph its outputs; the proof looks at them before the pass too."""
+
+    def shown_values(self, before: ir.Model) -> Mapping[str, str]:
+        """Output after the pass -> name of the same value in the graph before it."""
         ...
 
 
@@ -119,6 +142,10 @@ class SplitsRanks(Protocol):
 
     @property
     def tolerance(self) -> str: ...
+
+    def plan(self, program: Program) -> ShardPlan:
+        """What of `program` each rank owns."""
+        ...
 
     def split(self, program: Program) -> list[Program]:
         """The ranks' programs, in order; `program` itself is not changed."""

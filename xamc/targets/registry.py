@@ -6,30 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.compiler.contract import Bucket, ModelConfig
 from xamc.compiler.errors import UnsupportedError
-from xamc.passes.protocol import GraphPass, SplitsRanks
+from xamc.passes.protocol import GraphPass
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import Generated, TargetRequest
-
-
-@dataclass(frozen=True)
-class StaticPasses:
-    """The graph passes of a target of static shapes.
-
-    Attributes:
-        common: run once, before the graph is copied for every bucket.
-        of_bucket: the passes of one bucket's copy, in order; the config is that of the program they run on.
-        split: what makes one program per rank of a bucket's graph.
-        buckets: the buckets of the compile.
-        required: names of passes that the target can't do without.
-    """
-
-    common: list[GraphPass]
-    of_bucket: Callable[[Bucket, ModelConfig], list[GraphPass]]
-    split: Callable[[Bucket], SplitsRanks]
-    buckets: tuple[Bucket, ...]
-    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xamc.compiler.artifact.manifest import Cpu, Phase
 from xamc.compiler.contract import Bucket
+from xamc.compiler.weights.kv_scales import KvScales
 from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.passes.protocol import GraphPass, SplitsRanks
 from xamc.targets.pack_weights import PackedWeight
 
 
@@ -36,6 +38,31 @@ class TargetRequest:
     buckets: tuple[Bucket, ...] = ()
     tp: int = 1
     merge_params: bool = False
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether static graphs without a decode phase were asked for: an embedding model."""
+        return bool(self.buckets) and all(bucket.kind == "prefill" for bucket in self.buckets)
+
+
+@dataclass(frozen=True)
+class StaticPasses:
+    """The graph passes of a target of static shapes.
+
+    Attributes:
+        common: run once, before the graph is copied for every bucket.
+        of_bucket: (bucket, positions of the RoPE tables, scales of an int8 KV cache or None) -> the passes of that
+            bucket's copy, in order.
+        split: what makes one program per rank of a bucket's graph.
+        buckets: the buckets of the compile.
+        required: names of passes that the target can't do without.
+    """
+
+    common: list[GraphPass]
+    of_bucket: Callable[[Bucket, int, KvScales | None], list[GraphPass]]
+    split: SplitsRanks
+    buckets: tuple[Bucket, ...]
+    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

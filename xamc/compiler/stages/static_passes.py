@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xamc.compiler.contract import Bucket, ModelConfig
+import numpy as np
+
+from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
@@ -13,10 +16,12 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.proof import PassProof, ProofReport, prove
 from xamc.compiler.verify.rank_proof import prove_split
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
+from xamc.compiler.weights.kv_scales import KvScales, past_names
+from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import GraphPass, PassReport
 from xamc.passes.runner import PassRun, run_passes, select_passes
 from xamc.passes.text import program_text
-from xamc.targets.registry import StaticPasses
+from xamc.targets.request import StaticPasses
 
 _TWIN_LENGTHS = {"prefill": TWIN_PREFILL_LENGTH, "decode": TWIN_DECODE_LENGTH}
 
@@ -69,7 +74,7 @@ class StaticGraphs:
 
 
 def rewrite_static(
-    job: Job, exported: ExportedModel, passes: StaticPasses, buckets: Sequence[Bucket], wishes: Passes
+    job: Job, exported: ExportedModel, passes: StaticPasses, wishes: Passes, kv_scales: KvScales | None = None
 ) -> StaticGraphs:
     """Runs the passes on the twin, proving each, and then on the real program of every bucket.
 
@@ -77,49 +82,58 @@ def rewrite_static(
         job: the compile.
         exported: program and twin; both are rewritten in place.
         passes: the target's lists.
-        buckets: the graphs to make, in order.
         wishes: the spec's `passes` section.
+        kv_scales: scales of an int8 KV cache, from the calibration of the real model; the twin gets its own.
 
     Raises:
         InputError: E1306, E1307, E1314 from `wishes`.
         InternalError: E1309 naming the first pass and node that left its tolerance; E1305 a broken invariant.
     """
     graphs = StaticGraphs()
-    names = _names(passes, buckets, exported.program.config)
+    names = _names(passes)
     select_passes(passes.common, wishes.disable, names, passes.required)
     if exported.twin is not None:
-        _prove(graphs, exported, passes, wishes, names)
-    config = exported.program.config
+        _prove(graphs, exported, passes, wishes, names, kv_scales is not None)
+    rows = max(bucket.length for bucket in passes.buckets)
     graphs.runs["all"] = _run(job, exported.program, passes.common, wishes, names, "all")
-    for bucket in buckets:
+    for bucket in passes.buckets:
         program = _copy(exported.program)
-        runs = _run(job, program, passes.of_bucket(bucket, config), wishes, names, bucket.name)
+        runs = _run(job, program, passes.of_bucket(bucket, rows, kv_scales), wishes, names, bucket.name)
         graphs.runs[bucket.name] = runs
-        ranks = passes.split(bucket).split(program)
-        report = PassReport({"rank": len(ranks)})
-        runs.append(PassRun(passes.split(bucket).name, report, 0.0))
+        start = time.perf_counter()
+        ranks = passes.split.split(program)
+        for rank in ranks:
+            check_invariants(rank, after=passes.split.name)
+        runs.append(PassRun(passes.split.name, PassReport({"rank": len(ranks)}), time.perf_counter() - start))
         graphs.ranks[bucket] = ranks
         job.dump(f"19-{bucket.name}-rank0.txt", program_text(ranks[0]))
     return graphs
 
 
 def _prove(
-    graphs: StaticGraphs, exported: ExportedModel, passes: StaticPasses, wishes: Passes, names: Sequence[str]
+    graphs: StaticGraphs,
+    exported: ExportedModel,
+    passes: StaticPasses,
+    wishes: Passes,
+    names: Sequence[str],
+    int8_cache: bool,
 ) -> None:
     assert exported.twin is not None
     twin, cases = exported.twin
     common = prove(select_passes(passes.common, wishes.disable, names, passes.required), twin, cases).require()
     graphs.proofs["all"] = common
     graphs.proof_seconds = exported.twin_seconds + common.seconds
+    scales = _twin_scales(twin, common.cases) if int8_cache else None
     for kind in ("prefill", "decode"):
         if not any(bucket.kind == kind for bucket in passes.buckets):
             continue
         bucket = Bucket(kind, _TWIN_LENGTHS[kind])
         mine = _copy(twin)
-        chosen = select_passes(passes.of_bucket(bucket, twin.config), wishes.disable, names, passes.required)
+        mine_passes = passes.of_bucket(bucket, TWIN_DECODE_LENGTH, scales)
+        chosen = select_passes(mine_passes, wishes.disable, names, passes.required)
         fresh = [Case(case.run, case.step, dict(case.feeds), dict(case.fetches)) for case in common.cases]
         report = prove(chosen, mine, fresh).require()
-        split = prove_split(passes.split(bucket), mine, report.cases)
+        split = prove_split(passes.split, mine, report.cases)
         ProofReport([split], split.seconds, []).require()
         graphs.proofs[kind], graphs.split_proofs[kind] = report, split
         graphs.proof_seconds += report.seconds + split.seconds
@@ -145,15 +159,29 @@ def _run(
     )
 
 
-def _names(passes: StaticPasses, buckets: Sequence[Bucket], config: ModelConfig) -> list[str]:
+def _names(passes: StaticPasses) -> list[str]:
     """Every name that `passes.disable` and `passes.expect` may hold."""
     names = [graph_pass.name for graph_pass in passes.common]
-    for bucket in buckets:
-        names += [p.name for p in passes.of_bucket(bucket, config)] + [passes.split(bucket).name]
-    return list(dict.fromkeys(names))
+    for bucket in passes.buckets:
+        names += [graph_pass.name for graph_pass in passes.of_bucket(bucket, bucket.length, None)]
+    return list(dict.fromkeys([*names, passes.split.name]))
+
+
+def _twin_scales(twin: Program, cases: Sequence[Case]) -> KvScales:
+    """Scales from all keys and values that the twin's own calls hold."""
+    ranges = {}
+    for past in past_names(twin.config):
+        present = past.replace("past_", "present_")
+        rows = np.concatenate(
+            [
+                np.moveaxis(c.fetches[present], 1, 0).reshape(twin.config.num_kv_heads, -1, twin.config.head_dim)
+                for c in cases
+            ],
+            axis=1,
+        )
+        ranges[past] = (rows.min(axis=1).astype(np.float32), rows.max(axis=1).astype(np.float32))
+    return KvScales.from_ranges(twin.config, ranges)
 
 
 def _copy(program: Program) -> Program:
     return Program(program.model.clone(), dict(program.weights), program.config)
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -11,12 +11,21 @@ import onnx_ir as ir
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import MODULE_KEY
 from xamc.compiler.program import Program
-from xamc.compiler.verify.metrics import Array, relative_error
+from xamc.compiler.verify.metrics import Array, output_error, relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.scenario import BATCH, Case
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.passes.invariants import check_invariants
-from xamc.passes.protocol import AcceptsCalls, ChangesWeights, GraphPass, MergesRows, PassReport, Tensors
+from xamc.passes.protocol import (
+    AcceptsCalls,
+    ChangesWeights,
+    GraphPass,
+    MergesRows,
+    PassReport,
+    RoundsFeeds,
+    ShowsValues,
+    Tensors,
+)
 from xamc.passes.runner import apply_pass
 
 EXPORT = "export"
@@ -52,8 +61,8 @@ class PassProof:
         bound: its value.
         worst: the largest relative error of any output in any call.
         worst_at: that output and call.
-        cost: largest relative error of the logits that a change of the stored weights brings by itself; 0 for passes
-            that keep the weights. Not compared with the bound: it is the price of the storage, not a defect.
+        cost: largest relative error of the logits that a change of the stored weights, or the rounding of a call's
+            feeds, brings by itself; 0 for passes that keep both. Not compared with the bound: it is the price of the storage, not a defect.
         divergence: set when `worst` exceeds `bound`.
         seconds: time the pass and its proof took on the twin.
     """
@@ -157,12 +166,17 @@ def _prove_one(
     before = twin.model.clone()
     proof.report = apply_pass(graph_pass, twin)
     cases = _accepted(graph_pass, cases)
+    if isinstance(graph_pass, ShowsValues):
+        cases = _shown(graph_pass.shown_values(before), before, weights, cases)
     stored = materialize(twin.weights)
     reference = weights
-    if isinstance(graph_pass, ChangesWeights):
-        reference = graph_pass.decoded_weights(weights, stored)
+    if isinstance(graph_pass, ChangesWeights | RoundsFeeds):
+        exact = cases
+        if isinstance(graph_pass, ChangesWeights):
+            reference = graph_pass.decoded_weights(weights, stored)
         oracle = Oracle(before, reference)
-        exact, cases = cases, [Case(case.run, case.step, case.feeds, oracle.run(case.feeds)) for case in cases]
+        feeds = [graph_pass.decoded_feeds(c.feeds) if isinstance(graph_pass, RoundsFeeds) else c.feeds for c in exact]
+        cases = [Case(c.run, c.step, given, oracle.run(given)) for c, given in zip(exact, feeds, strict=True)]
         proof.cost = max(relative_error(c.fetches["logits"], e.fetches["logits"]) for c, e in zip(cases, exact))
     adapted = _adapt(graph_pass, cases)
     after = Oracle(twin.model, stored)
@@ -175,6 +189,16 @@ def _prove_one(
     # what the graph does now is the reference of the next pass; NaNs of a merged call are gone with it
     following = [Case(case.run, case.step, case.feeds, result) for case, result in zip(adapted, results, strict=True)]
     return proof, following, stored
+
+
+def _shown(shown: Mapping[str, str], before: ir.Model, weights: Tensors, cases: list[Case]) -> list[Case]:
+    """The calls with values from inside the graph in place of its outputs."""
+    oracle = Oracle(before, weights, extra_outputs=list(shown.values()))
+    results = [oracle.run(case.feeds) for case in cases]
+    return [
+        Case(case.run, case.step, case.feeds, {**case.fetches, **{name: found[value] for name, value in shown.items()}})
+        for case, found in zip(cases, results, strict=True)
+    ]
 
 
 def _accepted(graph_pass: GraphPass, cases: list[Case]) -> list[Case]:
@@ -214,7 +238,7 @@ def _rows_by_step(cases: Sequence[Case]) -> dict[int, list[Case]]:
 
 def _compare(proof: PassProof, call: str, actual: Tensors, expected: Tensors) -> None:
     for name in expected:
-        error = relative_error(actual[name], expected[name]) if name in actual else float("inf")
+        error = output_error(actual[name], expected[name]) if name in actual else float("inf")
         if error > proof.worst or not proof.worst_at:
             proof.worst, proof.worst_at = error, f"{name} ({call})"
 

@@ -1,0 +1,125 @@
+"""The plan of a target of static graphs: bytes of every rank, and which graphs a die's memory can't hold.
+
+Bytes of parameters are computed exactly as the files are written; activations are bounded from above by the largest
+values that live at the same time. Nothing is read but headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from xamc.compiler.contract import Bucket, ModelConfig
+from xamc.compiler.frontends.parameters import parameter_shapes
+from xamc.passes.graph.shard.plan import ShardPlan
+from xamc.targets.request import TargetRequest
+
+VOCAB_MULTIPLE = 16
+_HALF = 2  # bytes of a float16
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class PlannedGraph:
+    """One static graph of one rank; bytes.
+
+    Attributes:
+        bucket: its phase and length.
+        parameters: weights and tables.
+        cache: past and present keys and values, which the graph takes and gives.
+        activations: what else lives at the same time, from above: hidden states, attention scores, logits.
+    """
+
+    bucket: Bucket
+    parameters: int
+    cache: int
+    activations: int
+
+    @property
+    def nbytes(self) -> int:
+        """What the die's memory must hold while the graph runs."""
+        return self.parameters + self.cache + self.activations
+
+
+@dataclass(frozen=True)
+class StaticPlan:
+    """What every rank holds; all ranks hold the same, as sizes that don't divide are padded."""
+
+    ranks: int
+    graphs: tuple[PlannedGraph, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    parameter_bytes: int
+
+    @property
+    def count(self) -> int:
+        """Graphs of all buckets and ranks."""
+        return self.ranks * len(self.graphs)
+
+    def too_large(self, die_memory: int) -> tuple[PlannedGraph, ...]:
+        """The graphs that do not fit into `die_memory` bytes."""
+        return tuple(graph for graph in self.graphs if graph.nbytes > die_memory)
+
+
+def static_plan(config: ModelConfig, request: TargetRequest) -> StaticPlan:
+    """The plan of one model.
+
+    Args:
+        config: the whole model.
+        request: buckets, tp and how weights and caches are stored.
+
+    Raises:
+        InputError: E1331, heads that can't be divided among the ranks.
+    """
+    rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    shards = ShardPlan.of(config, request.tp, rows)
+    shapes = dict(_local_shapes(config, shards, rows))
+    table = max((bucket.length for bucket in request.buckets), default=0)
+    stored = sum(_stored_bytes(name, shape, request) for name, shape in shapes.items())
+    heads, kv_heads, width = shards.local("head"), shards.local("kv_head"), config.head_dim
+    if request.kv_dtype == "int8":
+        # a scale and a zero point per KV head and channel, of keys and of values
+        stored += config.num_layers * 4 * kv_heads * width * 4
+    stored += 2 * table * width * _HALF
+    graphs = []
+    for bucket in request.buckets:
+        tokens = bucket.length if bucket.kind == "prefill" else 1
+        slots = bucket.length if bucket.kind == "prefill" else 2 * bucket.length - 1
+        element = 1 if request.kv_dtype == "int8" else _HALF
+        cache = 2 * config.num_layers * kv_heads * slots * width * element
+        inner = max(shards.local("intermediate") * 2, config.hidden_size)
+        scores = heads * tokens * bucket.length
+        activations = (3 * tokens * (config.hidden_size + inner) + 3 * scores + shards.local("vocab")) * _HALF
+        graphs.append(PlannedGraph(bucket, stored, cache, activations))
+    return StaticPlan(request.tp, tuple(graphs), shapes, stored)
+
+
+def _local_shapes(config: ModelConfig, shards: ShardPlan, vocab_rows: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Parameter name -> shape on one rank."""
+    width = config.head_dim
+    rows_of = {
+        "q_proj": shards.local("head") * width,
+        "k_proj": shards.local("kv_head") * width,
+        "v_proj": shards.local("kv_head") * width,
+        "gate_proj": shards.local("intermediate"),
+        "up_proj": shards.local("intermediate"),
+    }
+    columns_of = {"o_proj": shards.local("head") * width, "down_proj": shards.local("intermediate")}
+    for name, shape in parameter_shapes(config).items():
+        role = name.split(".")[-2]
+        if role in rows_of:
+            yield name, (rows_of[role], *shape[1:])
+        elif role in columns_of and len(shape) == 2:
+            yield name, (shape[0], columns_of[role])
+        elif role == "lm_head":
+            yield name, (shards.local("vocab"), *shape[1:])
+        else:
+            yield name, shape
+
+
+def _stored_bytes(name: str, shape: tuple[int, ...], request: TargetRequest) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    if request.quantize is not None and len(shape) == 2 and name.split(".")[-2] in _LINEAR:
+        return count + shape[0] * _HALF
+    return count * _HALF
