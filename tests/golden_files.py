@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "golden"
@@ -29,3 +30,25 @@ def rewrite_text(before: str, after: str) -> str:
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="", n=1)
     # positions would change with every line above
     return "\n".join("@@" if line.startswith("@@") else line for line in lines) + "\n"
+
+
+def first_layer(text: str) -> str:
+    """The text of a program without the layers after the first, which repeat it (a window's mask is kept)."""
+    kept, skip = [], False
+    for line in text.splitlines():
+        heading = re.match(r"  # (.*)", line)
+        if heading:
+            skip = re.match(r"model\.layers\.[1-9]", heading[1]) is not None
+        elif not line.startswith("  "):
+            skip = False
+        if re.match(r"  (model\.layers|past_\w+|present_\w+)\.[1-9]", line) or (skip and "SlidingWindow" not in line):
+            continue
+        kept.append(line)
+    return "\n".join(kept) + "\n"
+
+
+def _with_rope(name: str, folder: Path, rope: RopeConfig, positions: int) -> Program:
+    """The exported graph does not depend on the rotary embedding: tables are inputs."""
+    hf = dict(_exported(name, folder / name).config.hf_config)
+    hf |= {"rope_parameters": rope_parameters(rope), "max_position_embeddings": positions}
+    return _fresh(name, folder, rope=rope, max_position_embeddings=positions, hf_config=hf)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.checkpoints import write_tiny
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.export.job import twin_program
+from xamc.compiler.frontends import open_checkpoint
+from xamc.compiler.frontends.configuration import rope_parameters
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case
+from xamc.compiler.verify.twin import TWIN_POSITIONS, twin_config
 from xamc.passes.protocol import GraphPass
 
 # "tied": no biases, tied embedding, GQA 3:1; "windowed": q/k/v biases, one full and one sliding-window layer, untied
@@ -76,7 +83,43 @@ def _exported(kind: str) -> tuple[Program, list[Case]]:
 def twin(kind: str) -> tuple[Program, list[Case]]:
     """A fresh copy of an exported twin, and transformers' answers to its scenario."""
     program, cases = _exported(kind)
-    return Program(program.model.clone(), dict(program.weights), program.config), cases
+    return copy(program), cases
+
+
+def copy(program: Program, **changes: Any) -> Program:
+    """A program with a graph of its own, and a config with `changes`."""
+    return Program(program.model.clone(), dict(program.weights), replace(program.config, **changes))
+
+
+@functools.cache
+def _exported_family(name: str) -> Program:
+    from xamc.compiler.export.exporter import export_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        real = open_checkpoint(write_tiny(Path(folder), name), "huggingface").config
+    small = twin_config(real)
+    return twin_program(export_model(small), small)
+
+
+def family(name: str, rope: RopeConfig | None = None, positions: int = TWIN_POSITIONS) -> Program:
+    """A fresh copy of the exported twin of a family of `tests.checkpoints`, if wanted with another rotary embedding.
+
+    The exported graph does not depend on the rotary embedding, whose tables are inputs.
+    """
+    program = _exported_family(name)
+    if rope is None:
+        return copy(program)
+    hf = dict(program.config.hf_config)
+    hf |= {"rope_parameters": rope_parameters(rope), "max_position_embeddings": positions}
+    return copy(program, rope=rope, max_position_embeddings=positions, hf_config=hf)
+
+
+@functools.cache
+def family_answers(name: str, rope: RopeConfig | None = None, positions: int = TWIN_POSITIONS) -> list[Case]:
+    """transformers' answers to the scenario of `family` with the same arguments."""
+    from xamc.compiler.export.worker import answers
+
+    return answers(family(name, rope, positions))
 
 
 def after(kind: str, *passes: GraphPass) -> Program:
