@@ -48,6 +48,7 @@ def test_every_query_head_meets_its_own_kv_head(plan: ShardPlan) -> None:
         (first, last), (kv, end) = share.heads, share.kv_heads
         for place, head in enumerate(range(first, last)):
             assert kv + place // ratio == head // plan.group < end
+        assert plan.group > 1 or share.heads == share.kv_heads
 
 
 @given(plans)
@@ -55,7 +56,7 @@ def test_copies_of_kv_heads(plan: ShardPlan) -> None:
     copies = [sum(head in range(*share.kv_heads) for share in plan.shares) for head in range(plan.num_kv_heads)]
     assert set(copies) == {plan.replicas}
     if plan.replicas > 1:
-        assert plan.local("kv_head") == 1 and plan.tp % plan.replicas == 0
+        assert plan.local("kv_head") == 1 and plan.tp % plan.replicas == 0 and plan.group > 1
     assert plan.kv_groups % plan.tp == 0 or plan.tp % plan.kv_groups == 0
 
 
@@ -64,7 +65,7 @@ def test_the_cheapest_valid_padding(plan: ShardPlan) -> None:
     """Against an independent search over all numbers of groups."""
 
     def cost(groups: int) -> float:
-        if groups % plan.tp and plan.tp % groups:
+        if groups % plan.tp and (plan.tp % groups or plan.group == 1):
             return float("inf")
         ranks = max(1, plan.tp // groups)
         return max(1, groups // plan.tp) * -(-plan.group // ranks) + max(1, groups // plan.tp)
@@ -72,7 +73,7 @@ def test_the_cheapest_valid_padding(plan: ShardPlan) -> None:
     candidates = range(plan.num_kv_heads, plan.num_kv_heads + plan.tp + 1)
     assert plan.local("head") + plan.local("kv_head") == min(map(cost, candidates))
     assert plan.kv_groups == min(candidates, key=cost)
-    if plan.num_kv_heads % plan.tp == 0 or plan.tp % plan.num_kv_heads == 0:
+    if plan.num_kv_heads % plan.tp == 0 or (plan.tp % plan.num_kv_heads == 0 and plan.group > 1):
         assert plan.kv_groups == plan.num_kv_heads, "no padding where none is needed"
 
 

@@ -56,11 +56,12 @@ class ColumnSlice:
 
 @dataclass(frozen=True)
 class Pad:
-    """`source` with zeros appended: to `rows` along axis 0 and, for a matrix, to `columns` along axis 1."""
+    """`source` with `fill` appended: to `rows` along axis 0 and, for a matrix, to `columns` along axis 1."""
 
     source: LazyTensor
     rows: int
     columns: int | None = None
+    fill: float = 0.0
 
     def __post_init__(self) -> None:
         shape = self.source.shape
@@ -80,7 +81,7 @@ class Pad:
         return self.source.dtype
 
     def read_rows(self, start: int, stop: int) -> Array:
-        block = np.zeros((stop - start, *self.shape[1:]), dtype=numpy_dtype(self.dtype))
+        block = np.full((stop - start, *self.shape[1:]), self.fill, dtype=numpy_dtype(self.dtype))
         last = min(stop, self.source.shape[0])
         if start < last:
             rows = self.source.read_rows(start, last)

@@ -54,7 +54,8 @@ class ShardPlan:
 
     - K is a multiple of tp: K / tp whole groups per rank;
     - tp is a multiple of K: each KV head lies on tp / K ranks, which share its G query heads out among them, at most
-      ceil(G / (tp / K)) each; where G does not divide, ranks are padded with query heads of zeros;
+      ceil(G / (tp / K)) each; where G does not divide, ranks are padded with query heads of zeros (with G = 1 there is
+      nothing to share out, and the next rule applies);
     - otherwise K is padded with groups of zeros to a number that meets one of the two conditions: the one with the
       fewest heads per rank, counting query and KV heads alike (each is two matrices), and the smallest of equals.
       SmolLM2's 3 groups of 3 become 4 at tp 2 and 4, and at tp 8 four groups on two ranks each.
@@ -107,7 +108,7 @@ class ShardPlan:
     def kv_groups(self) -> int:
         """KV heads with padding: a multiple or a divisor of `tp`."""
         whole = -(-self.num_kv_heads // self.tp) * self.tp
-        shared = [n for n in range(self.num_kv_heads, self.tp) if self.tp % n == 0]
+        shared = [n for n in range(self.num_kv_heads, self.tp) if self.tp % n == 0 and self.group > 1]
         return min([*shared, whole], key=lambda groups: (sum(self._heads(groups)), groups))
 
     def _heads(self, groups: int) -> tuple[int, int]:
