@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.verify.scenario import prompts, steps
 from xamc.compiler.verify.twin import twin_config, twin_weights
+from xamc.passes.graph.shard import ShardPlan
 
 
 def _config(
@@ -91,6 +92,26 @@ def test_any_shape_has_a_twin(kv: int, ratio: int, half_dim: int, inter: int, vo
         else:
             assert twin.hidden_size % twin.num_heads == 0
         assert twin.head_dim % 2 == 0 and twin.head_dim <= 32 + group
+
+
+@pytest.mark.parametrize("tp", [2, 4, 8, 16])
+@pytest.mark.parametrize("name", REAL)
+def test_divides_among_ranks_as_the_real_model_does(name: str, tp: int) -> None:
+    real, twin = REAL[name], twin_config(REAL[name], 32, tp)
+    plans = [ShardPlan.of(config, tp) for config in (real, twin)]
+    assert twin.num_heads * real.num_kv_heads == real.num_heads * twin.num_kv_heads
+    theirs, ours = plans
+    assert ours.group == theirs.group and ours.replicas == theirs.replicas
+    assert ours.local("group") == theirs.local("group")
+    assert ours.padding("kv_head") == theirs.padding("kv_head") and ours.padding("head") == theirs.padding("head")
+    assert (ours.local("kv_head") > 1) == (theirs.local("kv_head") > 1)
+    assert ours.padding("intermediate") == theirs.padding("intermediate")
+    assert twin.num_kv_heads <= 2 * tp and twin.intermediate_size < 3000
+
+
+def test_one_rank_changes_nothing() -> None:
+    for config in REAL.values():
+        assert twin_config(config, 64, 1) == twin_config(config, 64)
 
 
 def test_layer_patterns() -> None:

@@ -43,7 +43,7 @@ def run_job(job: ExportJob, folder: Path) -> None:
     if not job.twin:
         return
     start = time.perf_counter()
-    config = twin_config(job.config, job.group)
+    config = twin_config(job.config, job.group, job.tp)
     twin = twin_program(export_model(config), config)
     ir.save(twin.model, folder / TWIN_FILE)
     save_cases(answers(twin), folder / CASES_FILE)

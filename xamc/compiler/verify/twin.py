@@ -2,7 +2,8 @@
 
 Kept: all config flags, one period of the layer pattern and at least two layers, the ratio of heads to KV heads and
 their parities, whether heads times head_dim equals the hidden size, the residues of all widths modulo the
-quantization group, of the vocabulary modulo 16, the RoPE kind, which layers share a sliding window.
+quantization group, of the vocabulary modulo 16, the RoPE kind, which layers share a sliding window. For a model that
+is divided among ranks also how its KV heads and its MLP width divide.
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ TWIN_POSITIONS = 64
 _LONGEST_PATTERN = 8
 
 
-def twin_config(config: ModelConfig, group: int = 32) -> ModelConfig:
+def twin_config(config: ModelConfig, group: int = 32, tp: int = 1) -> ModelConfig:
     """The config of `config`'s twin.
 
     Args:
         config: the real model.
         group: quantization group size whose divisibility by the widths is kept; any value without quantization.
+        tp: number of ranks that the model is divided among. The twin's KV heads are then padded or replicated as the
+            real ones are: fewer than `tp` stay as they are, more have the same residue modulo `tp`. The MLP width
+            keeps its residue modulo 16 tp.
     """
     windows = _layer_pattern(config.sliding_windows)
     lengths = sorted({window for window in windows if window is not None})
     # short enough that the twin's prompts run out of every window
     windows = tuple(None if window is None else 3 + lengths.index(window) for window in windows)
     layers = len(windows)
-    kv_heads = 1 if config.num_kv_heads == 1 else 2 + config.num_kv_heads % 2
+    kv_heads = _kv_heads(config.num_kv_heads, tp)
     heads = config.num_heads // config.num_kv_heads * kv_heads
     real_width = config.num_heads * config.head_dim
     head_dim = _head_dim(config.head_dim, heads, real_width, group)
@@ -46,7 +50,8 @@ def twin_config(config: ModelConfig, group: int = 32) -> ModelConfig:
         # transformers wants hidden_size to be a multiple of the heads for most families
         unit = heads if config.hidden_size % config.num_heads == 0 else 1
         hidden = _same_residue(config.hidden_size, group, at_least=64, avoid={width}, unit=unit)
-    intermediate = _same_residue(config.intermediate_size, group, at_least=hidden + 1, avoid={width})
+    mlp_modulus = group if tp == 1 else math.lcm(group, 16 * tp)
+    intermediate = _same_residue(config.intermediate_size, mlp_modulus, at_least=hidden + 1, avoid={width})
     vocab = _same_residue(config.vocab_size, 16, at_least=96, avoid={hidden, width, intermediate})
     original = TWIN_POSITIONS // 2 if config.rope.original_max_position_embeddings else 0
     rope = replace(config.rope, original_max_position_embeddings=original)
@@ -95,6 +100,13 @@ def _layer_pattern(windows: tuple[int | None, ...]) -> tuple[int | None, ...]:
             return windows[:period] * (2 if period == 1 else 1)
     runs = [w for i, w in enumerate(windows) if i == 0 or w != windows[i - 1]]
     return tuple(runs)
+
+
+def _kv_heads(real: int, tp: int) -> int:
+    """Few KV heads that are as odd, and divide among `tp` ranks, as `real` ones: one rank has several where it had."""
+    if tp == 1:
+        return 1 if real == 1 else 2 + real % 2
+    return real if real <= 2 * tp else tp + (real % tp or tp)
 
 
 def _head_dim(real: int, heads: int, real_width: int, group: int) -> int:
