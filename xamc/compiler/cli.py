@@ -115,6 +115,9 @@ def _plan(
 def _run(
     artifact: ArtifactArgument,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to continue; - reads it from stdin.")],
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="TARGET", help="Refuse an artifact of another target (vacc, cpu).")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
     max_new_tokens: NewTokensOption = None,
     temperature: TemperatureOption = 0.0,
@@ -139,7 +142,7 @@ def _run(
         "seed": seed,
         "ignore_eos": ignore_eos,
     }
-    run_command(artifact, prompt, chat, max_new_tokens, options, threads, as_json=json)
+    run_command(artifact, prompt, chat, max_new_tokens, options, threads, _target_name(target), as_json=json)
 
 
 @app.command("chat")
@@ -247,9 +250,14 @@ def _overrides(set_: list[str] | None, target: str | None) -> list[str]:
     """What --set and --target say, as overrides of the spec; the target wins."""
     overrides = list(set_ or ())
     if target is not None:
-        names = {"cpu": "tvm_cpu", "vacc": "tvm_vacc", "ascend": "tvm_ascend"}
-        overrides.append(f"backend.type={names.get(target, target)}")
+        overrides.append(f"backend.type={_target_name(target)}")
     return overrides
+
+
+def _target_name(target: str | None) -> str | None:
+    """The value of `backend.type` that a short name stands for."""
+    names = {"cpu": "tvm_cpu", "vacc": "tvm_vacc", "ascend": "tvm_ascend"}
+    return names.get(target, target) if target is not None else None
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -42,6 +42,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 REPORT = "report.json"
 ALIGNMENT = 64
+HOST_SIMULATOR = "host-simulator"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -250,6 +251,11 @@ class Manifest:
         called = {name for phase in self.phases for name in phase.functions}
         if called - set(self.functions):
             raise RecordError("phases", f"functions {sorted(called - set(self.functions))} are not in `functions`")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a simulator runs the artifact, and not the hardware it is for."""
+        return self.executes_on == HOST_SIMULATOR
 
     def library(self) -> tuple[str, Weights]:
         """The code file and the weights table of an artifact that is one library.

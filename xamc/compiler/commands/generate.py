@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.commands.output import message_console, print_json
-from xamc.compiler.errors import InputError
+from xamc.compiler.errors import InputError, MisuseError
 from xamc.runtime import Generation, Model, load
 
 
@@ -20,17 +20,29 @@ def run_command(
     max_new_tokens: int | None,
     options: Mapping[str, Any],
     threads: int | None,
+    target: str | None,
     as_json: bool,
 ) -> None:
-    """Stream an answer to stdout, then its speed to stderr; with `as_json` one document instead."""
+    """Stream an answer to stdout, then its speed to stderr; with `as_json` one document instead.
+
+    Raises:
+        MisuseError: E1705, the artifact is not for `target`.
+    """
     model = load(artifact, threads)
+    if target is not None and model.manifest.target != target:
+        raise MisuseError(
+            "E1705",
+            f"{artifact} is compiled for {model.manifest.target}, not for {target}",
+            "leave --target out, or give the artifact of that target",
+        )
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = model.chat_prompt([{"role": "user", "content": text}]) if chat else text
     if as_json:
-        print_json(asdict(model.generate(ids, max_new_tokens, **options)))
+        answer = asdict(model.generate(ids, max_new_tokens, **options))
+        print_json({**answer, "executes_on": model.manifest.executes_on, "simulated": model.manifest.simulated})
         return
     answer = _show(model, ids, max_new_tokens, options)
-    message_console().print(speed(answer, model.threads), style="dim")
+    message_console().print(speed(answer, model), style="dim")
 
 
 def chat_command(
@@ -52,15 +64,20 @@ def chat_command(
         ids = model.chat_prompt(history, template=template)
         # Every turn begins with the turns before, which are in the KV cache already.
         answer = _show(model, ids, max_new_tokens, {**options, "reuse_cache": True})
-        console.print(speed(answer, model.threads), style="dim")
+        console.print(speed(answer, model), style="dim")
         history.append({"role": "assistant", "content": answer.text})
 
 
-def speed(answer: Generation, threads: int) -> str:
-    """For example ``12 + 40 tokens, prefill 310 tokens/s, decode 52.1 tokens/s, 2 threads``."""
+def speed(answer: Generation, model: Model) -> str:
+    """For example ``12 + 40 tokens, prefill 310 tokens/s, decode 52.1 tokens/s, 2 threads``.
+
+    The speed of a simulator says nothing about the hardware, and the line says so first.
+    """
+    simulated = f"simulated for {model.manifest.target}, not run on a card; " if model.manifest.simulated else ""
     return (
-        f"{answer.prompt_tokens} + {len(answer.token_ids)} tokens, prefill {answer.prefill_tokens_per_s:.0f} tokens/s, "
-        f"decode {answer.decode_tokens_per_s:.1f} tokens/s, {threads} threads"
+        f"{simulated}{answer.prompt_tokens} + {len(answer.token_ids)} tokens, "
+        f"prefill {answer.prefill_tokens_per_s:.0f} tokens/s, "
+        f"decode {answer.decode_tokens_per_s:.1f} tokens/s, {model.threads} threads"
     )
 
 

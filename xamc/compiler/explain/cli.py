@@ -15,6 +15,8 @@ Remedy: give a Jinja template in a text file, such as chat_template.jinja of the
     "E1703": """`xamc doctor` found something that will make a compile or a run fail; the lines marked `fail` name it
 and the remedy. Example: apache-tvm-ffi 0.1.15.post2, which pip picks by itself, crashes the code generator.""",
     "E1704": """--max-size is no size. Write a number with an optional unit: 20GB, 1.5 GiB, 500M, or 0.""",
+    "E1705": """`xamc run --target TARGET` got an artifact that was compiled for another target. The option is a guard for
+scripts that compile one model for several targets; leave it out, or give the artifact of that target.""",
     "E1710": """The compile would take more memory than is available now. The message has both numbers and the stage.
 Remedy: end other programs; set workspace.workers: 1, as every worker process takes a share; or give a container more
 memory. `xamc plan SPEC` shows the estimate of every stage.""",
