@@ -38,8 +38,8 @@ def run_command(
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = model.chat_prompt([{"role": "user", "content": text}]) if chat else text
     if as_json:
-        answer = asdict(model.generate(ids, max_new_tokens, **options))
-        print_json({**answer, "executes_on": model.manifest.executes_on, "simulated": model.manifest.simulated})
+        fields = asdict(model.generate(ids, max_new_tokens, **options))
+        print_json({**fields, "executes_on": model.manifest.executes_on, "simulated": model.manifest.simulated})
         return
     answer = _show(model, ids, max_new_tokens, options)
     message_console().print(speed(answer, model), style="dim")
