@@ -21,10 +21,18 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_stage_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither read nor fill the user's stage cache; one cache serves the session, as it does a user."""
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor fill the user's stage cache; one cache serves the session, as it does a user.
+
+    Exported twins are shared by all worker processes of the session.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XAMC_CACHE", str(tmp_path_factory.mktemp("stage_cache")))
+        # the workers of one session have neighbouring folders
+        session = tmp_path_factory.getbasetemp()
+        patch.setenv(
+            "XAMC_TEST_TWINS", str((session.parent if "PYTEST_XDIST_WORKER" in os.environ else session) / "twins")
+        )
         yield
 
 

@@ -45,10 +45,3 @@ def first_layer(text: str) -> str:
             continue
         kept.append(line)
     return "\n".join(kept) + "\n"
-
-
-def _with_rope(name: str, folder: Path, rope: RopeConfig, positions: int) -> Program:
-    """The exported graph does not depend on the rotary embedding: tables are inputs."""
-    hf = dict(_exported(name, folder / name).config.hf_config)
-    hf |= {"rope_parameters": rope_parameters(rope), "max_position_embeddings": positions}
-    return _fresh(name, folder, rope=rope, max_position_embeddings=positions, hf_config=hf)

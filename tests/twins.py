@@ -1,22 +1,27 @@
-"""Twins for tests: small models of two shapes, exported once per test process, with transformers' own answers."""
+"""Twins for tests: two shapes, and one per family; exported once per test session, with transformers' own answers."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
+import json
+import os
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from tests.checkpoints import write_tiny
 from xamc.compiler.contract import ModelConfig, RopeConfig
-from xamc.compiler.export.job import twin_program
+from xamc.compiler.export.job import config_from_json, twin_program
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.configuration import rope_parameters
 from xamc.compiler.program import Program
-from xamc.compiler.verify.scenario import Case
+from xamc.compiler.verify.scenario import Case, load_cases, save_cases
 from xamc.compiler.verify.twin import TWIN_POSITIONS, twin_config
 from xamc.passes.protocol import GraphPass
 
@@ -71,13 +76,33 @@ def config(kind: str) -> ModelConfig:
 
 
 @functools.cache
-def _exported(kind: str) -> tuple[Program, list[Case]]:
+def _exported(name: str) -> tuple[Program, list[Case]]:
+    """A twin of `KINDS` or of a family, from this process, another one of the test session, or a fresh export."""
+    session = os.environ.get("XAMC_TEST_TWINS")
+    with contextlib.ExitStack() as stack:
+        folder = Path(session or stack.enter_context(tempfile.TemporaryDirectory())) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context((folder / "lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "cases").exists():
+            _export(name, folder)
+        facts = json.loads((folder / "config.json").read_text())
+        return twin_program(ir.load(folder / "twin.onnx"), config_from_json(facts)), load_cases(folder / "cases")
+
+
+def _export(name: str, folder: Path) -> None:
     # torch and transformers are slow to import: only tests that need an export pay for it
     from xamc.compiler.export.exporter import export_model
     from xamc.compiler.export.worker import answers
 
-    program = twin_program(export_model(config(kind)), config(kind))
-    return program, answers(program)
+    if name in KINDS:
+        small = config(name)
+    else:
+        small = twin_config(open_checkpoint(write_tiny(folder / "checkpoint", name), "huggingface").config)
+    program = twin_program(export_model(small), small)
+    ir.save(program.model, folder / "twin.onnx")
+    (folder / "config.json").write_text(json.dumps(asdict(small)))
+    save_cases(answers(program), folder / "cases")
 
 
 def twin(kind: str) -> tuple[Program, list[Case]]:
@@ -91,22 +116,12 @@ def copy(program: Program, **changes: Any) -> Program:
     return Program(program.model.clone(), dict(program.weights), replace(program.config, **changes))
 
 
-@functools.cache
-def _exported_family(name: str) -> Program:
-    from xamc.compiler.export.exporter import export_model
-
-    with tempfile.TemporaryDirectory() as folder:
-        real = open_checkpoint(write_tiny(Path(folder), name), "huggingface").config
-    small = twin_config(real)
-    return twin_program(export_model(small), small)
-
-
 def family(name: str, rope: RopeConfig | None = None, positions: int = TWIN_POSITIONS) -> Program:
     """A fresh copy of the exported twin of a family of `tests.checkpoints`, if wanted with another rotary embedding.
 
     The exported graph does not depend on the rotary embedding, whose tables are inputs.
     """
-    program = _exported_family(name)
+    program, _ = _exported(name)
     if rope is None:
         return copy(program)
     hf = dict(program.config.hf_config)
@@ -117,6 +132,8 @@ def family(name: str, rope: RopeConfig | None = None, positions: int = TWIN_POSI
 @functools.cache
 def family_answers(name: str, rope: RopeConfig | None = None, positions: int = TWIN_POSITIONS) -> list[Case]:
     """transformers' answers to the scenario of `family` with the same arguments."""
+    if rope is None:
+        return _exported(name)[1]
     from xamc.compiler.export.worker import answers
 
     return answers(family(name, rope, positions))
