@@ -47,6 +47,10 @@ TopKOption = Annotated[int, typer.Option(min=0, help="Sample among the K likelie
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens of sum P.")]
 PenaltyOption = Annotated[float, typer.Option(help="Above 1 makes tokens that occurred less likely.")]
 SeedOption = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
+AnswerTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer; default: 512, as far as they fit."),
+]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; repeatable.")]
 
 
@@ -149,7 +153,7 @@ def _chat(
     chat_template: Annotated[
         Path | None, typer.Option("--chat-template", metavar="FILE", help="A Jinja template instead of the model's.")
     ] = None,
-    max_new_tokens: NewTokensOption = None,
+    max_new_tokens: AnswerTokensOption = None,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,

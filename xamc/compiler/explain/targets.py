@@ -28,6 +28,11 @@ number of bits instead; the manifest then records both what was requested and wh
 ran before it.""",
     "E1410": """`backend.dtype` or `runtime.kv_dtype` names a storage type that the target does not have; the message
 lists those it has, and `xamc targets` shows them for every target.""",
+    "E1411": """`frontend.model_kwargs.build_visual: true` asks for the vision tower of a vision-language checkpoint: it
+takes pixels of fixed shape instead of token ids. xamc compiles language models and would otherwise have compiled the
+other half of the checkpoint.
+Example: `xamc compile foo_vl_visual.yaml --target cpu`, with vamc's file for the tower.
+Remedy: compile the tower with vamc; remove `build_visual` and the pixel inputs to compile the language model.""",
     "E1461": """`backend.compile.mcpu` names a CPU level that xamc does not generate code for. Use `native` for the
 machine that compiles, or one of the listed levels, for example `x86-64-v3` (AVX2) for code that runs on nearly every
 server.""",
