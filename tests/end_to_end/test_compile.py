@@ -248,7 +248,7 @@ def test_an_artifact_for_a_cpu_above_this_one(
     assert status == 3 and "E1607" in err
 
 
-def test_golden_logits_of_every_prompt(workshop: Workshop, command: Callable[..., Result]) -> None:
+def test_what_is_recorded_for_every_prompt(workshop: Workshop, command: Callable[..., Result]) -> None:
     """What was recorded is what transformers computes for each; `xamc verify` checks all of them."""
     folder = workshop.checkpoint("internlm3", "vendor")
     verify = {"passes": "off", "final": True, "prompts": list(PROMPTS)}

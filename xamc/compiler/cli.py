@@ -37,6 +37,9 @@ SetOption = Annotated[
 TargetOption = Annotated[
     str | None, typer.Option("--target", metavar="TARGET", help="cpu, reference, vacc, ascend; overrides backend.type.")
 ]
+AllowRtnOption = Annotated[
+    bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; default: all CPUs this process may use.")
@@ -78,9 +81,7 @@ def _compile(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The artifact's folder; default: workspace.path/name.")
     ] = None,
-    allow_rtn: Annotated[
-        bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
-    ] = False,
+    allow_rtn: AllowRtnOption = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR after every stage to DIR.")
     ] = None,
@@ -104,9 +105,7 @@ def _plan(
     spec: SpecArgument,
     set_: SetOption = None,
     target: TargetOption = None,
-    allow_rtn: Annotated[
-        bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
-    ] = False,
+    allow_rtn: AllowRtnOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say what a compile would do, and what it would take, before any weight is read."""

@@ -11,6 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from xamc.compiler.export.names import MASK_DOMAIN, MODULE_KEY, OPSET
+from xamc.compiler.program import Program
+from xamc.passes.protocol import NonMatch, PassReport
 
 Emit = Callable[..., ir.Value]
 
@@ -20,6 +22,19 @@ def dims(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
     if value is None or value.shape is None:
         return None
     return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+
+def float_matrices(program: Program, report: PassReport) -> list[ir.Value]:
+    """The weights that a storage pass may store in fewer bits: float32 of rank 2; why not the others is noted."""
+    matrices = []
+    for value in program.weight_inputs():
+        assert value.name is not None and value.shape is not None
+        if len(value.shape) == 2 and value.dtype == ir.DataType.FLOAT:
+            matrices.append(value)
+            continue
+        why = "a norm weight or a bias" if value.dtype == ir.DataType.FLOAT else f"stored as {value.dtype}"
+        report.skipped.append(NonMatch(value.name, why))
+    return matrices
 
 
 def constant_array(value: ir.Value | None) -> NDArray[np.generic] | None:
