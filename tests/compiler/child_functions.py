@@ -18,7 +18,7 @@ def double(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse(request: dict[str, Any]) -> None:
-    raise InputError("E1042", "no", "do", (Location(Path("b.yaml"), 3, 4, note="here"),), ("one", "two"))
+    raise InputError("E1042", "no", "do", (Location(Path("b.yaml"), 3, 4, note="here"),), ("one", "two"), ("name",))
 
 
 def fail(request: dict[str, Any]) -> None:

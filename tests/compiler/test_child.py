@@ -47,6 +47,7 @@ def test_our_errors_are_raised_again_whole(call: Any) -> None:
     error = caught.value
     assert (error.code, error.message, error.fix, error.details) == ("E1042", "no", "do", ("one", "two"))
     assert error.locations[0].path == Path("b.yaml") and error.locations[0].note == "here"
+    assert error.keys == ("name",)
 
 
 def test_signal_becomes_a_toolchain_error_with_log_and_reproducer(call: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from tests.runtime import toy
 from xamc.compiler import cli
 from xamc.compiler.artifact import FileDigest, read_artifact, sha256_of
+from xamc.compiler.artifact.golden import Golden, Sample, golden_files, read_golden
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
+from xamc.compiler.commands.generate import CHAT_TOKENS
 from xamc.compiler.commands.inspection import parse_size
 from xamc.compiler.errors import MisuseError
 from xamc.runtime import load
@@ -48,14 +50,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     size = int(tokenizer.get_vocab_size())
     code = toy.write_onnx(folder / "model.onnx", size)
     path = toy.write_artifact(folder / "artifact", "reference", code, tokenizer, vocab_size=size, context_limit=200)
-    ids = np.arange(5, 11, dtype=np.int64)
-    golden = path / "golden/golden.safetensors"
-    golden.parent.mkdir()
-    save_file({"token_ids": ids, "logits": load(path).logits(ids[None])[0]}, golden)
-    manifest = read_artifact(path).manifest
-    entry = FileDigest("golden/golden.safetensors", golden.stat().st_size, sha256_of(golden))
-    (path / MANIFEST).write_text(dumps(replace(manifest, golden="golden", files=(*manifest.files, entry))))
+    prompts = [np.arange(5, 9, dtype=np.int64), np.arange(3, 5, dtype=np.int64)]
+    (path / "golden").mkdir()
+    add_golden(path, Golden(tuple(Sample(ids, load(path).logits(ids[None])[0]) for ids in prompts)))
     return path
+
+
+def add_golden(path: Path, golden: Golden) -> None:
+    """Puts golden logits into an artifact, in place of those it has."""
+    manifest = read_artifact(path).manifest
+    entries = {file.path: file for file in manifest.files}
+    for name, content in golden_files(golden).items():
+        (path / "golden" / name).write_bytes(content)
+        entries[f"golden/{name}"] = FileDigest(f"golden/{name}", len(content), hashlib.sha256(content).hexdigest())
+    (path / MANIFEST).write_text(dumps(replace(manifest, golden="golden", files=tuple(entries.values()))))
 
 
 @pytest.fixture
@@ -123,6 +131,28 @@ def test_unsupported_target_is_3(xamc: Callable[..., Result]) -> None:
     assert status == 3 and "tvm_vacc is not available yet" in err
     status, _, err = xamc("compile", SMOL, "--set", "frontend.quantize.type=w4a16_gptq")
     assert status == 3 and "--allow-rtn" in err
+
+
+@pytest.mark.parametrize("frontend", ["pytorch", "keras", "tensorflow", "darknet", "caffe", "onnx"])
+def test_other_frontends_of_vamc_are_3(xamc: Callable[..., Result], frontend: str) -> None:
+    """Named, with its place, for a compile and for a plan; a plan first says what is meant."""
+    change = ("--set", f"frontend.type={frontend}", "--set", "frontend.checkpoint=/no/such/net.bin")
+    for command in ("compile", "plan"):
+        status, out, err = xamc(command, SMOL, *change)
+        assert status == 3 and f"frontend.type {frontend} is not supported" in err and "^" in err
+    assert "graph" in out.splitlines()[0]
+
+
+def test_a_visual_tower_is_3_on_the_cpu(xamc: Callable[..., Result]) -> None:
+    """It must not silently become a compile of the checkpoint's language model."""
+    visual = "tests/compiler/spec/vendor/vlm_visual.yaml"
+    for command in ("compile", "plan"):
+        status, out, err = xamc(command, visual, "--target", "cpu")
+        assert status == 3 and "E1411" in err and "visual tower" in err and "vlm_visual.yaml:12:19" in err, err
+    assert "visual tower" in out.splitlines()[0]
+    status, out, _ = xamc("plan", SMOL)
+    assert status == 0 and "language model" in out.splitlines()[0]
+    assert json.loads(xamc("plan", SMOL, "--json")[1])["kind"] == "language model"
 
 
 def test_explain(xamc: Callable[..., Result]) -> None:
@@ -213,6 +243,22 @@ def test_chat_keeps_the_conversation(
     assert err.count("decode ") == 2
 
 
+def test_an_answer_of_a_chat_ends_without_being_told(
+    xamc: Callable[..., Result], artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy never says end of sequence within 200 tokens; neither limit may be passed."""
+    import io
+
+    for most, said in ((7, "+ 7 tokens"), (512, "tokens, prefill")):
+        monkeypatch.setattr("xamc.compiler.commands.generate.CHAT_TOKENS", most)
+        monkeypatch.setattr("sys.stdin", io.StringIO("the quick\n"))
+        status, _, err = xamc("chat", artifact)
+        assert status == 0 and said in err, err
+    monkeypatch.undo()
+    assert "default: 512" in " ".join(xamc("chat", "--help")[1].split())
+    assert CHAT_TOKENS == 512
+
+
 def test_missing_chat_template(xamc: Callable[..., Result], artifact: Path) -> None:
     status, _, err = xamc("chat", artifact, "--chat-template", artifact / "none")
     assert status == 1 and "E1702" in err
@@ -220,9 +266,10 @@ def test_missing_chat_template(xamc: Callable[..., Result], artifact: Path) -> N
 
 def test_verify_names_damage_and_deviation(xamc: Callable[..., Result], artifact: Path) -> None:
     status, out, _ = xamc("verify", artifact)
-    assert status == 0 and "6 of 6 likeliest tokens agree" in out
+    assert status == 0 and "6 of 6 likeliest tokens agree, 2 prompts" in out
     status, out, _ = xamc("verify", artifact, "--json")
-    assert status == 0 and json.loads(out)["golden"]["positions"] == 6
+    golden = json.loads(out)["golden"]
+    assert status == 0 and (golden["positions"], golden["prompts"], golden["executed"]) == (6, 2, True)
     weights = artifact / "weights.bin"
     data = bytearray(weights.read_bytes())
     data[4 * toy.HEADS * toy.DIM * 5 + 3] ^= 0x80  # the sign of token 5's first value
@@ -237,6 +284,50 @@ def test_verify_names_damage_and_deviation(xamc: Callable[..., Result], artifact
     (artifact / MANIFEST).write_text(dumps(replace(manifest, files=files)))
     status, _, err = xamc("verify", artifact)
     assert status == 4 and "E1511" in err
+
+
+def test_verify_looks_at_every_prompt(xamc: Callable[..., Result], artifact: Path) -> None:
+    golden = read_golden(artifact / "golden")
+    for index, sample in enumerate(golden.samples):
+        assert sample.logits is not None
+        wrong = replace(sample, logits=np.roll(sample.logits, 1, axis=-1))
+        add_golden(artifact, Golden((*golden.samples[:index], wrong, *golden.samples[index + 1 :])))
+        status, _, err = xamc("verify", artifact)
+        assert status == 4 and "E1511" in err
+
+
+def test_verify_of_an_artifact_that_was_not_run_when_it_was_compiled(
+    xamc: Callable[..., Result], artifact: Path
+) -> None:
+    """A machine that can run it compares with transformers' logits, if there are any."""
+    golden = read_golden(artifact / "golden")
+    why = "the CPU that compiled it lacks avx9000"
+    bare = tuple(Sample(sample.token_ids) for sample in golden.samples)
+    add_golden(artifact, Golden(bare, why))
+    status, out, _ = xamc("verify", artifact)
+    assert status == 0 and "2 prompts ran; no logits were recorded" in out and why in out
+    add_golden(artifact, Golden(tuple(Sample(s.token_ids, None, s.logits) for s in golden.samples), why))
+    status, out, _ = xamc("verify", artifact)
+    assert status == 0 and "nats from transformers" in out and why in out
+    wrong = tuple(Sample(s.token_ids, None, None if s.logits is None else -s.logits) for s in golden.samples)
+    add_golden(artifact, Golden(wrong, why))
+    status, _, err = xamc("verify", artifact)
+    assert status == 4 and "E1511" in err and "transformers" in err
+
+
+def test_verify_says_what_this_cpu_can_not_run(xamc: Callable[..., Result], artifact: Path) -> None:
+    """Digests are checked all the same."""
+    manifest = read_artifact(artifact).manifest
+    other = replace(manifest.cpu, mcpu="x86-64-v9", features=("avx9000",))
+    (artifact / MANIFEST).write_text(dumps(replace(manifest, cpu=other)))
+    status, out, _ = xamc("verify", artifact)
+    assert status == 0 and "not run" in out and "this CPU lacks avx9000, which x86-64-v9 code needs" in out
+    status, out, _ = xamc("verify", artifact, "--json")
+    golden = json.loads(out)["golden"]
+    assert status == 0 and golden["executed"] is False and "avx9000" in golden["reason"] and golden["recorded"]
+    weights = artifact / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    assert xamc("verify", artifact)[0] == 1
 
 
 def test_inspect(xamc: Callable[..., Result], artifact: Path) -> None:

@@ -16,13 +16,19 @@ import pytest
 import yaml
 
 import xamc.compiler
+from tests.end_to_end import references
 from tests.end_to_end.models import Workshop, states
 from xamc.compiler import cli
+from xamc.compiler.artifact.golden import read_golden
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.artifact.read import read_artifact
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.pipeline import Compiled
+from xamc.compiler.progress import size
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
 from xamc.runtime import load
+from xamc.targets.kernels.isa import LEVELS, Isa
 
 VENDOR = "build_configs/vacc/internlm3_8b_int8_vacc.yaml"
 ON_CPU = ("--set", "backend.type=tvm_cpu", "--set", "verify.passes=off")
@@ -153,18 +159,22 @@ def test_dumps_are_readable(built: Built) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "code", "words"),
+    ("wish", "code", "words", "place"),
     [
-        ("passes.disable=[swigluu]", "E1306", "did you mean swiglu?"),
-        ("passes.expect={swiglu: 3}", "E1307", "swiglu matched 2 times, not 3"),
-        ("passes.expect={concat_projections: 9}", "E1307", "concat_projections matched"),
+        ("passes.disable=[swigluu]", "E1306", "did you mean swiglu?", "^^^^^^^"),
+        ("passes.disable=[norms, kv_cache]", "E1314", "can't do without kv_cache", "^^^^^^^^"),
+        ("passes.expect={swiglu: 3}", "E1307", "swiglu matched 2 times, not 3", "^"),
+        ("passes.expect={concat_projections: 9}", "E1307", "concat_projections matched", "^"),
+        ("verify.prompts=[Hi, '']", "E1311", "the prompt '' has no token", "^^"),
     ],
 )
-def test_wishes_that_passes_do_not_meet(
-    wish: str, code: str, words: str, built: Built, command: Callable[..., Result]
+def test_wishes_that_can_not_be_met(
+    wish: str, code: str, words: str, place: str, built: Built, command: Callable[..., Result]
 ) -> None:
+    """The key is underlined, also where a child process found the fault."""
     status, _, err = command("compile", built.file, *ON_CPU, "--allow-rtn", "--set", "name=wish", "--set", wish)
     assert status == 1 and code in err and words in err, err
+    assert f"--set:4:{wish.rindex(wish.split('=')[1].strip('[{}]').split(' ')[-1]) + 1}" in err and f" {place} " in err
     assert not (built.artifact.parent / "wish").exists()
 
 
@@ -184,6 +194,80 @@ def test_verify_accepts_what_was_compiled(built: Built, command: Callable[..., R
     assert status == 0
     result = json.loads(out)
     assert result["golden"]["positions"] > 0 and result["golden"]["deviation"] == 0
+
+
+def test_inspect_shows_every_stage(built: Built, command: Callable[..., Result]) -> None:
+    """Also the one that writes the report."""
+    status, out, _ = command("inspect", built.artifact, "--json")
+    report = json.loads(out)["report"]
+    names = ["spec", "frontend", "export", "passes", "codegen", "weights", "publish"]
+    assert status == 0 and [stage["name"] for stage in report["stages"]] == names
+    publish = report["stages"][-1]
+    assert publish["seconds"] > 0 and publish["peak_bytes"] > 0 and publish["state"] == "ok"
+    assert publish["detail"] == size(sum(file.nbytes for file in read_artifact(built.artifact).manifest.files))
+    assert report["golden"] == {"prompts": 1, "not_run": None}
+
+
+PROMPTS = ("Hello", "The capital of France is", "人工智能")
+
+
+@pytest.fixture(scope="module")
+def level_above() -> str:
+    """A CPU level whose code this machine can't execute."""
+    host = Isa.host()
+    above = [level.name for level in LEVELS.values() if not set(level.cpu_flags) <= set(host.cpu_flags)]
+    if not above:
+        pytest.skip(f"this machine executes every level up to {host.name}")
+    return above[0]
+
+
+@pytest.mark.parametrize("final", [False, True], ids=["", "with transformers"])
+def test_an_artifact_for_a_cpu_above_this_one(
+    final: bool, level_above: str, built: Built, command: Callable[..., Result]
+) -> None:
+    """It is published without logits of its own, and everyone is told; transformers' are recorded if asked for."""
+    name = f"above-{final}"
+    wishes = [f"name={name}", f"backend.compile.mcpu={level_above}", f"verify.final={str(final).lower()}"]
+    wishes.append(f"verify.prompts={json.dumps(PROMPTS)}")
+    arguments = [part for wish in wishes for part in ("--set", wish)]
+    status, out, err = command("compile", built.file, *ON_CPU, *arguments, "--allow-rtn")
+    assert status == 0, err
+    assert "not run here" in out and "neither kernels nor golden logits have been run" in out
+    path = built.artifact.parent / name
+    report = json.loads((path / "report.json").read_text())
+    assert level_above in report["golden"]["not_run"] and any("kernels" in text for text in report["warnings"])
+    golden = read_golden(path / "golden")
+    assert level_above in golden.not_run and len(golden.samples) == len(PROMPTS)
+    for sample in golden.samples:
+        assert sample.logits is None and (sample.reference is not None) is final
+        if sample.reference is not None:
+            assert sample.reference.shape == (len(sample.token_ids), 272) and np.isfinite(sample.reference).all()
+    status, out, _ = command("verify", path)
+    assert status == 0 and "not run" in out and "this CPU lacks" in out and level_above in out
+    status, _, err = command("run", path, "--prompt", "Hi")
+    assert status == 3 and "E1607" in err
+
+
+def test_what_is_recorded_for_every_prompt(workshop: Workshop, command: Callable[..., Result]) -> None:
+    """What was recorded is what transformers computes for each; `xamc verify` checks all of them."""
+    folder = workshop.checkpoint("internlm3", "vendor")
+    verify = {"passes": "off", "final": True, "prompts": list(PROMPTS)}
+    backend = {"type": "reference", "dtype": "fp32"}
+    compiled = workshop.compiled(folder, "prompts", backend=backend, verify=verify)
+    golden = read_golden(compiled.path / "golden")
+    lengths = [len(sample.token_ids) for sample in golden.samples]
+    assert len(set(lengths)) == len(PROMPTS) and not golden.not_run
+    model = references.as_llama(folder)
+    for sample in golden.samples:
+        assert sample.logits is not None and sample.reference is not None
+        (expected,) = references.answers(model, [sample.token_ids], np.zeros((1, 0), np.int64))
+        assert relative_error(sample.reference, expected) <= tolerance("export_fp32")
+        assert relative_error(sample.logits, expected) <= tolerance("cpu_fp32")
+    final = compiled.report["final"]
+    assert final["relative_error"] <= tolerance("cpu_fp32") and final["top1_agreement"] == 1
+    status, out, _ = command("verify", compiled.path, "--json")
+    result = json.loads(out)["golden"]
+    assert status == 0 and (result["prompts"], result["positions"]) == (len(PROMPTS), sum(lengths))
 
 
 @pytest.mark.parametrize(

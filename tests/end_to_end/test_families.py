@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,19 @@ import torch
 
 from tests.compiler.frontends import published
 from tests.end_to_end import references
-from tests.end_to_end.models import CHUNK, F32, I64, Workshop, answers, prompts
+from tests.end_to_end.models import CHUNK, F32, I64, Workshop, answers, prompts, spec, states
+from xamc.compiler.errors import InternalError
+from xamc.compiler.pipeline import Compiled, compile_spec
+from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
-from xamc.runtime import Model
+from xamc.passes.protocol import GraphPass, PassReport, SameSignature
+from xamc.runtime import Model, load
+from xamc.targets import graph_pipelines
 
 BOUND = tolerance("cpu_fp32")
 STEPS = 32
+TARGETS = ("tvm_cpu", "reference")
 
 # Family → the tiny checkpoint, and what is changed in its config.json. Between them: every RoPE scaling, sliding
 # windows shorter than any prompt (in all layers and in one), biases, tied embeddings, q/k norms, groups of 1 and 3.
@@ -31,8 +39,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     "mistral": ("mistral", {}),
 }
-# proofs compile the twin too, which doubles the time: one family with every kind of node that the others have
-PROVEN = ("mistral",)
+# Proofs compile the twin too, which doubles the time: RoPE tables and tied embeddings, q/k norms, sliding windows.
+PROVEN = ("llama", "qwen3", "mistral")
 PUBLISHED = {"internlm": published.internlm, "internlm2": published.internlm2}
 
 
@@ -41,9 +49,15 @@ def checkpoint(workshop: Workshop, family: str) -> Path:
     return workshop.checkpoint(kind, family, **changes)
 
 
-def model_of(workshop: Workshop, family: str) -> Model:
+def compiled(workshop: Workshop, family: str, target: str = "tvm_cpu") -> Compiled:
+    """Both targets take the same export."""
     verify = {"passes": "each" if family in PROVEN else "off"}
-    return workshop.model(checkpoint(workshop, family), verify=verify)
+    backend = {"type": target, "dtype": "fp32"}
+    return workshop.compiled(checkpoint(workshop, family), f"{target}-{family}", backend=backend, verify=verify)
+
+
+def model_of(workshop: Workshop, family: str, target: str = "tvm_cpu") -> Model:
+    return load(compiled(workshop, family, target).path, threads=1)
 
 
 def expected(folder: Path, family: str, rows: Sequence[I64], following: I64) -> list[F32]:
@@ -53,8 +67,14 @@ def expected(folder: Path, family: str, rows: Sequence[I64], following: I64) -> 
         state, config = references.stored(folder)
         whole = [torch.from_numpy(np.concatenate([row, more]))[None] for row, more in zip(rows, following)]
         return [PUBLISHED[family](state, config, ids)[0].numpy() for ids in whole]
-    load = references.as_llama if family == "internlm3" else references.own_loading
-    return references.answers(load(folder), rows, following)
+    load_model = references.as_llama if family == "internlm3" else references.own_loading
+    return references.answers(load_model(folder), rows, following)
+
+
+@functools.cache
+def expected_of_prompts(folder: Path, family: str, lengths: tuple[int, ...]) -> list[F32]:
+    """The same for `prompts(lengths, STEPS)`, computed once for both targets."""
+    return expected(folder, family, *prompts(lengths, STEPS))
 
 
 def assert_close(found: Sequence[F32], reference: Sequence[F32]) -> None:
@@ -64,12 +84,67 @@ def assert_close(found: Sequence[F32], reference: Sequence[F32]) -> None:
 
 
 @pytest.mark.parametrize("lengths", [(29,), (13, 29, 1)], ids=["batch 1", "ragged batch 3"])
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("family", VARIANTS)
-def test_logits_of_prefill_and_decode(family: str, lengths: tuple[int, ...], workshop: Workshop) -> None:
+def test_logits_of_prefill_and_decode(family: str, target: str, lengths: tuple[int, ...], workshop: Workshop) -> None:
     assert max(lengths) > CHUNK  # the prompt takes more than one call
-    rows, following = prompts(lengths, STEPS)
-    found = answers(model_of(workshop, family), rows, following)
-    assert_close(found, expected(checkpoint(workshop, family), family, rows, following))
+    found = answers(model_of(workshop, family, target), *prompts(lengths, STEPS))
+    assert_close(found, expected_of_prompts(checkpoint(workshop, family), family, lengths))
+
+
+@pytest.mark.parametrize("family", VARIANTS)
+def test_the_second_target_exports_nothing_again(family: str, workshop: Workshop) -> None:
+    exports = [states(compiled(workshop, family, target))["export"] for target in TARGETS]
+    assert exports[1] == "cached", exports
+
+
+@pytest.mark.parametrize("family", PROVEN)
+def test_every_pass_was_proven(family: str, workshop: Workshop) -> None:
+    """The report says for each pass, and for the kernels, how far the twin's outputs moved, and that is allowed."""
+    report = compiled(workshop, family).report
+    passes = [*report["graph_passes"], *report["relax_passes"]]
+    assert {"cleanup", "swiglu", "kv_cache", "concat_projections", "rope_cache"} <= {entry["name"] for entry in passes}
+    for entry in passes:
+        assert entry["deviation"] is not None and entry["deviation"] <= tolerance(entry["tolerance"]), entry["name"]
+    assert report["kernel_proof"]["executed"] and 0 < report["kernel_proof"]["deviation"] <= BOUND
+    assert states(compiled(workshop, family))["passes"].endswith("proven")
+
+
+@dataclass
+class WrongRotation(SameSignature):
+    """Gives the last layer's rotation of keys the sine where the cosine belongs."""
+
+    tolerance: str = "exact"
+    name: str = "wrong_rotation"
+
+    def run(self, program: Program) -> PassReport:
+        rotations = [node for node in program.model.graph if node.op_type == "RotaryEmbedding"]
+        node = rotations[-1]
+        node.replace_input_with(1, node.inputs[2])
+        return PassReport({"rope": 1})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_wrong_pass_among_right_ones_stops_the_compile(
+    target: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler names the pass and the module of the first wrong node; without proofs nothing would be noticed."""
+    list_name = {"tvm_cpu": "cpu_graph_passes", "reference": "reference_graph_passes"}[target]
+    right = getattr(graph_pipelines, list_name)
+
+    def with_a_wrong_one(request: Any) -> list[GraphPass]:
+        first, *rest = right(request)
+        return [first, WrongRotation(), *rest]
+
+    monkeypatch.setattr(graph_pipelines, list_name, with_a_wrong_one)
+    document = spec(checkpoint(workshop, "mistral"), backend={"type": target, "dtype": "fp32"})
+    document |= {"name": f"wrong-{target}", "verify": {"passes": "each"}}
+    with pytest.raises(InternalError) as caught:
+        compile_spec(document)
+    assert caught.value.code == "E1309"
+    assert caught.value.message.startswith("wrong_rotation changed the model's outputs")
+    assert "model.layers.1.self_attn" in caught.value.message
+    assert not (Path(document["workspace"]["path"]) / document["name"]).exists()
 
 
 @pytest.mark.parametrize("lengths", [(50,), (50, 7, 61)], ids=["batch 1", "ragged batch 3"])
@@ -78,9 +153,9 @@ def test_decoding_across_the_trained_length(family: str, lengths: tuple[int, ...
     """64 positions were trained. A dynamic RoPE grows its base with each step beyond; cached keys stay as they are."""
     folder = checkpoint(workshop, family)
     rows, following = prompts(lengths, STEPS)
-    load = references.as_llama if family.startswith("internlm") else references.own_loading
+    load_model = references.as_llama if family.startswith("internlm") else references.own_loading
     found = answers(model_of(workshop, family), rows, following)
-    assert_close(found, references.answers(load(folder), rows, following))
+    assert_close(found, references.answers(load_model(folder), rows, following))
 
 
 @pytest.mark.parametrize("family", ["internlm2", "internlm3"])

@@ -229,7 +229,8 @@ def _with_saved_files(value: Any, saved: Path) -> Any:
 def _error_from_json(fields: Mapping[str, Any]) -> XamcError:
     kind = getattr(errors, fields["class"])
     places = tuple(errors.Location(**{**place, "path": Path(place["path"])}) for place in fields["locations"])
-    error: XamcError = kind(fields["code"], fields["message"], fields["fix"], places, tuple(fields["details"]))
+    details, keys = tuple(fields["details"]), tuple(fields["keys"])
+    error: XamcError = kind(fields["code"], fields["message"], fields["fix"], places, details, keys)
     return error
 
 
@@ -244,6 +245,7 @@ def _error_to_json(error: XamcError) -> dict[str, Any]:
         "fix": error.fix,
         "locations": places,
         "details": list(error.details),
+        "keys": list(error.keys),
     }
 
 

@@ -37,6 +37,9 @@ SetOption = Annotated[
 TargetOption = Annotated[
     str | None, typer.Option("--target", metavar="TARGET", help="cpu, reference, vacc, ascend; overrides backend.type.")
 ]
+AllowRtnOption = Annotated[
+    bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; default: all CPUs this process may use.")
@@ -47,6 +50,10 @@ TopKOption = Annotated[int, typer.Option(min=0, help="Sample among the K likelie
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens of sum P.")]
 PenaltyOption = Annotated[float, typer.Option(help="Above 1 makes tokens that occurred less likely.")]
 SeedOption = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
+AnswerTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer; default: 512, as far as they fit."),
+]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; repeatable.")]
 
 
@@ -74,9 +81,7 @@ def _compile(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The artifact's folder; default: workspace.path/name.")
     ] = None,
-    allow_rtn: Annotated[
-        bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
-    ] = False,
+    allow_rtn: AllowRtnOption = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR after every stage to DIR.")
     ] = None,
@@ -100,9 +105,7 @@ def _plan(
     spec: SpecArgument,
     set_: SetOption = None,
     target: TargetOption = None,
-    allow_rtn: Annotated[
-        bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
-    ] = False,
+    allow_rtn: AllowRtnOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say what a compile would do, and what it would take, before any weight is read."""
@@ -152,7 +155,7 @@ def _chat(
     chat_template: Annotated[
         Path | None, typer.Option("--chat-template", metavar="FILE", help="A Jinja template instead of the model's.")
     ] = None,
-    max_new_tokens: NewTokensOption = None,
+    max_new_tokens: AnswerTokensOption = None,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,

@@ -5,6 +5,7 @@ Exit codes: 1 the user's input, 2 misuse of the command line, 3 unsupported, 4 t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ class XamcError(Exception):
         fix: what the user can do about it, one sentence.
         locations: places in the user's text files, most important first.
         details: further lines (a log's tail, a list of offenders).
+        keys: the spec's keys at fault, dotted, the most precise first; whoever loaded the spec knows where the first of
+            them that is written stands (see `xamc.compiler.spec.places`).
+        sources: path → text, for locations whose text is not to be read from the disk.
     """
 
     code: str
@@ -45,6 +49,8 @@ class XamcError(Exception):
     fix: str = ""
     locations: tuple[Location, ...] = ()
     details: tuple[str, ...] = field(default=())
+    keys: tuple[str, ...] = ()
+    sources: Mapping[Path, str] = field(default_factory=dict)
 
     exit_code = 70
 

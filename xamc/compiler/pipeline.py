@@ -14,8 +14,9 @@ from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import MemorySampler
-from xamc.compiler.progress import Progress, size
+from xamc.compiler.progress import Progress
 from xamc.compiler.spec import key_uses, load_spec
+from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths
@@ -55,15 +56,16 @@ def compile_spec(
         XamcError: its class says whose fault it is; nothing is left half-published.
     """
     options = options or CompileOptions()
-    with MemorySampler() as sampler:
+    with MemorySampler() as sampler, PlacedErrors() as placed:
         progress = progress or Progress(Console(quiet=True))
         progress.sampler = progress.sampler or sampler
 
         with progress.stage("spec") as stage:
-            loaded = load_spec(source, overrides)
+            placed.loaded = loaded = load_spec(source, overrides)
             spec = loaded.spec
             target = target_named(spec.backend.type)
             request, quantization = target_request(spec, target.caps, options.allow_rtn)
+            target.check(request)
             destination = options.output or spec.workspace.path / spec.name
             check_replaceable(destination)
             progress.header(spec.name, f"{spec.backend.type} ({spec.backend.mcpu})")
@@ -77,7 +79,7 @@ def compile_spec(
                 options.dump_ir.mkdir(parents=True, exist_ok=True)
 
             with progress.stage("frontend") as stage:
-                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)  # type: ignore[arg-type]
+                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
                 context_limit, chunk = context_lengths(spec, checkpoint.config, progress)
                 stage.result(summary.frontend(checkpoint))
 
@@ -102,12 +104,13 @@ def compile_spec(
 
             with progress.stage("publish") as stage, ArtifactWriter(destination) as writer:
                 parts = Parts(spec, checkpoint, request, quantization, generated, weights, context_limit, chunk)
-                manifest, distance = fill(job, parts, writer), None
+                manifest, golden, distance = fill(job, parts, writer), None, None
+                not_run = golden_stage.why_not_run(manifest.cpu)
                 if spec.verify.final or weights.table.nbytes <= golden_stage.SMALL_WEIGHTS:
-                    fp32 = request.quantize is None and request.weight_dtype == request.kv_dtype == "float32"
-                    golden = golden_stage.record(job, spec, checkpoint, writer.folder, context_limit, fp32)
-                    manifest, distance = replace(manifest, golden=add_golden(writer, golden)), golden.distance()
-                report = summary.report(progress, rewritten, generated, distance)
+                    golden, distance = golden_stage.record(job, spec, checkpoint, manifest, writer.folder, not_run)
+                    manifest = replace(manifest, golden=add_golden(writer, golden))
+                stage.result(summary.published(writer.nbytes, not_run, distance))
+                summary.not_run(progress, not_run)
+                report = summary.report(progress, stage, rewritten, generated, golden, distance)
                 manifest = writer.publish(manifest, report)
-                stage.result(f"{size(sum(file.nbytes for file in manifest.files))}{summary.proximity(distance)}")
         return Compiled(destination, manifest, report)

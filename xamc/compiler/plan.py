@@ -20,9 +20,11 @@ from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
-from xamc.compiler.spec import KeyUse, Spec, key_uses, load_spec
+from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
+from xamc.compiler.spec.places import PlacedErrors
+from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS, SMALL_WEIGHTS
 from xamc.compiler.stages.job import packing_workers
-from xamc.compiler.stages.target_request import target_request
+from xamc.compiler.stages.target_request import check_kind, target_request
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
@@ -42,7 +44,6 @@ _PROOF_SECONDS, _PROOF_SECONDS_PER_LAYER = 4.0, 0.1
 _CODEGEN_SECONDS, _CODEGEN_SECONDS_PER_LAYER = 30.0, 0.5
 _PACKED_PARAMETERS_PER_SECOND = 40e6  # of one process
 _HASHED_BYTES_PER_SECOND = 400e6
-_SMALL_WEIGHTS = 2**30  # larger models are not run while compiling, unless verify.final asks for it
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Plan:
     """What `make_plan` works out; sizes in bytes, times in seconds.
 
     Attributes:
+        kind: what is compiled, see `Spec.kind`.
         peak_memory: largest need of any stage.
         peak_disk: what the compile adds at most to the disk: the artifact, which shares its large files with the
             stage cache. On different file systems both hold them.
@@ -87,6 +89,7 @@ class Plan:
     """
 
     name: str
+    kind: str
     target: str
     available: bool
     model: str
@@ -169,9 +172,15 @@ def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
         XamcError: what a compile would raise for the spec and the checkpoint's headers.
     """
     loaded = load_spec(source, overrides)
+    with PlacedErrors(loaded):
+        return _make_plan(loaded, allow_rtn)
+
+
+def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     spec = loaded.spec
+    check_kind(spec)
     caps = CAPS[spec.backend.type]
-    checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)  # type: ignore[arg-type]
+    checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
     config = checkpoint.config
     request = target_request(spec, caps, allow_rtn)[0] if caps.available else None
     code_file, files = _files(checkpoint, spec, request, caps)
@@ -186,6 +195,7 @@ def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
     same_disk = _device(destination) == _device(default_cache_folder())
     return Plan(
         name=spec.name,
+        kind=spec.kind,
         target=caps.name,
         available=caps.available,
         model=f"{config.model_type}, {config.num_layers} layers",
@@ -267,8 +277,10 @@ def _files(
     if caps.available:
         what = "kernels and host program" if caps.kv_layout == "in_place" else "graph"
         files.append(PlannedFile("code", code, what))
-    if caps.available and (weights <= _SMALL_WEIGHTS or spec.verify.final):
-        files.append(PlannedFile("golden", 32 * config.vocab_size * 4, "logits of 32 positions"))
+    if caps.available and (weights <= SMALL_WEIGHTS or spec.verify.final):
+        prompts = len(spec.verify.prompts or DEFAULT_PROMPTS)
+        nbytes = prompts * PROMPT_TOKENS * config.vocab_size * 4 * (2 if spec.verify.final else 1)
+        files.append(PlannedFile("golden", nbytes, f"logits of {prompts} x {PROMPT_TOKENS} positions"))
     return code, tuple(files)
 
 
@@ -304,7 +316,7 @@ def _stages(
         seconds,
         _BASE_BYTES + workers * _PACKER_BYTES,
     )
-    golden = weights <= _SMALL_WEIGHTS or spec.verify.final
+    golden = weights <= SMALL_WEIGHTS or spec.verify.final
     seconds = 2.0 + (inputs + weights) / _HASHED_BYTES_PER_SECOND
     peak = _BASE_BYTES + (_RUN_BYTES + weights if golden else 0)
     yield PlannedStage("publish", "hash, run once, rename" if golden else "hash, rename", seconds, peak)
@@ -317,6 +329,7 @@ def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tupl
     from xamc.targets.registry import target
 
     chosen = target(caps.name)
+    chosen.check(request)
     names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
     return tuple(name for name in names if name not in spec.passes.disable)
 

@@ -151,8 +151,7 @@ class Progress:
             stage.record.state = "failed"
             raise
         finally:
-            stage.record.seconds = round(stage.elapsed(), 3)
-            stage.record.peak_bytes = self.sampler.stage_peak() if self.sampler else 0
+            self._measure(stage)
             if live:
                 live.stop()
             self.stages.append(stage.record)
@@ -160,9 +159,19 @@ class Progress:
             row = _row(record.name, record.state, record.detail, record.seconds, record.peak_bytes, self.detail_width)
             self.console.print(row, soft_wrap=True)
 
-    def summary(self) -> list[dict[str, Any]]:
-        """The stages that have ended, as data for report.json: seconds, and peak memory in bytes."""
-        return [asdict(record) for record in self.stages]
+    def summary(self, running: Stage | None = None) -> list[dict[str, Any]]:
+        """The stages that have ended, as data for report.json: seconds, and peak memory in bytes.
+
+        Args:
+            running: a stage that is about to end, as far as it is.
+        """
+        if running is not None:
+            self._measure(running)
+        return [asdict(record) for record in (*self.stages, *([running.record] if running else ()))]
+
+    def _measure(self, stage: Stage) -> None:
+        stage.record.seconds = round(stage.elapsed(), 3)
+        stage.record.peak_bytes = self.sampler.stage_peak() if self.sampler else 0
 
 
 def _row(name: str, state: str, detail: str, seconds: float, peak_bytes: int, width: int) -> Text:

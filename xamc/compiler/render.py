@@ -59,7 +59,7 @@ def render(problems: BaseException | Problem | Sequence[Problem], sources: Sourc
         sources: path → text, for locations whose text is not on the disk.
     """
     known: dict[Path, str] = dict(sources or {})
-    if isinstance(problems, SpecErrors):
+    if isinstance(problems, XamcError):
         known |= problems.sources
     several = problems if isinstance(problems, Sequence) else problems_of(problems)
     reader = _Sources(known)

@@ -97,14 +97,16 @@ def select_passes(
         InputError: E1306, a name in `disable` that no pass has; E1314, one that the target can't do without.
     """
     names = [graph_pass.name for graph_pass in passes]
-    for name in disable:
+    for index, name in enumerate(disable):
+        keys = (f"passes.disable.{index}", "passes.disable")
         if name not in names and name not in elsewhere:
-            raise _unknown(name, "passes.disable", [*names, *elsewhere])
+            raise _unknown(name, keys, [*names, *elsewhere])
         if name in required:
             raise InputError(
                 "E1314",
                 f"passes.disable: this target can't do without {name}",
                 fix=f"remove {name} from passes.disable, or compile for backend.type: reference",
+                keys=keys,
             )
     return [graph_pass for graph_pass in passes if graph_pass.name not in disable]
 
@@ -129,17 +131,18 @@ def _check_expected(
             # a pass of another stage, which checks its own count
             continue
         if name not in counts and name not in names:
-            raise _unknown(name, "passes.expect", sorted({*counts, *names, *elsewhere}))
+            raise _unknown(name, (f"passes.expect.{name}", "passes.expect"), sorted({*counts, *names, *elsewhere}))
         if counts[name] != count:
             raise InputError(
                 "E1307",
                 f"passes.expect: {name} matched {counts[name]} times, not {count}",
                 fix="correct the number if the model is as it should be; otherwise the reasons above say what differs",
                 details=tuple(skipped.get(name, ())),
+                keys=(f"passes.expect.{name}",),
             )
 
 
-def _unknown(name: str, key: str, known: Sequence[str]) -> InputError:
+def _unknown(name: str, keys: tuple[str, ...], known: Sequence[str]) -> InputError:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-    return InputError("E1306", f"{key}: no pass is called {name!r}", fix=hint)
+    return InputError("E1306", f"{keys[-1]}: no pass is called {name!r}", fix=hint, keys=keys)

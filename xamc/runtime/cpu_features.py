@@ -22,13 +22,18 @@ def cpu_features(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
     return frozenset.intersection(*flags) if flags else frozenset()
 
 
+def missing_features(cpu: Cpu, cpuinfo: Path = _CPUINFO) -> list[str]:
+    """What an artifact's code needs and this machine lacks, sorted."""
+    return sorted(set(cpu.features) - cpu_features(cpuinfo))
+
+
 def check_cpu(cpu: Cpu, cpuinfo: Path = _CPUINFO) -> None:
     """Refuses an artifact whose code would die here with an illegal instruction.
 
     Raises:
         UnsupportedError: E1607, naming the missing features.
     """
-    missing = sorted(set(cpu.features) - cpu_features(cpuinfo))
+    missing = missing_features(cpu, cpuinfo)
     if missing:
         raise UnsupportedError(
             "E1607",

@@ -9,6 +9,7 @@ from typing import Any
 from xamc.compiler.errors import UnsupportedError
 from xamc.passes.protocol import GraphPass
 from xamc.targets.base import CAPS, TargetCaps
+from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import Generated, TargetRequest
 
 
@@ -17,6 +18,7 @@ class Target:
     """A target: its capabilities, its graph passes, the names of the passes it runs itself, and its generator.
 
     `required_passes` are graph passes without whose result the generator can't work; a spec may not disable them.
+    `check` refuses a request that the generator would refuse, before anything is exported for it.
     """
 
     caps: TargetCaps
@@ -24,6 +26,7 @@ class Target:
     own_passes: tuple[str, ...]
     generate: Callable[..., Generated]
     required_passes: tuple[str, ...] = ()
+    check: Callable[[TargetRequest], object] = lambda request: None
 
 
 def target(name: str) -> Target:
@@ -39,6 +42,7 @@ def target(name: str) -> Target:
             "E1407",
             f"the target {name} is not available yet; `xamc plan` describes what it would do",
             fix=f"compile for another target with --set backend.type=tvm_cpu ({able} are available)",
+            keys=("backend.type",),
         )
     from xamc.targets.graph_pipelines import CPU_REQUIRED_PASSES, cpu_graph_passes, reference_graph_passes
 
@@ -46,7 +50,16 @@ def target(name: str) -> Target:
         from xamc.targets.cpu.generate import generate as generate_cpu
         from xamc.targets.cpu.target import RELAX_PASS_NAMES
 
-        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES)
+        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, _cpu_level)
     from xamc.targets.reference.generate import generate as generate_reference
 
     return Target(caps, reference_graph_passes, (), generate_reference)
+
+
+def _cpu_level(request: TargetRequest) -> Isa:
+    """The CPU level to generate code for.
+
+    Raises:
+        UnsupportedError: E1461 an unknown one; E1462 this machine is below all of them.
+    """
+    return Isa.host() if request.mcpu == "native" else Isa.by_name(request.mcpu)

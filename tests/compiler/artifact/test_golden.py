@@ -1,66 +1,74 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from xamc.compiler.artifact import Artifact, Manifest
-from xamc.compiler.artifact.golden import GOLDEN_FILE, check_golden, read_golden
-from xamc.compiler.errors import InputError, ToolchainError
+from xamc.compiler.artifact.golden import FACTS_FILE, GOLDEN_FILE, Golden, Sample, golden_files, read_golden
+from xamc.compiler.errors import InputError
 
-IDS = np.arange(6, dtype=np.int64)
-LOGITS = np.random.default_rng(1).normal(size=(6, 11)).astype(np.float32)
-LARGEST = float(np.abs(LOGITS).max())
+GENERATOR = np.random.default_rng(1)
+WHY = "the CPU that compiled it lacks avx9000"
 
 
-@pytest.fixture
-def artifact(tmp_path: Path, manifest: Manifest) -> Artifact:
-    (tmp_path / "golden").mkdir()
-    save_file({"token_ids": IDS, "logits": LOGITS}, tmp_path / "golden" / GOLDEN_FILE)
-    return Artifact(tmp_path, replace(manifest, golden="golden"))
+def sample(length: int, reference: bool = True) -> Sample:
+    logits = [GENERATOR.normal(size=(length, 11)).astype(np.float32) for _ in range(2)]
+    return Sample(np.arange(length, dtype=np.int64) + 3, logits[0], logits[1] if reference else None)
 
 
-def _computed(noise: float) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-    def compute(token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        np.testing.assert_array_equal(token_ids, IDS[None])
-        logits = LOGITS[None].copy()
-        logits[0, 3, 5] += noise
-        return logits
-
-    return compute
+def write(folder: Path, golden: Golden) -> Path:
+    folder.mkdir()
+    for name, content in golden_files(golden).items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
-def test_within_the_tolerance(artifact: Artifact) -> None:
-    result = check_golden(artifact, _computed(0.9e-4 * LARGEST), 1e-4)
-    assert result is not None
-    assert 0.5e-4 < result.deviation < 1e-4
-    assert (result.same_top1, result.positions) == (6, 6)
+@pytest.mark.parametrize("reference", [True, False])
+@pytest.mark.parametrize("run", [True, False])
+def test_read_is_what_was_written(tmp_path: Path, reference: bool, run: bool) -> None:
+    samples = tuple(sample(length, reference) for length in (6, 1, 4))
+    golden = Golden(samples) if run else Golden(tuple(replace(one, logits=None) for one in samples), WHY)
+    found = read_golden(write(tmp_path / "golden", golden))
+    assert found.not_run == golden.not_run and len(found.samples) == 3
+    for mine, theirs in zip(found.samples, golden.samples, strict=True):
+        for name, array in vars(theirs).items():
+            np.testing.assert_array_equal(getattr(mine, name), array)
+    assert golden_files(found) == golden_files(golden)
 
 
-@pytest.mark.parametrize("noise", [1.5e-4 * LARGEST, np.nan, np.inf])
-def test_beyond_the_tolerance(artifact: Artifact, noise: float) -> None:
-    with pytest.raises(ToolchainError, match="E1511"):
-        check_golden(artifact, _computed(noise), 1e-4)
+def test_a_person_can_read_where_the_numbers_come_from(tmp_path: Path) -> None:
+    folder = write(tmp_path / "golden", Golden((replace(sample(2), logits=None),), WHY))
+    facts = json.loads((folder / FACTS_FILE).read_text())
+    assert facts["not_run"] == WHY and "logits" not in facts and "transformers" in facts["reference"]
 
 
-def test_artifact_without_golden_logits(artifact: Artifact) -> None:
-    bare = replace(artifact, manifest=replace(artifact.manifest, golden=None))
-    assert check_golden(bare, _computed(0), 1e-4) is None
-
-
-@pytest.mark.parametrize("damage", ["cut", "missing tensor", "shapes"])
-def test_damaged_files(artifact: Artifact, damage: str) -> None:
-    path = artifact.path / "golden" / GOLDEN_FILE
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "no file", "no token ids", "no prompt", "shapes", "empty", "no logits", "facts", "no facts", "facts lie"],
+)
+def test_damaged_files(tmp_path: Path, damage: str) -> None:
+    folder = write(tmp_path / "golden", Golden((sample(3), sample(2))))
+    path, facts = folder / GOLDEN_FILE, folder / FACTS_FILE
+    tensors = load_file(path)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-30])
-    elif damage == "missing tensor":
-        save_file({"token_ids": IDS}, path)
+    elif damage == "no file":
+        path.unlink()
+    elif damage == "no facts":
+        facts.unlink()
+    elif damage in ("facts", "no prompt", "facts lie"):
+        facts.write_text({"facts": "[", "no prompt": '{"prompts": 0}', "facts lie": '{"prompts": 3}'}[damage])
     else:
-        save_file({"token_ids": IDS[:3], "logits": LOGITS}, path)
+        if damage == "shapes":
+            tensors["1.token_ids"] = tensors["1.token_ids"][:1]
+        elif damage == "empty":
+            tensors = {name: array[:0] for name, array in tensors.items()}
+        else:
+            del tensors["1.token_ids" if damage == "no token ids" else "1.logits"]
+        save_file(tensors, path)
     with pytest.raises(InputError, match="E1510"):
-        read_golden(path)
+        read_golden(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.errors import InputError, MisuseError
+from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.explain.weights import CODES
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
@@ -54,9 +54,12 @@ def test_bad_package_references_are_named(package: Path, reference: str, words: 
     assert caught.value.code == "E1102" and words in caught.value.message and caught.value.fix
 
 
-def test_other_formats_are_misuse(tmp_path: Path) -> None:
-    with pytest.raises(MisuseError, match="E1100"):
-        open_checkpoint(tmp_path, "onnx")  # type: ignore[arg-type]
+@pytest.mark.parametrize("type", ["onnx", "pytorch", "keras", "tensorflow", "darknet", "caffe"])
+def test_other_frontends_of_vamc_are_unsupported_and_named(type: str, tmp_path: Path) -> None:
+    """Whether or not the file is there."""
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UnsupportedError, match=rf"E1100 frontend\.type {type} is not supported.*vamc"):
+            open_checkpoint(place, type)
 
 
 def test_every_code_of_these_rooms_is_explained(repository: Path) -> None:

@@ -47,7 +47,7 @@ def test_equals_the_whole_model(name: str, tmp_path: Path) -> None:
     model = eager_model(checkpoint.config, materialize(checkpoint.tensors))
     with torch.no_grad():
         expected = model(input_ids=torch.from_numpy(ids)).logits.numpy()
-    found = streamed_logits(checkpoint.config, checkpoint.tensors, ids)
+    found = np.stack(streamed_logits(checkpoint.config, checkpoint.tensors, list(ids)))
     assert found.dtype == np.float32 and found.shape == expected.shape
     assert relative_error(found, expected) <= tolerance("export_fp32")
     # the window is shorter than the prompt: without it the logits are others
@@ -55,14 +55,14 @@ def test_equals_the_whole_model(name: str, tmp_path: Path) -> None:
         from dataclasses import replace
 
         unmasked = replace(checkpoint.config, sliding_windows=(None,) * checkpoint.config.num_layers)
-        assert relative_error(streamed_logits(unmasked, checkpoint.tensors, ids), expected) > 1e-3
+        assert relative_error(streamed_logits(unmasked, checkpoint.tensors, ids[:1])[0], expected[0]) > 1e-3
 
 
 def test_reads_only_what_it_needs_of_the_embedding(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path, "llama"), "huggingface")
     embedding = Watched(checkpoint.tensors["model.embed_tokens.weight"])
     tensors = {**checkpoint.tensors, "model.embed_tokens.weight": embedding}
-    streamed_logits(checkpoint.config, tensors, np.array([[5, 7, 5]]))
+    streamed_logits(checkpoint.config, tensors, [np.array([5, 7, 5])])
     assert embedding.reads == [1, 1]
 
 
@@ -77,12 +77,26 @@ def test_sixteen_bit_weights_are_read_as_they_are(tmp_path: Path) -> None:
     ids = np.array([[1, 2, 3, 4]])
     with torch.no_grad():
         expected = model(input_ids=torch.from_numpy(ids)).logits.numpy()
-    assert relative_error(streamed_logits(checkpoint.config, rounded, ids), expected) <= tolerance("export_fp32")
+    assert relative_error(streamed_logits(checkpoint.config, rounded, list(ids))[0], expected[0]) <= tolerance(
+        "export_fp32"
+    )
 
 
-def test_in_a_child_process(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(write_tiny(tmp_path / "model", "llama"), "huggingface")
-    ids = np.array([3, 1, 4, 1, 5])
+def test_in_a_child_process_prompts_of_several_lengths(tmp_path: Path) -> None:
+    """Each is answered as it is alone, also beside one whose length makes a dynamic RoPE grow its base."""
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "model", "internlm2"), "huggingface")
+    prompts = [np.array([3, 1, 4, 1, 5]), np.arange(90) + 3, np.arange(70) + 9]
+    assert len(prompts[2]) > checkpoint.config.max_position_embeddings
     (tmp_path / "scratch").mkdir()
-    found = reference_logits(checkpoint, ids, tmp_path / "scratch", tmp_path / "reproducers")
-    np.testing.assert_allclose(found, streamed_logits(checkpoint.config, checkpoint.tensors, ids[None])[0], atol=1e-5)
+    found = reference_logits(checkpoint, prompts, tmp_path / "scratch", tmp_path / "reproducers")
+    for ids, logits in zip(prompts, found, strict=True):
+        (alone,) = streamed_logits(checkpoint.config, checkpoint.tensors, [ids])
+        np.testing.assert_allclose(logits, alone, atol=1e-5)
+
+
+def test_every_weight_is_read_once(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path, "llama"), "huggingface")
+    watched = {name: Watched(tensor) for name, tensor in checkpoint.tensors.items() if "embed" not in name}
+    prompts = [np.array([1, 2]), np.array([3]), np.array([4, 5, 6])]
+    streamed_logits(checkpoint.config, {**checkpoint.tensors, **watched}, prompts)
+    assert {name: sum(tensor.reads) for name, tensor in watched.items()} == {n: w.shape[0] for n, w in watched.items()}

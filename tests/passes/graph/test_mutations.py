@@ -66,13 +66,14 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("value.shape = ir.Shape(shape)", "pass"),
     ],
     "weight_storage": [
-        ("len(value.shape) == 2 or (self", "len(value.shape) == 1 or (self"),
+        ("in float_matrices(program, report, self.vectors):", "in float_matrices(program, report, self.vectors)[:-1]:"),
         ("program.weights[value.name] = _stored", "_ = _stored"),
         ("value.metadata_props[WEIGHT_ROLE] = self.dtype", "pass"),
         ("_stored(program.weights[value.name], self", "_stored(next(iter(program.weights.values())), self"),
         ("for reader, index in readers:", "for reader, index in readers[:0]:"),
     ],
     "quantize_weights": [
+        ("in float_matrices(program, report):", "in float_matrices(program, report)[:-1]:"),
         ("axis=1, block_size=columns // groups", "axis=0, block_size=columns // groups"),
         ("axis=1, block_size=columns // groups", "axis=1, block_size=columns // groups // 2"),
         ("new_node(DEQUANTIZE_OP, parts,", "new_node(DEQUANTIZE_OP, [*parts[:2], parts[1]],"),

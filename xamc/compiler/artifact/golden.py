@@ -1,11 +1,14 @@
-"""Golden logits: what an artifact answered when it was made, re-checked by `xamc verify` on any machine.
+"""Golden logits: what an artifact must answer, re-checked by `xamc verify` on any machine that can run it.
 
-``golden/golden.safetensors`` holds `token_ids` int64[T] and `logits` float32[T, V].
+``golden/golden.safetensors`` holds for prompt i `i.token_ids` int64[T], `i.logits` float32[T, V], what the artifact
+answered when it was made, and `i.reference` float32[T, V], what transformers answers in fp32, where that was asked for.
+``golden/golden.json`` says where the numbers come from. An artifact for a CPU that the compiling machine can't execute
+has no logits of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,81 +16,91 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.read import Artifact
-from xamc.compiler.errors import InputError, ToolchainError
+from xamc.compiler.errors import InputError
 
+GOLDEN_FOLDER = "golden"
 GOLDEN_FILE = "golden.safetensors"
+FACTS_FILE = "golden.json"
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class GoldenResult:
-    """How far the logits of this machine are from the golden ones.
+class Sample:
+    """One prompt: token ids [T], the artifact's logits [T, V], transformers' fp32 logits [T, V]; None: not computed."""
+
+    token_ids: I64
+    logits: F32 | None = None
+    reference: F32 | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The golden logits of an artifact: one sample per prompt; all have logits, or none has, and so for references.
 
     Attributes:
-        deviation: max |actual - golden| / max |golden| over all positions; infinite for NaN.
-        tolerance: the bound it keeps.
-        same_top1: positions whose likeliest token is the golden one's.
-        positions: positions compared.
+        not_run: why the machine that compiled couldn't run the artifact; empty when it did.
     """
 
-    deviation: float
-    tolerance: float
-    same_top1: int
-    positions: int
+    samples: tuple[Sample, ...]
+    not_run: str = ""
 
 
-def read_golden(path: Path) -> tuple[I64, F32]:
-    """Token ids int64[T] and logits float32[T, V] of a golden file.
+def golden_files(golden: Golden) -> dict[str, bytes]:
+    """Name → content of the files in the artifact's golden folder; equal logits give equal bytes."""
+    import safetensors.numpy
+
+    tensors = {
+        f"{index}.{name}": array
+        for index, sample in enumerate(golden.samples)
+        for name, array in vars(sample).items()
+        if array is not None
+    }
+    facts: dict[str, Any] = {"prompts": len(golden.samples)}
+    if golden.not_run:
+        facts["not_run"] = golden.not_run
+    else:
+        facts |= {"logits": "this artifact, when it was compiled", "tolerance": "golden"}
+    if golden.samples[0].reference is not None:
+        facts["reference"] = "transformers, float32, the checkpoint's weights, layer by layer"
+    return {
+        GOLDEN_FILE: safetensors.numpy.save(tensors),
+        FACTS_FILE: (json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
+    }
+
+
+def read_golden(folder: Path) -> Golden:
+    """The golden logits in an artifact's golden folder.
 
     Raises:
-        InputError: E1510 it is damaged.
+        InputError: E1510 a file is damaged.
     """
     import safetensors
     import safetensors.numpy
 
     try:
-        tensors: dict[str, Any] = safetensors.numpy.load_file(path)
-        token_ids, logits = tensors["token_ids"], tensors["logits"]
-    except (OSError, KeyError, safetensors.SafetensorError) as error:
-        raise InputError("E1510", f"{path} can't be read: {error}", fix="compile the model again") from None
-    if token_ids.ndim != 1 or logits.ndim != 2 or not 0 < len(token_ids) == len(logits):
-        shapes = f"token_ids {list(token_ids.shape)}, logits {list(logits.shape)}"
-        raise InputError("E1510", f"{path}: {shapes} do not fit each other", fix="compile the model again")
-    return token_ids, logits
+        tensors: dict[str, Any] = safetensors.numpy.load_file(folder / GOLDEN_FILE)
+        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        samples = tuple(_sample(tensors, index) for index in range(int(facts["prompts"])))
+        not_run = str(facts.get("not_run", ""))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        raise InputError("E1510", f"{folder} can't be read: {error}", fix="compile the model again") from None
+    if not samples or any((sample.logits is None) != bool(not_run) for sample in samples):
+        raise InputError("E1510", f"{folder}: tensors and {FACTS_FILE} do not agree", fix="compile the model again")
+    return Golden(samples, not_run)
 
 
-def check_golden(artifact: Artifact, compute: Callable[[I64], F32], tolerance: float) -> GoldenResult | None:
-    """Run an artifact on its golden token ids and compare.
-
-    Args:
-        artifact: an artifact whose digests are known to be right.
-        compute: token_ids int64[1, T] → logits float32[1, T, V]; the runtime's `Model.logits`.
-        tolerance: bound of the deviation.
-
-    Returns:
-        The result, or None when the artifact holds no golden logits.
+def _sample(tensors: dict[str, Any], index: int) -> Sample:
+    """Tensors of one prompt.
 
     Raises:
-        InputError: E1510.
-        ToolchainError: E1511 the logits are further apart than `tolerance`.
+        KeyError: it has no token ids; ValueError: shapes that do not fit each other.
     """
-    folder = artifact.manifest.golden
-    if folder is None:
-        return None
-    token_ids, golden = read_golden(artifact.file(f"{folder}/{GOLDEN_FILE}"))
-    actual, expected = compute(token_ids[None])[0].astype(np.float64), golden.astype(np.float64)
-    difference = np.abs(actual - expected).max()
-    largest = np.abs(expected).max()
-    deviation = float(difference / largest) if np.isfinite(difference) else float("inf")
-    same = int((actual.argmax(-1) == expected.argmax(-1)).sum())
-    if not deviation <= tolerance:
-        raise ToolchainError(
-            "E1511",
-            f"{artifact.path}: logits differ from the golden ones by {deviation:.2g} (relative), "
-            f"allowed are {tolerance:.2g}; {same} of {len(token_ids)} likeliest tokens agree",
-            fix="its files are whole, so this machine computes something else: run `xamc doctor`, and compile here",
-        )
-    return GoldenResult(deviation, tolerance, same, len(token_ids))
+    optional = (tensors.get(f"{index}.{name}") for name in ("logits", "reference"))
+    sample = Sample(tensors[f"{index}.token_ids"], *optional)
+    rows = sample.token_ids.shape
+    for logits in (sample.logits, sample.reference):
+        if logits is not None and (logits.ndim != 2 or logits.shape[:1] != rows or not rows[0]):
+            raise ValueError(f"prompt {index}: token_ids {list(rows)} and logits {list(logits.shape)} do not fit")
+    return sample

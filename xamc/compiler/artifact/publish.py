@@ -61,6 +61,11 @@ class ArtifactWriter:
         """The folder being filled; write large files straight into it, then call `seal`."""
         return self._staging.path
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files added so far."""
+        return sum(file.nbytes for file in self._files.values())
+
     def seal(self, path: str) -> FileDigest:
         """Record a file that was written below `folder`, and make it read-only."""
         if path in (MANIFEST, REPORT):

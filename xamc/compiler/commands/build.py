@@ -52,7 +52,7 @@ def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_js
 
 def _print_keys(loaded: LoadedSpec) -> None:
     console = result_console()
-    console.print(f"{loaded.spec.name}  → {loaded.spec.backend.type}", style="bold")
+    console.print(f"{loaded.spec.name}  → {loaded.spec.backend.type}, {loaded.spec.kind}", style="bold")
     for warning in loaded.warnings:
         message_console().print(f" warning: {warning}", style="yellow")
     console.print("\nkeys", style="bold")

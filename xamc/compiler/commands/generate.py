@@ -11,6 +11,9 @@ from typing import Any
 from xamc.compiler.commands.output import message_console, print_json
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.runtime import Generation, Model, load
+from xamc.runtime.executor import I64
+
+CHAT_TOKENS = 512
 
 
 def run_command(
@@ -63,7 +66,7 @@ def chat_command(
         history.append({"role": "user", "content": line})
         ids = model.chat_prompt(history, template=template)
         # Every turn begins with the turns before, which are in the KV cache already.
-        answer = _show(model, ids, max_new_tokens, {**options, "reuse_cache": True})
+        answer = _show(model, ids, max_new_tokens or _room(model, ids), {**options, "reuse_cache": True})
         console.print(speed(answer, model), style="dim")
         history.append({"role": "assistant", "content": answer.text})
 
@@ -89,6 +92,11 @@ def _show(model: Model, prompt: Any, max_new_tokens: int | None, options: Mappin
     sys.stdout.write("\n")
     sys.stdout.flush()
     return stream.generation
+
+
+def _room(model: Model, prompt: I64) -> int:
+    """Most tokens of an answer where the user says nothing: a model that doesn't end must not talk forever."""
+    return max(1, min(CHAT_TOKENS, model.manifest.context_limit - len(prompt)))
 
 
 def _ask() -> str:

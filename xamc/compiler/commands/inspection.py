@@ -6,17 +6,20 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact import Artifact, check_digests, read_artifact
-from xamc.compiler.artifact.golden import check_golden
+from xamc.compiler.artifact.golden import Golden, read_golden
 from xamc.compiler.artifact.manifest import REPORT, Manifest, digest
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import CacheInfo, cache_info, prune
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.errors import MisuseError, ToolchainError
-from xamc.compiler.progress import Progress, size
+from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.verify.tolerances import TOLERANCES, tolerance
+
+if TYPE_CHECKING:
+    from xamc.compiler.verify.golden import GoldenResult
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", re.IGNORECASE)
 
@@ -38,18 +41,43 @@ def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
         check_digests(artifact, advance)
         stage.result(f"{len(files)} files, {size(total)}, are what the manifest says")
     with progress.stage("golden") as stage:
-        from xamc.runtime import load
-
-        bound = tolerance("golden")
-        result = check_golden(artifact, load(path, threads).logits, bound) if artifact.manifest.golden else None
-        if result is None:
-            stage.result("the artifact holds no golden logits", "skipped")
-        else:
-            same = f"{result.same_top1} of {result.positions} likeliest tokens agree"
-            stage.result(f"off by {result.deviation:.1e} (allowed {bound:.1e}), {same}")
+        golden = _check_golden(artifact, threads, stage)
     if as_json:
-        golden = None if result is None else dataclasses.asdict(result)
         print_json({"path": str(path), "files": len(files), "nbytes": total, "golden": golden})
+
+
+def _check_golden(artifact: Artifact, threads: int | None, stage: Stage) -> dict[str, Any] | None:
+    """Runs the artifact on its golden prompts if this machine can; returns what was found, for scripts."""
+    from xamc.compiler.verify.golden import check_golden
+    from xamc.runtime import load
+    from xamc.runtime.cpu_features import missing_features
+
+    manifest = artifact.manifest
+    if manifest.golden is None:
+        stage.result("the artifact holds no golden logits", "skipped")
+        return None
+    golden = read_golden(artifact.file(manifest.golden))
+    missing = missing_features(manifest.cpu)
+    if missing:
+        reason = f"this CPU lacks {', '.join(missing)}, which {manifest.cpu.mcpu} code needs"
+        own = f"; it holds no logits of its own: {golden.not_run}" if golden.not_run else ""
+        stage.result(f"not compared: {reason}{own}", "not run")
+        return {"executed": False, "reason": reason, "recorded": not golden.not_run}
+    result = check_golden(artifact.path, manifest, golden, load(artifact.path, threads).logits)
+    stage.result(_found(result, golden))
+    return {"executed": True, "recorded": not golden.not_run, **dataclasses.asdict(result)}
+
+
+def _found(result: GoldenResult, golden: Golden) -> str:
+    prompts = f"{result.prompts} prompt" + ("s" if result.prompts > 1 else "")
+    if result.deviation is None:
+        text = f"{prompts} ran; no logits were recorded when it was compiled ({golden.not_run})"
+    else:
+        same = f"{result.same_top1} of {result.positions} likeliest tokens agree"
+        text = f"off by {result.deviation:.1e} (allowed {result.tolerance:.1e}), {same}, {prompts}"
+    if result.distance is not None:
+        text += f"; KL {result.distance.mean_kl:.1e} nats from transformers fp32"
+    return text
 
 
 def inspect_command(path: Path, *, as_json: bool) -> None:

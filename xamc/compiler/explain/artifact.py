@@ -33,12 +33,15 @@ Remedy: choose a folder you may write to with -o, workspace.path, or for the sta
 Remedy: prune again when the compile has ended.""",
     "E1509": """xamc tried to publish an artifact whose manifest names a file that was never added. A defect of xamc's.
 Remedy: report it with the spec; nothing was published.""",
-    "E1510": """The golden logits of an artifact (golden/golden.safetensors) can't be read.
-The file is damaged although its digest is right, so it was written so: a defect, or an edited artifact.
+    "E1510": """The golden logits of an artifact (golden/golden.safetensors, golden/golden.json) can't be read.
+The files are damaged although their digests are right: an edited artifact, or one of a development version of xamc.
 Remedy: compile the model again.""",
-    "E1511": """The artifact's logits on this machine are not those it gave when it was made.
+    "E1511": """The artifact's logits on this machine are not those it gave when it was made, or are not finite.
 All its files are whole. The same code and weights give the same logits on every CPU that has the features it was
-compiled for, but for the order of some sums, so the machine or a library computes something else.
+compiled for, but for the order of some sums, so the machine or a library computes something else. An artifact that was
+compiled on a CPU that couldn't run it has no such logits; it is compared with transformers' instead, where
+`verify.final: true` recorded them: within the bound `cpu_fp32` if it stores everything in float32, otherwise it must
+be nearer to them than a uniform guess.
 Remedy: run `xamc doctor`, which checks the pinned libraries; compile the model on this machine; if that artifact
 verifies, compare `xamc inspect` of both and report it.""",
     "E1512": """A parameter file of a static graph (`mod.params`, TVM's parameter container) is missing, cut off, or

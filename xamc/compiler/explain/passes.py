@@ -30,10 +30,10 @@ first such pass, the output that moved and by how much, and the first node of th
 its module in the Hugging Face model, e.g. `model.layers.0.self_attn`. If it names `export`, the exported graph differs
 from transformers itself. `passes: {disable: [NAME]}` leaves a pass out where the target can do without.""",
     "E1310": """With `verify: {final: true}` the real weights are run by transformers in fp32, layer by layer, and the
-artifact's logits on the same prompt are compared with them. A float32 artifact must agree within the bound `cpu_fp32`;
+artifact's logits on the same prompts are compared with them. A float32 artifact must agree within the bound `cpu_fp32`;
 this one does not, although every pass was proven on the twin or was not asked to be. Compile with
 `verify: {passes: each}` to find the pass.""",
-    "E1311": """The prompt that golden logits are recorded for (`verify.prompts`) yields no token with the model's
+    "E1311": """A prompt that golden logits are recorded for (`verify.prompts`) yields no token with the model's
 tokenizer, for instance because it is empty. Give one with at least a word in it.""",
     "E1312": """The compiled model answered the golden prompt with NaN or infinity. Weights that overflow in the chosen
 storage do that, and so would a wrong kernel. Try `backend.dtype: fp32`; if that is finite, the checkpoint's values do

@@ -1,8 +1,11 @@
 """What the error codes of checkpoints, families and weights mean; `xamc explain CODE` prints the entries."""
 
 CODES: dict[str, str] = {
-    "E1100": """`frontend.type` names a format that checkpoints are not opened with. `huggingface` takes a folder with
-config.json and safetensors, `gguf` a .gguf file.""",
+    "E1100": """`frontend.type` (or the checkpoint's extension) names one of vamc's frontends that xamc doesn't have:
+onnx, pytorch, keras, tensorflow, darknet, caffe. xamc compiles language models: `huggingface` takes a folder with
+config.json and safetensors, `gguf` a .gguf file.
+Example: `frontend: {checkpoint: yolov5s.pt, type: pytorch}`.
+Remedy: compile graphs of other frameworks with vamc; for a language model give its Hugging Face folder.""",
     "E1101": """`frontend.checkpoint` points to nothing, or to the wrong kind of thing: `type: huggingface` wants the
 folder that holds config.json, `type: gguf` wants a .gguf file (or a folder with exactly one). Relative paths are
 resolved against the build file's folder.""",

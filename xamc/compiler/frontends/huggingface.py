@@ -12,7 +12,7 @@ from typing import Any
 
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError, UnsupportedError
-from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
+from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.huggingface_tokenizer import tokenizer_files
@@ -46,6 +46,7 @@ def open_huggingface(path: Path) -> Checkpoint:
             "E1101",
             f"{path} is not a folder",
             "frontend.type huggingface takes the folder that holds config.json; gguf takes a file",
+            keys=KEYS,
         )
     reader = ConfigReader(read_json(path / "config.json"), path / "config.json")
     family = find_family(reader)

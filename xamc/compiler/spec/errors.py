@@ -30,9 +30,10 @@ class SpecErrors(InputError):
     ) -> None:
         """Takes at least one error."""
         first = errors[0]
-        super().__init__(first.code, first.message, first.fix, first.locations, first.details)
+        super().__init__(
+            first.code, first.message, first.fix, first.locations, first.details, sources=dict(sources or {})
+        )
         self.errors = tuple(errors)
-        self.sources = dict(sources or {})
         self.warnings = tuple(warnings)
 
     def __str__(self) -> str:

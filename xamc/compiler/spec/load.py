@@ -71,6 +71,7 @@ def load_spec(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
         values=document.values,
         positions={at: entry.at for at, entry in document.entries.items()},
         text=text,
+        sources=sources,
     )
 
 
@@ -98,7 +99,11 @@ def _build(checked: Checked, path: Path | None) -> Spec:
                 for name, value in section("frontend.shape").items()
                 if value is not None
             },
-            model_kwargs=ModelKwargs(get("frontend.model_kwargs.tp") or 1, section("frontend.model_kwargs")),
+            model_kwargs=ModelKwargs(
+                get("frontend.model_kwargs.tp") or 1,
+                bool(get("frontend.model_kwargs.build_visual")),
+                section("frontend.model_kwargs"),
+            ),
             quantize=quantize,
         ),
         graph=section("graph"),

@@ -17,7 +17,7 @@ from xamc.compiler.errors import Location
 
 KeyPath = tuple[str | int, ...]
 
-FrontendType = Literal["huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet"]
+FrontendType = Literal["huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet", "caffe"]
 BackendType = Literal["tvm_vacc", "tvm_cpu", "tvm_ascend", "reference"]
 WeightDtype = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 KvDtype = Literal["auto", "fp32", "fp16", "bf16"]
@@ -94,10 +94,12 @@ class ModelKwargs:
 
     Attributes:
         tp: tensor-parallel degree as written; `Spec.tp` is what the target uses.
+        build_visual: whether the vision tower of a vision-language checkpoint is meant.
         values: every key as written, `tp` included.
     """
 
     tp: int = 1
+    build_visual: bool = False
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -186,8 +188,8 @@ class Verify:
 
     Attributes:
         passes: `each` runs the twin before and after every pass.
-        final: run the real weights, streamed layer by layer, on one prompt.
-        prompts: prompts for `final` and for the artifact's golden logits, the first is run; empty means xamc's own.
+        final: run the real weights, streamed layer by layer, on the prompts.
+        prompts: prompts for `final` and for the artifact's golden logits; empty means xamc's own one.
     """
 
     passes: Literal["each", "off"] = "each"
@@ -227,6 +229,13 @@ class Spec:
     passes: Passes = Passes()
     verify: Verify = Verify()
     runtime: Runtime = Runtime()
+
+    @property
+    def kind(self) -> Literal["language model", "visual tower", "graph"]:
+        """What is compiled; a graph is a model of a frontend other than Hugging Face's and GGUF."""
+        if not self.frontend.is_language_model:
+            return "graph"
+        return "visual tower" if self.frontend.model_kwargs.build_visual else "language model"
 
     @property
     def prefill_lengths(self) -> tuple[int, ...]:
@@ -294,6 +303,7 @@ class LoadedSpec:
         values: the spec as written, with `--set` applied, before defaults.
         positions: key path → place of its value; empty for a spec that came as a mapping.
         text: the file's text; empty for a mapping.
+        sources: path → text of what `positions` point into: the file as it was read, and the `--set` arguments.
     """
 
     spec: Spec
@@ -301,15 +311,16 @@ class LoadedSpec:
     values: Mapping[str, Any]
     positions: Mapping[KeyPath, Location]
     text: str
+    sources: Mapping[Path, str] = field(default_factory=dict)
 
     def at(self, path: str, note: str = "") -> tuple[Location, ...]:
         """Where a key's value is written, for the `locations` of an error; empty when it is not written.
 
         Args:
-            path: dotted, such as `frontend.quantize.type`.
+            path: dotted, such as `frontend.quantize.type` or `passes.disable.0`.
             note: what is wrong with it, shown beside the carets.
         """
-        place = self.positions.get(tuple(path.split(".")))
+        place = self.positions.get(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
         return (dataclasses.replace(place, note=note),) if place is not None else ()
 
 

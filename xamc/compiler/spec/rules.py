@@ -28,6 +28,7 @@ _TYPE_OF_SUFFIX = {
     ".keras": "keras",
     ".pb": "tensorflow",
     ".weights": "darknet",
+    ".caffemodel": "caffe",
 }
 
 _PACKAGE_FILE = re.compile(r"package:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*/[^/]+(?:/[^/]+)*")

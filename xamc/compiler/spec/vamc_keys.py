@@ -51,7 +51,7 @@ _FRONTEND = (
     ),
     Key(
         "frontend.type",
-        OneOf(("huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet")),
+        OneOf(("huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet", "caffe")),
         "How the checkpoint is read.",
         _USED,
         "by the checkpoint's extension; huggingface for a folder",
@@ -106,7 +106,7 @@ _FRONTEND = (
         "frontend.model_kwargs.build_visual",
         _FLAG,
         "Compile the vision tower of a vision-language checkpoint instead of its language model.",
-        _vacc("vision towers are not compiled"),
+        on({"tvm_vacc": _TO_VACC}, ("used", "true is refused: only language models are compiled")),
     ),
     *(
         _recorded(f"frontend.model_kwargs.{name}", kind, meaning, _vacc("an option of vamc's exporter"))

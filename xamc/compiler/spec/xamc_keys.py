@@ -49,16 +49,16 @@ KEYS: tuple[Key, ...] = (
     Key(
         "verify.final",
         Bool(),
-        "Also run the real weights, streamed layer by layer, on one prompt.",
+        "Also run the real weights, streamed layer by layer, on the prompts.",
         _USED,
         "false",
     ),
     Key(
         "verify.prompts",
         ListOf(Text()),
-        "Prompts for `final` and for the artifact's golden logits; the first is run.",
+        "Prompts for `final` and for the artifact's golden logits; the first 32 tokens of each are run.",
         _USED,
-        "xamc's own",
+        "one of xamc's own",
     ),
     Key(
         "runtime.max_batch",

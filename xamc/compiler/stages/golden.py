@@ -1,10 +1,8 @@
-"""Golden logits: what the artifact answers to a prompt, beside what transformers answers where that was asked for."""
+"""Golden logits: what the artifact answers to prompts, beside what transformers answers where that was asked for."""
 
 from __future__ import annotations
 
-import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,110 +10,105 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from xamc.compiler.artifact.golden import Golden, Sample
+from xamc.compiler.artifact.manifest import Cpu, Manifest
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.errors import InputError, InternalError
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
-from xamc.compiler.verify.metrics import kl_divergence, relative_error, top1_agreement
+from xamc.compiler.verify.golden import Distance, distance, is_fp32
 from xamc.compiler.verify.tolerances import tolerance
 
-DEFAULT_PROMPT = "The quick brown fox jumps over the lazy dog. 人工智能 is"
-PROMPT_TOKENS = 32
-LOGITS = "golden.safetensors"
-FACTS = "golden.json"
+DEFAULT_PROMPTS = ("The quick brown fox jumps over the lazy dog. 人工智能 is",)
+PROMPT_TOKENS = 32  # of each prompt
 # a model larger than this is only run while compiling when verify.final asks for it
 SMALL_WEIGHTS = 2**30
 LIMITS = Limits(seconds=3600, memory_bytes=None)
+_ANSWERS = "answers.safetensors"
 
 
-@dataclass(frozen=True)
-class Golden:
-    """Token ids [T], the artifact's logits [T, V] and, with `verify.final`, transformers' fp32 logits [T, V]."""
+def why_not_run(cpu: Cpu) -> str:
+    """Why this machine can't execute an artifact's code; empty when it can."""
+    from xamc.runtime.cpu_features import missing_features
 
-    token_ids: NDArray[np.int64]
-    logits: NDArray[np.float32]
-    reference: NDArray[np.float32] | None
-
-    def files(self) -> dict[str, bytes]:
-        """The files of the artifact's golden folder."""
-        tensors: dict[str, NDArray[Any]] = {"token_ids": self.token_ids, "logits": self.logits}
-        if self.reference is not None:
-            tensors["reference"] = self.reference
-        facts = {"logits": "this artifact, when it was compiled", "tolerance": "golden"}
-        if self.reference is not None:
-            facts["reference"] = "transformers, float32, the checkpoint's weights, layer by layer"
-        return {
-            LOGITS: safetensors.numpy.save(tensors),
-            FACTS: (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode(),
-        }
-
-    def distance(self) -> dict[str, float] | None:
-        """How far the artifact is from transformers: KL in nats and top-1 agreement over the positions."""
-        if self.reference is None:
-            return None
-        return {
-            "mean_kl": float(kl_divergence(self.reference, self.logits).mean()),
-            "top1_agreement": top1_agreement(self.reference, self.logits),
-            "relative_error": relative_error(self.logits, self.reference),
-        }
+    missing = missing_features(cpu)
+    return f"the CPU that compiled it lacks {', '.join(missing)}, which {cpu.mcpu} code needs" if missing else ""
 
 
-def record(job: Job, spec: Spec, checkpoint: Checkpoint, folder: Path, context_limit: int, fp32: bool) -> Golden:
-    """Runs the unpublished artifact in `folder` on a prompt, in a child process, and transformers if asked for.
+def record(
+    job: Job, spec: Spec, checkpoint: Checkpoint, manifest: Manifest, folder: Path, not_run: str
+) -> tuple[Golden, Distance | None]:
+    """Runs the unpublished artifact in `folder` on the spec's prompts, in a child process, and transformers if asked.
+
+    An artifact that this machine can't execute, for the reason `not_run`, keeps the prompts' token ids and
+    transformers' logits alone.
+
+    Returns:
+        What to put into the artifact, and how far it is from transformers where both were run.
 
     Raises:
         InternalError: E1310 when a float32 artifact is further from transformers than the bound.
         ToolchainError: E152x when the artifact crashes.
     """
-    prompt = spec.verify.prompts[0] if spec.verify.prompts else DEFAULT_PROMPT
+    prompts = spec.verify.prompts or DEFAULT_PROMPTS
     with tempfile.TemporaryDirectory(prefix="xamc-golden-") as name:
         scratch = Path(name)
         request = {
             "artifact": str(folder),
-            "prompt": prompt,
-            "tokens": min(PROMPT_TOKENS, context_limit),
-            "out": str(scratch),
+            "tokenizer": str(folder / manifest.tokenizer),
+            "prompts": list(prompts),
+            "tokens": min(PROMPT_TOKENS, manifest.context_limit),
+            "execute": not not_run,
+            "out": str(scratch / _ANSWERS),
         }
-        _run("xamc.compiler.stages.golden:run_artifact", request, scratch, job)
-        answer = safetensors.numpy.load_file(scratch / LOGITS)
-        ids, logits = answer["token_ids"], answer["logits"]
-        reference = None
+        reproducers = job.cache.folder / "reproducers"
+        run_child(f"{__name__}:run_artifact", request, folder=scratch, limits=LIMITS, reproducers=reproducers)
+        answers = safetensors.numpy.load_file(scratch / _ANSWERS)
+        ids = [answers[f"{index}.token_ids"] for index in range(len(prompts))]
+        logits = [answers.get(f"{index}.logits") for index in range(len(ids))]
+        reference: list[Any] = [None] * len(ids)
         if spec.verify.final:
             from xamc.compiler.verify.streamed_reference import reference_logits
 
-            reference = reference_logits(checkpoint, ids, scratch, job.cache.folder / "reproducers")
-    golden = Golden(ids, logits, reference)
-    if reference is not None and fp32:
-        error = relative_error(logits, reference)
-        if error > tolerance("cpu_fp32"):
+            reference = list(reference_logits(checkpoint, ids, scratch, reproducers))
+    golden = Golden(tuple(map(Sample, ids, logits, reference)), not_run)
+    far = None
+    if spec.verify.final and not not_run:
+        far = distance([array for array in logits if array is not None], reference)
+        bound = tolerance("cpu_fp32")
+        if is_fp32(manifest) and far.relative_error > bound:
             raise InternalError(
                 "E1310",
-                f"the artifact's logits differ from transformers' by {error:.2g} (relative), allowed is "
-                f"{tolerance('cpu_fp32'):.2g} (cpu_fp32)",
+                f"the artifact's logits differ from transformers' by {far.relative_error:.2g} (relative), allowed is "
+                f"{bound:.2g} (cpu_fp32)",
                 fix="compile with verify.passes: each and --dump-ir DIR, and report the model",
             )
-    return golden
-
-
-def _run(function: str, request: Any, folder: Path, job: Job) -> Any:
-    return run_child(function, request, folder=folder, limits=LIMITS, reproducers=job.cache.folder / "reproducers")
+    return golden, far
 
 
 def run_artifact(request: dict[str, Any]) -> None:
-    """The child's side: logits of every position of the prompt, written to ``out``.
+    """The child's side: token ids of every prompt, and with ``execute`` their logits, written to ``out``.
 
     Raises:
         InputError: E1311 a prompt without a token; InternalError: E1312 logits that are not finite.
     """
     from xamc.runtime import load
+    from xamc.runtime.tokenizer import Tokenizer
 
-    model = load(Path(request["artifact"]))
-    ids = model.tokenizer.encode(request["prompt"])[: request["tokens"]]
-    if not len(ids):
-        raise InputError("E1311", f"the prompt {request['prompt']!r} has no token", fix="set verify.prompts")
-    tokens = np.asarray(ids, np.int64)
-    logits = model.logits(tokens[None])[0]
-    if not np.isfinite(logits).all():
-        raise InternalError("E1312", "the compiled model's logits are not finite", fix="report the model")
-    safetensors.numpy.save_file({"token_ids": tokens, "logits": logits}, Path(request["out"]) / LOGITS)
+    tokenizer = Tokenizer(Path(request["tokenizer"]))
+    model = load(Path(request["artifact"])) if request["execute"] else None
+    answers: dict[str, NDArray[Any]] = {}
+    for index, prompt in enumerate(request["prompts"]):
+        ids = tokenizer.encode(prompt)[: request["tokens"]]
+        if not len(ids):
+            keys = (f"verify.prompts.{index}",)
+            raise InputError("E1311", f"the prompt {prompt!r} has no token", fix="set verify.prompts", keys=keys)
+        answers[f"{index}.token_ids"] = ids.astype(np.int64)
+        if model is None:
+            continue
+        logits = model.logits(ids[None])[0]
+        if not np.isfinite(logits).all():
+            raise InternalError("E1312", "the compiled model's logits are not finite", fix="report the model")
+        answers[f"{index}.logits"] = logits
+    safetensors.numpy.save_file(answers, request["out"])

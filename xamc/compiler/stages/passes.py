@@ -114,4 +114,5 @@ def check_own_passes(wishes: Passes, passes: Sequence[Mapping[str, Any]]) -> Non
                 f"passes.expect: {name} matched {count} times, not {expected}",
                 fix="correct the number if the model is as it should be; otherwise the reasons above say what differs",
                 details=tuple(f"{miss['place']}: {miss['reason']}" for miss in report["skipped"]),
+                keys=(f"passes.expect.{name}",),
             )

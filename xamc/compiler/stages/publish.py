@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import xamc
+from xamc.compiler.artifact.golden import GOLDEN_FOLDER, Golden, golden_files
 from xamc.compiler.artifact.manifest import (
     MANIFEST,
     Generation,
@@ -22,13 +23,11 @@ from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec, sha256
 from xamc.compiler.cache import tool_version
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
-from xamc.compiler.stages.golden import Golden
 from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.weights import WrittenWeights
 from xamc.targets.request import Generated, TargetRequest
 
 TOKENIZER = "tokenizer"
-GOLDEN = "golden"
 CHAT_TEMPLATE = "chat_template.jinja"
 _TOOLS = ("apache-tvm", "apache-tvm-ffi", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
 
@@ -100,9 +99,9 @@ def common_fields(job: Job, spec: Spec, checkpoint: Checkpoint, writer: Artifact
 
 def add_golden(writer: ArtifactWriter, golden: Golden) -> str:
     """Adds the golden files and returns their folder's name."""
-    for name, content in golden.files().items():
-        writer.add_bytes(f"{GOLDEN}/{name}", content)
-    return GOLDEN
+    for name, content in golden_files(golden).items():
+        writer.add_bytes(f"{GOLDEN_FOLDER}/{name}", content)
+    return GOLDEN_FOLDER
 
 
 def _inputs(job: Job, checkpoint: Checkpoint) -> tuple[InputDigest, ...]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from xamc.compiler.artifact.golden import Golden
 from xamc.compiler.artifact.manifest import Quantization
+from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import StageCache
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.progress import Progress, size
+from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.spec import KeyUse
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.stages.passes import Rewritten
 from xamc.compiler.stages.weights import WrittenWeights
+from xamc.compiler.verify.golden import Distance
 from xamc.targets.request import Generated
 
 
@@ -95,19 +98,38 @@ def weights(generated: Generated, written: WrittenWeights) -> str:
     return f"{parameters / 1e6:.0f} M parameters in {size(written.table.nbytes)}"
 
 
-def proximity(distance: Mapping[str, float] | None) -> str:
-    """How far the model is from transformers, where that was measured."""
+def published(nbytes: int, not_run: str, distance: Distance | None) -> str:
+    """Size, and how far the model is from transformers or that it has not been run."""
+    if not_run:
+        return f"{size(nbytes)}, not run here"
     if distance is None:
-        return ""
-    return f", KL {distance['mean_kl']:.1e} nats, top-1 {distance['top1_agreement']:.0%} against transformers fp32"
+        return size(nbytes)
+    near = f"KL {distance.mean_kl:.1e} nats, top-1 {distance.top1_agreement:.0%}"
+    return f"{size(nbytes)}, {near} against transformers fp32"
+
+
+def not_run(progress: Progress, reason: str) -> None:
+    """Warns about an artifact whose code this machine can't execute."""
+    if reason:
+        progress.warn(
+            f"neither kernels nor golden logits have been run: {reason}; run `xamc verify` on a CPU that has them"
+        )
 
 
 def report(
-    progress: Progress, rewritten: Rewritten, generated: Generated, distance: Mapping[str, float] | None
+    progress: Progress,
+    running: Stage,
+    rewritten: Rewritten,
+    generated: Generated,
+    golden: Golden | None,
+    distance: Distance | None,
 ) -> dict[str, Any]:
-    """report.json: times, memory, pass counts with reasons for what did not match, and tolerances reached."""
+    """report.json: times, memory, pass counts with reasons for what did not match, and tolerances reached.
+
+    `running` is the stage that writes it, as far as it is.
+    """
     return {
-        "stages": progress.summary(),
+        "stages": progress.summary(running),
         "peak_bytes": progress.sampler.peak if progress.sampler else None,
         "warnings": list(progress.warnings),
         "graph_passes": rewritten.report(),
@@ -115,5 +137,6 @@ def report(
         "kernel_proof": generated.kernel_proof,
         "codegen_seconds": dict(generated.seconds),
         "proof_seconds": round(rewritten.proof_seconds, 3) if rewritten.proof else None,
-        "final": distance,
+        "golden": None if golden is None else {"prompts": len(golden.samples), "not_run": golden.not_run or None},
+        "final": None if distance is None else to_json(distance),
     }

@@ -18,14 +18,17 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
     """What the target is asked for, and the quantization requested and used.
 
     Raises:
-        UnsupportedError: E1408 a calibrated quantization without `allow_rtn`; E1410 a dtype the target doesn't have.
+        UnsupportedError: E1408 a calibrated quantization without `allow_rtn`; E1410 a dtype the target doesn't have;
+            E1411 not a language model.
     """
+    check_kind(spec)
     policy, quantization = _quantization(spec, caps, allow_rtn)
     if spec.backend.dtype not in caps.weight_dtypes:
         raise UnsupportedError(
             "E1410",
             f"{caps.name} has no weights of backend.dtype {spec.backend.dtype}",
             fix=f"use one of {', '.join(caps.weight_dtypes)}",
+            keys=("backend.dtype", "frontend.quantize.type"),
         )
     weight_dtype = "float16" if policy is not None else LONG_DTYPES.get(spec.backend.dtype, "float16")
     kv_dtype = spec.runtime.kv_dtype
@@ -36,6 +39,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
             "E1410",
             f"{caps.name} has no KV cache of runtime.kv_dtype {kv_dtype}",
             fix=f"use one of auto, {', '.join(caps.kv_dtypes)}",
+            keys=("runtime.kv_dtype",),
         )
     request = TargetRequest(
         weight_dtype=weight_dtype,
@@ -45,6 +49,23 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
         disable=spec.passes.disable,
     )
     return request, quantization
+
+
+def check_kind(spec: Spec) -> None:
+    """Refuses what is no language model.
+
+    Raises:
+        UnsupportedError: E1411 a visual tower.
+    """
+    if spec.kind == "visual tower":
+        raise UnsupportedError(
+            "E1411",
+            f"{spec.name} is a visual tower (frontend.model_kwargs.build_visual: true), not a language model; "
+            f"xamc compiles language models",
+            fix="remove build_visual and the pixel inputs to compile the checkpoint's language model; "
+            "vamc compiles the tower",
+            keys=("frontend.model_kwargs.build_visual",),
+        )
 
 
 def _quantization(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[RoundToNearest | None, Quantization]:
@@ -59,12 +80,14 @@ def _quantization(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[RoundT
                 "E1408",
                 f"frontend.quantize.type {used} (an int8 KV cache) is not available on {caps.name}",
                 fix="remove frontend.quantize and set backend.dtype: fp16",
+                keys=("frontend.quantize.type",),
             )
         if not allow_rtn:
             raise UnsupportedError(
                 "E1408",
                 f"frontend.quantize.type {used} needs a calibration that xamc doesn't have yet",
                 fix=f"compile with --allow-rtn to round to nearest instead ({substitute}); the manifest will say so",
+                keys=("frontend.quantize.type",),
             )
         used = substitute
     bits = cast(Literal[4, 8], asked.weight_bits)

@@ -1,14 +1,14 @@
 """transformers' fp32 logits of a real checkpoint, one decoder layer in memory at a time.
 
-Each layer is transformers' own module, unpatched, with eager attention. Its weights are read into it, applied to the
-whole prompt, and dropped; embedding rows are read one by one, and lm_head in blocks of rows. The peak is one layer in
-fp32 and one block: 0.8 GiB for an 8B model, where loading it would take 33.
+Each layer is transformers' own module, unpatched, with eager attention. Its weights are read into it, applied to all
+prompts one by one, and dropped; embedding rows are read one by one, and lm_head in blocks of rows. The peak is one
+layer in fp32 and one block: 0.8 GiB for an 8B model, where loading it would take 33.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,81 +22,85 @@ from xamc.compiler.weights.lazy import LazyTensor, row_blocks
 if TYPE_CHECKING:
     from xamc.compiler.frontends import Checkpoint
 
+I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
-_REQUEST, _RESULT = "reference.pickle", "reference.npy"
+_REQUEST, _RESULT = "reference.pickle", "reference.npz"
 _LIMITS = Limits(seconds=3 * 3600)
 
 
-def reference_logits(checkpoint: Checkpoint, ids: NDArray[np.int64], folder: Path, reproducers: Path) -> F32:
-    """Logits of a prompt by transformers in fp32, computed in a child process.
+def reference_logits(checkpoint: Checkpoint, prompts: Sequence[I64], folder: Path, reproducers: Path) -> list[F32]:
+    """Logits of prompts by transformers in fp32, computed in a child process.
 
     Args:
         checkpoint: config and weights.
-        ids: int64 [T], the prompt's token ids.
+        prompts: int64 [T] each, token ids.
         folder: an existing scratch folder.
         reproducers: where a folder for a hard failure is made.
 
     Returns:
-        float32 [T, V].
+        float32 [T, V] for each prompt.
 
     Raises:
         ToolchainError: E152x, the child failed.
     """
     # written and read by this program only, a moment apart
-    (folder / _REQUEST).write_bytes(pickle.dumps((checkpoint.config, dict(checkpoint.tensors), ids)))
+    (folder / _REQUEST).write_bytes(pickle.dumps((checkpoint.config, dict(checkpoint.tensors), list(prompts))))
     run_child(f"{__name__}:run_request", str(folder), folder=folder, limits=_LIMITS, reproducers=reproducers)
-    logits: F32 = np.load(folder / _RESULT)
-    return logits
+    with np.load(folder / _RESULT) as results:
+        return [results[str(index)] for index in range(len(prompts))]
 
 
 def run_request(folder: str) -> None:
     """The child's side of `reference_logits`."""
-    config, tensors, ids = pickle.loads((Path(folder) / _REQUEST).read_bytes())
-    np.save(Path(folder) / _RESULT, streamed_logits(config, tensors, ids[None])[0])
+    config, tensors, prompts = pickle.loads((Path(folder) / _REQUEST).read_bytes())
+    named: dict[str, Any] = {str(index): row for index, row in enumerate(streamed_logits(config, tensors, prompts))}
+    np.savez(Path(folder) / _RESULT, **named)
 
 
-def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], ids: NDArray[np.int64]) -> F32:
-    """Logits [B, T, V] of token ids [B, T], without padding.
+def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], prompts: Sequence[I64]) -> list[F32]:
+    """Logits [T, V] of each prompt; every weight is read once, however many prompts there are.
 
     Args:
         config: the model.
         tensors: its parameters by transformers name, of any floating dtype.
-        ids: int64 [B, T].
+        prompts: int64 [T] each, token ids.
     """
     import torch
 
     from xamc.compiler.export.exporter import build_meta_model
 
     meta = build_meta_model(config, attention="eager")
-    length = ids.shape[1]
-    positions = torch.arange(length)[None]
     with torch.no_grad():
-        hidden = torch.from_numpy(_embedding_rows(tensors["model.embed_tokens.weight"], ids))
-        rotary = type(meta.model.rotary_emb)(config=meta.config)
-        tables = rotary(hidden, positions)
-        masks = {window: _mask(length, window) for window in set(config.sliding_windows)}
+        positions = [torch.arange(len(ids))[None] for ids in prompts]
+        table = tensors["model.embed_tokens.weight"]
+        hidden = [torch.from_numpy(_embedding_rows(table, ids[None])) for ids in prompts]
+        # a rotary module of its own for each: one for dynamic scaling remembers the longest prompt it has seen
+        rotary = type(meta.model.rotary_emb)
+        rotations = [rotary(config=meta.config)(*pair) for pair in zip(hidden, positions, strict=True)]
         for index, window in enumerate(config.sliding_windows):
             layer = meta.model.layers[index]
             _load(layer, f"model.layers.{index}.", tensors)
-            result = layer(
-                hidden,
-                attention_mask=masks[window],
-                position_ids=positions,
-                position_embeddings=tables,
-                past_key_values=None,
-                use_cache=False,
-            )
-            hidden = result[0] if isinstance(result, tuple) else result
+            for prompt, ids in enumerate(prompts):
+                result = layer(
+                    hidden[prompt],
+                    attention_mask=_mask(len(ids), window),
+                    position_ids=positions[prompt],
+                    position_embeddings=rotations[prompt],
+                    past_key_values=None,
+                    use_cache=False,
+                )
+                hidden[prompt] = result[0] if isinstance(result, tuple) else result
             # back to the meta device: its memory is free before the next layer is read
             layer.to_empty(device="meta")
         _load(meta.model.norm, "model.norm.", tensors)
-        hidden = meta.model.norm(hidden)
+        hidden = [meta.model.norm(states) for states in hidden]
         head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
-        logits = np.empty((*ids.shape, config.vocab_size), np.float32)
+        logits = [np.empty((len(ids), config.vocab_size), np.float32) for ids in prompts]
         for start, stop in row_blocks(head):
             block = torch.from_numpy(_float32(head, start, stop))
-            logits[..., start:stop] = torch.nn.functional.linear(hidden, block).numpy()
+            for states, answer in zip(hidden, logits, strict=True):
+                answer[:, start:stop] = torch.nn.functional.linear(states[0], block).numpy()
     return logits
 
 

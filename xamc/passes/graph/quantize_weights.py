@@ -14,8 +14,16 @@ from xamc.compiler.export.names import DEQUANTIZE_OP, MASK_DOMAIN, WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
-from xamc.passes.onnx_graph import Emit, add_function, dims, is_embedding_or_head, make_function, new_node
-from xamc.passes.protocol import Arrays, NonMatch, PassReport, SameSignature, Tensors
+from xamc.passes.onnx_graph import (
+    Emit,
+    add_function,
+    dims,
+    float_matrices,
+    is_embedding_or_head,
+    make_function,
+    new_node,
+)
+from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
 
 _TYPES = {"int8": ir.DataType.INT8, "uint4": ir.DataType.UINT4}
 
@@ -72,12 +80,7 @@ class QuantizeWeights(SameSignature):
 
     def run(self, program: Program) -> PassReport:
         report = PassReport()
-        for value in program.weight_inputs():
-            assert value.name is not None and value.shape is not None
-            if len(value.shape) != 2 or value.dtype != ir.DataType.FLOAT:
-                why = "a norm weight or a bias" if value.dtype == ir.DataType.FLOAT else f"stored as {value.dtype}"
-                report.skipped.append(NonMatch(value.name, why))
-                continue
+        for value in float_matrices(program, report):
             spec = self.embedding if is_embedding_or_head(value) else self.linear
             self._quantize(program, value, spec)
             report.count(spec.dtype)

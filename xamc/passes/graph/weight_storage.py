@@ -13,8 +13,8 @@ from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype
 from xamc.compiler.weights.transforms import Cast
-from xamc.passes.onnx_graph import new_node
-from xamc.passes.protocol import Arrays, NonMatch, PassReport, SameSignature, Tensors
+from xamc.passes.onnx_graph import float_matrices, new_node
+from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
 
 _TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 # half a unit in the last place, relative: 2^-11 and 2^-8
@@ -42,13 +42,8 @@ class WeightStorage(SameSignature):
     def run(self, program: Program) -> PassReport:
         report = PassReport()
         graph = program.model.graph
-        for value in program.weight_inputs():
-            assert value.name is not None and value.shape is not None
-            wanted = len(value.shape) == 2 or (self.vectors and len(value.shape) == 1)
-            if not wanted or value.dtype != ir.DataType.FLOAT:
-                why = "a norm weight or a bias" if value.dtype == ir.DataType.FLOAT else f"stored as {value.dtype}"
-                report.skipped.append(NonMatch(value.name, why))
-                continue
+        for value in float_matrices(program, report, self.vectors):
+            assert value.name is not None
             readers = list(value.uses())
             value.type = ir.TensorType(_TYPES[self.dtype])
             value.metadata_props[WEIGHT_ROLE] = self.dtype

@@ -59,6 +59,7 @@ class Isa:
                 "E1461",
                 f"CPU level {name!r} is not known; known are {', '.join(LEVELS)}",
                 fix=f"choose one of {', '.join(LEVELS)}",
+                keys=("backend.compile.mcpu",),
             )
         return LEVELS[name]
 
