@@ -8,7 +8,8 @@ fp32 and one block: 0.8 GiB for an 8B model, where loading it would take 33.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,38 +67,79 @@ def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], ids:
     """
     import torch
 
-    from xamc.compiler.export.exporter import build_meta_model
-
-    meta = build_meta_model(config, attention="eager")
-    length = ids.shape[1]
-    positions = torch.arange(length)[None]
+    model = StreamedModel(config, tensors)
     with torch.no_grad():
-        hidden = torch.from_numpy(_embedding_rows(tensors["model.embed_tokens.weight"], ids))
-        rotary = type(meta.model.rotary_emb)(config=meta.config)
-        tables = rotary(hidden, positions)
-        masks = {window: _mask(length, window) for window in set(config.sliding_windows)}
-        for index, window in enumerate(config.sliding_windows):
-            layer = meta.model.layers[index]
-            _load(layer, f"model.layers.{index}.", tensors)
-            result = layer(
-                hidden,
-                attention_mask=masks[window],
-                position_ids=positions,
-                position_embeddings=tables,
-                past_key_values=None,
-                use_cache=False,
-            )
-            hidden = result[0] if isinstance(result, tuple) else result
-            # back to the meta device: its memory is free before the next layer is read
-            layer.to_empty(device="meta")
-        _load(meta.model.norm, "model.norm.", tensors)
-        hidden = meta.model.norm(hidden)
+        hidden = model.embed(ids)
+        for index in range(config.num_layers):
+            with model.layer(index) as run:
+                hidden = run(hidden)
+        hidden = model.norm(hidden)
         head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
         logits = np.empty((*ids.shape, config.vocab_size), np.float32)
         for start, stop in row_blocks(head):
             block = torch.from_numpy(_float32(head, start, stop))
             logits[..., start:stop] = torch.nn.functional.linear(hidden, block).numpy()
     return logits
+
+
+class StreamedModel:
+    """transformers' modules of a checkpoint, each with its weights only while it is used."""
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, LazyTensor]) -> None:
+        """Builds the model on the meta device.
+
+        Args:
+            config: the model.
+            tensors: its parameters by transformers name, of any floating dtype.
+        """
+        from xamc.compiler.export.exporter import build_meta_model
+
+        self._config, self._tensors = config, tensors
+        self._meta = build_meta_model(config, attention="eager")
+        self._rotary = type(self._meta.model.rotary_emb)(config=self._meta.config)
+
+    def embed(self, ids: NDArray[np.int64]) -> Any:
+        """Embeddings of token ids [B, T], a float32 torch tensor [B, T, H]; only the rows in use are read."""
+        import torch
+
+        return torch.from_numpy(_embedding_rows(self._tensors["model.embed_tokens.weight"], ids))
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[Callable[..., Any]]:
+        """A function from hidden states [B, T, H] to those after decoder layer `index`, positions 0 to T - 1.
+
+        Its second argument, if any, is given to transformers as the cache that takes the layer's keys and values. The
+        weights are in memory until the context ends.
+        """
+        import torch
+
+        layer, window = self._meta.model.layers[index], self._config.sliding_windows[index]
+        _load(layer, f"model.layers.{index}.", self._tensors)
+
+        def run(hidden: Any, cache: Any = None) -> Any:
+            length = hidden.shape[1]
+            positions = torch.arange(length)[None]
+            with torch.no_grad():
+                result = layer(
+                    hidden,
+                    attention_mask=_mask(length, window),
+                    position_ids=positions,
+                    position_embeddings=self._rotary(hidden, positions),
+                    past_key_values=cache,
+                    use_cache=cache is not None,
+                )
+            return result[0] if isinstance(result, tuple) else result
+
+        try:
+            yield run
+        finally:
+            # back to the meta device: its memory is free before the next layer is read
+            layer.to_empty(device="meta")
+
+    def norm(self, hidden: Any) -> Any:
+        """Hidden states after the final norm."""
+        _load(self._meta.model.norm, "model.norm.", self._tensors)
+        return self._meta.model.norm(hidden)
 
 
 def _mask(length: int, window: int | None) -> Any:
@@ -116,10 +158,11 @@ def _load(module: Any, prefix: str, tensors: Mapping[str, LazyTensor]) -> None:
     import torch
 
     module.to_empty(device="cpu")
-    for name, parameter in module.named_parameters():
-        tensor = tensors[prefix + name]
-        for start, stop in row_blocks(tensor):
-            parameter[start:stop] = torch.from_numpy(_float32(tensor, start, stop))
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            tensor = tensors[prefix + name]
+            for start, stop in row_blocks(tensor):
+                parameter[start:stop] = torch.from_numpy(_float32(tensor, start, stop))
 
 
 def _float32(tensor: LazyTensor, start: int, stop: int) -> F32:
