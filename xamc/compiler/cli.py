@@ -114,6 +114,41 @@ def _plan(
     plan_command(spec, _overrides(set_, target), allow_rtn=allow_rtn, as_json=json)
 
 
+@app.command("export-vamc")
+def _export_vamc(
+    source: Annotated[
+        Path, typer.Argument(metavar="SPEC_OR_ARTIFACT", help="A build.yaml, or an artifact.", show_default=False)
+    ],
+    set_: SetOption = None,
+    target: TargetOption = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The folder; default: workspace.path/name-vamc.")
+    ] = None,
+    road: Annotated[
+        list[str] | None, typer.Option("--road", metavar="ROAD", help="llama or onnx; repeatable; default: both.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="The Llama checkpoint's weights: float16, bfloat16, float32 or source.")
+    ] = "float16",
+    onnx_dtype: Annotated[
+        str, typer.Option("--onnx-dtype", help="The ONNX files' weight matrices: float32 or float16.")
+    ] = "float32",
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="PATH", help="The checkpoint that an artifact was made from.")
+    ] = None,
+    dump_ir: Annotated[
+        Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR of every graph to DIR.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a folder that a machine with Vastai's own vamc can compile."""
+    from xamc.compiler.commands.handoff import export_vamc_command, handoff_options
+
+    options = handoff_options(road, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache)
+    export_vamc_command(source, _overrides(set_, target), options, as_json=json)
+
+
 @app.command("run")
 def _run(
     artifact: ArtifactArgument,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from xamc.compiler.verify.metrics import kl_divergence, log_softmax, relative_error, top1_agreement
+from xamc.compiler.verify.metrics import kl_divergence, log_softmax, output_error, relative_error, top1_agreement
 
 
 def _logits(seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -43,3 +43,19 @@ def test_top1_agreement_counts_positions() -> None:
 )
 def test_relative_error(actual: list[float], expected: list[float], error: float) -> None:
     assert relative_error(np.array(actual), np.array(expected)) == error
+
+
+def test_codes_may_differ_by_rounding_ties_only() -> None:
+    """Few and by one: that is 0. More of them, or one by two, is as wrong as it looks; floats get no such mercy."""
+    codes = np.arange(-127, 128, dtype=np.int8).repeat(2)
+    few, many, far = codes.copy(), codes.copy(), codes.copy()
+    few[[100, 300]] += 1
+    many[:100] += 1
+    far[100] += 2
+    assert output_error(few, codes) == 0
+    assert output_error(many, codes) == pytest.approx(1 / 127)
+    assert output_error(far, codes) == pytest.approx(2 / 127)
+    assert output_error(few.astype(np.float32), codes.astype(np.float32)) == pytest.approx(1 / 127)
+    assert output_error(few[:-1], codes) == float("inf")
+    # int8 arithmetic would wrap 127 - (-127) to -2
+    assert output_error(np.full(500, 127, np.int8), np.full(500, -127, np.int8)) == 2

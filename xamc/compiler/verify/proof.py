@@ -62,7 +62,8 @@ class PassProof:
         worst: the largest relative error of any output in any call.
         worst_at: that output and call.
         cost: largest relative error of the logits that a change of the stored weights, or the rounding of a call's
-            feeds, brings by itself; 0 for passes that keep both. Not compared with the bound: it is the price of the storage, not a defect.
+            feeds, brings by itself; 0 for passes that keep both. Not compared with the bound: it is the price of the
+            storage, not a defect.
         divergence: set when `worst` exceeds `bound`.
         seconds: time the pass and its proof took on the twin.
     """

@@ -8,7 +8,12 @@ layer in fp32 and one block: 0.8 GiB for an 8B model, where loading it would tak
 from __future__ import annotations
 
 import pickle
+<<<<<<< HEAD
 from collections.abc import Mapping, Sequence
+=======
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+>>>>>>> vacc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +73,7 @@ def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], prom
     """
     import torch
 
+<<<<<<< HEAD
     from xamc.compiler.export.exporter import build_meta_model
 
     meta = build_meta_model(config, attention="eager")
@@ -95,6 +101,15 @@ def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], prom
             layer.to_empty(device="meta")
         _load(meta.model.norm, "model.norm.", tensors)
         hidden = [meta.model.norm(states) for states in hidden]
+=======
+    model = StreamedModel(config, tensors)
+    with torch.no_grad():
+        hidden = model.embed(ids)
+        for index in range(config.num_layers):
+            with model.layer(index) as run:
+                hidden = run(hidden)
+        hidden = model.norm(hidden)
+>>>>>>> vacc
         head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
         logits = [np.empty((len(ids), config.vocab_size), np.float32) for ids in prompts]
         for start, stop in row_blocks(head):
@@ -102,6 +117,69 @@ def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], prom
             for states, answer in zip(hidden, logits, strict=True):
                 answer[:, start:stop] = torch.nn.functional.linear(states[0], block).numpy()
     return logits
+
+
+class StreamedModel:
+    """transformers' modules of a checkpoint, each with its weights only while it is used."""
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, LazyTensor]) -> None:
+        """Builds the model on the meta device.
+
+        Args:
+            config: the model.
+            tensors: its parameters by transformers name, of any floating dtype.
+        """
+        from xamc.compiler.export.exporter import build_meta_model
+
+        self._config, self._tensors = config, tensors
+        self._meta = build_meta_model(config, attention="eager")
+
+    def embed(self, ids: NDArray[np.int64]) -> Any:
+        """Embeddings of token ids [B, T], a float32 torch tensor [B, T, H]; only the rows in use are read."""
+        import torch
+
+        return torch.from_numpy(_embedding_rows(self._tensors["model.embed_tokens.weight"], ids))
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[Callable[..., Any]]:
+        """A function from hidden states [B, T, H] to those after decoder layer `index`, positions 0 to T - 1.
+
+        Its second argument, if any, is given to transformers as the cache that takes the layer's keys and values. The
+        weights are in memory until the context ends.
+        """
+        import torch
+
+        layer, window = self._meta.model.layers[index], self._config.sliding_windows[index]
+        _load(layer, f"model.layers.{index}.", self._tensors)
+
+        def run(hidden: Any, cache: Any = None) -> Any:
+            length = hidden.shape[1]
+            positions = torch.arange(length)[None]
+            with torch.no_grad():
+                result = layer(
+                    hidden,
+                    attention_mask=_mask(length, window),
+                    position_ids=positions,
+                    position_embeddings=self._rotations(hidden, positions),
+                    past_key_values=cache,
+                    use_cache=cache is not None,
+                )
+            return result[0] if isinstance(result, tuple) else result
+
+        try:
+            yield run
+        finally:
+            # back to the meta device: its memory is free before the next layer is read
+            layer.to_empty(device="meta")
+
+    def _rotations(self, hidden: Any, positions: Any) -> Any:
+        """cos and sin of a call, from a fresh module: one for dynamic scaling remembers the longest call it has seen."""
+        return type(self._meta.model.rotary_emb)(config=self._meta.config)(hidden, positions)
+
+    def norm(self, hidden: Any) -> Any:
+        """Hidden states after the final norm."""
+        _load(self._meta.model.norm, "model.norm.", self._tensors)
+        return self._meta.model.norm(hidden)
 
 
 def _mask(length: int, window: int | None) -> Any:
@@ -120,10 +198,11 @@ def _load(module: Any, prefix: str, tensors: Mapping[str, LazyTensor]) -> None:
     import torch
 
     module.to_empty(device="cpu")
-    for name, parameter in module.named_parameters():
-        tensor = tensors[prefix + name]
-        for start, stop in row_blocks(tensor):
-            parameter[start:stop] = torch.from_numpy(_float32(tensor, start, stop))
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            tensor = tensors[prefix + name]
+            for start, stop in row_blocks(tensor):
+                parameter[start:stop] = torch.from_numpy(_float32(tensor, start, stop))
 
 
 def _float32(tensor: LazyTensor, start: int, stop: int) -> F32:

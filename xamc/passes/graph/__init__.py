@@ -19,5 +19,6 @@ GRAPH_PASSES: dict[str, str] = {
     "weight_storage": "WeightStorage",
     "quantize_weights": "QuantizeWeights",
     "quantize_per_channel": "QuantizePerChannel",
+    "kv_int8": "KvInt8",
     "byte_codes": "ByteCodes",
 }

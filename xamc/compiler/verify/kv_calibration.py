@@ -1,0 +1,125 @@
+"""Ranges of keys and values over a text, from which the scales of an int8 KV cache follow.
+
+transformers runs the real checkpoint in fp32 over the text, one decoder layer in memory at a time. Each layer hands
+its keys (after RoPE) and values to a cache that only keeps their minima and maxima per KV head and channel. The hidden
+states between layers, which grow with the text, lie in a mapped file, not in anonymous memory.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler import contract
+from xamc.compiler.child import Limits, run_child
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.verify.scenario import Case
+from xamc.compiler.verify.streamed_reference import StreamedModel
+from xamc.compiler.weights.kv_scales import F32, KvScales, Range, past_names
+from xamc.compiler.weights.lazy import LazyTensor
+
+if TYPE_CHECKING:
+    from xamc.compiler.frontends import Checkpoint
+
+I64 = NDArray[np.int64]
+
+_REQUEST, _RESULT, _HIDDEN = "calibration.pickle", "scales.safetensors", "hidden.f32"
+_LIMITS = Limits(seconds=6 * 3600)
+
+
+def calibrate(checkpoint: Checkpoint, samples: Sequence[I64], folder: Path, reproducers: Path) -> Path:
+    """Scales from the ranges over `samples`, computed in a child process.
+
+    Args:
+        checkpoint: config and weights.
+        samples: token ids of each calibration text, int64 [T].
+        folder: an existing scratch folder on a disk with room for every token's hidden state in fp32.
+        reproducers: where a folder for a hard failure is made.
+
+    Returns:
+        The safetensors file in `folder` that `read_kv_scales` reads.
+
+    Raises:
+        ToolchainError: E152x, the child failed.
+    """
+    # written and read by this program only, a moment apart
+    (folder / _REQUEST).write_bytes(pickle.dumps((checkpoint.config, dict(checkpoint.tensors), list(samples))))
+    run_child(f"{__name__}:run_request", str(folder), folder=folder, limits=_LIMITS, reproducers=reproducers)
+    (folder / _REQUEST).unlink()
+    return folder / _RESULT
+
+
+def run_request(folder: str) -> None:
+    """The child's side of `calibrate`."""
+    config, tensors, samples = pickle.loads((Path(folder) / _REQUEST).read_bytes())
+    ranges = streamed_kv_ranges(config, tensors, samples, Path(folder))
+    KvScales.from_ranges(config, ranges).save(Path(folder) / _RESULT)
+
+
+def streamed_kv_ranges(
+    config: ModelConfig, tensors: Mapping[str, LazyTensor], samples: Sequence[I64], folder: Path
+) -> dict[str, Range]:
+    """(minimum, maximum) of keys and values per KV head and channel over all samples.
+
+    Args:
+        config: the model.
+        tensors: its parameters by transformers name, of any floating dtype.
+        samples: token ids of each text, int64 [T], T > 0; each starts at position 0 and sees only itself.
+        folder: where the hidden states are kept meanwhile, in a file that is removed at the end.
+
+    Returns:
+        `past_key.0`, `past_value.0`, ... -> two float32 [Hkv, D]. Keys are those after RoPE.
+    """
+    import torch
+
+    model = StreamedModel(config, tensors)
+    ends = np.cumsum([len(sample) for sample in samples])
+    bounds = [(int(end) - len(sample), int(end)) for sample, end in zip(samples, ends, strict=True)]
+    path = folder / _HIDDEN
+    recorder = RangeRecorder()
+    try:
+        hidden = np.memmap(path, np.float32, "w+", shape=(int(ends[-1]), config.hidden_size))
+        for sample, (start, stop) in zip(samples, bounds, strict=True):
+            hidden[start:stop] = model.embed(sample[None])[0].numpy()
+        for index in range(config.num_layers):
+            with model.layer(index) as run:
+                for start, stop in bounds:
+                    block = torch.from_numpy(np.array(hidden[start:stop]))[None]
+                    hidden[start:stop] = run(block, recorder)[0].numpy()
+        del hidden
+    finally:
+        path.unlink(missing_ok=True)
+    return recorder.ranges
+
+
+class RangeRecorder:
+    """Stands in for transformers' cache: notes the range of what a layer would cache, and keeps nothing else."""
+
+    def __init__(self) -> None:
+        self.ranges: dict[str, Range] = {}
+
+    def update(self, key: Any, value: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Called by every attention layer with the new tokens' keys and values, [B, Hkv, T, D] each."""
+        for name, states in ((contract.past_key(layer), key), (contract.past_value(layer), value)):
+            low, high = states.amin(dim=(0, 2)).numpy(), states.amax(dim=(0, 2)).numpy()
+            if name in self.ranges:
+                low, high = np.minimum(low, self.ranges[name][0]), np.maximum(high, self.ranges[name][1])
+            self.ranges[name] = (low, high)
+        return key, value
+
+
+def scales_of_cases(config: ModelConfig, cases: Sequence[Case]) -> KvScales:
+    """Scales for a twin: the ranges of what transformers cached in its own calls, whose caches start empty."""
+    ranges: dict[str, Range] = {}
+    for past in past_names(config):
+        present = past.replace("past_", "present_")
+        parts: list[F32] = [case.fetches[present].astype(np.float32) for case in cases]
+        low = np.min([part.min(axis=(0, 2)) for part in parts], axis=0)
+        high = np.max([part.max(axis=(0, 2)) for part in parts], axis=0)
+        ranges[past] = (low, high)
+    return KvScales.from_ranges(config, ranges)
