@@ -152,7 +152,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "rope_table": [
         ("np.concatenate([half, half], axis=-1)", "np.repeat(half, 2, axis=-1)"),
         ("zip(_TABLES, halves, strict=True)", "zip(_TABLES, halves[::-1], strict=True)"),
-        ("rope_table(config, shape[0],", "rope_table(config, shape[0] - 1,"),
+        ("rope_table(config, rows,", "rope_table(config, rows - 1,"),
         ('part(0, half, "low"), part(half, 2 * half, "high")', 'part(half, 2 * half, "low"), part(0, half, "high")'),
         ('"Neg", [high.outputs[0]]', '"Neg", [low.outputs[0]]'),
         ("[negative.outputs[0], low.outputs[0]]", "[low.outputs[0], negative.outputs[0]]"),
