@@ -103,7 +103,9 @@ def write_static_onnx(program: Program, path: Path, weights: SharedWeights) -> d
     for value in program.data_inputs():
         size = dims(value) or (None,)
         if not all(isinstance(dim, int) for dim in size):
-            raise InternalError("E1458", f"the input {value.name} of {path.name} has the shape {size}, which is not static")
+            raise InternalError(
+                "E1458", f"the input {value.name} of {path.name} has the shape {size}, which is not static"
+            )
         shapes[str(value.name)] = tuple(int(dim) for dim in size if isinstance(dim, int))
     return shapes
 

@@ -1,0 +1,251 @@
+"""The hand-off on one screen: from a spec to a folder for a machine with the vendor's SDK."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from xamc.compiler.artifact.publish import portable_spec
+from xamc.compiler.artifact.staging import disk_errors
+from xamc.compiler.cache import StageCache
+from xamc.compiler.contract import Bucket
+from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.handoff import assumptions
+from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoad, OnnxRoad
+from xamc.compiler.handoff.folder import HandoffWriter, check_replaceable
+from xamc.compiler.handoff.graphs import OnnxDtype, StaticGraphs, static_graphs
+from xamc.compiler.handoff.llama_checkpoint import OLDEST_TRANSFORMERS, LlamaCheckpoint, StoredDtype, as_llama
+from xamc.compiler.handoff.readme import readme
+from xamc.compiler.handoff.readme_zh import readme_zh
+from xamc.compiler.handoff.safetensors_shards import tensor_bytes, write_shards
+from xamc.compiler.handoff.source import load_source
+from xamc.compiler.handoff.static_onnx import WEIGHTS, SharedWeights, weight_bytes, write_static_onnx
+from xamc.compiler.handoff.tokenizer_files import write_tokenizer
+from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
+from xamc.compiler.memory import MemorySampler
+from xamc.compiler.progress import Progress, Stage, size
+from xamc.compiler.spec import LoadedSpec
+from xamc.compiler.stages import summary
+from xamc.compiler.stages.export import export
+from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
+
+Road = Literal["llama", "onnx"]
+ROADS: tuple[Road, ...] = ("llama", "onnx")
+LLAMA, ONNX, BUILD = "llama", "onnx", "build.yaml"
+_SHIPPED = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class HandoffOptions:
+    """What the command line adds to a spec.
+
+    Attributes:
+        output: the folder; `workspace.path`/`name`-vamc when None.
+        roads: which to write.
+        dtype: how the Llama checkpoint stores weights.
+        onnx_dtype: how the ONNX files store weight matrices.
+        checkpoint: where the checkpoint of an artifact lies, or another than the spec's.
+        dump_ir: folder for readable IR, or None.
+        use_cache: whether an earlier export is used and a new one kept.
+    """
+
+    output: Path | None = None
+    roads: tuple[Road, ...] = ROADS
+    dtype: StoredDtype = "float16"
+    onnx_dtype: OnnxDtype = "float32"
+    checkpoint: str | None = None
+    dump_ir: Path | None = None
+    use_cache: bool = True
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """A finished hand-off: its folder, size and SHA-256 of every file, and what was done."""
+
+    path: Path
+    files: Mapping[str, Mapping[str, Any]]
+    report: Mapping[str, Any]
+
+
+def export_vamc(
+    source: Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    options: HandoffOptions | None = None,
+    progress: Progress | None = None,
+) -> Handoff:
+    """Writes the folder.
+
+    Args:
+        source: a build file for VACC, the same as a mapping, or an artifact's folder (with `options.checkpoint`).
+        overrides: ``key.path=value`` strings, as of ``--set``.
+        options: what the command line adds.
+        progress: where the stage table goes; None prints nothing.
+
+    Raises:
+        UnsupportedError: E1450 the model is not Llama-shaped, E1451 vamc's files can't say what the spec asks for.
+        InputError: E1452 a spec for another target, E1453 the folder is not ours, E1454 the disk is too small.
+    """
+    options = options or HandoffOptions()
+    progress = progress or Progress(Console(quiet=True))
+    with MemorySampler() as sampler:
+        progress.sampler = progress.sampler or sampler
+        with progress.stage("spec") as stage:
+            loaded = load_source(source, overrides, options.checkpoint)
+            require_vamc_spec(loaded)
+            spec = loaded.spec
+            destination = options.output or spec.workspace.path / f"{spec.name}-vamc"
+            check_replaceable(destination)
+            progress.header(spec.name, "hand-off for vamc")
+            for warning in loaded.warnings:
+                progress.warn(str(warning))
+            stage.result(f"{', '.join(options.roads)} for tp {spec.tp}")
+        with progress.stage("frontend") as stage:
+            checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)  # type: ignore[arg-type]
+            longest = max((*spec.prefill_lengths, *spec.total_lengths))
+            llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.roads else None
+            stage.result(summary.frontend(checkpoint))
+        graphs = _graphs(loaded, checkpoint, destination, options, progress) if "onnx" in options.roads else None
+        with HandoffWriter(destination) as writer, disk_errors(writer.destination):
+            writer.require_room(_room(llama, graphs))
+            facts = HandoffFacts(
+                name=spec.name,
+                workspace=str(loaded.values.get("workspace", {}).get("path") or "./vacc_deploy"),
+                prefill_lengths=spec.prefill_lengths,
+                total_lengths=spec.total_lengths,
+                llama=None if llama is None else _write_llama(writer.folder, loaded, checkpoint, llama, progress),
+                onnx=None if graphs is None else _write_onnx(writer.folder, loaded, checkpoint, graphs, options, progress),
+                assumptions=(*(assumptions.LLAMA if llama else ()), *(assumptions.ONNX if graphs else ())),
+            )
+            with progress.stage("publish") as stage:
+                (writer.folder / "README.md").write_text(readme(facts), encoding="utf-8")
+                (writer.folder / "README.zh.md").write_text(readme_zh(facts), encoding="utf-8")
+                files = writer.publish(
+                    {
+                        "name": spec.name,
+                        "model_type": checkpoint.config.model_type,
+                        "roads": list(options.roads),
+                        "spec": portable_spec(spec.to_dict() | {"source": None}),
+                        "assumptions": [item.key for item in facts.assumptions],
+                    }
+                )
+                stage.result(f"{len(files)} files, {size(sum(file['nbytes'] for file in files.values()))}")
+    notes = facts.llama.notes if facts.llama else ()
+    proofs = [{"name": p.name, "deviation": p.worst, "tolerance": p.tolerance} for p in graphs.proofs] if graphs else []
+    report = {"stages": progress.summary(), "warnings": list(progress.warnings), "notes": list(notes), "proofs": proofs}
+    return Handoff(writer.destination, files, report)
+
+
+def _graphs(
+    loaded: LoadedSpec, checkpoint: Checkpoint, destination: Path, options: HandoffOptions, progress: Progress
+) -> StaticGraphs:
+    spec = loaded.spec
+    compile_options = CompileOptions(dump_ir=options.dump_ir, use_cache=options.use_cache, output=destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if options.dump_ir is not None:
+        options.dump_ir.mkdir(parents=True, exist_ok=True)
+    with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
+        job = Job(compile_options, cache, progress, packing_workers(spec.workspace.workers))
+        with progress.stage("export") as stage:
+            exported = export(job, checkpoint, spec.verify.passes == "each", 32)
+            stage.result(summary.export(checkpoint.config), summary.cached(cache, "export"))
+        with progress.stage("passes") as stage:
+            graphs = static_graphs(job, exported, spec, options.onnx_dtype)
+            text, state = f"{len(graphs.programs)} graphs", "not proven"
+            if graphs.proofs:
+                worst = max(graphs.proofs, key=lambda proof: proof.worst)
+                text, state = f"worst {worst.worst:.1e} at {worst.name}; {text}", f"{len(graphs.proofs)} proven"
+            stage.result(text, state)
+    return graphs
+
+
+def _room(llama: LlamaCheckpoint | None, graphs: StaticGraphs | None) -> int:
+    """Bytes of everything large."""
+    checkpoint = sum(map(tensor_bytes, llama.tensors.values())) if llama else 0
+    return checkpoint + (weight_bytes(graphs.programs) if graphs else 0)
+
+
+def _write_llama(
+    folder: Path, loaded: LoadedSpec, checkpoint: Checkpoint, llama: LlamaCheckpoint, progress: Progress
+) -> LlamaRoad:
+    spec, target = loaded.spec, folder / LLAMA / "checkpoint"
+    target.mkdir(parents=True)
+    parameters = sum(math.prod(tensor.shape) for tensor in llama.tensors.values())
+    with progress.stage("llama") as stage:
+        files = write_shards(target, llama.tensors, advance=_counter(stage, parameters))
+        _, notes = write_tokenizer(target, checkpoint.tokenizer)
+        _write_json(target / "config.json", llama.config)
+        _write_json(target / "generation_config.json", llama.generation)
+        wanted = llama.transformers if llama.transformers != OLDEST_TRANSFORMERS else None
+        comment = f"{spec.name} as plain Llama; run `vamc compile {BUILD}` in this folder"
+        write_vamc(folder / LLAMA / BUILD, llama_build(loaded, wanted), comment)
+        stage.result(f"{parameters / 1e6:.0f} M parameters in {sum(f.endswith('.safetensors') for f in files)} shards")
+    for note in (*llama.notes, *notes):
+        progress.warn(note)
+    dtype = str(llama.config["torch_dtype"])
+    return LlamaRoad(
+        BUILD, spec.tp, dtype, parameters, llama.transformers, checkpoint.config.model_type, (*llama.notes, *notes)
+    )
+
+
+def _write_onnx(
+    folder: Path,
+    loaded: LoadedSpec,
+    checkpoint: Checkpoint,
+    graphs: StaticGraphs,
+    options: HandoffOptions,
+    progress: Progress,
+) -> OnnxRoad:
+    spec, target = loaded.spec, folder / ONNX
+    target.mkdir()
+    workspace = str(loaded.values.get("workspace", {}).get("path") or "./vacc_deploy")
+    unique = {name: tensor for program in graphs.programs.values() for name, tensor in program.weights.items()}
+    shapes: dict[str, Mapping[str, tuple[int, ...]]] = {}
+    with progress.stage("onnx") as stage, (target / WEIGHTS).open("wb") as stream:
+        weights = SharedWeights(stream, _counter(stage, sum(math.prod(t.shape) for t in unique.values())))
+        for bucket, program in graphs.programs.items():
+            file = f"{bucket.name}.onnx"
+            shapes[bucket.name] = write_static_onnx(program, target / file, weights)
+            build = onnx_build(f"{spec.name}-{bucket.name}", file, shapes[bucket.name], workspace)
+            write_vamc(target / f"build_{bucket.name}.yaml", build, f"static {bucket.kind} graph of {spec.name}, tp 1")
+        (target / "tokenizer").mkdir()
+        write_tokenizer(target / "tokenizer", checkpoint.tokenizer)
+        has_loop = any(bucket.kind == "decode" for bucket in graphs.programs)
+        for script in ("check_onnx.py", *(("run_onnx.py",) if has_loop else ())):
+            shutil.copyfile(_SHIPPED / script, target / script)
+        _write_json(target / "model.json", _model_facts(checkpoint, tuple(graphs.programs)))
+        stage.result(f"{len(shapes)} graphs, {size(stream.tell())} of {options.onnx_dtype} weights")
+    return OnnxRoad(shapes, options.onnx_dtype, has_loop)
+
+
+def _model_facts(checkpoint: Checkpoint, buckets: tuple[Bucket, ...]) -> dict[str, Any]:
+    """model.json: what the loop has to know beside the graphs; the longest ones of each phase."""
+    longest: dict[str, Bucket] = {}
+    for bucket in sorted(buckets, key=lambda bucket: bucket.length):
+        longest[bucket.kind] = bucket
+    return {
+        **{kind: f"{bucket.name}.onnx" for kind, bucket in longest.items()},
+        "vocab_size": checkpoint.config.vocab_size,
+        "eos_token_ids": list(checkpoint.config.eos_token_ids),
+    }
+
+
+def _counter(stage: Stage, total: int) -> Any:
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        stage.progress(min(done, total), total, "parameters")
+
+    return advance
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
