@@ -8,12 +8,8 @@ layer in fp32 and one block: 0.8 GiB for an 8B model, where loading it would tak
 from __future__ import annotations
 
 import pickle
-<<<<<<< HEAD
-from collections.abc import Mapping, Sequence
-=======
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
->>>>>>> vacc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,43 +69,13 @@ def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], prom
     """
     import torch
 
-<<<<<<< HEAD
-    from xamc.compiler.export.exporter import build_meta_model
-
-    meta = build_meta_model(config, attention="eager")
-    with torch.no_grad():
-        positions = [torch.arange(len(ids))[None] for ids in prompts]
-        table = tensors["model.embed_tokens.weight"]
-        hidden = [torch.from_numpy(_embedding_rows(table, ids[None])) for ids in prompts]
-        # a rotary module of its own for each: one for dynamic scaling remembers the longest prompt it has seen
-        rotary = type(meta.model.rotary_emb)
-        rotations = [rotary(config=meta.config)(*pair) for pair in zip(hidden, positions, strict=True)]
-        for index, window in enumerate(config.sliding_windows):
-            layer = meta.model.layers[index]
-            _load(layer, f"model.layers.{index}.", tensors)
-            for prompt, ids in enumerate(prompts):
-                result = layer(
-                    hidden[prompt],
-                    attention_mask=_mask(len(ids), window),
-                    position_ids=positions[prompt],
-                    position_embeddings=rotations[prompt],
-                    past_key_values=None,
-                    use_cache=False,
-                )
-                hidden[prompt] = result[0] if isinstance(result, tuple) else result
-            # back to the meta device: its memory is free before the next layer is read
-            layer.to_empty(device="meta")
-        _load(meta.model.norm, "model.norm.", tensors)
-        hidden = [meta.model.norm(states) for states in hidden]
-=======
     model = StreamedModel(config, tensors)
     with torch.no_grad():
-        hidden = model.embed(ids)
+        hidden = [model.embed(ids[None]) for ids in prompts]
         for index in range(config.num_layers):
             with model.layer(index) as run:
-                hidden = run(hidden)
-        hidden = model.norm(hidden)
->>>>>>> vacc
+                hidden = [run(states) for states in hidden]
+        hidden = [model.norm(states) for states in hidden]
         head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
         logits = [np.empty((len(ids), config.vocab_size), np.float32) for ids in prompts]
         for start, stop in row_blocks(head):
