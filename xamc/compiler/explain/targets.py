@@ -36,6 +36,11 @@ Remedy: compile the tower with vamc; remove `build_visual` and the pixel inputs 
     "E1420": """A tensor that should go to a parameter file of VACC's contract has a type that the card does not have
 (bfloat16 or 4 bits, for example), or yields other rows than it declares. A defect of the graph pass that chose how
 the weight is stored.""",
+    "E1421": """A rank's static graph for VACC holds operators that the simulator has no float16 kernel for, or uses one
+in a way that its kernels don't cover; all of them are listed with the module of the model they come from. Compile for
+`backend.type: tvm_cpu` or `reference`, or add a handler in xamc/targets/vacc/operators.py.""",
+    "E1422": """The graphs of two ranks of one bucket differ, although all ranks share one library. A defect of the pass
+that splits a model among ranks.""",
     "E1461": """`backend.compile.mcpu` names a CPU level that xamc does not generate code for. Use `native` for the
 machine that compiles, or one of the listed levels, for example `x86-64-v3` (AVX2) for code that runs on nearly every
 server.""",

@@ -8,7 +8,7 @@ from xamc.targets.kernels.packing import PANEL, WeightFormat
 from xamc.targets.kernels.weights import PackedWeight
 
 
-def embedding(vocabulary: int, h: int, fmt: WeightFormat, isa: Isa) -> E.PrimFunc:
+def embedding(vocabulary: int, h: int, fmt: WeightFormat, isa: Isa, dtype: str = "float32") -> E.PrimFunc:
     """y[t] = W[ids[t]].
 
     Args:
@@ -16,16 +16,17 @@ def embedding(vocabulary: int, h: int, fmt: WeightFormat, isa: Isa) -> E.PrimFun
         h: elements of a row.
         fmt: how the table is stored, as by `pack_rows`.
         isa: the level to generate for.
+        dtype: of y.
 
     Returns:
-        A PrimFunc (ids int64 [T], the packed buffers, y float32 [T, h]).
+        A PrimFunc (ids int64 [T], the packed buffers, y [T, h]).
     """
 
     def body() -> None:
         t = E.dynamic("t")
         ids = E.parameter("ids", (t,), "int64")
         table = PackedWeight(vocabulary, h, fmt, isa)
-        y = E.parameter("y", (t, h), "float32")
+        y = E.parameter("y", (t, h), dtype)
 
         def row(i: E.Expr) -> None:
             token = E.let(E.load(ids, [i]))
@@ -43,7 +44,7 @@ def embedding(vocabulary: int, h: int, fmt: WeightFormat, isa: Isa) -> E.PrimFun
                         value = table.value(word, offset, 1)
                         if fmt.quantized:
                             value = (value - zero) * scale
-                        E.store(y, [i, first + offset], value)
+                        E.store_float(y, [i, first + offset], value, 1, isa)
 
                 whole = table.group // step
                 with E.serial(whole) as s:

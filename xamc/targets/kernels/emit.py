@@ -97,6 +97,11 @@ def load(buffer: Buffer, index: Sequence[Expr | int], lanes: int = 1) -> Expr:
     return buffer.vload(list(index), vector(str(buffer.ty.dtype), lanes))
 
 
+def load_strided(buffer: Buffer, start: Expr, step: int, lanes: int) -> Expr:
+    """Elements start, start + step, ... of a flat buffer."""
+    return buffer.vload([T.ramp(start, step, lanes)], vector(str(buffer.ty.dtype), lanes))
+
+
 def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, lanes: int = 1) -> None:
     """Stores `lanes` consecutive elements of the last axis."""
     last = index[-1] if lanes == 1 else T.ramp(index[-1], 1, lanes)

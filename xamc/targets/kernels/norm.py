@@ -1,4 +1,4 @@
-"""RMSNorm (Zhang and Sennrich, 2019): y = x / sqrt(mean(x^2) + eps) * w, over the last axis, in float32."""
+"""RMSNorm (Zhang and Sennrich, 2019): y = x / sqrt(mean(x^2) + eps) * w, over the last axis; sums in float32."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 
 
-def rms_norm(h: int, eps: float, isa: Isa) -> E.PrimFunc:
+def rms_norm(h: int, eps: float, isa: Isa, *, activations: str = "float32", weights: str = "float32") -> E.PrimFunc:
     """RMSNorm of rows.
 
     Args:
         h: elements of a row.
         eps: added to the mean square.
         isa: the level to generate for.
+        activations: dtype of x and y; sums are float32 whatever it is, and y is rounded once.
+        weights: dtype of w.
 
     Returns:
-        A PrimFunc (x float32 [M, h], w float32 [h], y float32 [M, h]). For norms of heads, pass x as [M * heads, D].
+        A PrimFunc (x [M, h], w [h], y [M, h]). For norms of heads, pass x as [M * heads, D].
     """
 
     def body() -> None:
         m = E.dynamic("m")
-        x = E.parameter("x", (m, h), "float32")
-        w = E.parameter("w", (h,), "float32")
-        y = E.parameter("y", (m, h), "float32")
+        x = E.parameter("x", (m, h), activations)
+        w = E.parameter("w", (h,), weights)
+        y = E.parameter("y", (m, h), activations)
 
         def row(i: E.Expr) -> None:
-            factor = inverse_rms(lambda c, lanes: E.load(x, [i, c], lanes), h, eps, isa)
+            factor = inverse_rms(lambda c, lanes: E.load_float(x, [i, c], lanes, isa), h, eps, isa)
             scale_row(x, w, y, i, factor, h, isa)
 
         E.rows(m, row, threshold=_threshold(h))
@@ -94,7 +96,8 @@ def scale_row(x: E.Buffer, w: E.Buffer, y: E.Buffer, i: E.Expr, factor: E.Expr, 
     """y[i] = x[i] * factor * w."""
 
     def scale(c: E.Expr, lanes: int) -> None:
-        E.store(y, [i, c], E.load(x, [i, c], lanes) * E.splat(factor, lanes) * E.load(w, [c], lanes), lanes)
+        value = E.load_float(x, [i, c], lanes, isa) * E.splat(factor, lanes) * E.load_float(w, [c], lanes, isa)
+        E.store_float(y, [i, c], value, lanes, isa)
 
     E.lanewise(h, isa, scale)
 
