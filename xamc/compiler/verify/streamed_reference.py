@@ -75,7 +75,8 @@ def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], prom
         for index in range(config.num_layers):
             with model.layer(index) as run:
                 hidden = [run(states) for states in hidden]
-        hidden = [model.norm(states) for states in hidden]
+        norm = model.norm()
+        hidden = [norm(states) for states in hidden]
         head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
         logits = [np.empty((len(ids), config.vocab_size), np.float32) for ids in prompts]
         for start, stop in row_blocks(head):
@@ -142,10 +143,10 @@ class StreamedModel:
         """cos and sin of a call, from a fresh module: one for dynamic scaling remembers the longest call it has seen."""
         return type(self._meta.model.rotary_emb)(config=self._meta.config)(hidden, positions)
 
-    def norm(self, hidden: Any) -> Any:
-        """Hidden states after the final norm."""
+    def norm(self) -> Any:
+        """The final norm with its weight, a function of hidden states."""
         _load(self._meta.model.norm, "model.norm.", self._tensors)
-        return self._meta.model.norm(hidden)
+        return self._meta.model.norm
 
 
 def _mask(length: int, window: int | None) -> Any:
