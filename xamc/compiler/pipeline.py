@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.compiler.cache import StageCache
@@ -16,14 +17,18 @@ from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import MemorySampler
 from xamc.compiler.progress import Progress
 from xamc.compiler.spec import key_uses, load_spec
+from xamc.compiler.spec.model_kind import require_supported
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths
 from xamc.compiler.stages.export import export
+from xamc.compiler.stages.graph_road import compile_graph
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
+from xamc.compiler.stages.static_request import static_request
+from xamc.compiler.stages.static_road import StaticParts, compile_static
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.stages.weights import write_weights
 from xamc.targets.registry import target as target_named
@@ -34,7 +39,7 @@ class Compiled:
     """A finished compile: where the artifact is, its manifest, and the build report (report.json)."""
 
     path: Path
-    manifest: Manifest
+    manifest: Manifest | GraphManifest
     report: Mapping[str, Any]
 
 
@@ -60,12 +65,18 @@ def compile_spec(
         progress = progress or Progress(Console(quiet=True))
         progress.sampler = progress.sampler or sampler
 
+        placed.loaded = loaded = load_spec(source, overrides)
+        require_supported(loaded)
+        if not loaded.spec.frontend.is_language_model:
+            return Compiled(*compile_graph(loaded, options, progress))
+
         with progress.stage("spec") as stage:
-            placed.loaded = loaded = load_spec(source, overrides)
             spec = loaded.spec
             target = target_named(spec.backend.type)
             request, quantization = target_request(spec, target.caps, options.allow_rtn)
             target.check(request)
+            if target.static_passes is not None:
+                request = static_request(spec, target.caps, request)
             destination = options.output or spec.workspace.path / spec.name
             check_replaceable(destination)
             progress.header(spec.name, f"{spec.backend.type} ({spec.backend.mcpu})")
@@ -85,8 +96,13 @@ def compile_spec(
 
             with progress.stage("export") as stage:
                 group = request.quantize.group_size or 32 if request.quantize else 32
-                exported = export(job, checkpoint, spec.verify.passes == "each", group)
+                exported = export(job, checkpoint, spec.verify.passes == "each", group, request.tp)
                 stage.result(summary.export(checkpoint.config), summary.cached(cache, "export"))
+
+            if target.static_passes is not None:
+                with ArtifactWriter(destination) as writer:
+                    static = StaticParts(spec, checkpoint, request, quantization, target.static_passes(request))
+                    return Compiled(destination, *compile_static(job, static, exported, progress, writer))
 
             with progress.stage("passes") as stage:
                 passes = target.graph_passes(request)

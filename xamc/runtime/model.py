@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.artifact.read import read_artifact
+from xamc.compiler.artifact.read import GraphArtifact, read_any, read_artifact
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.chat import ChatTemplate, Message
 from xamc.runtime.executor import F32, I64, Executor
 from xamc.runtime.generate import Generation, Limits, Options, Stream, collect, run
+from xamc.runtime.graph import load_graph
 from xamc.runtime.rope import RopeTable
 from xamc.runtime.session import Session, check_context, check_token_ids
 from xamc.runtime.tokenizer import Tokenizer
@@ -24,15 +25,28 @@ Batch = Sequence[str] | Sequence[I64] | Sequence[list[int]]
 Events = Iterator[tuple[int, str] | list[Generation]]
 
 
-def load(path: str | Path, threads: int | None = None) -> Model:
-    """Loads an artifact.
+def load(path: str | Path, threads: int | None = None) -> Any:
+    """Loads an artifact: a `Model` for a language model, a `GraphModel` for a graph.
+
+    `load_language_model` and `load_graph` take one kind and have a type.
+
+    Raises:
+        XamcError: as they do.
+    """
+    if isinstance(read_any(path), GraphArtifact):
+        return load_graph(path, threads)
+    return load_language_model(path, threads)
+
+
+def load_language_model(path: str | Path, threads: int | None = None) -> Model:
+    """Loads the artifact of a language model.
 
     Args:
         path: the folder that `xamc compile` made.
         threads: threads of the kernels; None takes every CPU of the process's affinity.
 
     Raises:
-        InputError: E15xx and E1611, no artifact or a damaged one.
+        InputError: E15xx and E1611, no artifact or a damaged one; E1640, one of a graph.
         UnsupportedError: E1607, this CPU lacks features; E1610, the artifact is for another kind of machine.
         ToolchainError: E1609, a library is missing or refuses the code.
         MisuseError: E1608, a bad number of threads.

@@ -34,7 +34,7 @@ class ReferenceExecutor:
             ToolchainError: E1609, ONNX Runtime is missing or refuses the graph.
             InputError: E1611, a weight of the graph is not in the artifact, or the weights file is cut off.
         """
-        self._ort = _onnxruntime()
+        self._ort = onnxruntime_module()
         self._threads = check_threads(threads)
         options = self._ort.SessionOptions()
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -141,7 +141,12 @@ class ReferenceExecutor:
         return self._ort.OrtValue.ortvalue_from_numpy(block.view(np.dtype(entry.dtype)).reshape(entry.shape))
 
 
-def _onnxruntime() -> Any:
+def onnxruntime_module() -> Any:
+    """ONNX Runtime, imported when it is needed.
+
+    Raises:
+        ToolchainError: E1609, it is not installed.
+    """
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:

@@ -52,4 +52,24 @@ none (one scale per output channel), 4-bit weights 32, 64 or 128.""",
 `frontend.quantize.group_size`, or 8-bit weights without groups.""",
     "E1465": """The packer was given a block whose type or shape does not fit its format: a defect of the code that
 calls it.""",
+    "E1470": """`frontend.quantize` asks for something that weights of an ONNX graph don't have: they are stored in int8
+with one scale per output channel (`w8a16_rtn`), in 16 or in 32 bits. Types with 4 bits, groups and calibrations are
+for language models.""",
+    "E1471": """`backend.dtype` names a type that weights of an ONNX graph are not stored in, such as int4 or bf16. Use
+fp32, fp16 or int8.""",
+    "E1472": """`backend.dtype: int8` with `backend.quantize` asks for activations in int8 with ranges from a
+calibration (percentile, KL divergence), which is not implemented. With `--allow-rtn` the weights of convolutions and
+matrix products are rounded to int8, activations stay in floating point, and the manifest records both. Or set
+`backend.dtype: fp16`.""",
+    "E1473": """TVM's importer has the operator, but not the way in which the graph uses it (an attribute, a type, a
+shape that is computed), or TVM fails to compile what it was lowered to. TVM's last lines are shown below the error.
+`backend.type: reference` runs any ONNX operator.""",
+    "E1474": """The compiled graph, or the simplified one, gave other outputs than ONNX Runtime on the same inputs and
+weights, by more than the stated tolerance. Nothing is published. That is a defect of ours or of TVM: please report the
+model.""",
+    "E1475": """ONNX Runtime can't run the graph with seeded inputs of the shapes asked for, so nothing can be compared
+with it. Its own message is shown below the error: an operator without an implementation for a type, or shapes that
+don't fit. The file itself needs a change.""",
+    "E1476": """The target in `backend.type` compiles language models only. Graphs with `frontend.type: onnx` compile
+for tvm_vacc, tvm_cpu and reference.""",
 }

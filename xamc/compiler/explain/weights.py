@@ -73,4 +73,28 @@ with a known way of splitting words.""",
 128) and with 4 bits (groups of 32, 64 or 128).""",
     "E1190": """A transform of weights was built on tensors it doesn't fit: a defect of xamc, not of the checkpoint.
 Please report it with the build file and config.json.""",
+    "E1152": """The .onnx file is damaged, cut off, above 2 GiB, of an IR version before 3, or breaks a rule that onnx's
+checker knows; the message names the tensor or node. Or its shapes contradict the inputs asked for, so that it can't be
+evaluated. Export the model again; `onnx.checker.check_model(FILE, full_check=True)` says the same in Python.""",
+    "E1153": """A tensor of the .onnx file keeps its values in another file, and that file's name leaves the model's
+folder (`/etc/passwd`, `../x`, a link to elsewhere), does not exist, or ends before the tensor does. Nothing of it was
+read. Put the file beside the model, as `onnx.save(model, path, save_as_external_data=True)` does; when it is cut off,
+download it again.""",
+    "E1154": """The ONNX graph holds operators that can't be compiled; all of them are listed with their number and
+first node: operators of other domains (com.microsoft and the like), loops, sequences, and those whose result's shape
+depends on the data (NonZero, NonMaxSuppression). Export without ONNX Runtime's fusions, and leave post-processing such
+as NMS to the application. Also raised for an operator set older than 7 or newer than the installed onnx.""",
+    "E1155": """`frontend.shape` names an input that the ONNX graph does not have, or gives it extents that contradict
+the file: another number of them, or another number where the file has fixed one. The message lists what the graph
+has, for example `input_ids: [batch, 128]`.""",
+    "E1156": """The ONNX graph has inputs with open extents (`batch`, `sequence_length`), and `frontend.shape` does not
+fix them. Static graphs are compiled, so every extent has to be a number: `frontend: {shape: {input_ids: [1, 128]}}`.
+The message lists inputs and extents.""",
+    "E1157": """A graph whose shapes vary: `frontend.shape` gives two shapes, `[[1, 3, 64, 64], [1, 3, 1024, 1024]]`, or
+an output's shape depends on the data. Write one shape, and a build file for every size that is needed.""",
+    "E1158": """The ONNX graph computes in float16, bfloat16 or a type of fewer bits, or takes such inputs. Export it in
+float32: how weights are stored is chosen by `backend.dtype`, and the graph computes in float32.""",
+    "E1159": """The build file is for a kind of model that is not compiled: a graph of PyTorch, Keras, TensorFlow or
+Darknet, or a vision tower (`build_visual`). The message says what is missing and how to come to an ONNX file, which is
+compiled with `frontend.type: onnx`. `xamc plan` prints the kind of every build file.""",
 }

@@ -1,0 +1,179 @@
+"""An ONNX model as a static graph: functions inlined, shapes fixed, constants folded, every operator known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnxscript import optimizer
+
+from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
+from xamc.compiler.frontends.onnx_shapes import fix_shapes
+from xamc.compiler.lowering.onnx_operators import obstacle
+
+_MOST_LISTED = 40
+# what is computed from constants: position tables and masks, but no second copy of a large weight
+_FOLDED_ELEMENTS = 2**20
+_TENSOR_TYPES = frozenset(
+    getattr(ir.DataType, name)
+    for name in ("FLOAT", "DOUBLE", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL")
+)
+_HALF_TYPES = frozenset((ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
+# what may hold a 16-bit float: storage that is widened, and movement of it
+_MOVES = frozenset(("Cast", "CastLike", "Identity", "Transpose", "Reshape", "DequantizeLinear", "QuantizeLinear"))
+
+
+@dataclass
+class OnnxModel:
+    """A checked model.
+
+    Attributes:
+        file: the file as it was read.
+        original: the model with fixed input shapes, its functions inlined and nothing else done.
+        model: the same, simplified: constants folded, batch norms merged into convolutions, dead nodes removed.
+        operators: operator type → number of nodes of `model`.
+    """
+
+    file: OnnxFile
+    original: ir.Model
+    model: ir.Model
+    operators: Mapping[str, int]
+
+
+def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
+    """Opens an ONNX file for input shapes.
+
+    Args:
+        path: the file.
+        shapes: `frontend.shape`.
+
+    Raises:
+        InputError: E1152 to E1156, a damaged file, or shapes that don't fit it.
+        UnsupportedError: E1154 operators that can't be lowered, all of them; E1157 shapes that depend on data; E1158
+            element types that are not computed in.
+    """
+    file = read_onnx(path)
+    original = _inlined(file)
+    fix_shapes(original, shapes, str(path))
+    model = original.clone()
+    try:
+        _simplify(model, path)
+    except InputError:
+        require_operators(original, path)  # the better reason, if it is one
+        raise
+    # after folding: exporters leave NonZero and sequences of constants behind
+    require_operators(model, path)
+    _require_types(model, path)
+    _require_static(model, path)
+    operators = Counter(node.op_type for node in model.graph.all_nodes())
+    return OnnxModel(file, original, model, dict(operators.most_common()))
+
+
+def _inlined(file: OnnxFile) -> ir.Model:
+    try:
+        model = ir.from_proto(file.proto)
+        for value in list(model.graph.inputs):
+            if value.name in model.graph.initializers:  # old files list initializers among the inputs
+                model.graph.inputs.remove(value)
+        ir.external_data.set_base_dir(model.graph, file.path.parent)
+        result = passes.InlinePass()(model).model
+    except RecursionError:
+        raise InputError(
+            "E1152", f"{file.path} has functions or subgraphs nested without end", "export the model again"
+        ) from None
+    except (ValueError, KeyError, TypeError, NotImplementedError, AssertionError, ir.passes.PassError) as error:
+        raise InputError(
+            "E1152",
+            f"{file.path} can't be read as a graph: {error}",
+            "export the model again",
+            details=tuple(str(error.__cause__ or error).splitlines()[:8]),
+        ) from error
+    return result
+
+
+def require_operators(model: ir.Model, path: Path) -> None:
+    """Refuses a graph with operators that can't be lowered, all of them at once.
+
+    Raises:
+        UnsupportedError: E1154.
+    """
+    found: dict[tuple[str, str], list[ir.Node]] = {}
+    for node in model.graph.all_nodes():
+        if obstacle(node.domain, node.op_type) is not None:
+            found.setdefault((node.domain, node.op_type), []).append(node)
+    if not found:
+        return
+    lines = []
+    for (domain, name), nodes in sorted(found.items()):
+        shown = f"{domain}::{name}" if domain else name
+        first = nodes[0].name or (nodes[0].outputs[0].name if nodes[0].outputs else "")
+        lines.append(f"{shown} ({len(nodes)}, first {first}) {obstacle(domain, name)}")
+    raise UnsupportedError(
+        "E1154",
+        f"{path} has {len(found)} kinds of operators that can't be compiled: "
+        f"{', '.join(name for _, name in sorted(found))}",
+        "export the model without them (post-processing such as NMS belongs to graph.extra_ops or to the "
+        "application), or with standard operators",
+        details=tuple(lines[:_MOST_LISTED]),
+    )
+
+
+def _simplify(model: ir.Model, path: Path) -> None:
+    """What onnxsim does: folds constants and shapes, merges batch norms, removes dead nodes and duplicates."""
+    try:
+        optimizer.optimize_ir(
+            model,
+            num_iterations=4,
+            input_size_limit=_FOLDED_ELEMENTS,
+            output_size_limit=_FOLDED_ELEMENTS,
+            should_fold=lambda node: False if node.op_type in ("Loop", "Scan") else None,
+            inline=False,
+        )
+        passes.ShapeInferencePass(check_type=True, strict_mode=False)(model)
+    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, NotImplementedError, ir.passes.PassError) as e:
+        cause = e.__cause__ or e
+        raise InputError(
+            "E1152",
+            f"{path} can't be evaluated for these input shapes: {type(cause).__name__}",
+            "check frontend.shape: run the model with arrays of these shapes in ONNX Runtime",
+            details=tuple(str(cause).splitlines()[:12]),
+        ) from e
+
+
+def _require_types(model: ir.Model, path: Path) -> None:
+    lines = []
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.dtype not in _TENSOR_TYPES:
+            lines.append(f"{value.name} is {value.dtype.name if value.dtype else 'of unknown type'}")
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.dtype in _HALF_TYPES and node.op_type not in _MOVES:
+                lines.append(f"{node.name or value.name} ({node.op_type}) computes in {value.dtype.name}")
+    if lines:
+        raise UnsupportedError(
+            "E1158",
+            f"{path}: {len(lines)} inputs, outputs or operators are of a type that is not computed in",
+            "export the model in float32; backend.dtype: fp16 then stores the weights in 16 bits",
+            details=tuple(lines[:_MOST_LISTED]),
+        )
+
+
+def _require_static(model: ir.Model, path: Path) -> None:
+    lines = []
+    for value in model.graph.outputs:
+        if value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
+            producer = value.producer()
+            lines.append(f"{value.name} is {value.shape}, made by {producer.op_type if producer else 'nothing'}")
+    if lines:
+        raise UnsupportedError(
+            "E1157",
+            f"{path}: the shapes of {len(lines)} outputs are not known before a run",
+            "shapes that depend on the data are not compiled; leave that part of the graph to the application",
+            details=tuple(lines),
+        )

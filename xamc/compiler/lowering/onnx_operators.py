@@ -1,0 +1,49 @@
+"""Which ONNX operators the generic road can lower, as names: known before anything heavy is imported.
+
+TVM's importer looks at an operator's name and not at its domain, so the domain is judged here. A test keeps the list
+inside of what the importer has.
+"""
+
+from __future__ import annotations
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+_NAMES = """
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
+BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh
+CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike
+Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
+GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity If InstanceNormalization IsInf
+IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpPool MatMul MatMulInteger Max MaxPool
+MaxRoiPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear
+RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize RoiAlign Round Scatter ScatterElements ScatterND Selu Shape
+Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh
+ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
+"""
+
+#: Operators of the standard domain that TVM's importer lowers to tensors of fixed shape.
+SUPPORTED = frozenset(_NAMES.split())
+
+_DATA_DEPENDENT = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique", "Loop", "Scan"))
+_NO_TENSOR = (
+    "Sequence", "Optional", "ConcatFromSequence", "SplitToSequence", "String", "RegexFullMatch", "TfIdfVectorizer"
+)  # fmt: skip
+
+
+def obstacle(domain: str, name: str) -> str | None:
+    """Why an operator has no place on the generic road; None when it has one.
+
+    Args:
+        domain: the operator's domain, model-local functions already inlined.
+        name: its type.
+    """
+    if domain not in STANDARD_DOMAINS:
+        return f"is of the domain {domain}; only ONNX's own operators are lowered"
+    if name in SUPPORTED:
+        return None
+    if name in _DATA_DEPENDENT:
+        return "gives a result whose shape depends on the data"
+    if name.startswith(_NO_TENSOR):
+        return "works on sequences, optionals or text, not on tensors"
+    return "has no lowering to TVM"

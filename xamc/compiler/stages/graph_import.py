@@ -1,0 +1,193 @@
+"""Import of an ONNX model: file → static graph, weights as they are stored, and ONNX Runtime's answers.
+
+It runs in a child process: a file that makes a parser crash, loop or eat memory ends in an error of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xamc.compiler.artifact.graph_manifest import GraphTensor
+from xamc.compiler.artifact.manifest import InputDigest
+from xamc.compiler.artifact.publish import sha256_of
+from xamc.compiler.artifact.records import from_json, to_json
+from xamc.compiler.cache import stage_key
+from xamc.compiler.child import Limits, run_child
+from xamc.compiler.frontends.onnx_file import model_files
+from xamc.compiler.stages.job import Job
+
+GRAPH, PARAMS, CASE, FACTS = "graph.onnx", "weights.params", "case.safetensors", "facts.json"
+LIMITS = Limits(seconds=1800, memory_bytes=16 * 2**30)
+_MODULES = (
+    "xamc.compiler.frontends.onnx_file",
+    "xamc.compiler.frontends.onnx_model",
+    "xamc.compiler.frontends.onnx_shapes",
+    "xamc.compiler.frontends.onnx_weights",
+    "xamc.compiler.lowering.index_bounds",
+    "xamc.compiler.lowering.onnx_operators",
+    "xamc.compiler.stages.graph_import",
+    "xamc.compiler.verify.graph_oracle",
+    "xamc.targets.vacc.params_file",
+    "xamc.compiler.artifact.params_index",
+)
+_TOOLS = ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What the import found out.
+
+    Attributes:
+        inputs, outputs: of the graph, weights left out.
+        parameters: names of the stored weights, in order.
+        count: scalars of all weights.
+        nbytes: bytes of the parameters as they are stored.
+        operators: operator type → number of nodes.
+        quantized: how many weights are int8.
+        kept: weight → why it keeps float32 where 16 bits were asked for.
+        simplified: deviation of the simplified graph from the original, both fp32 in ONNX Runtime.
+        stored: output → deviation of the graph with stored weights from the original.
+    """
+
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+    parameters: tuple[str, ...]
+    count: int
+    nbytes: int
+    operators: Mapping[str, int]
+    quantized: int
+    kept: Mapping[str, str]
+    simplified: float
+    stored: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ImportedGraph:
+    """The folder with graph, parameters and the seeded case, the facts, and digests of the files read."""
+
+    folder: Path
+    facts: GraphFacts
+    inputs: tuple[InputDigest, ...]
+
+    @property
+    def case(self) -> Path:
+        """``input.NAME``, ``original.NAME`` (fp32 answers) and ``stored.NAME`` (with stored weights)."""
+        return self.folder / CASE
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX graph whose weights are inputs."""
+        return self.folder / GRAPH
+
+    @property
+    def params(self) -> Path:
+        """The parameters in TVM's container."""
+        return self.folder / PARAMS
+
+
+def import_graph(job: Job, path: Path, shapes: Mapping[str, Any], storage: str) -> ImportedGraph:
+    """Imports `path` for the shapes, or takes the result from the cache.
+
+    Args:
+        job: the compile.
+        path: the .onnx file.
+        shapes: `frontend.shape`.
+        storage: float32, float16 or int8.
+
+    Raises:
+        InputError, UnsupportedError: of `frontends.onnx_model.open_onnx`.
+        InternalError: E1474 simplification changed what the graph computes.
+        ToolchainError: E152x the child failed.
+    """
+    inputs = tuple(InputDigest(file.name, file.stat().st_size, sha256_of(file)) for file in model_files(path))
+    wishes = {"files": to_json(inputs), "shapes": to_json(shapes), "storage": storage}
+    key = stage_key("import", _MODULES, _TOOLS, wishes)
+
+    def build(out: Path) -> None:
+        _in_child({"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": str(out)}, job.cache.folder)
+
+    folder = job.cache.get(key) or job.cache.publish(key, build)
+    facts = from_json(GraphFacts, json.loads((folder / FACTS).read_text(encoding="utf-8")))
+    return ImportedGraph(folder, facts, inputs)
+
+
+def look_at_graph(path: Path, shapes: Mapping[str, Any], storage: str, reproducers: Path) -> GraphFacts:
+    """The facts alone, for a plan: no answer is computed and nothing is kept."""
+    with tempfile.TemporaryDirectory(prefix="xamc-plan-") as name:
+        call = {"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": name, "plan": True}
+        _in_child(call, reproducers)
+        return from_json(GraphFacts, json.loads((Path(name) / FACTS).read_text(encoding="utf-8")))
+
+
+def _in_child(call: Mapping[str, Any], cache: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="xamc-import-") as folder:
+        run_child(
+            "xamc.compiler.stages.graph_import:run",
+            call,
+            folder=Path(folder),
+            limits=LIMITS,
+            reproducers=cache / "reproducers",
+        )
+
+
+def run(request: Mapping[str, Any]) -> None:
+    """The child's side: writes graph, parameters, case and facts into ``out``; with ``plan`` the facts alone."""
+    import onnx_ir as ir
+    import safetensors.numpy
+
+    from xamc.compiler.frontends.onnx_model import open_onnx
+    from xamc.compiler.frontends.onnx_weights import lift_weights, store_weights
+    from xamc.compiler.lowering.index_bounds import bound_indices
+    from xamc.compiler.verify.graph_oracle import MOST_IR_VERSION, answers, deviations, require_close, seeded_feeds
+    from xamc.compiler.weights.lazy import ArrayTensor
+    from xamc.targets.vacc.params_file import ParamsFile, write_params_files
+
+    out, plan = Path(request["out"]), request.get("plan", False)
+    opened = open_onnx(Path(request["path"]), request["shapes"])
+    model = opened.model
+    limits = bound_indices(model)
+    inputs = tuple(_tensor(value, limits) for value in model.graph.inputs)
+    outputs = tuple(_tensor(value, {}) for value in model.graph.outputs)
+    weights = lift_weights(model)
+    simplified, stored_by, feeds, reference = 0.0, {}, {}, {}
+    if not plan:
+        feeds = seeded_feeds(inputs)
+        original = opened.original
+        reference = answers(original, lift_weights(original), feeds)
+        found = deviations(answers(model, weights, feeds), reference)
+        simplified = require_close("the simplified graph and the original", found, reference)
+    stored = store_weights(model, weights, request["storage"])
+    file = ParamsFile(out / PARAMS, {name: ArrayTensor(array) for name, array in stored.tensors.items()})
+    if not plan:
+        expected = answers(model, stored.tensors, feeds)
+        stored_by = deviations(expected, reference)
+        model.ir_version = min(model.ir_version, MOST_IR_VERSION)
+        (out / GRAPH).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        write_params_files([file], workers=1)
+        case = {f"input.{name}": array for name, array in feeds.items()}
+        case |= {f"original.{name}": array for name, array in reference.items()}
+        case |= {f"stored.{name}": array for name, array in expected.items()}
+        safetensors.numpy.save_file(case, out / CASE)
+    facts = GraphFacts(
+        inputs=inputs,
+        outputs=outputs,
+        parameters=tuple(stored.tensors),
+        count=sum(array.size for array in weights.values()),
+        nbytes=file.nbytes,
+        operators=opened.operators,
+        quantized=len(stored.quantized),
+        kept=stored.kept,
+        simplified=simplified,
+        stored=stored_by,
+    )
+    (out / FACTS).write_text(json.dumps(to_json(facts)), encoding="utf-8")
+
+
+def _tensor(value: Any, limits: Mapping[str, int]) -> GraphTensor:
+    shape = tuple(int(dim) for dim in value.shape)
+    return GraphTensor(str(value.name), value.dtype.numpy().name, shape, limits.get(str(value.name)))

@@ -1,0 +1,89 @@
+"""What a build file asks of a static graph's weights, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xamc.compiler.artifact.manifest import Quantization
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.spec.model import LoadedSpec
+from xamc.targets.graph.names import FILES
+
+RTN = "w8a16_rtn"
+CALIBRATED = "int8 weights and activations (backend.quantize)"
+_STORAGE = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+
+
+@dataclass(frozen=True)
+class GraphRequest:
+    """How a graph's weights are stored, and the quantization requested and used."""
+
+    storage: str
+    quantization: Quantization
+    warnings: tuple[str, ...]
+
+
+def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
+    """Reads a build file whose model is an ONNX graph.
+
+    Raises:
+        UnsupportedError: E1476 a target that takes no graphs; E1470 to E1472 a storage or quantization that graphs
+            don't have.
+    """
+    spec = loaded.spec
+    backend, asked = spec.backend, spec.frontend.quantize
+    if backend.type not in FILES:
+        raise UnsupportedError(
+            "E1476",
+            f"{backend.type} takes no graphs of frontend.type onnx",
+            fix=f"set backend.type to one of {', '.join(FILES)}",
+            locations=loaded.at("backend.type"),
+        )
+    if backend.dtype not in _STORAGE:
+        raise UnsupportedError(
+            "E1471",
+            f"weights of graphs are not stored in backend.dtype {backend.dtype}",
+            fix=f"use one of {', '.join(_STORAGE)}",
+            locations=loaded.at("backend.dtype"),
+        )
+    warnings = []
+    extra = spec.graph.get("extra_ops")
+    if isinstance(extra, dict) and extra.get("type"):
+        warnings.append(
+            f"graph.extra_ops ({extra['type']}) is recorded only: the artifact ends at the graph's own outputs"
+        )
+    if backend.quantize and backend.dtype != "int8":
+        warnings.append(f"backend.quantize is recorded only: backend.dtype is {backend.dtype}")
+    quantization = _quantization(loaded, allow_rtn) if backend.dtype == "int8" or asked else Quantization()
+    return GraphRequest(_STORAGE[backend.dtype], quantization, tuple(warnings))
+
+
+def _quantization(loaded: LoadedSpec, allow_rtn: bool) -> Quantization:
+    asked = loaded.spec.frontend.quantize
+    if asked is None:
+        if not allow_rtn:
+            raise UnsupportedError(
+                "E1472",
+                "backend.quantize asks for activations in int8, calibrated with the dataset; xamc has no such "
+                "calibration",
+                fix="compile with --allow-rtn to round the weights to int8 and leave activations in floating point "
+                "(the manifest will say so), or set backend.dtype: fp16",
+                locations=loaded.at("backend.quantize") + loaded.at("backend.dtype", "asks for int8"),
+            )
+        return Quantization(CALIBRATED, RTN)
+    if asked.rtn_type != RTN or asked.group_size is not None:
+        raise UnsupportedError(
+            "E1470",
+            f"frontend.quantize {asked.type}{f' in groups of {asked.group_size}' if asked.group_size else ''} is for "
+            "language models; weights of graphs are quantized with 8 bits, one scale per output channel",
+            fix=f"set frontend.quantize: {{type: {RTN}}}, or backend.dtype: fp16",
+            locations=loaded.at("frontend.quantize.type"),
+        )
+    if asked.is_calibrated and not allow_rtn:
+        raise UnsupportedError(
+            "E1470",
+            f"frontend.quantize.type {asked.type} needs a calibration that xamc doesn't have for graphs",
+            fix=f"compile with --allow-rtn to round to nearest instead ({RTN}); the manifest will say so",
+            locations=loaded.at("frontend.quantize.type"),
+        )
+    return Quantization(asked.type, RTN)

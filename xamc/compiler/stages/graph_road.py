@@ -1,0 +1,190 @@
+"""The road of a static graph on one screen: an ONNX file with fixed inputs becomes an artifact, proven on a case."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import safetensors.numpy
+
+import xamc
+from xamc.compiler.artifact.graph_manifest import GraphManifest
+from xamc.compiler.artifact.manifest import MANIFEST, dumps
+from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
+from xamc.compiler.cache import StageCache, tool_version
+from xamc.compiler.child import Limits, run_child
+from xamc.compiler.frontends.checkpoint import resolve_checkpoint
+from xamc.compiler.progress import Progress, size
+from xamc.compiler.spec import key_uses
+from xamc.compiler.spec.model import LoadedSpec
+from xamc.compiler.stages import summary
+from xamc.compiler.stages.graph_import import ImportedGraph, import_graph
+from xamc.compiler.stages.graph_request import GraphRequest, graph_request
+from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
+from xamc.targets.graph.generate import GraphCode, generate_graph
+from xamc.targets.graph.mod_json import graph_json
+from xamc.targets.graph.names import FILES
+
+GOLDEN, GOLDEN_FILE = "golden", "golden.safetensors"
+LIMITS = Limits(seconds=3600, memory_bytes=16 * 2**30)
+_TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+
+
+def compile_graph(
+    loaded: LoadedSpec, options: CompileOptions, progress: Progress
+) -> tuple[Path, GraphManifest, dict[str, Any]]:
+    """Compiles a build file with ``frontend.type: onnx``.
+
+    Returns:
+        The artifact's folder, its manifest, and the report.
+
+    Raises:
+        XamcError: its class says whose fault it is; nothing is left half-published.
+    """
+    spec = loaded.spec
+    with progress.stage("spec") as stage:
+        request = graph_request(loaded, options.allow_rtn)
+        destination = options.output or spec.workspace.path / spec.name
+        check_replaceable(destination)
+        simulated = ", simulated on this host" if spec.backend.type == "tvm_vacc" else ""
+        progress.header(spec.name, f"{spec.backend.type}{simulated}, ONNX graph")
+        summary.warnings(progress, loaded, request.quantization)
+        for warning in request.warnings:
+            progress.warn(warning)
+        stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
+
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
+        job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
+        if options.dump_ir is not None:
+            options.dump_ir.mkdir(parents=True, exist_ok=True)
+
+        with progress.stage("frontend") as stage:
+            path = resolve_checkpoint(spec.frontend.checkpoint)
+            imported = import_graph(job, path, spec.frontend.shape, request.storage)
+            stage.result(_frontend(imported), summary.cached(cache, "import"))
+
+        with progress.stage("codegen") as stage:
+            count = len(imported.facts.inputs)
+            code = generate_graph(spec.backend.type, imported.graph, count, spec.backend.mcpu, cache, options.dump_ir)
+            stage.result(code.cpu.mcpu if code.cpu.features else "ONNX", summary.cached(cache, "codegen"))
+
+        with progress.stage("publish") as stage, ArtifactWriter(destination) as writer:
+            manifest = _fill(job, loaded, request, imported, code, writer)
+            compared = _prove(job, imported, writer)
+            manifest = replace(manifest, golden=GOLDEN)
+            report = _report(progress, request, imported, compared)
+            manifest = writer.publish(manifest, report)
+            nbytes = sum(file.nbytes for file in manifest.files)
+            stage.result(f"{size(nbytes)}, {compared['compiled']:.1e} from ONNX Runtime with the same weights")
+    return destination, manifest, report
+
+
+def _frontend(imported: ImportedGraph) -> str:
+    facts = imported.facts
+    nodes = sum(facts.operators.values())
+    parts = [f"{nodes} nodes of {len(facts.operators)} kinds", f"{facts.count / 1e6:.1f} M parameters"]
+    if facts.quantized:
+        parts.append(f"{facts.quantized} weights int8")
+    return ", ".join(parts)
+
+
+def _fill(
+    job: Job,
+    loaded: LoadedSpec,
+    request: GraphRequest,
+    imported: ImportedGraph,
+    code: GraphCode,
+    writer: ArtifactWriter,
+) -> GraphManifest:
+    """Adds code, graph and parameters, with a manifest beside them, so that the folder can be run."""
+    spec, files, facts = loaded.spec, FILES[loaded.spec.backend.type], imported.facts
+    digests = job.cache.digests(imported.folder)
+    writer.add_file(files.params, imported.params, digests.get(imported.params.name))
+    writer.add_file(files.code, code.file)
+    manifest = GraphManifest(
+        name=spec.name,
+        target=spec.backend.type,
+        xamc_version=xamc.__version__,
+        spec=portable_spec(spec.to_dict() | {"source": None}),
+        graph_inputs=facts.inputs,
+        graph_outputs=facts.outputs,
+        parameters=facts.parameters,
+        code_file=files.code,
+        graph_file=files.graph,
+        params_file=files.params,
+        weight_dtype=request.storage,
+        cpu=code.cpu,
+        quantization=request.quantization,
+        executes_on=files.executes_on,
+        inputs=tuple(sorted(imported.inputs, key=lambda digest: digest.name)),
+        tools={tool: tool_version(tool) for tool in _TOOLS},
+    )
+    text = graph_json(ir.load(imported.graph), manifest)
+    job.dump("10-graph.json", text)
+    writer.add_bytes(files.graph, text.encode())
+    (writer.folder / MANIFEST).write_text(dumps(manifest), encoding="utf-8")
+    return manifest
+
+
+def _prove(job: Job, imported: ImportedGraph, writer: ArtifactWriter) -> dict[str, Any]:
+    """Runs the unpublished artifact on the case, in a child, and keeps what it answers as golden outputs.
+
+    Raises:
+        InternalError: E1474 the compiled graph is off from ONNX Runtime on the same stored weights.
+    """
+    with tempfile.TemporaryDirectory(prefix="xamc-golden-") as name:
+        call = {"artifact": str(writer.folder), "case": str(imported.case), "out": name}
+        compared: dict[str, Any] = run_child(
+            "xamc.compiler.stages.graph_road:run_case",
+            call,
+            folder=Path(name),
+            limits=LIMITS,
+            reproducers=job.cache.folder / "reproducers",
+        )
+        writer.add_bytes(f"{GOLDEN}/{GOLDEN_FILE}", (Path(name) / GOLDEN_FILE).read_bytes())
+    return compared
+
+
+def run_case(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The child's side: outputs of the artifact in ``artifact`` for ``case``, written to ``out``."""
+    from xamc.compiler.verify.graph_oracle import deviations, require_close
+    from xamc.runtime import load_graph
+
+    case = safetensors.numpy.load_file(request["case"])
+    kinds: dict[str, dict[str, Any]] = {"input": {}, "original": {}, "stored": {}}
+    for key, array in case.items():
+        kind, _, name = key.partition(".")
+        kinds[kind][name] = array
+    outputs = load_graph(request["artifact"]).run(kinds["input"])
+    found = deviations(outputs, kinds["stored"])
+    worst = require_close("the compiled graph and ONNX Runtime with the same weights", found, kinds["stored"])
+    golden = {f"input.{name}": array for name, array in kinds["input"].items()}
+    golden |= {f"output.{name}": array for name, array in outputs.items()}
+    safetensors.numpy.save_file(golden, Path(request["out"]) / GOLDEN_FILE)
+    return {"compiled": worst, "outputs": found, "original": deviations(outputs, kinds["original"])}
+
+
+def _report(
+    progress: Progress, request: GraphRequest, imported: ImportedGraph, compared: Mapping[str, Any]
+) -> dict[str, Any]:
+    """report.json; deviations are relative to an output's largest value, of integers the share that differs."""
+    facts = imported.facts
+    return {
+        "stages": progress.summary(),
+        "peak_bytes": progress.sampler.peak if progress.sampler else None,
+        "warnings": list(progress.warnings),
+        "operators": dict(facts.operators),
+        "parameters": facts.count,
+        "kept_in_float32": dict(facts.kept),
+        "deviation": {
+            "simplified_from_original": facts.simplified,
+            "stored_weights_from_original": dict(facts.stored),
+            "compiled_from_onnxruntime_same_weights": compared["outputs"],
+            "compiled_from_original": compared["original"],
+        },
+    }

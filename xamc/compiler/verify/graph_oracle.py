@@ -1,0 +1,95 @@
+"""ONNX Runtime's answers to seeded inputs of a static graph, and how far other answers are from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from xamc.compiler.artifact.graph_manifest import GraphTensor
+from xamc.compiler.errors import InternalError, UnsupportedError
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.oracle import Oracle
+from xamc.compiler.verify.tolerances import tolerance
+
+Array = NDArray[np.generic]
+# the newest that ONNX Runtime reads is higher; nothing here needs more
+MOST_IR_VERSION = 10
+
+
+def seeded_feeds(inputs: Iterable[GraphTensor], seed: int = 0) -> dict[str, Array]:
+    """Inputs for every element type: normal numbers, token ids below their bound, masks that end in padding.
+
+    An integer input without a bound is taken for a mask or a segment: ones, and zeros in the last quarter of its last
+    axis.
+    """
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, Array] = {}
+    for tensor in inputs:
+        dtype = np.dtype(tensor.dtype)
+        if dtype.kind == "f":
+            feeds[tensor.name] = rng.standard_normal(tensor.shape).astype(dtype)
+        elif tensor.limit is not None:
+            feeds[tensor.name] = rng.integers(0, tensor.limit, tensor.shape).astype(dtype)
+        else:
+            mask = np.ones(tensor.shape, dtype)
+            if mask.ndim and mask.shape[-1] >= 4:
+                mask[..., -(mask.shape[-1] // 4) :] = 0
+            feeds[tensor.name] = mask
+    return feeds
+
+
+def answers(model: ir.Model, weights: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The graph's outputs; `weights` are inputs of the graph.
+
+    Raises:
+        UnsupportedError: E1475 ONNX Runtime can't run the graph, so nothing can be compared with it.
+    """
+    model.ir_version = min(model.ir_version, MOST_IR_VERSION)
+    try:
+        return Oracle(model, weights).run(feeds)
+    except InternalError as error:
+        lines = tuple(line for detail in error.details for line in detail.splitlines()[:6])
+        raise UnsupportedError(
+            "E1475",
+            "ONNX Runtime, which every compiled graph is compared with, can't run this one",
+            fix="run the file in ONNX Runtime with arrays of these shapes; export it again where it fails",
+            details=lines,
+        ) from error
+
+
+def deviations(actual: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
+    """Output → how far it is off: relative to its largest value, or for integers the share of differing elements."""
+    result = {}
+    for name, reference in expected.items():
+        array = np.asarray(actual[name])
+        if reference.dtype.kind == "f" or array.shape != reference.shape:
+            result[name] = relative_error(array, reference)
+        else:
+            result[name] = float(np.mean(array != reference)) if reference.size else 0.0
+    return result
+
+
+def require_close(what: str, found: Mapping[str, float], outputs: Mapping[str, Array]) -> float:
+    """The largest deviation.
+
+    Args:
+        what: the two sides, for the message.
+        found: output → deviation.
+        outputs: the reference's outputs, whose element types choose the bounds.
+
+    Raises:
+        InternalError: E1474 an output is further off than its bound.
+    """
+    for name, value in sorted(found.items(), key=lambda item: -item[1]):
+        bound = "graph_fp32" if outputs[name].dtype.kind == "f" else "graph_integers"
+        if not value <= tolerance(bound):
+            raise InternalError(
+                "E1474",
+                f"{what} differ by {value:.2g} at the output {name}, allowed is {tolerance(bound):.2g} ({bound})",
+                fix="report the model; --set backend.type=reference runs it in ONNX Runtime meanwhile",
+                details=tuple(f"{other}: {deviation:.3g}" for other, deviation in found.items()),
+            )
+    return max(found.values(), default=0.0)

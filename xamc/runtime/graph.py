@@ -1,0 +1,238 @@
+"""A loaded graph artifact: `GraphModel.run` takes and gives arrays by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
+from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
+from xamc.compiler.artifact.read import read_graph
+from xamc.compiler.errors import InputError, InternalError, ToolchainError
+from xamc.runtime.cpu_features import check_cpu
+from xamc.runtime.memory import aligned_zeros, map_file
+from xamc.runtime.threads import check_threads, configure_tvm_threads
+from xamc.runtime.tvm_library import tvm_ffi
+
+Array = NDArray[Any]
+
+_CPU_DEVICE = (1, 0)  # kDLCPU, first device
+_POOLED = 2  # AllocatorType::kPooled
+# tvm_ffi turns a C++ exception into the Python error of the same kind; these are the kinds that TVM throws
+_TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError)
+
+
+def load_graph(path: str | Path, threads: int | None = None) -> GraphModel:
+    """Loads an artifact that holds one graph.
+
+    Args:
+        path: the folder that `xamc compile` made.
+        threads: threads of the kernels; None takes every CPU of the process's affinity.
+
+    Raises:
+        InputError: E15xx and E1641, no such artifact or a damaged one.
+        UnsupportedError: E1607, this CPU lacks features.
+        ToolchainError: E1609, a library is missing or refuses the code.
+        MisuseError: E1608, a bad number of threads.
+    """
+    artifact = read_graph(path)
+    return GraphModel(artifact.path, artifact.manifest, threads)
+
+
+class GraphModel:
+    """A loaded graph.
+
+    Attributes:
+        manifest: the artifact's manifest; `graph_inputs` and `graph_outputs` say what a call takes and gives.
+        path: the artifact's folder.
+    """
+
+    def __init__(self, path: Path, manifest: GraphManifest, threads: int | None = None) -> None:
+        """Use `load` or `load_graph`."""
+        self.path = path
+        self.manifest = manifest
+        index = read_params_index(path / manifest.params_file)
+        missing = [name for name in manifest.parameters if name not in index]
+        if missing:
+            raise InputError(
+                "E1611",
+                f"{manifest.params_file} lacks {len(missing)} parameters, {missing[0]} first",
+                fix="compile the model again",
+            )
+        entries = [index[name] for name in manifest.parameters]
+        weights = {entry.name: array for entry, array in zip(entries, _map(path / manifest.params_file, entries))}
+        kind = _OnnxRunner if manifest.target == "reference" else _TvmRunner
+        self._runner: _OnnxRunner | _TvmRunner = kind(path, manifest, weights, check_threads(threads))
+
+    @property
+    def threads(self) -> int:
+        """Threads the kernels use."""
+        return self._runner.threads
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the host simulates the target, so that times say nothing about it."""
+        return self.manifest.simulated
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the graph once.
+
+        Args:
+            feeds: input name → array of the input's shape; a dtype that converts without loss is converted.
+
+        Returns:
+            Output name → array, a copy of its own.
+
+        Raises:
+            InputError: E1642 a feed is missing, unknown or of another shape or type; E1643 a token id lies outside of
+                its table.
+            InternalError: E1645 the compiled code failed.
+        """
+        inputs = self.manifest.graph_inputs
+        names = [tensor.name for tensor in inputs]
+        for name in feeds:
+            if name not in names:
+                near = get_close_matches(name, names, 1)
+                fix = f"did you mean {near[0]}?" if near else f"the inputs are {', '.join(names)}"
+                raise InputError("E1642", f"{self.manifest.name} has no input {name!r}", fix)
+        missing = [tensor for tensor in inputs if tensor.name not in feeds]
+        if missing:
+            wanted = "; ".join(f"{tensor.name}: {tensor.dtype} {list(tensor.shape)}" for tensor in missing)
+            raise InputError("E1642", f"{self.manifest.name} needs further inputs", f"give {wanted}")
+        arrays = [_checked(tensor, np.asarray(feeds[tensor.name])) for tensor in inputs]
+        outputs = self._runner.run(arrays)
+        return {tensor.name: array for tensor, array in zip(self.manifest.graph_outputs, outputs)}
+
+
+def _checked(tensor: GraphTensor, array: Array) -> Array:
+    wanted = np.dtype(tensor.dtype)
+    if tuple(array.shape) != tensor.shape:
+        raise InputError(
+            "E1642",
+            f"the input {tensor.name} has shape {list(array.shape)}; the graph was compiled for {list(tensor.shape)}",
+            "give that shape, or compile the model again with another frontend.shape",
+        )
+    same_kind = array.dtype.kind == wanted.kind or (wanted.kind in "iu" and array.dtype.kind in "iu")
+    if array.dtype != wanted and not (same_kind or np.can_cast(array.dtype, wanted, "safe")):
+        raise InputError("E1642", f"the input {tensor.name} is {array.dtype}, not {wanted}", f"convert it to {wanted}")
+    if wanted.kind in "iu" and array.size:
+        low, high = int(array.min()), int(array.max())
+        if tensor.limit is not None and (low < 0 or high >= tensor.limit):
+            raise InputError(
+                "E1643",
+                f"the input {tensor.name} goes from {low} to {high}; its table has entries 0 to {tensor.limit - 1}",
+                "give ids of this model's vocabulary",
+            )
+        info = np.iinfo(wanted)
+        if low < info.min or high > info.max:
+            raise InputError("E1642", f"the input {tensor.name} goes from {low} to {high}, beyond {wanted}", "")
+    # compiled code expects aligned memory that nobody else writes to
+    fresh = aligned_zeros(tensor.shape, wanted)
+    fresh[...] = array
+    return np.asarray(fresh)
+
+
+def _map(path: Path, entries: list[ParamEntry]) -> list[Array]:
+    """The parameters, copied to aligned memory: TVM's container does not align them, and its code expects it."""
+    if not entries:
+        return []
+    mapped = map_file(path, max(entry.offset + entry.nbytes for entry in entries))
+    arrays = []
+    for entry in entries:
+        block = mapped[entry.offset : entry.offset + entry.nbytes]
+        fresh = aligned_zeros(entry.shape, np.dtype(entry.dtype))
+        fresh.reshape(-1).view(np.uint8)[...] = block
+        arrays.append(fresh)
+    return arrays
+
+
+class _TvmRunner:
+    """The Relax VM of TVM's small runtime."""
+
+    def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
+        check_cpu(manifest.cpu)
+        self._ffi = tvm_ffi()
+        self.threads = configure_tvm_threads(self._ffi, threads)
+        self._name = manifest.name
+        path = folder / manifest.code_file
+        try:
+            self._vm = self._ffi.load_module(str(path.absolute()))["vm_load_executable"]()
+            self._vm["vm_initialization"](*_CPU_DEVICE, _POOLED)
+            self._main = self._vm["main"]
+        except _TVM_ERRORS as error:
+            raise ToolchainError(
+                "E1609",
+                f"{path} can't be loaded by TVM's runtime",
+                "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
+                details=tuple(str(error).strip().splitlines()[-3:]),
+            ) from error
+        self._weights = self._ffi.Array([self._tensor(array) for array in weights.values()]) if weights else None
+
+    def run(self, arrays: list[Array]) -> list[Array]:
+        tensors = [self._tensor(array) for array in arrays]
+        extra = [] if self._weights is None else [self._weights]
+        try:
+            result = self._main(*tensors, *extra)
+        except _TVM_ERRORS as error:
+            raise InternalError(
+                "E1645",
+                f"the compiled graph {self._name} failed",
+                "report it with the artifact's manifest.json",
+                details=tuple(str(error).strip().splitlines()[-5:]),
+            ) from error
+        outputs = [result] if isinstance(result, self._ffi.Tensor) else list(result)
+        return [np.array(np.from_dlpack(output)) for output in outputs]
+
+    def _tensor(self, array: Array) -> Any:
+        if array.dtype != np.bool_:
+            return self._ffi.from_dlpack(array)
+        view = self._ffi.from_dlpack(array.view(np.uint8))
+        create = self._ffi.get_global_func("runtime.TVMTensorCreateView")
+        return create(view, self._ffi.Shape(array.shape), "bool", 0)
+
+
+class _OnnxRunner:
+    """ONNX Runtime with every optimization off."""
+
+    def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
+        from xamc.runtime.reference import onnxruntime_module
+
+        self._ort = onnxruntime_module()
+        self.threads = threads
+        self._name = manifest.name
+        self._inputs = [tensor.name for tensor in manifest.graph_inputs]
+        self._outputs = [tensor.name for tensor in manifest.graph_outputs]
+        self._weights = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
+        options = self._ort.SessionOptions()
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors only
+        path = folder / manifest.code_file
+        try:
+            self._session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no base class but this
+            raise ToolchainError(
+                "E1609",
+                f"ONNX Runtime can't load {path}",
+                "compile the model again with the packages installed here",
+                details=tuple(str(error).strip().splitlines()[-3:]),
+            ) from error
+
+    def run(self, arrays: list[Array]) -> list[Array]:
+        make = self._ort.OrtValue.ortvalue_from_numpy
+        feeds = {name: make(array) for name, array in zip(self._inputs, arrays)}
+        try:
+            results = self._session.run_with_ort_values(self._outputs, feeds | self._weights)
+        except Exception as error:  # as above
+            raise InternalError(
+                "E1645",
+                f"the graph {self._name} failed in ONNX Runtime",
+                "report it with the artifact's manifest.json",
+                details=tuple(str(error).strip().splitlines()[-5:]),
+            ) from error
+        return [np.array(result.numpy()) for result in results]

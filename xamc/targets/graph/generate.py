@@ -1,0 +1,72 @@
+"""Code for a static graph, in the compiling process: from the child that has tvm, or from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from xamc.compiler.artifact.manifest import Cpu
+from xamc.compiler.cache import StageCache, stage_key
+from xamc.compiler.child import Limits, run_child
+from xamc.targets.graph.names import LIBRARY, VACC_ISA
+from xamc.targets.kernels.isa import Isa
+
+LIMITS = Limits(seconds=3600, memory_bytes=12 * 2**30)
+_MODULES = ("xamc.targets.graph", "xamc.targets.kernels.isa")
+_TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx")
+
+
+@dataclass(frozen=True)
+class GraphCode:
+    """The library (or graph) to put into the artifact, and what it needs to run."""
+
+    file: Path
+    cpu: Cpu
+
+
+def generate_graph(
+    target: str, graph: Path, data_inputs: int, mcpu: str, cache: StageCache, dump: Path | None
+) -> GraphCode:
+    """Compiles an ONNX graph whose weights are inputs.
+
+    Args:
+        target: a key of `names.FILES`.
+        graph: the ONNX file; data inputs come first.
+        data_inputs: how many there are.
+        mcpu: CPU level for the CPU target, ``native`` for this machine's; VACC's simulator has a fixed one.
+        cache: where results are kept.
+        dump: folder for readable IR, or None; the child then runs even if its result is known.
+
+    Raises:
+        UnsupportedError: E1461, E1462, E1473.
+        ToolchainError: E152x the child failed.
+    """
+    if target == "reference":
+        return GraphCode(graph, Cpu("any", ()))
+    if target == "tvm_vacc":
+        isa = Isa.by_name(VACC_ISA)
+    else:
+        isa = Isa.host() if mcpu == "native" else Isa.by_name(mcpu)
+    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
+    inputs = {"graph": digest, "isa": isa.name, "data_inputs": data_inputs}
+    key = stage_key("codegen", _MODULES, _TOOLS, inputs)
+
+    def build(out: Path) -> None:
+        call = {"graph": str(graph), "data_inputs": data_inputs, "isa": isa.name, "out": str(out)}
+        with tempfile.TemporaryDirectory(prefix="xamc-codegen-") as folder:
+            run_child(
+                "xamc.targets.graph.build:build",
+                call | {"dump": str(dump) if dump else None},
+                folder=Path(folder),
+                limits=LIMITS,
+                reproducers=cache.folder / "reproducers",
+            )
+
+    folder = cache.get(key)
+    if folder is not None and dump is not None:
+        with tempfile.TemporaryDirectory(prefix="xamc-dump-") as name:
+            build(Path(name))
+    folder = folder or cache.publish(key, build)
+    return GraphCode(folder / LIBRARY, Cpu(isa.name, isa.cpu_flags))
