@@ -24,6 +24,8 @@ class TargetCaps:
         kv_layout: in-place cache of fixed capacity, or past in and present out.
         max_tensor_parallel: largest `tp`; a larger one in the spec becomes this, and is said so.
         executes_on: what runs the artifact, printed with every result.
+        weight_groups: whether several columns of a quantized weight's row may share a scale; otherwise one scale per
+            output channel is all there is.
     """
 
     name: str
@@ -37,6 +39,7 @@ class TargetCaps:
     kv_layout: KvLayout
     max_tensor_parallel: int
     executes_on: str
+    weight_groups: bool = True
 
 
 CAPS: dict[str, TargetCaps] = {
@@ -70,16 +73,17 @@ CAPS: dict[str, TargetCaps] = {
         ),
         TargetCaps(
             name="tvm_vacc",
-            summary="Vastai VACC cards; not available yet",
-            available=False,
+            summary="Vastai VACC cards: static graphs per bucket and rank, run by a simulator on the host",
+            available=True,
             weight_dtypes=("fp16", "int8"),
             kv_dtypes=("fp16",),
-            quantize_types=("w8a16_gptq", "w16kv8"),
+            quantize_types=("w8a16_rtn", "w16kv8"),
             dynamic_shapes=False,
             length_multiple=16,
             kv_layout="past_present",
             max_tensor_parallel=16,
-            executes_on="vacc",
+            executes_on="host-simulator",
+            weight_groups=False,
         ),
         TargetCaps(
             name="tvm_ascend",

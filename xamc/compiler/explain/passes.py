@@ -69,4 +69,25 @@ the transpose, a cast of a 16-bit weight, the weight. It found something else. D
     "E1331": """A model can't be divided among the ranks that were asked for: fewer than one rank, or a config whose
 query heads are no multiple of its KV heads. Any number of heads, MLP columns and vocabulary rows can be divided; what
 does not come out even is padded with zeros. Set `frontend.model_kwargs.tp` to 1, 2, 4, 8 or 16.""",
+    "E1340": """The pass `kv_int8` stores the KV cache as int8 with one scale and zero point per KV head and channel,
+and was given scales of another model: too few layers, or another number of KV heads or channels. A defect of the
+compile's driver, which gives every graph the scales of its own config.""",
+    "E1341": """`frontend.quantize.calib_args.kv_cache_scales` names a file that can't be read as safetensors. A pickled
+file (`.pth`, `.pt`, `.bin`, as some tools write scales) is refused before it is opened: reading it runs whatever code
+it holds. Load it where you trust it and save `past_key.{i}.scales`, `past_key.{i}.zeros`, `past_value.{i}.scales` and
+`past_value.{i}.zeros`, [KV heads, head_dim] each, with `safetensors.torch.save_file`.""",
+    "E1342": """A file of KV scales lacks a layer, has a tensor of another shape than [KV heads, head_dim], or holds a
+scale that is not a positive number or a zero point that is not finite; the message names the first such tensor. The
+scales of a model are those of the whole model, whatever `tp` is: xamc gives each rank the rows of its heads.""",
+    "E1343": """`frontend.quantize.group_size` asks for several scales per row, for example `group_size: 128` on
+`backend.type: tvm_vacc`, whose operator takes one scale per output channel. Remove the key, or write `group_size: -1`,
+which means the same. The CPU target has groups of 32, 64 and 128.""",
+    "E1344": """`frontend.quantize.type: w16kv8` means 16-bit weights and an int8 KV cache, and `runtime.kv_dtype`
+asks for another one. Remove one of them; `runtime.kv_dtype: auto` goes with every quantization.""",
+    "E1345": """The calibration of an int8 KV cache reads the text file of `dataset.path`: `.txt` (one text), `.json` (a
+list) or `.jsonl` (one value per line) of strings or of objects whose strings are joined. This one is of another kind,
+is not UTF-8, or is empty; or `dataset.nsamples` or `dataset.seqlen` is not a number. A path that does not exist, as in
+files written for another machine, is a warning, and a short text of xamc's own is used.""",
+    "E1346": """The text that an int8 KV cache is calibrated on yields no token with the checkpoint's tokenizer, or a
+token that the model has no embedding for. In the second case the tokenizer does not belong to the checkpoint.""",
 }

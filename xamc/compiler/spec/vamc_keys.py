@@ -25,6 +25,10 @@ def _vacc(reason: str = "an option of VACC's compiler") -> Uses:
 _UNKNOWN = "not publicly documented"
 _CNN = _vacc("for CNN graphs on VACC; language models take frontend.quantize")
 _CALIBRATION = everywhere("recorded", "calibration is vamc's; xamc's own quantization is round-to-nearest")
+_KV_CALIBRATION = on(
+    {"tvm_vacc": ("used", "what an int8 KV cache (w16kv8) is calibrated on; GPTQ's calibration is vamc's")},
+    ("recorded", "calibration is vamc's; xamc's own quantization of weights is round-to-nearest"),
+)
 _PREPROCESS = everywhere("recorded", "image preprocessing for vamc's calibration")
 _DETECTION = _vacc("detection post-processing on VACC")
 
@@ -269,9 +273,9 @@ _BACKEND = (
 _DATASET = (
     _recorded("dataset.type", Text(), "How calibration data are read: tvm or huggingface.", _CALIBRATION),
     _recorded("dataset.name", Text(), "A calibration set by name: alpaca, c4, ceval.", _CALIBRATION),
-    _recorded("dataset.path", Text(), "Where the calibration data lie.", _CALIBRATION),
-    _recorded("dataset.nsamples", Int(1), "Samples to calibrate with.", _CALIBRATION),
-    _recorded("dataset.seqlen", Int(1), "Tokens per sample.", _CALIBRATION),
+    _recorded("dataset.path", Text(), "Where the calibration data lie.", _KV_CALIBRATION),
+    _recorded("dataset.nsamples", Int(1), "Samples to calibrate with.", _KV_CALIBRATION),
+    _recorded("dataset.seqlen", Int(1), "Tokens per sample.", _KV_CALIBRATION),
     _recorded("dataset.sampler.suffix", Text(), "Extension of the image files to take.", _CALIBRATION),
     _recorded("dataset.sampler.get_data_num", Int(1), "Images to calibrate with.", _CALIBRATION),
     _recorded(

@@ -16,6 +16,17 @@ KEYS: tuple[Key, ...] = (
         "32 for 4-bit types, -1 for 8-bit types",
     ),
     Key(
+        "frontend.quantize.calib_args.kv_cache_scales",
+        Text(),
+        "A safetensors file with the scales and zero points of an int8 KV cache (docs/vacc.md), instead of a "
+        "calibration. Relative paths are against the YAML file's folder.",
+        on(
+            {"tvm_vacc": ("used", "the scales of w16kv8")},
+            ("no effect", "there is no int8 KV cache"),
+        ),
+        "calibrated on dataset.path, or on a short text of xamc's own",
+    ),
+    Key(
         "backend.compile.mcpu",
         Text(),
         "LLVM's name of the CPU to compile for: native, x86-64-v3, znver3, ...",

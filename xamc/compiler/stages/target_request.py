@@ -5,20 +5,24 @@ from __future__ import annotations
 from typing import Literal, cast
 
 from xamc.compiler.artifact.manifest import Quantization
-from xamc.compiler.errors import UnsupportedError
-from xamc.compiler.spec.model import Spec
+from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.spec.model import Quantize, Spec
 from xamc.compiler.weights.quantize import RoundToNearest
 from xamc.targets.base import TargetCaps
 from xamc.targets.request import TargetRequest
 
 LONG_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# 16-bit weights and an int8 KV cache
+INT8_KV = "w16kv8"
 
 
 def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[TargetRequest, Quantization]:
     """What the target is asked for, and the quantization requested and used.
 
     Raises:
-        UnsupportedError: E1408 a calibrated quantization without `allow_rtn`; E1410 a dtype the target doesn't have;
+        InputError: E1344 `runtime.kv_dtype` beside an int8 KV cache.
+        UnsupportedError: E1408 a quantization that the target doesn't have, or a calibrated one without `allow_rtn`;
+            E1343 groups where the target has one scale per output channel; E1410 a dtype the target doesn't have;
             E1411 not a language model.
     """
     check_kind(spec)
@@ -30,11 +34,12 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
             fix=f"use one of {', '.join(caps.weight_dtypes)}",
             keys=("backend.dtype", "frontend.quantize.type"),
         )
-    weight_dtype = "float16" if policy is not None else LONG_DTYPES.get(spec.backend.dtype, "float16")
-    kv_dtype = spec.runtime.kv_dtype
+    # what isn't quantized is float16 beside int8 and int4, which are about linear weights or the KV cache
+    weight_dtype = "float16" if spec.frontend.quantize is not None else LONG_DTYPES.get(spec.backend.dtype, "float16")
+    kv_dtype = "int8" if quantization.used == INT8_KV else spec.runtime.kv_dtype
     if kv_dtype == "auto":
         kv_dtype = "fp32" if weight_dtype == "float32" or "fp16" not in caps.kv_dtypes else "fp16"
-    if kv_dtype not in caps.kv_dtypes:
+    if kv_dtype not in (*caps.kv_dtypes, "int8"):
         raise UnsupportedError(
             "E1410",
             f"{caps.name} has no KV cache of runtime.kv_dtype {kv_dtype}",
@@ -44,7 +49,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
     request = TargetRequest(
         weight_dtype=weight_dtype,
         quantize=policy,
-        kv_dtype=LONG_DTYPES[kv_dtype],
+        kv_dtype=LONG_DTYPES.get(kv_dtype, kv_dtype),
         mcpu=spec.backend.mcpu,
         disable=spec.passes.disable,
     )
@@ -74,22 +79,46 @@ def _quantization(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[RoundT
         return None, Quantization()
     used = asked.type
     if used not in caps.quantize_types:
-        substitute = asked.rtn_type
-        if substitute is None:
-            raise UnsupportedError(
-                "E1408",
-                f"frontend.quantize.type {used} (an int8 KV cache) is not available on {caps.name}",
-                fix="remove frontend.quantize and set backend.dtype: fp16",
-                keys=("frontend.quantize.type",),
+        used = _substitute(asked, caps, allow_rtn)
+    if used == INT8_KV:
+        if spec.runtime.kv_dtype != "auto":
+            raise InputError(
+                "E1344",
+                f"frontend.quantize.type {used} stores the KV cache as int8, and runtime.kv_dtype says "
+                f"{spec.runtime.kv_dtype}",
+                fix="remove runtime.kv_dtype, or frontend.quantize",
+                keys=("runtime.kv_dtype", "frontend.quantize.type"),
             )
-        if not allow_rtn:
-            raise UnsupportedError(
-                "E1408",
-                f"frontend.quantize.type {used} needs a calibration that xamc doesn't have yet",
-                fix=f"compile with --allow-rtn to round to nearest instead ({substitute}); the manifest will say so",
-                keys=("frontend.quantize.type",),
-            )
-        used = substitute
+        return None, Quantization(asked.type, used)
+    if asked.group_size is not None and not caps.weight_groups:
+        raise UnsupportedError(
+            "E1343",
+            f"frontend.quantize.group_size is {asked.group_size}; {caps.name} has one scale per output channel",
+            fix="remove frontend.quantize.group_size, or set it to -1",
+            keys=("frontend.quantize.group_size",),
+        )
     bits = cast(Literal[4, 8], asked.weight_bits)
     group = asked.group_size if bits == 8 or asked.group_size is not None else 32
     return RoundToNearest(bits, group), Quantization(asked.type, used)
+
+
+def _substitute(asked: Quantize, caps: TargetCaps, allow_rtn: bool) -> str:
+    """The round-to-nearest type that is used instead of one that the target doesn't have."""
+    substitute = asked.rtn_type
+    if substitute is None or substitute not in caps.quantize_types:
+        what = f"{asked.type} (an int8 KV cache)" if substitute is None else asked.type
+        able = ", ".join(caps.quantize_types)
+        raise UnsupportedError(
+            "E1408",
+            f"frontend.quantize.type {what} is not available on {caps.name}",
+            fix=(f"use one of {able}, or " if able else "") + "remove frontend.quantize and set backend.dtype: fp16",
+            keys=("frontend.quantize.type",),
+        )
+    if not allow_rtn:
+        raise UnsupportedError(
+            "E1408",
+            f"frontend.quantize.type {asked.type} needs a calibration that xamc doesn't have yet",
+            fix=f"compile with --allow-rtn to round to nearest instead ({substitute}); the manifest will say so",
+            keys=("frontend.quantize.type",),
+        )
+    return substitute

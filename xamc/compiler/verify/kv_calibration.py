@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 I64 = NDArray[np.int64]
 
-_REQUEST, _RESULT, _HIDDEN = "calibration.pickle", "scales.safetensors", "hidden.f32"
+_REQUEST, RESULT, _HIDDEN = "calibration.pickle", "scales.safetensors", "hidden.f32"
 _LIMITS = Limits(seconds=6 * 3600)
 
 
@@ -51,14 +51,14 @@ def calibrate(checkpoint: Checkpoint, samples: Sequence[I64], folder: Path, repr
     (folder / _REQUEST).write_bytes(pickle.dumps((checkpoint.config, dict(checkpoint.tensors), list(samples))))
     run_child(f"{__name__}:run_request", str(folder), folder=folder, limits=_LIMITS, reproducers=reproducers)
     (folder / _REQUEST).unlink()
-    return folder / _RESULT
+    return folder / RESULT
 
 
 def run_request(folder: str) -> None:
     """The child's side of `calibrate`."""
     config, tensors, samples = pickle.loads((Path(folder) / _REQUEST).read_bytes())
     ranges = streamed_kv_ranges(config, tensors, samples, Path(folder))
-    KvScales.from_ranges(config, ranges).save(Path(folder) / _RESULT)
+    KvScales.from_ranges(config, ranges).save(Path(folder) / RESULT)
 
 
 def streamed_kv_ranges(

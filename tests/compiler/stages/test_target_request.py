@@ -1,0 +1,72 @@
+"""What a spec's quantization asks of each target."""
+
+import pytest
+
+from xamc.compiler.artifact.manifest import Quantization
+from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.spec import load_spec
+from xamc.compiler.stages.target_request import target_request
+from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.targets.base import CAPS
+from xamc.targets.request import TargetRequest
+
+
+def _request(
+    quantize: str, dtype: str, target: str = "tvm_vacc", allow_rtn: bool = False, **runtime: str
+) -> tuple[TargetRequest, Quantization]:
+    spec = {
+        "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}, "quantize": {"type": quantize}},
+        "backend": {"type": target, "dtype": dtype},
+        "runtime": runtime,
+    }
+    kind, _, group = quantize.partition("/")
+    spec["frontend"]["quantize"] = {"type": kind} | ({"group_size": int(group)} if group else {})
+    return target_request(load_spec(spec).spec, CAPS[target], allow_rtn)
+
+
+def test_gptq_on_vacc_needs_leave_to_round() -> None:
+    with pytest.raises(UnsupportedError) as error:
+        _request("w8a16_gptq", "int8")
+    assert error.value.code == "E1408" and error.value.exit_code == 3
+    assert "--allow-rtn" in error.value.fix and "w8a16_rtn" in error.value.fix
+    request, quantization = _request("w8a16_gptq", "int8", allow_rtn=True)
+    assert quantization == Quantization("w8a16_gptq", "w8a16_rtn")
+    assert request.quantize == RoundToNearest(8, None) and request.kv_dtype == "float16"
+    assert _request("w8a16_rtn", "int8") == (request, Quantization("w8a16_rtn", "w8a16_rtn"))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "fp16"])
+def test_kv8_keeps_weights_in_float16(dtype: str) -> None:
+    request, quantization = _request("w16kv8", dtype)
+    assert (request.weight_dtype, request.quantize, request.kv_dtype) == ("float16", None, "int8")
+    assert quantization == Quantization("w16kv8", "w16kv8")
+
+
+def test_kv8_and_another_kv_dtype_disagree() -> None:
+    with pytest.raises(InputError) as error:
+        _request("w16kv8", "int8", kv_dtype="fp16")
+    assert error.value.code == "E1344" and "runtime.kv_dtype" in error.value.message
+
+
+@pytest.mark.parametrize(("quantize", "dtype"), [("w4a16_rtn", "int4"), ("w4a16_gptq", "int4")])
+def test_four_bits_are_not_vaccs(quantize: str, dtype: str) -> None:
+    """Also with --allow-rtn, which would use a type that the target doesn't have either."""
+    for allow in (False, True):
+        with pytest.raises(UnsupportedError) as error:
+            _request(quantize, dtype, allow_rtn=allow)
+        assert error.value.code == "E1408" and "w8a16_rtn, w16kv8" in error.value.fix
+
+
+def test_groups_are_not_vaccs() -> None:
+    with pytest.raises(UnsupportedError) as error:
+        _request("w8a16_rtn/128", "int8")
+    assert error.value.code == "E1343" and "frontend.quantize.group_size is 128" in error.value.message
+    assert _request("w8a16_rtn/-1", "int8")[0].quantize == RoundToNearest(8, None)
+
+
+def test_the_cpu_is_as_before() -> None:
+    assert _request("w8a16_gptq/128", "int8", "tvm_cpu", allow_rtn=True)[0].quantize == RoundToNearest(8, 128)
+    assert _request("w4a16_rtn", "int4", "tvm_cpu")[0].quantize == RoundToNearest(4, 32)
+    with pytest.raises(UnsupportedError) as error:
+        _request("w16kv8", "int8", "tvm_cpu")
+    assert error.value.code == "E1408" and "an int8 KV cache" in error.value.message

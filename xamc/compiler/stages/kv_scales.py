@@ -1,0 +1,105 @@
+"""Scales of an int8 KV cache: from the user's file, or calibrated on a text, which the cache keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.artifact.records import to_json
+from xamc.compiler.cache import stage_key
+from xamc.compiler.errors import InputError
+from xamc.compiler.frontends import Checkpoint
+from xamc.compiler.spec.model import Spec
+from xamc.compiler.stages.job import Job
+from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, SAMPLES, TOKENS, read_texts, token_samples
+from xamc.compiler.verify.kv_calibration import RESULT, calibrate
+from xamc.compiler.weights.fingerprint import fingerprint
+from xamc.compiler.weights.kv_scales import KvScales, read_kv_scales
+
+SCALES_KEY = "kv_cache_scales"
+_MODULES = (
+    "xamc.compiler.weights",
+    "xamc.compiler.export.exporter",
+    "xamc.compiler.verify.kv_calibration",
+    "xamc.compiler.verify.streamed_reference",
+)
+_TOOLS = ("torch", "transformers", "numpy")
+
+
+def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:
+    """The scales of a model's KV cache.
+
+    `frontend.quantize.calib_args.kv_cache_scales` names a safetensors file with them. Otherwise transformers runs the
+    checkpoint, layer by layer, over the file of `dataset.path` (`dataset.nsamples` pieces of `dataset.seqlen` tokens),
+    or over a few paragraphs of xamc's own; the result is cached by checkpoint and text. Relative paths are against the
+    spec's folder.
+
+    Raises:
+        InputError: E1341, E1342 the file of scales; E1345, E1346 the text; E1613 no tokenizer.
+        ToolchainError: E152x the calibrating child failed.
+    """
+    quantize = spec.frontend.quantize
+    given = quantize.calib_args.get(SCALES_KEY) if quantize is not None else None
+    if given:
+        return read_kv_scales(_resolve(str(given), spec), checkpoint.config)
+    samples = calibration_samples(job, spec, checkpoint)
+    inputs = {
+        "config": to_json(checkpoint.config),
+        "tensors": {name: fingerprint(tensor) for name, tensor in checkpoint.tensors.items()},
+        "samples": [hashlib.sha256(sample.tobytes()).hexdigest() for sample in samples],
+    }
+    key = stage_key("kv_scales", _MODULES, _TOOLS, inputs)
+
+    def build(folder: Path) -> None:
+        calibrate(checkpoint, samples, folder, job.cache.folder / "reproducers")
+
+    folder = job.cache.get(key) or job.cache.publish(key, build)
+    return read_kv_scales(folder / RESULT, checkpoint.config)
+
+
+def calibration_samples(job: Job, spec: Spec, checkpoint: Checkpoint) -> Sequence[NDArray[np.int64]]:
+    """Token ids of the calibration text, in pieces; a warning says when the spec names one that is not here."""
+    dataset: Mapping[str, object] = spec.dataset
+    named = dataset.get("path") or dataset.get("name")
+    path = _resolve(str(dataset["path"]), spec) if dataset.get("path") else None
+    if path is not None and path.is_file():
+        texts: Sequence[str] = read_texts(path)
+    else:
+        if named:
+            job.progress.warn(
+                f"dataset names {named}, which is no file here; the KV cache is calibrated on xamc's own short text"
+            )
+        texts = DEFAULT_TEXTS
+    samples, tokens = _number(dataset, "nsamples", SAMPLES), _number(dataset, "seqlen", TOKENS)
+    config = checkpoint.config
+    with tempfile.TemporaryDirectory(prefix="xamc-tokenizer-") as folder:
+        for name, content in checkpoint.tokenizer.items():
+            data = content if isinstance(content, bytes) else Path(content).read_bytes()
+            (Path(folder) / name).write_bytes(data)
+        # the tokenizers library is loaded only here
+        from xamc.runtime.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer(Path(folder))
+    return token_samples(tokenizer, texts, samples, min(tokens, config.max_position_embeddings), config.vocab_size)
+
+
+def _number(dataset: Mapping[str, object], key: str, default: int) -> int:
+    """vamc's own keys are checked leniently when a spec is read, as most compiles only record them."""
+    value = dataset.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int) or value < 1:
+        raise InputError(
+            "E1345", f"dataset.{key} is {value!r}, not a number of 1 or more", fix=f"set dataset.{key}: 32"
+        )
+    return value
+
+
+def _resolve(path: str, spec: Spec) -> Path:
+    folder = spec.source.parent if spec.source is not None else Path.cwd()
+    return folder / Path(path).expanduser()
