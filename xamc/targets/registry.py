@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.errors import InternalError, UnsupportedError
 from xamc.passes.protocol import GraphPass
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.request import Generated, TargetRequest
+from xamc.targets.request import Generated, StaticPasses, TargetRequest
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Target:
     """A target: its capabilities, its graph passes, the names of the passes it runs itself, and its generator.
 
     `required_passes` are graph passes without whose result the generator can't work; a spec may not disable them.
+    A target of static graphs has `static_passes` instead of `graph_passes` and `generate`.
     `check` refuses a request that the generator would refuse, before anything is exported for it.
     """
 
@@ -27,6 +28,7 @@ class Target:
     generate: Callable[..., Generated]
     required_passes: tuple[str, ...] = ()
     check: Callable[[TargetRequest], object] = lambda request: None
+    static_passes: Callable[[TargetRequest], StaticPasses] | None = None
 
 
 def target(name: str) -> Target:
@@ -51,9 +53,17 @@ def target(name: str) -> Target:
         from xamc.targets.cpu.target import RELAX_PASS_NAMES
 
         return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, _cpu_level)
+    if name == "tvm_vacc":
+        from xamc.targets.vacc.passes import static_passes
+
+        return Target(caps, _no_dynamic_graph, (), _no_dynamic_graph, static_passes=static_passes)
     from xamc.targets.reference.generate import generate as generate_reference
 
     return Target(caps, reference_graph_passes, (), generate_reference)
+
+
+def _no_dynamic_graph(*_: object) -> Any:
+    raise InternalError("E1407", "a target of static graphs was asked for one of dynamic shapes", "report this spec")
 
 
 def _cpu_level(request: TargetRequest) -> Isa:

@@ -55,6 +55,7 @@ class StaticPasses:
             bucket's copy, in order.
         split: what makes one program per rank of a bucket's graph.
         buckets: the buckets of the compile.
+        shared_tables: whether all buckets read the same RoPE tables, as long as the longest of them needs.
         required: names of passes that the target can't do without.
     """
 
@@ -62,6 +63,7 @@ class StaticPasses:
     of_bucket: Callable[[Bucket, int, KvScales | None], list[GraphPass]]
     split: SplitsRanks
     buckets: tuple[Bucket, ...]
+    shared_tables: bool = False
     required: tuple[str, ...] = ()
 
 

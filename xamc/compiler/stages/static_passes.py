@@ -6,17 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
+from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.proof import PassProof, ProofReport, prove
 from xamc.compiler.verify.rank_proof import prove_split
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
-from xamc.compiler.weights.kv_scales import KvScales, past_names
+from xamc.compiler.weights.kv_scales import KvScales
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import GraphPass, PassReport
 from xamc.passes.runner import PassRun, run_passes, select_passes
@@ -94,10 +93,11 @@ def rewrite_static(
     select_passes(passes.common, wishes.disable, names, passes.required)
     if exported.twin is not None:
         _prove(graphs, exported, passes, wishes, names, kv_scales is not None)
-    rows = max(bucket.length for bucket in passes.buckets)
+    longest = max(bucket.length for bucket in passes.buckets)
     graphs.runs["all"] = _run(job, exported.program, passes.common, wishes, names, "all")
     for bucket in passes.buckets:
         program = _copy(exported.program)
+        rows = longest if passes.shared_tables else bucket.length
         runs = _run(job, program, passes.of_bucket(bucket, rows, kv_scales), wishes, names, bucket.name)
         graphs.runs[bucket.name] = runs
         start = time.perf_counter()
@@ -123,7 +123,7 @@ def _prove(
     common = prove(select_passes(passes.common, wishes.disable, names, passes.required), twin, cases).require()
     graphs.proofs["all"] = common
     graphs.proof_seconds = exported.twin_seconds + common.seconds
-    scales = _twin_scales(twin, common.cases) if int8_cache else None
+    scales = scales_of_cases(twin.config, common.cases) if int8_cache else None
     for kind in ("prefill", "decode"):
         if not any(bucket.kind == kind for bucket in passes.buckets):
             continue
@@ -165,22 +165,6 @@ def _names(passes: StaticPasses) -> list[str]:
     for bucket in passes.buckets:
         names += [graph_pass.name for graph_pass in passes.of_bucket(bucket, bucket.length, None)]
     return list(dict.fromkeys([*names, passes.split.name]))
-
-
-def _twin_scales(twin: Program, cases: Sequence[Case]) -> KvScales:
-    """Scales from all keys and values that the twin's own calls hold."""
-    ranges = {}
-    for past in past_names(twin.config):
-        present = past.replace("past_", "present_")
-        rows = np.concatenate(
-            [
-                np.moveaxis(c.fetches[present], 1, 0).reshape(twin.config.num_kv_heads, -1, twin.config.head_dim)
-                for c in cases
-            ],
-            axis=1,
-        )
-        ranges[past] = (rows.min(axis=1).astype(np.float32), rows.max(axis=1).astype(np.float32))
-    return KvScales.from_ranges(twin.config, ranges)
 
 
 def _copy(program: Program) -> Program:

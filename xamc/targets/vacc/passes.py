@@ -43,5 +43,6 @@ def static_passes(request: TargetRequest) -> StaticPasses:
         of_bucket=of_bucket,
         split=Shard(request.tp),
         buckets=request.buckets,
+        shared_tables=request.merge_params,
         required=(*STATIC_REQUIRED_PASSES, "embedding_output", "vocab_padding", "weight_storage", "kv_int8", "shard"),
     )
