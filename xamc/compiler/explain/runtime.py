@@ -65,4 +65,10 @@ it. Compiled code checks nothing, so it is refused before. Use the tokenizer of 
 the options don't fit each other. `numpy.savez("in.npz", input=array)` writes one; pickled objects are not read.""",
     "E1645": """The compiled graph failed while it ran, although its inputs fit. That is a defect of ours: report it
 with manifest.json of the artifact.""",
+    "E1620": """A static graph's description (`mod.json`) is missing, cut off, or of another version than this xamc
+writes. Copy the artifact again from where it is whole, or compile the model again.""",
+    "E1621": """The artifact has no static graph for what was asked: a length that was not compiled, or a prompt shorter
+than the prefill graph of an artifact without decode graphs, whose last token would have to run once more. Compile with
+the length in `frontend.shape.input_ids`, for example `[[1024], [2048]]`: the first list is prefill's, the second
+decode's.""",
 }

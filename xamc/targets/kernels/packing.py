@@ -34,13 +34,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from xamc.compiler.artifact.panels import PANEL, float_panels, group_panels, int8_panels, pad, word_panels
 from xamc.compiler.errors import InternalError, UnsupportedError
 
 Array = NDArray[np.generic]
 WeightKind = Literal["float32", "float16", "bfloat16", "int8", "uint4"]
-
-PANEL = 32
-"""Rows of a panel: a multiple of every level's lanes, and small enough to share out 576 rows among a few threads."""
 
 _K_STEP: dict[WeightKind, int] = {"float32": 1, "float16": 1, "bfloat16": 2, "int8": 4, "uint4": 8}
 
@@ -187,8 +185,7 @@ def pack_rows(
     for name, array in given.items():
         if array.size != n * groups:
             raise InternalError("E1465", f"{name} has shape {array.shape}, expected {(n, groups)}")
-        rows = _pad(array.reshape(n, groups).astype(np.float16, copy=False), PANEL, 0)
-        packed[name] = np.ascontiguousarray(rows.reshape(-1, PANEL, groups).transpose(0, 2, 1))
+        packed[name] = group_panels(array.reshape(n, groups))
     return packed
 
 
@@ -218,38 +215,26 @@ def _per_row(array: Array) -> NDArray[np.float32]:
     return array.astype(np.float32).transpose(0, 2, 1).reshape(array.shape[0] * PANEL, -1, 1)
 
 
-def _pad(array: Array, multiple: int, axis: int, value: int = 0) -> Array:
-    missing = -array.shape[axis] % multiple
-    if not missing:
-        return array
-    widths = [(0, missing if i == axis else 0) for i in range(array.ndim)]
-    return np.pad(array, widths, constant_values=value)
-
-
 def _pack_weight(weight: Array, fmt: WeightFormat) -> Array:
     floats = {name: np.dtype(name) for name in ("float32", "float16")}
     floats["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
     if fmt.kind in floats:
         if weight.dtype not in floats.values():
             raise InternalError("E1465", f"{fmt.kind} weights are packed from floats, got {weight.dtype}")
-        rows = _pad(weight.astype(floats[fmt.kind], copy=False), PANEL, 0)
+        rows = weight.astype(floats[fmt.kind], copy=False)
         if fmt.kind != "bfloat16":
-            return np.ascontiguousarray(rows.reshape(-1, PANEL, rows.shape[1]).transpose(0, 2, 1))
+            return float_panels(rows)
         # A pair of neighbouring K is one 32-bit word, and words are what gets transposed.
-        words = np.ascontiguousarray(_pad(rows, 2, 1)).view(np.uint32)
+        words = np.ascontiguousarray(pad(pad(rows, PANEL, 0), 2, 1)).view(np.uint32)
         words = np.ascontiguousarray(words.reshape(-1, PANEL, words.shape[1]).transpose(0, 2, 1))
         return words.view(np.uint16).reshape(*words.shape, 2)
     wanted = np.dtype(np.int8 if fmt.kind == "int8" else np.uint8)
     if weight.dtype != wanted:
         raise InternalError("E1465", f"{fmt.kind} weights are packed from {wanted}, got {weight.dtype}")
     if fmt.kind == "int8":
-        biased = weight.view(np.uint8) ^ np.uint8(128)
-        quants: Array = _pad(_pad(biased, PANEL, 0, 128), 4, 1, 128)
-    else:
-        grouped: NDArray[np.uint8] = (
-            _pad(weight, PANEL, 0).astype(np.uint8, copy=False).reshape(-1, weight.shape[1] // 8, 2, 4)
-        )
-        quants = (grouped[:, :, 0] | (grouped[:, :, 1] << np.uint8(4))).reshape(grouped.shape[0], -1)
-    words = np.ascontiguousarray(quants).view(np.uint32)
-    words = np.ascontiguousarray(words.reshape(-1, PANEL, words.shape[1]).transpose(0, 2, 1))
-    return words.view(np.uint8).reshape(*words.shape, 4)
+        return int8_panels(weight.view(np.int8))
+    grouped: NDArray[np.uint8] = (
+        pad(weight, PANEL, 0).astype(np.uint8, copy=False).reshape(-1, weight.shape[1] // 8, 2, 4)
+    )
+    quants: Array = (grouped[:, :, 0] | (grouped[:, :, 1] << np.uint8(4))).reshape(grouped.shape[0], -1)
+    return word_panels(quants)

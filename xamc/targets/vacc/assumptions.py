@@ -175,6 +175,50 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         ("xamc/runtime/vacc/graphs.py",),
         "Which files lie in a decode folder.",
     ),
+    Assumption(
+        "handoff-paths",
+        "vamc resolves frontend.checkpoint and workspace.path against the current folder.",
+        "inferred",
+        ("xamc/compiler/handoff/vamc_file.py",),
+        "The paths in the build files of a hand-off.",
+    ),
+    Assumption(
+        "handoff-llama",
+        "model_arch: vacc without a config_vacc.json means config.json and the stock Llama class, as in the vendor's "
+        "own build files for Llama.",
+        "vendor's files",
+        ("xamc/compiler/handoff/vamc_file.py", "xamc/compiler/handoff/llama_checkpoint.py"),
+        "One key of the build file.",
+    ),
+    Assumption(
+        "handoff-quantize",
+        "With frontend.quantize vamc calibrates and quantizes 16-bit weights itself.",
+        "vendor's files",
+        ("xamc/compiler/handoff/vamc_file.py",),
+        "Which checkpoint a quantized build starts from.",
+    ),
+    Assumption(
+        "handoff-onnx-dtype",
+        "frontend.dtype: fp32 is right for an ONNX model whose token ids are int64, as in the vendor's build file for "
+        "CLIP's text model.",
+        "inferred",
+        ("xamc/compiler/handoff/vamc_file.py",),
+        "One key of the build files for ONNX.",
+    ),
+    Assumption(
+        "handoff-external-data",
+        "vamc loads an ONNX file together with the weights that lie in a file beside it, as onnx.load does.",
+        "inferred",
+        ("xamc/compiler/handoff/static_onnx.py",),
+        "A model below 2 GB would have to hold its weights itself; a larger one could not take this road.",
+    ),
+    Assumption(
+        "handoff-half-precision",
+        "vamc converts a float32 ONNX graph to fp16 where backend.dtype is fp16.",
+        "vendor's files",
+        ("xamc/compiler/handoff/vamc_file.py",),
+        "The graph's own types.",
+    ),
 )
 
 
