@@ -64,6 +64,10 @@ def _executor(folder: Path, manifest: Manifest, threads: int | None) -> Executor
         from xamc.runtime.reference import ReferenceExecutor
 
         return ReferenceExecutor(folder, manifest, threads)
+    if manifest.target == "tvm_vacc":
+        from xamc.runtime.vacc.session import VaccExecutor
+
+        return VaccExecutor(folder, manifest, threads)
     raise UnsupportedError(
         "E1610",
         f"{folder} is compiled for {manifest.target}, which this runtime can't run",
