@@ -45,7 +45,7 @@ def loaded(folder: Path) -> Any:
 
 
 def internlm(folder: Path) -> Any:
-    """InternLM 1 and 2 with biases, spelled out: transformers has no class for either, nor xamc's code a part in this."""
+    """InternLM 1 and 2 with biases, spelled out: transformers has no class for either, and xamc no part in it."""
     config = json.loads((folder / "config.json").read_text())
     state = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.endswith("inv_freq")}
     heads = config["num_attention_heads"]
@@ -188,6 +188,9 @@ def test_bfloat16_to_float16_is_what_torch_makes_of_it(tmp_path: Path) -> None:
     source = write_tiny(tmp_path / "source", "internlm2", dtype="bfloat16")
     written(source, tmp_path / "llama", "float16")
     state, plain = load_file(source / "model.safetensors"), load_file(tmp_path / "llama" / "model.safetensors")
-    pairs = {"model.layers.1.feed_forward.w2.weight": "model.layers.1.mlp.down_proj.weight", "output.weight": "lm_head.weight"}
+    pairs = {
+        "model.layers.1.feed_forward.w2.weight": "model.layers.1.mlp.down_proj.weight",
+        "output.weight": "lm_head.weight",
+    }
     for theirs, ours in pairs.items():
         assert torch.equal(state[theirs].to(torch.float16), plain[ours])

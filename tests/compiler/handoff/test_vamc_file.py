@@ -68,7 +68,8 @@ def test_own_and_unknown_keys_stay_behind(tmp_path: Path) -> None:
 
 
 def test_a_short_spec_gets_what_every_vendor_file_says(tmp_path: Path) -> None:
-    text = "name: m\nfrontend: {checkpoint: a, type: huggingface, shape: {input_ids: [[16, 32], []]}}\nbackend: {dtype: fp16}\n"
+    text = "name: m\nfrontend: {checkpoint: a, type: huggingface, shape: {input_ids: [[16, 32], []]}}\n"
+    text += "backend: {dtype: fp16}\n"
     loaded = _load(text, tmp_path)
     require_vamc_spec(loaded)
     values = llama_build(loaded, None)

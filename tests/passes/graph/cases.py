@@ -24,6 +24,7 @@ from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.graph.quantize_weights import QuantizeWeights
 from xamc.passes.graph.rope_table import RopeTables
+from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.protocol import GraphPass
 from xamc.passes.text import program_text
 
@@ -79,6 +80,7 @@ PASSES: dict[str, PassCase] = {
     "eager_attention": _static(lambda m, _: m.EagerAttention(), 3, "tied"),
     "insert_slice": _static(lambda m, _: m.InsertSlice(), 4, "tied"),
     "fp16_clamp": _static(lambda m, _: m.Fp16Clamp(), 5, "windowed", WideMasks()),
+    "standard_ops": _static(lambda m, _: m.StandardOps(), 5, "windowed", SwiGlu()),
     "vocab_padding": PassCase(lambda m: m.VocabPadding()),
     "weight_storage": PassCase(lambda m: m.WeightStorage("float16")),
     "quantize_weights": PassCase(lambda m: m.QuantizeWeights.to_bits(4, 32)),

@@ -60,6 +60,16 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("node.replace_input_with(1, capacity)", "node.replace_input_with(1, length)"),
         ("scatter.outputs[0].metadata_props[ALIAS_KEY] = cache(layer)", "pass"),
     ],
+    "standard_ops": [
+        ("np.array(2.0, np.float32)", "np.array(3.0, np.float32)"),
+        ("np.array(1.0, np.float32)", "np.array(1.001, np.float32)"),
+        ("[weight, scaled.outputs[0]]", "[x, scaled.outputs[0]]"),
+        ("[one.outputs[0], root.outputs[0]]", "[root.outputs[0], one.outputs[0]]"),
+        ('norm.attributes.get_float("epsilon", 1e-5)', "0.0"),
+        ("zip(function.inputs, call.inputs, strict=True)", "zip(function.inputs, call.inputs[::-1], strict=True)"),
+        ("model.ir_version = OLDER_OPSETS[opset]", "pass"),
+        ("take_over(computed, output)", "pass"),
+    ],
     "vocab_padding": [
         ("return -(-rows // self.multiple) * self.multiple", "return (rows // self.multiple + 2) * self.multiple"),
         ("return -(-rows // self.multiple) * self.multiple", "return rows // self.multiple * self.multiple"),

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ import onnxsim
 INLINE_BYTES = 1_500_000_000
 
 
-def feeds_of(session, vocab_size):
+def feeds_of(session: Any, vocab_size: int) -> dict[str, Any]:
     """Random feeds of the session's static inputs: token ids, a mask with some slots unused, a small past."""
     random = np.random.default_rng(0)
     feeds = {}
@@ -38,7 +39,7 @@ def feeds_of(session, vocab_size):
     return feeds
 
 
-def outputs_of(path, vocab_size):
+def outputs_of(path: Path, vocab_size: int) -> dict[str, Any]:
     """What the file answers, by output name."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -47,7 +48,7 @@ def outputs_of(path, vocab_size):
     return dict(zip(names, session.run(names, feeds_of(session, vocab_size))))
 
 
-def check(path, vocab_size):
+def check(path: Path, vocab_size: int) -> dict[str, Any]:
     """One file; returns what was found."""
     onnx.checker.check_model(str(path))
     model = onnx.load(str(path))
@@ -78,7 +79,7 @@ def check(path, vocab_size):
     return facts
 
 
-def main():
+def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Load, check, simplify and run the ONNX files of this folder.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from rich.console import Console
 
@@ -17,7 +17,9 @@ from xamc.compiler.artifact.staging import disk_errors
 from xamc.compiler.cache import StageCache
 from xamc.compiler.contract import Bucket
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.handoff import assumptions
+from xamc.compiler.handoff.assumptions import LLAMA as LLAMA_RESTS_ON
+from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
+from xamc.compiler.handoff.assumptions import stated
 from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoad, OnnxRoad
 from xamc.compiler.handoff.folder import HandoffWriter, check_replaceable
 from xamc.compiler.handoff.graphs import OnnxDtype, StaticGraphs, static_graphs
@@ -107,7 +109,7 @@ def export_vamc(
                 progress.warn(str(warning))
             stage.result(f"{', '.join(options.roads)} for tp {spec.tp}")
         with progress.stage("frontend") as stage:
-            checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)  # type: ignore[arg-type]
+            checkpoint = open_checkpoint(spec.frontend.checkpoint, cast(Any, spec.frontend.type))
             longest = max((*spec.prefill_lengths, *spec.total_lengths))
             llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.roads else None
             stage.result(summary.frontend(checkpoint))
@@ -119,9 +121,9 @@ def export_vamc(
                 workspace=str(loaded.values.get("workspace", {}).get("path") or "./vacc_deploy"),
                 prefill_lengths=spec.prefill_lengths,
                 total_lengths=spec.total_lengths,
-                llama=None if llama is None else _write_llama(writer.folder, loaded, checkpoint, llama, progress),
-                onnx=None if graphs is None else _write_onnx(writer.folder, loaded, checkpoint, graphs, options, progress),
-                assumptions=(*(assumptions.LLAMA if llama else ()), *(assumptions.ONNX if graphs else ())),
+                llama=_write_llama(writer.folder, loaded, checkpoint, llama, progress) if llama else None,
+                onnx=_write_onnx(writer.folder, loaded, checkpoint, graphs, options, progress) if graphs else None,
+                assumptions=stated((*(LLAMA_RESTS_ON if llama else ()), *(ONNX_RESTS_ON if graphs else ()))),
             )
             with progress.stage("publish") as stage:
                 (writer.folder / "README.md").write_text(readme(facts), encoding="utf-8")
@@ -132,7 +134,7 @@ def export_vamc(
                         "model_type": checkpoint.config.model_type,
                         "roads": list(options.roads),
                         "spec": portable_spec(spec.to_dict() | {"source": None}),
-                        "assumptions": [item.key for item in facts.assumptions],
+                        "assumptions": [item.id for item in facts.assumptions],
                     }
                 )
                 stage.result(f"{len(files)} files, {size(sum(file['nbytes'] for file in files.values()))}")
@@ -185,7 +187,8 @@ def _write_llama(
         wanted = llama.transformers if llama.transformers != OLDEST_TRANSFORMERS else None
         comment = f"{spec.name} as plain Llama; run `vamc compile {BUILD}` in this folder"
         write_vamc(folder / LLAMA / BUILD, llama_build(loaded, wanted), comment)
-        stage.result(f"{parameters / 1e6:.0f} M parameters in {sum(f.endswith('.safetensors') for f in files)} shards")
+        shards = sum(file.endswith(".safetensors") for file in files)
+        stage.result(f"{parameters / 1e6:.0f} M parameters in {_plural(shards, 'file')}")
     for note in (*llama.notes, *notes):
         progress.warn(note)
     dtype = str(llama.config["torch_dtype"])
@@ -234,6 +237,10 @@ def _model_facts(checkpoint: Checkpoint, buckets: tuple[Bucket, ...]) -> dict[st
         "vocab_size": checkpoint.config.vocab_size,
         "eos_token_ids": list(checkpoint.config.eos_token_ids),
     }
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _counter(stage: Stage, total: int) -> Any:

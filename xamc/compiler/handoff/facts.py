@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import xamc
-from xamc.compiler.handoff.assumptions import Assumption
+from xamc.compiler.handoff.assumptions import Stated
 
 # What the vendor's documents pin for its own exports.
-VENDOR_PINS = ("onnx==1.14.0", "onnxsim==0.4.35", "onnxruntime==1.13.1", "protobuf==3.20.3")
+VENDOR_PINS = ("onnx==1.14.0", "onnxsim==0.4.35", "onnxruntime==1.13.1", "protobuf==3.20.3", "'numpy<1.24'")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LlamaRoad:
 
 @dataclass(frozen=True)
 class OnnxRoad:
-    """The graphs: file name without suffix → shape of every input, in order; `has_loop` says that run_onnx.py is there."""
+    """The graphs: file name without suffix → shape of every input, in order; `has_loop`: run_onnx.py is there."""
 
     graphs: Mapping[str, Mapping[str, tuple[int, ...]]]
     dtype: str
@@ -44,7 +44,7 @@ class HandoffFacts:
     total_lengths: tuple[int, ...]
     llama: LlamaRoad | None
     onnx: OnnxRoad | None
-    assumptions: tuple[Assumption, ...]
+    assumptions: tuple[Stated, ...]
 
     @property
     def version(self) -> str:

@@ -98,8 +98,8 @@ def _differences(config: ModelConfig, longest: int) -> Iterator[str]:
         )
     if config.rope.kind == "dynamic" and config.rope.factor <= 1.0 and longest > config.max_position_embeddings:
         yield (
-            f"its dynamic RoPE of factor {config.rope.factor:g} grows beyond {config.max_position_embeddings} positions, "
-            f"and transformers before 4.43 refuses a factor that is not above 1"
+            f"its dynamic RoPE of factor {config.rope.factor:g} grows beyond {config.max_position_embeddings} "
+            "positions, and transformers before 4.43 refuses a factor that is not above 1"
         )
 
 

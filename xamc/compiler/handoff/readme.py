@@ -19,8 +19,8 @@ def _lines(facts: HandoffFacts) -> Iterator[str]:
     yield "中文见 [README.zh.md](README.zh.md)."
     yield ""
     yield (
-        f"Written by xamc {facts.version} for a machine with the vendor's SDK. It was checked on a CPU, and neither compiled "
-        "with `vamc` nor run on a card; what it takes for granted is listed at the end. "
+        f"Written by xamc {facts.version} for a machine with the vendor's SDK. It was checked on a CPU, and neither "
+        "compiled with `vamc` nor run on a card; what it takes for granted is listed at the end. "
         "Digests of all files are in `xamc-handoff.json`."
     )
     if len(roads) > 1:
@@ -34,7 +34,7 @@ def _lines(facts: HandoffFacts) -> Iterator[str]:
     yield "## Assumptions"
     yield ""
     for item in facts.assumptions:
-        yield f"- **{item.key}**: {item.english}"
+        yield f"- **{item.id}**: {item.english}"
 
 
 def _llama(facts: HandoffFacts, road: LlamaRoad) -> Iterator[str]:
@@ -43,8 +43,8 @@ def _llama(facts: HandoffFacts, road: LlamaRoad) -> Iterator[str]:
     yield "## llama/: the checkpoint as plain Llama"
     yield ""
     yield (
-        f"`checkpoint/` holds the {road.family} model ({road.parameters / 1e9:.2f} B parameters, {road.dtype}) under Llama's "
-        "names: `model_type: llama`, separate q, k, v, gate and up matrices, no `auto_map` and no Python file. "
+        f"`checkpoint/` holds the {road.family} model ({road.parameters / 1e9:.2f} B parameters, {road.dtype}) under "
+        "Llama's names: `model_type: llama`, separate q, k, v, gate and up matrices, no `auto_map` and no Python file. "
         f"`{road.build}` is a plain vamc build file for tp {road.tp}, {lengths}."
     )
     yield ""
@@ -77,8 +77,8 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
     yield "## onnx/: static graphs, one rank"
     yield ""
     yield (
-        f"Opset 14, IR version 8, standard operators only; the weights ({road.dtype}) of all graphs are in `weights.bin`. "
-        "Arithmetic is float32."
+        f"Opset 14, IR version 8, standard operators only; the weights ({road.dtype}) of all graphs are in "
+        "`weights.bin`. Arithmetic is float32."
     )
     yield ""
     yield "| graph | inputs |"
@@ -91,9 +91,9 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
     else:
         yield (
             "Prefill: positions are 0 to S - 1, there is no mask; outputs are `logits` of the last position and "
-            "`present_key.i`, `present_value.i` [1, KV heads, S, head width]. Decode: `attention_mask` says which of the S "
-            "slots are valid (1), `position_ids` where the token stands; the new keys and values are in the last slot of "
-            "`present_*`. `run_onnx.py` is the whole loop, in sixty lines."
+            "`present_key.i`, `present_value.i` [1, KV heads, S, head width]. Decode: `attention_mask` says which of "
+            "the S slots are valid (1), `position_ids` where the token stands; the new keys and values are in the last "
+            "slot of `present_*`. `run_onnx.py` is the whole loop, in sixty lines."
         )
     yield ""
     yield "```console"

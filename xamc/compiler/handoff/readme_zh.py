@@ -18,8 +18,8 @@ def _lines(facts: HandoffFacts) -> Iterator[str]:
     yield "English: [README.md](README.md)."
     yield ""
     yield (
-        f"由 xamc {facts.version} 生成，供装有厂商 SDK 的机器使用。内容已在 CPU 上检查，但没有用 `vamc` 编译过，也没有在加速卡上运行过；"
-        "所依赖的假设列在文末。所有文件的摘要见 `xamc-handoff.json`。"
+        f"由 xamc {facts.version} 生成，供装有厂商 SDK 的机器使用。内容已在 CPU 上检查，"
+        "但没有用 `vamc` 编译过，也没有在加速卡上运行过；所依赖的假设列在文末。所有文件的摘要见 `xamc-handoff.json`。"
     )
     if facts.llama and facts.onnx:
         yield ""
@@ -32,7 +32,7 @@ def _lines(facts: HandoffFacts) -> Iterator[str]:
     yield "## 假设"
     yield ""
     for item in facts.assumptions:
-        yield f"- **{item.key}**：{item.chinese}"
+        yield f"- **{item.id}**：{item.chinese}"
 
 
 def _llama(facts: HandoffFacts, road: LlamaRoad) -> Iterator[str]:
@@ -87,8 +87,9 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
         yield "输出 `logits` 是每个位置的隐藏状态，[1, S, hidden size]。"
     else:
         yield (
-            "prefill：位置为 0 到 S - 1，没有掩码；输出为最后一个位置的 `logits`，以及 `present_key.i`、`present_value.i` "
-            "[1, KV 头数, S, 头宽]。decode：`attention_mask` 标明 S 个位置中哪些有效（1），`position_ids` 是该 token 的位置；"
+            "prefill：位置为 0 到 S - 1，没有掩码；输出为最后一个位置的 `logits`，"
+            "以及 `present_key.i`、`present_value.i` [1, KV 头数, S, 头宽]。"
+            "decode：`attention_mask` 标明 S 个位置中哪些有效（1），`position_ids` 是该 token 的位置；"
             "新的 K/V 位于 `present_*` 的最后一个位置。`run_onnx.py` 用六十行给出完整循环。"
         )
     yield ""

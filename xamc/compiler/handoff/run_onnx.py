@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -20,7 +22,7 @@ from tokenizers import Tokenizer
 class TwoGraphs:
     """A prefill graph of S0 tokens and a decode graph of S slots: S - 1 of the past, the last for the new token."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.prefill, self.decode = (self._session(folder / self.facts[kind]) for kind in ("prefill", "decode"))
         inputs = {value.name: value.shape for value in self.decode.get_inputs()}
@@ -28,17 +30,17 @@ class TwoGraphs:
         self.past = {n: np.zeros(shape, np.float32) for n, shape in inputs.items() if n.startswith("past_")}
 
     @staticmethod
-    def _session(path):
+    def _session(path: Path) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def _run(self, session, feeds):
+    def _run(self, session: Any, feeds: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         names = [value.name for value in session.get_outputs()]
         results = dict(zip(names, session.run(names, feeds)))
         return int(results["logits"][0, -1, : self.facts["vocab_size"]].argmax()), results
 
-    def _step(self, token, position):
+    def _step(self, token: int, position: int) -> int:
         """Run one token; its keys and values take the slot of its position, for the steps after it."""
         mask = (np.arange(self.slots) < position).astype(np.int64)[None]
         mask[0, -1] = 1
@@ -50,7 +52,7 @@ class TwoGraphs:
             past[:, :, position : position + 1] = results["present_" + name[5:]][:, :, -1:]
         return token
 
-    def generate(self, prompt, limit):
+    def generate(self, prompt: Sequence[int], limit: int) -> Iterator[int]:
         """Yield at most `limit` tokens that follow `prompt`, up to the last slot or an end token."""
         count = len(prompt)
         if not 1 <= count <= self.tokens:
@@ -70,7 +72,7 @@ class TwoGraphs:
             token = self._step(token, position)
 
 
-def main():
+def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Continue a text with prefill and decode graphs under ONNX Runtime.")
     parser.add_argument("--prompt", required=True)

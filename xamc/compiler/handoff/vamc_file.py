@@ -1,4 +1,4 @@
-"""Build files for the vendor's `vamc compile`: the vendor's own keys only, in the shapes that its published files have."""
+"""Build files for the vendor's `vamc compile`: its own keys only, in the shapes that its published files have."""
 
 from __future__ import annotations
 

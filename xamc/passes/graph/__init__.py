@@ -21,4 +21,5 @@ GRAPH_PASSES: dict[str, str] = {
     "quantize_per_channel": "QuantizePerChannel",
     "kv_int8": "KvInt8",
     "byte_codes": "ByteCodes",
+    "standard_ops": "StandardOps",
 }

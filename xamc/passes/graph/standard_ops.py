@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from xamc.passes.protocol import PassReport, SameSignature
 # Reductions whose axes became an input in opset 18.
 _REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 # Attributes that later opsets added, with the only value that means what the older operator does.
-_DROPPED = {"Cast": {"saturate": 1, "round_mode": None}, "Reshape": {"allowzero": 0}}
+_DROPPED: dict[str, dict[str, int | None]] = {"Cast": {"saturate": 1, "round_mode": None}, "Reshape": {"allowzero": 0}}
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class StandardOps(SameSignature):
         after:  v = ReduceMean(Pow(x, 2), axes=[-1]);  r = Div(1, Sqrt(Add(v, eps)));  y = Mul(weight, Mul(x, r))
                 z = Mul(Mul(gate, Sigmoid(gate)), up)
 
-    Constants hold a tensor, and axes of reductions are attributes. The spelled-out norm is, node for node, what PyTorch's TorchScript exporter makes of transformers' LlamaRMSNorm, which
-    compilers that look for it know. It is the last pass of a hand-off: later passes speak the newer operators.
+    Constants hold a tensor, and axes of reductions are attributes. The spelled-out norm is, node for node, what
+    PyTorch's TorchScript exporter makes of transformers' LlamaRMSNorm, which compilers that look for norms know. It is
+    the last pass of a hand-off: other passes speak the newer operators.
 
     Args:
         opset: 14 to 17.
@@ -58,40 +60,58 @@ class StandardOps(SameSignature):
         for node in [node for node in model.graph if node.op_type == "RMSNormalization" and node.domain == ""]:
             _spell_out_norm(model.graph, node)
             report.count("norm")
-        for node in list(model.graph):
-            if node.domain != "":
-                continue
-            if node.op_type in _REDUCTIONS and len(node.inputs) > 1:
-                _axes_as_attribute(node)
-                report.count("reduction")
-            elif node.op_type == "Split" and "num_outputs" in node.attributes:
-                # equal parts, one per output: what the older operator does without the attribute
-                node.attributes.pop("num_outputs")
-                report.count("split")
-            elif node.op_type == "Constant":
-                _constant_as_tensor(node)
-            for name, meaningless in _DROPPED.get(node.op_type, {}).items():
-                found = node.attributes.get(name)
-                if found is not None and (meaningless is None or found.value == meaningless):
-                    node.attributes.pop(name)
-        remove_dead(model)
-        model.graph.opset_imports[""] = self.opset
-        model.ir_version = OLDER_OPSETS[self.opset]
-        _require_standard(model, self.opset)
+        for rule, count in rewrite_forms(model, self.opset).items():
+            report.count(rule, count)
         infer_types_and_shapes(model)
         return report
+
+
+def rewrite_forms(model: ir.Model, opset: int) -> dict[str, int]:
+    """Undoes what opsets after `opset` changed in the form of operators, and declares that opset.
+
+    Returns:
+        Number of rewrites by rule.
+
+    Raises:
+        InternalError: E1457 what has no older form.
+    """
+    counts: Counter[str] = Counter()
+    for node in list(model.graph):
+        if node.domain != "":
+            continue
+        if node.op_type in _REDUCTIONS and len(node.inputs) > 1:
+            _axes_as_attribute(node)
+            counts["reduction"] += 1
+        elif node.op_type == "Split" and "num_outputs" in node.attributes:
+            # equal parts, one per output: what the older operator does without the attribute
+            node.attributes.pop("num_outputs")
+            counts["split"] += 1
+        elif node.op_type == "Constant":
+            _constant_as_tensor(node)
+        for name, meaningless in _DROPPED.get(node.op_type, {}).items():
+            found = node.attributes.get(name)
+            if found is not None and (meaningless is None or found.value == meaningless):
+                node.attributes.pop(name)
+    remove_dead(model)
+    model.graph.opset_imports[""] = opset
+    model.ir_version = OLDER_OPSETS[opset]
+    _require_standard(model, opset)
+    return dict(counts)
 
 
 def _inline(model: ir.Model, call: ir.Node) -> None:
     """Puts a copy of the function's body in the place of `call`, its inner values named after the call's output."""
     function = model.functions[call.op_identifier()]
-    values: dict[ir.Value | None, ir.Value | None] = {None: None, **dict(zip(function.inputs, call.inputs, strict=True))}
+    values: dict[ir.Value | None, ir.Value | None] = {
+        None: None,
+        **dict(zip(function.inputs, call.inputs, strict=True)),
+    }
     prefix = call.outputs[0].name
     for inner in function:
         copy = ir.node(
             inner.op_type,
             [values[value] for value in inner.inputs],
-            {name: attribute for name, attribute in inner.attributes.items()},
+            dict(inner.attributes.items()),
             domain=inner.domain,
             num_outputs=len(inner.outputs),
         )

@@ -1,0 +1,29 @@
+"""What the error codes of the hand-off mean; `xamc explain CODE` prints the entries."""
+
+CODES: dict[str, str] = {
+    "E1450": """`xamc export-vamc` writes the checkpoint as plain Llama, because the vendor's toolchain compiles that
+without a modeling file, and this model computes something that Llama's parameters can't express: normalized queries
+and keys (Qwen3), or a sliding window that is shorter than the compiled sequences. The message names it. `--road onnx`
+writes the static ONNX graphs alone, which hold any supported family; or use the vendor's own modeling file.""",
+    "E1451": """The spec asks for something that the vendor's build files have no word for: a round-to-nearest type of
+xamc's, 4-bit weights, bfloat16, or a graph that is ONNX already. For example `frontend.quantize.type: w8a16_rtn`
+becomes `w8a16_gptq` in a hand-off, because vamc quantizes the 16-bit weights itself.""",
+    "E1452": """A hand-off is for `backend.type: tvm_vacc` with fixed lengths. Add `--target vacc`, and `--set
+frontend.shape.input_ids=[[1024],[2048]]` where the spec has none.""",
+    "E1453": """The folder given with -o (or `workspace.path`/`name`-vamc) holds files that xamc did not write, and
+putting the hand-off there would delete them. Only an empty folder, or an earlier hand-off (it has a
+xamc-handoff.json) without foreign files, is replaced.""",
+    "E1454": """The disk has less room than the hand-off takes. The Llama checkpoint takes two bytes per parameter,
+the ONNX graphs four (two with `--onnx-dtype float16`); `--road llama` writes the checkpoint alone.""",
+    "E1455": """An artifact holds weights as its target packs them, and not the checkpoint, from which a hand-off is
+made. Give the build.yaml, or say where the checkpoint lies: `xamc export-vamc ARTIFACT --checkpoint FOLDER`.""",
+    "E1456": """The checkpoint given for an artifact is another one: a file that the artifact was made from is missing
+there, or has another size or content. Give the folder that the artifact was compiled from.""",
+    "E1457": """A graph could not be written in the operators of opset 14: an operator, an attribute or a form of a
+newer opset was left after all passes. All such nodes are listed. This happens when `passes.disable` leaves out a pass
+that decomposes one of them; otherwise report the model.""",
+    "E1458": """An input of a graph that should be static has a size that is not a number. This is a defect of the
+passes before the writer; report the model and the spec.""",
+    "E1459": """An option of `xamc export-vamc` has a value that does not exist. `--road` is llama or onnx, `--dtype`
+is float16, bfloat16, float32 or source, `--onnx-dtype` is float32 or float16.""",
+}
