@@ -27,13 +27,15 @@ from xamc.passes.protocol import GraphPass
 
 # "tied": no biases, tied embedding, GQA 3:1; "windowed": q/k/v biases, one full and one sliding-window layer, untied
 KINDS = ("tied", "windowed")
+# nine heads in three groups, as SmolLM2 has; otherwise as "tied"
+THREE_GROUPS = "three_groups"
 
 
 def config(kind: str) -> ModelConfig:
-    """The config of a twin; two layers, 64 wide, and 16-wide heads."""
+    """The config of a twin; two layers, and 16-wide heads."""
     windowed = kind == "windowed"
-    heads, kv_heads = (4, 2) if windowed else (6, 2)
-    hidden = 64 if windowed else 96
+    heads, kv_heads = {"windowed": (4, 2), "tied": (6, 2), THREE_GROUPS: (9, 3)}[kind]
+    hidden = 16 * heads
     hf: dict[str, Any] = {
         "hidden_size": hidden,
         "intermediate_size": 160,
@@ -95,7 +97,7 @@ def _export(name: str, folder: Path) -> None:
     from xamc.compiler.export.exporter import export_model
     from xamc.compiler.export.worker import answers
 
-    if name in KINDS:
+    if name in (*KINDS, THREE_GROUPS):
         small = config(name)
     else:
         small = twin_config(open_checkpoint(write_tiny(folder / "checkpoint", name), "huggingface").config)

@@ -125,10 +125,6 @@ class _Merge:
         outputs: list[ir.Value] = []
         for values, program in zip(self.values, self.programs, strict=True):
             outputs += [v for value in program.model.graph.outputs if (v := values[value]) not in outputs]
-        for value in outputs if len(self.programs) == 1 else ():
-            # nothing is gathered from one rank
-            if value.name == rank_name(0, "logits"):
-                value.name = "logits"
         model = self.programs[0].model
         graph = ir.Graph(
             self.inputs,
@@ -159,30 +155,41 @@ def split_call(plan: ShardPlan, feeds: Tensors, fetches: Tensors) -> tuple[Array
     Args:
         plan: the division.
         feeds: `past_key.i` and `past_value.i` [B, Hkv, P, D], and inputs that all ranks share.
-        fetches: `logits` [B, S, V] and `present_key.i`, `present_value.i` [B, Hkv, S, D], as they are expected.
+        fetches: `logits` [B, S, V] and `present_key.i`, `present_value.i` [B, Hkv, S, D], as they are expected. What is
+            not gathered, such as the hidden states of an embedding model, is expected of every rank.
     """
     expected = _split(plan, fetches, _PRESENTS)
     if "logits" in fetches:
-        logits = np.asarray(fetches["logits"])
-        missing = plan.tp * plan.local("vocab") - logits.shape[-1]
-        expected["logits"] = np.pad(logits, [*[(0, 0)] * (logits.ndim - 1), (0, missing)])
+        logits = expected.pop("logits")
+        if _is_gathered(plan, logits):
+            missing = plan.tp * plan.local("vocab") - plan.vocab_rows
+            expected["logits"] = np.pad(logits, [*[(0, 0)] * (logits.ndim - 1), (0, missing)])
+        else:
+            expected |= {rank_name(rank, "logits"): logits for rank in range(plan.tp)}
     return _split(plan, feeds, _PASTS), expected
+
+
+def _is_gathered(plan: ShardPlan, logits: Array) -> bool:
+    return plan.tp > 1 and logits.shape[-1] == plan.vocab_rows
 
 
 def join_caches(plan: ShardPlan, fetches: Tensors) -> Arrays:
     """Outputs of the merged graph as those of the whole one: KV heads of all ranks one after the other.
 
-    Of a KV head that several ranks hold, the first rank's is taken.
+    Of what several ranks hold, the first rank's is taken.
     """
+    prefixes = tuple(name(0).removesuffix("0") for name in _PRESENTS)
     joined: Arrays = {}
     for name, array in fetches.items():
         owner, _, whole = name.partition(".")
         if not owner.startswith("rank"):
             joined[name] = np.asarray(array)[..., : plan.vocab_rows] if name == "logits" else np.asarray(array)
-        elif owner == "rank0":
+        elif owner == "rank0" and whole.startswith(prefixes):
             parts = [(share, fetches[rank_name(share.rank, whole)]) for share in _owners(plan)]
             heads = [np.asarray(part)[:, : share.kv_heads[1] - share.kv_heads[0]] for share, part in parts]
             joined[whole] = np.concatenate(heads, axis=1)
+        elif owner == "rank0":
+            joined[whole] = np.asarray(array)
     return joined
 
 

@@ -82,6 +82,9 @@ class Propagation:
                 self.partial[self.partial.index(summands[0])] = node.outputs[0]
                 pending.add(node.outputs[0])
                 continue
+            if biases and node.op_type == "Cast":
+                self.first_rank_only.add(node.outputs[0])
+                continue
             if biases:
                 raise refused(node, "the bias of a layer whose input is shared out is not added to its product alone")
             if not any(self.is_cut(value) for value in node.inputs):
