@@ -1,7 +1,54 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+
+from tests import twins
 from tests.golden_files import check_golden
-from tests.passes.graph.cases import golden_of
+from tests.passes.graph.cases import DECODE, PREFILL, golden_of
+from xamc.compiler.contract import Bucket
+from xamc.compiler.errors import InternalError
+from xamc.compiler.verify.proof import prove
 from xamc.passes.graph import eager_attention
+from xamc.passes.graph.causal_mask import CausalMask
+from xamc.passes.graph.cleanup import Cleanup
+from xamc.passes.graph.eager_attention import EagerAttention
+from xamc.passes.graph.phase import StaticPhase
 
 
 def test_golden() -> None:
     check_golden("passes/eager_attention.txt", golden_of("eager_attention", eager_attention))
+
+
+def test_heads_that_are_not_grouped_are_not_copied() -> None:
+    """internlm has as many KV heads as query heads."""
+    program = twins.family("internlm")
+    for graph_pass in (Cleanup(), StaticPhase(DECODE), CausalMask(), EagerAttention()):
+        graph_pass.run(program)
+    assert twins.nodes(program, "Expand") == [] and len(twins.nodes(program, "Concat")) == 4
+
+
+@pytest.mark.parametrize("bucket", [PREFILL, DECODE], ids=["prefill", "decode"])
+def test_the_order_of_mask_and_rotation_does_not_matter(bucket: Bucket) -> None:
+    """Without the table pass before it, and with the scale that Attention has by default."""
+    program, cases = twins.twin("windowed")
+    for node in twins.nodes(program, "Attention"):
+        node.attributes.pop("scale")
+    prove([Cleanup(), StaticPhase(bucket), CausalMask(), EagerAttention()], program, cases).require()
+
+
+def test_attention_that_does_more_is_refused_by_name() -> None:
+    with pytest.raises(InternalError) as error:
+        EagerAttention().run(twins.after("tied", Cleanup(), StaticPhase(PREFILL)))
+    assert error.value.code == "E1323" and "is_causal" in error.value.message and "getitem" in error.value.message
+    with pytest.raises(InternalError, match="a mask of BOOL"):
+        EagerAttention().run(twins.after("tied", Cleanup(), StaticPhase(DECODE)))
+    program = twins.after("tied", Cleanup(), StaticPhase(PREFILL), CausalMask())
+    twins.nodes(program, "Attention")[1].attributes.add(ir.AttrFloat32("softcap", 30.0))
+    with pytest.raises(InternalError, match="softcap"):
+        EagerAttention().run(program)
+    program = twins.after("tied", Cleanup())
+    for node in twins.nodes(program, "Attention"):
+        node.attributes.pop("is_causal")
+    with pytest.raises(InternalError, match="not heads of static shape"):
+        EagerAttention().run(program)

@@ -56,10 +56,12 @@ def steps(config: ModelConfig, ids: NDArray[np.int64]) -> list[Arrays]:
     batch, total = ids.shape
     prefill = total - DECODE_STEPS
     bounds = [(0, prefill), *((i, i + 1) for i in range(prefill, total))]
+    # as many rows as the longest static graph has positions
+    rows = max(total, config.max_position_embeddings, TWIN_PREFILL_LENGTH, TWIN_DECODE_LENGTH)
     reached = LengthReached(config.max_position_embeddings)
     feeds: list[Arrays] = []
     for start, stop in bounds:
-        cos, sin = rope_table(config, max(total, config.max_position_embeddings), reached.advance(stop))
+        cos, sin = rope_table(config, rows, reached.advance(stop))
         positions = np.broadcast_to(np.arange(start, stop, dtype=np.int64), (batch, stop - start))
         feeds.append(
             {

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
@@ -43,7 +44,8 @@ class RopeTables:
     def __init__(self, rows: int | None = None) -> None:
         self._rows = rows or 0
         self._length = 0
-        self._one_length_only = False
+        # set where the base is that of one length
+        self._base: ModelConfig | None = None
 
     def run(self, program: Program) -> PassReport:
         report = PassReport()
@@ -53,10 +55,11 @@ class RopeTables:
         if shape is None or WEIGHT_ROLE in values["rope_cos"].metadata_props:
             raise _unexpected("the graph has no input rope_cos of static length")
         self._length = shape[0]
-        self._one_length_only = config.rope.kind == "dynamic" and shape[0] > config.max_position_embeddings
+        grows = config.rope.kind == "dynamic"
+        self._base = config if grows and shape[0] > config.max_position_embeddings else None
         rotations = [node for node in graph if node.op_type == "RotaryEmbedding" and node.domain == ""]
         rows = max(shape[0], self._rows)
-        if config.rope.kind == "dynamic" and rows > config.max_position_embeddings:
+        if grows and rows > config.max_position_embeddings:
             rows = shape[0]
         halves = rope_table(config, rows, length_reached=shape[0])
         for name, half in zip(_TABLES, halves, strict=True):
@@ -78,15 +81,14 @@ class RopeTables:
         return report
 
     def accepts(self, feeds: Tensors) -> bool:
-        """With a dynamic base beyond the trained length, only calls that reach the graph's length; else every call.
+        """With a dynamic base beyond the trained length, only calls of that base; otherwise every call.
 
-        What was reached shows in a decode graph's `position_ids`, or in the number of tokens of a prefill.
+        Which base a call has shows in the table that it is fed with before the pass.
         """
-        if not self._one_length_only:
+        if self._base is None:
             return True
-        if "position_ids" in feeds:
-            return int(np.asarray(feeds["position_ids"]).max()) + 1 == self._length
-        return bool(feeds["input_ids"].shape[1] == self._length)
+        cos, _ = rope_table(self._base, len(feeds["rope_cos"]), length_reached=self._length)
+        return np.array_equal(feeds["rope_cos"], cos)
 
     def adapt(self, feeds: Tensors, fetches: Tensors) -> tuple[Arrays, Arrays]:
         """The same call without tables."""
