@@ -92,7 +92,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments: list[str]) ->
 
 @pytest.mark.parametrize(
     "arguments",
-    [["no-such-command"], ["run"], ["run", "x"], ["compile", "a.yaml", "--workers", "0"], ["cache", "prune"]],
+    [["no-such-command"], ["run"], ["run", "x", "--prompt", "a", "--inputs", "b"], ["compile", "a.yaml", "--workers", "0"], ["cache", "prune"]],
 )
 def test_misuse_is_2(xamc: Callable[..., Result], arguments: list[str]) -> None:
     status, out, err = xamc(*arguments)
@@ -133,7 +133,7 @@ def test_unsupported_target_is_3(xamc: Callable[..., Result]) -> None:
     assert status == 3 and "--allow-rtn" in err
 
 
-@pytest.mark.parametrize("frontend", ["pytorch", "keras", "tensorflow", "darknet", "caffe", "onnx"])
+@pytest.mark.parametrize("frontend", ["pytorch", "keras", "tensorflow", "darknet", "caffe"])
 def test_other_frontends_of_vamc_are_3(xamc: Callable[..., Result], frontend: str) -> None:
     """Named, with its place, for a compile and for a plan; a plan first says what is meant."""
     change = ("--set", f"frontend.type={frontend}", "--set", "frontend.checkpoint=/no/such/net.bin")

@@ -152,7 +152,15 @@ def _export_vamc(
 @app.command("run")
 def _run(
     artifact: ArtifactArgument,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to continue; - reads it from stdin.")],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The text to continue; - reads it from stdin.")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option("--inputs", metavar="NPZ", help="Arrays for a graph; default: seeded ones.")
+    ] = None,
+    outputs: Annotated[
+        Path | None, typer.Option("--outputs", metavar="NPZ", help="Where a graph's outputs are written.")
+    ] = None,
     target: Annotated[
         str | None, typer.Option("--target", metavar="TARGET", help="Refuse an artifact of another target (vacc, cpu).")
     ] = None,
@@ -168,7 +176,12 @@ def _run(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Let an artifact continue a prompt, and say how fast it was."""
+    """Let an artifact continue a prompt, or run a graph on arrays, and say how fast it was."""
+    if prompt is None or inputs is not None or outputs is not None:
+        from xamc.compiler.commands.graphs import run_graph_command
+
+        run_graph_command(artifact, prompt, inputs, outputs, _target_name(target), seed, threads, as_json=json)
+        return
     from xamc.compiler.commands.generate import run_command
 
     options = {

@@ -66,7 +66,7 @@ def compile_spec(
         progress.sampler = progress.sampler or sampler
 
         placed.loaded = loaded = load_spec(source, overrides)
-        require_supported(loaded)
+        require_supported(loaded.spec)
         if not loaded.spec.frontend.is_language_model:
             return Compiled(*compile_graph(loaded, options, progress))
 

@@ -21,10 +21,11 @@ from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
+from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS, SMALL_WEIGHTS
 from xamc.compiler.stages.job import packing_workers
-from xamc.compiler.stages.target_request import check_kind, target_request
+from xamc.compiler.stages.target_request import target_request
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
@@ -79,7 +80,7 @@ class Plan:
     """What `make_plan` works out; sizes in bytes, times in seconds.
 
     Attributes:
-        kind: what is compiled, see `Spec.kind`.
+        kind: what is compiled, see `model_kind`.
         peak_memory: largest need of any stage.
         peak_disk: what the compile adds at most to the disk: the artifact, which shares its large files with the
             stage cache. On different file systems both hold them.
@@ -178,7 +179,7 @@ def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
 
 def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     spec = loaded.spec
-    check_kind(spec)
+    require_supported(spec)
     caps = CAPS[spec.backend.type]
     checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
     config = checkpoint.config
@@ -195,7 +196,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     same_disk = _device(destination) == _device(default_cache_folder())
     return Plan(
         name=spec.name,
-        kind=spec.kind,
+        kind=model_kind(spec).name,
         target=caps.name,
         available=caps.available,
         model=f"{config.model_type}, {config.num_layers} layers",

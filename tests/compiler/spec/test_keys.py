@@ -114,7 +114,10 @@ def test_uses_of_unknown_empty_and_superseded_keys() -> None:
         "workspace.path": "used",
         "workspace.work_dir": "no effect",
     }
-    assert uses("cnn_int8", "tvm_cpu")['frontend.shape."input.1"'].use == "recorded"
+    cnn = uses("cnn_int8", "tvm_cpu")
+    assert cnn['frontend.shape."input.1"'].use == "used"
+    assert cnn["graph.extra_ops.type"].use == cnn["backend.quantize.calibrate_mode"].use == "recorded"
+    assert uses("cnn_misspelt", "tvm_cpu")["frontend.shape.images"].use == "recorded"
 
 
 def test_unknown_target() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from xamc.compiler.artifact import GraphManifest
+from xamc.compiler.commands.graphs import plan_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan import Plan, make_plan
 from xamc.compiler.progress import Progress, duration, size
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
+from xamc.compiler.spec.model_kind import model_kind
+from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.job import CompileOptions
 
 
@@ -32,7 +36,8 @@ def compile_command(
         print_json({"path": str(compiled.path), "nbytes": nbytes, "report": compiled.report})
         return
     console.print(f"→ {_shown(compiled.path)}   {size(nbytes)}", style="bold")
-    console.print(f'  xamc run {_shown(compiled.path)} --prompt "..."')
+    how = "--inputs FILE.npz" if isinstance(compiled.manifest, GraphManifest) else '--prompt "..."'
+    console.print(f"  xamc run {_shown(compiled.path)} {how}")
 
 
 def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_json: bool) -> None:
@@ -40,8 +45,13 @@ def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_js
 
     What becomes of each key is known without the checkpoint, and is printed before it is opened.
     """
+    loaded = load_spec(spec, overrides)
     if not as_json:
-        _print_keys(load_spec(spec, overrides))
+        _print_keys(loaded)
+    if loaded.spec.frontend.type == "onnx":
+        with PlacedErrors(loaded):
+            plan_graph(loaded, allow_rtn, as_json=as_json)
+        return
     plan = make_plan(spec, overrides, allow_rtn)
     if as_json:
         print_json(plan.to_dict())
@@ -52,7 +62,7 @@ def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_js
 
 def _print_keys(loaded: LoadedSpec) -> None:
     console = result_console()
-    console.print(f"{loaded.spec.name}  → {loaded.spec.backend.type}, {loaded.spec.kind}", style="bold")
+    console.print(f"{loaded.spec.name}  → {loaded.spec.backend.type}, {model_kind(loaded.spec).name}", style="bold")
     for warning in loaded.warnings:
         message_console().print(f" warning: {warning}", style="yellow")
     console.print("\nkeys", style="bold")

@@ -10,7 +10,7 @@ from typing import Any
 
 from xamc.compiler.commands.output import message_console, print_json
 from xamc.compiler.errors import InputError, MisuseError
-from xamc.runtime import Generation, Model, load
+from xamc.runtime import Generation, Model, load_language_model
 from xamc.runtime.executor import I64
 
 CHAT_TOKENS = 512
@@ -31,7 +31,7 @@ def run_command(
     Raises:
         MisuseError: E1705, the artifact is not for `target`.
     """
-    model = load(artifact, threads)
+    model = load_language_model(artifact, threads)
     if target is not None and model.manifest.target != target:
         raise MisuseError(
             "E1705",
@@ -57,7 +57,7 @@ def chat_command(
     threads: int | None,
 ) -> None:
     """A conversation on the terminal: every answer sees all that was said before."""
-    model = load(artifact, threads)
+    model = load_language_model(artifact, threads)
     template = None if chat_template is None else _read_template(chat_template)
     history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     console = message_console()

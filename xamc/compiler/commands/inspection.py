@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.artifact import Artifact, check_digests, read_artifact
+from xamc.compiler.artifact import Artifact, GraphArtifact, check_digests, read_any
 from xamc.compiler.artifact.golden import Golden, read_golden
 from xamc.compiler.artifact.manifest import REPORT, Manifest, digest
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import CacheInfo, cache_info, prune
+from xamc.compiler.commands.graphs import check_graph_golden, inspect_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.errors import MisuseError, ToolchainError
 from xamc.compiler.progress import Progress, Stage, size
@@ -26,7 +27,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", re.IGNORECASE)
 
 def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
     """Digests first: golden logits of damaged weights would only say that something is wrong somewhere."""
-    artifact = read_artifact(path)
+    artifact = read_any(path)
     progress = Progress(message_console() if as_json else result_console())
     files = artifact.manifest.files
     total = sum(file.nbytes for file in files)
@@ -41,7 +42,10 @@ def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
         check_digests(artifact, advance)
         stage.result(f"{len(files)} files, {size(total)}, are what the manifest says")
     with progress.stage("golden") as stage:
-        golden = _check_golden(artifact, threads, stage)
+        if isinstance(artifact, GraphArtifact):
+            golden = check_graph_golden(artifact, threads, stage)
+        else:
+            golden = _check_golden(artifact, threads, stage)
     if as_json:
         print_json({"path": str(path), "files": len(files), "nbytes": total, "golden": golden})
 
@@ -82,11 +86,14 @@ def _found(result: GoldenResult, golden: Golden) -> str:
 
 def inspect_command(path: Path, *, as_json: bool) -> None:
     """The manifest and the report, for a person; with `as_json` both as they are."""
-    artifact = read_artifact(path)
+    artifact = read_any(path)
     report = _report(artifact)
     if as_json:
         identity = digest(artifact.manifest)
         print_json({"digest": identity, "manifest": to_json(artifact.manifest), "report": report})
+        return
+    if isinstance(artifact, GraphArtifact):
+        inspect_graph(artifact, report)
         return
     manifest, console = artifact.manifest, result_console()
     model = manifest.model
@@ -227,7 +234,7 @@ def _print_cache(info: CacheInfo, as_json: bool) -> None:
         print_table(console, ("stage", "size"), [(stage, size(n)) for stage, n in sorted(info.stages.items())])
 
 
-def _report(artifact: Artifact) -> dict[str, Any]:
+def _report(artifact: Artifact | GraphArtifact) -> dict[str, Any]:
     """report.json; empty when it was removed or is not JSON, as it is outside the digests."""
     try:
         value = json.loads(artifact.file(REPORT).read_text(encoding="utf-8"))

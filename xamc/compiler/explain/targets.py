@@ -28,11 +28,12 @@ number of bits instead; the manifest then records both what was requested and wh
 ran before it.""",
     "E1410": """`backend.dtype` or `runtime.kv_dtype` names a storage type that the target does not have; the message
 lists those it has, and `xamc targets` shows them for every target.""",
-    "E1411": """`frontend.model_kwargs.build_visual: true` asks for the vision tower of a vision-language checkpoint: it
-takes pixels of fixed shape instead of token ids. xamc compiles language models and would otherwise have compiled the
-other half of the checkpoint.
+    "E1411": """`frontend.model_kwargs.build_visual: true` (or a pixel input without `input_ids`) asks for the vision
+tower of a vision-language checkpoint, which takes pixels of fixed shape instead of token ids. xamc compiles the
+language models of checkpoints and would otherwise have compiled the other half of this one.
 Example: `xamc compile foo_vl_visual.yaml --target cpu`, with vamc's file for the tower.
-Remedy: compile the tower with vamc; remove `build_visual` and the pixel inputs to compile the language model.""",
+Remedy: export the tower to ONNX and compile that file with `frontend.type: onnx`, or compile it with vamc; remove
+`build_visual` and the pixel inputs to compile the language model.""",
     "E1420": """A tensor that should go to a parameter file of VACC's contract has a type that the card does not have
 (bfloat16 or 4 bits, for example), or yields other rows than it declares. A defect of the graph pass that chose how
 the weight is stored.""",

@@ -2,10 +2,11 @@
 
 CODES: dict[str, str] = {
     "E1100": """`frontend.type` (or the checkpoint's extension) names one of vamc's frontends that xamc doesn't have:
-onnx, pytorch, keras, tensorflow, darknet, caffe. xamc compiles language models: `huggingface` takes a folder with
-config.json and safetensors, `gguf` a .gguf file.
+pytorch, keras, tensorflow, darknet, caffe. Their files hold code or need that framework. Language models are read as
+`huggingface` (a folder with config.json and safetensors) and `gguf`, graphs as `onnx`.
 Example: `frontend: {checkpoint: yolov5s.pt, type: pytorch}`.
-Remedy: compile graphs of other frameworks with vamc; for a language model give its Hugging Face folder.""",
+Remedy: export the graph to ONNX with the framework, and set `frontend: {checkpoint: yolov5s.onnx, type: onnx}`; vamc
+compiles it as it is.""",
     "E1101": """`frontend.checkpoint` points to nothing, or to the wrong kind of thing: `type: huggingface` wants the
 folder that holds config.json, `type: gguf` wants a .gguf file (or a folder with exactly one). Relative paths are
 resolved against the build file's folder.""",
@@ -94,7 +95,4 @@ The message lists inputs and extents.""",
 an output's shape depends on the data. Write one shape, and a build file for every size that is needed.""",
     "E1158": """The ONNX graph computes in float16, bfloat16 or a type of fewer bits, or takes such inputs. Export it in
 float32: how weights are stored is chosen by `backend.dtype`, and the graph computes in float32.""",
-    "E1159": """The build file is for a kind of model that is not compiled: a graph of PyTorch, Keras, TensorFlow or
-Darknet, or a vision tower (`build_visual`). The message says what is missing and how to come to an ONNX file, which is
-compiled with `frontend.type: onnx`. `xamc plan` prints the kind of every build file.""",
 }

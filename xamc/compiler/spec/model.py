@@ -231,13 +231,6 @@ class Spec:
     runtime: Runtime = Runtime()
 
     @property
-    def kind(self) -> Literal["language model", "visual tower", "graph"]:
-        """What is compiled; a graph is a model of a frontend other than Hugging Face's and GGUF."""
-        if not self.frontend.is_language_model:
-            return "graph"
-        return "visual tower" if self.frontend.model_kwargs.build_visual else "language model"
-
-    @property
     def prefill_lengths(self) -> tuple[int, ...]:
         """The first list of `frontend.shape.input_ids`, as written; empty when the key is absent."""
         return self._lengths(0)

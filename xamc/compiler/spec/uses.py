@@ -12,6 +12,9 @@ from xamc.compiler.spec.document import dotted
 from xamc.compiler.spec.keys import TARGETS, Key, Use, find, is_section
 from xamc.compiler.spec.model import KeyPath, LoadedSpec
 
+_CALIBRATED = "activations are not quantized; with --allow-rtn weights are rounded to int8"
+_LANGUAGE_MODELS_ONLY = ("passes.", "verify.", "runtime.", "workspace.workers", "frontend.model_kwargs.")
+
 
 @dataclass(frozen=True)
 class KeyUse:
@@ -69,6 +72,21 @@ def _use(loaded: LoadedSpec, path: KeyPath, value: Any, key: Key | None, target:
         return "no effect", "name is also given"
     if key.path == "workspace.work_dir" and workspace.get("path") is not None:
         return "no effect", "path is also given"
+    if loaded.spec.frontend.type == "onnx":
+        return _use_of_graph(key, target)
     if key.path == "frontend.shape.input_ids" and not loaded.spec.frontend.is_language_model:
         return "recorded", "the shape of a graph input, not lengths of a language model"
+    return key.uses.of(target)
+
+
+def _use_of_graph(key: Key, target: str) -> tuple[Use, str]:
+    """What becomes of a key where the model is an ONNX graph."""
+    if key.path.startswith("frontend.shape."):
+        return "used", "the fixed shape of the graph's input"
+    if key.path == "frontend.dtype":
+        return "recorded", "the file says of which types its inputs are"
+    if key.path.startswith(("graph.extra_ops.", "backend.quantize.")):
+        return "recorded", "the artifact ends at the graph's own outputs" if key.path[0] == "g" else _CALIBRATED
+    if key.path.startswith(_LANGUAGE_MODELS_ONLY):
+        return "no effect", "for language models"
     return key.uses.of(target)

@@ -81,8 +81,8 @@ _FRONTEND = (
     _recorded(
         "frontend.shape.*",
         Shape(),
-        "Shape of another graph input.",
-        everywhere("recorded", "only input_ids is read"),
+        "Shape of another graph input. Every input of an ONNX graph whose extents are open needs one.",
+        everywhere("recorded", "of a language model only input_ids is read; fixes the inputs of an ONNX graph"),
     ),
     Key(
         "frontend.model_kwargs.tp",

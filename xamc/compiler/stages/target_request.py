@@ -7,6 +7,7 @@ from typing import Literal, cast
 from xamc.compiler.artifact.manifest import Quantization
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.spec.model import Quantize, Spec
+from xamc.compiler.spec.model_kind import require_supported
 from xamc.compiler.weights.quantize import RoundToNearest
 from xamc.targets.base import TargetCaps
 from xamc.targets.request import TargetRequest
@@ -25,7 +26,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
             E1343 groups where the target has one scale per output channel; E1410 a dtype the target doesn't have;
             E1411 not a language model.
     """
-    check_kind(spec)
+    require_supported(spec)
     policy, quantization = _quantization(spec, caps, allow_rtn)
     if spec.backend.dtype not in caps.weight_dtypes:
         raise UnsupportedError(
@@ -54,23 +55,6 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
         disable=spec.passes.disable,
     )
     return request, quantization
-
-
-def check_kind(spec: Spec) -> None:
-    """Refuses what is no language model.
-
-    Raises:
-        UnsupportedError: E1411 a visual tower.
-    """
-    if spec.kind == "visual tower":
-        raise UnsupportedError(
-            "E1411",
-            f"{spec.name} is a visual tower (frontend.model_kwargs.build_visual: true), not a language model; "
-            f"xamc compiles language models",
-            fix="remove build_visual and the pixel inputs to compile the checkpoint's language model; "
-            "vamc compiles the tower",
-            keys=("frontend.model_kwargs.build_visual",),
-        )
 
 
 def _quantization(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[RoundToNearest | None, Quantization]:

@@ -1,14 +1,13 @@
-"""ONNX Runtime's answers to seeded inputs of a static graph, and how far other answers are from them."""
+"""ONNX Runtime's answers to inputs of a static graph, and how far other answers are from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.graph_manifest import GraphTensor
 from xamc.compiler.errors import InternalError, UnsupportedError
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle
@@ -17,28 +16,6 @@ from xamc.compiler.verify.tolerances import tolerance
 Array = NDArray[np.generic]
 # the newest that ONNX Runtime reads is higher; nothing here needs more
 MOST_IR_VERSION = 10
-
-
-def seeded_feeds(inputs: Iterable[GraphTensor], seed: int = 0) -> dict[str, Array]:
-    """Inputs for every element type: normal numbers, token ids below their bound, masks that end in padding.
-
-    An integer input without a bound is taken for a mask or a segment: ones, and zeros in the last quarter of its last
-    axis.
-    """
-    rng = np.random.default_rng(seed)
-    feeds: dict[str, Array] = {}
-    for tensor in inputs:
-        dtype = np.dtype(tensor.dtype)
-        if dtype.kind == "f":
-            feeds[tensor.name] = rng.standard_normal(tensor.shape).astype(dtype)
-        elif tensor.limit is not None:
-            feeds[tensor.name] = rng.integers(0, tensor.limit, tensor.shape).astype(dtype)
-        else:
-            mask = np.ones(tensor.shape, dtype)
-            if mask.ndim and mask.shape[-1] >= 4:
-                mask[..., -(mask.shape[-1] // 4) :] = 0
-            feeds[tensor.name] = mask
-    return feeds
 
 
 def answers(model: ir.Model, weights: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,0 +1,78 @@
+"""What compiling a graph would do: found by reading the .onnx file in a child process, without running it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xamc.compiler.artifact.graph_manifest import GraphTensor
+from xamc.compiler.cache import default_cache_folder
+from xamc.compiler.frontends.checkpoint import resolve_checkpoint
+from xamc.compiler.spec import KeyUse, LoadedSpec, key_uses
+from xamc.compiler.spec.model_kind import model_kind
+from xamc.compiler.stages.graph_import import look_at_graph
+from xamc.compiler.stages.graph_request import graph_request
+from xamc.targets.graph.names import FILES
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """What `make_graph_plan` finds.
+
+    Attributes:
+        storage: how the weights of large operators are stored.
+        params_bytes: size of the parameter file.
+        operators: operator type → number of nodes after simplification.
+        executes_on: what will run the artifact.
+    """
+
+    name: str
+    kind: str
+    target: str
+    keys: tuple[KeyUse, ...]
+    warnings: tuple[str, ...]
+    inputs: tuple[GraphTensor, ...]
+    outputs: tuple[GraphTensor, ...]
+    parameters: int
+    storage: str
+    quantized: int
+    params_file: str
+    params_bytes: int
+    operators: Mapping[str, int]
+    executes_on: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data for JSON."""
+        keys = [{**dataclasses.asdict(use), "value": str(use.value)} for use in self.keys]
+        return dataclasses.asdict(self) | {"keys": keys}
+
+
+def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
+    """Works out the plan of a build file whose model is an ONNX graph.
+
+    Raises:
+        XamcError: what a compile would raise for the spec and the file.
+    """
+    spec = loaded.spec
+    request = graph_request(loaded, allow_rtn)
+    path = resolve_checkpoint(spec.frontend.checkpoint)
+    facts = look_at_graph(path, spec.frontend.shape, request.storage, default_cache_folder())
+    files = FILES[spec.backend.type]
+    return GraphPlan(
+        name=spec.name,
+        kind=model_kind(spec).name,
+        target=spec.backend.type,
+        keys=key_uses(loaded, spec.backend.type),
+        warnings=(*map(str, loaded.warnings), *request.warnings),
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        parameters=facts.count,
+        storage=request.storage,
+        quantized=facts.quantized,
+        params_file=files.params,
+        params_bytes=facts.nbytes,
+        operators=facts.operators,
+        executes_on=files.executes_on,
+    )
