@@ -96,7 +96,7 @@ def rewrite_static(
     longest = max(bucket.length for bucket in passes.buckets)
     graphs.runs["all"] = _run(job, exported.program, passes.common, wishes, names, "all")
     for bucket in passes.buckets:
-        program = _copy(exported.program)
+        program = copy_program(exported.program)
         rows = longest if passes.shared_tables else bucket.length
         runs = _run(job, program, passes.of_bucket(bucket, rows, kv_scales), wishes, names, bucket.name)
         graphs.runs[bucket.name] = runs
@@ -128,7 +128,7 @@ def _prove(
         if not any(bucket.kind == kind for bucket in passes.buckets):
             continue
         bucket = Bucket(kind, _TWIN_LENGTHS[kind])
-        mine = _copy(twin)
+        mine = copy_program(twin)
         mine_passes = passes.of_bucket(bucket, TWIN_DECODE_LENGTH, scales)
         chosen = select_passes(mine_passes, wishes.disable, names, passes.required)
         fresh = [Case(case.run, case.step, dict(case.feeds), dict(case.fetches)) for case in common.cases]
@@ -167,5 +167,6 @@ def _names(passes: StaticPasses) -> list[str]:
     return list(dict.fromkeys([*names, passes.split.name]))
 
 
-def _copy(program: Program) -> Program:
+def copy_program(program: Program) -> Program:
+    """A copy whose graph and table of weights are its own; the tensors are shared."""
     return Program(program.model.clone(), dict(program.weights), program.config)
