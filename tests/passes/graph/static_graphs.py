@@ -47,6 +47,6 @@ def structure_problems(program: Program) -> list[str]:
         if node.op_type not in PLAIN_OPERATORS:
             problems.append(f"{node.op_type} {node.outputs[0].name}")
         operand = node.inputs[1] if node.op_type in ("Reshape", "Expand") else None
-        if operand is not None and (operand.producer() is None or operand.producer().op_type != "Constant"):  # type: ignore[union-attr]
+        if operand is not None and (operand.producer() is None or operand.producer().op_type != "Constant"):
             problems.append(f"{node.outputs[0].name} computes its sizes")
     return problems
