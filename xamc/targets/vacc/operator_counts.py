@@ -66,4 +66,5 @@ def _count_masks(counts: Counter[str], config: ModelConfig, bucket: Bucket) -> N
     bounded = len(windows - {None})
     counts.update({"Where": len(windows), "Greater": 1 + bounded, "And": bounded})
     if bucket.kind == "decode":
-        counts["Unsqueeze"] += 1
+        # a window's oldest position depends on the token's; in a prefill it is a constant
+        counts.update({"Unsqueeze": 1 + bounded, "Sub": bounded})
