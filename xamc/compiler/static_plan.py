@@ -13,6 +13,7 @@ from xamc.compiler.contract import Bucket, ModelConfig
 from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.targets.request import TargetRequest
+from xamc.targets.vacc.operator_counts import operator_counts
 
 VOCAB_MULTIPLE = 16
 _HALF = 2  # bytes of a float16
@@ -28,12 +29,14 @@ class PlannedGraph:
         parameters: weights and tables.
         cache: past and present keys and values, which the graph takes and gives.
         activations: what else lives at the same time, from above: hidden states, attention scores, logits.
+        operators: how many of each the graph has.
     """
 
     bucket: Bucket
     parameters: int
     cache: int
     activations: int
+    operators: Mapping[str, int]
 
     @property
     def nbytes(self) -> int:
@@ -48,12 +51,18 @@ class StaticPlan:
     ranks: int
     graphs: tuple[PlannedGraph, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    parameter_bytes: int
+    shared_parameters: bool
 
     @property
     def count(self) -> int:
         """Graphs of all buckets and ranks."""
         return self.ranks * len(self.graphs)
+
+    @property
+    def rank_bytes(self) -> int:
+        """Bytes of one rank's parameter files."""
+        sizes = [graph.parameters for graph in self.graphs]
+        return max(sizes) if self.shared_parameters else sum(sizes)
 
     def too_large(self, die_memory: int) -> tuple[PlannedGraph, ...]:
         """The graphs that do not fit into `die_memory` bytes."""
@@ -72,14 +81,13 @@ def static_plan(config: ModelConfig, request: TargetRequest) -> StaticPlan:
     """
     rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     shards = ShardPlan.of(config, request.tp, rows)
-    shapes = dict(_local_shapes(config, shards, rows))
-    table = max((bucket.length for bucket in request.buckets), default=0)
+    shapes = dict(_local_shapes(config, request, shards, rows))
     stored = sum(_stored_bytes(name, shape, request) for name, shape in shapes.items())
     heads, kv_heads, width = shards.local("head"), shards.local("kv_head"), config.head_dim
     if request.kv_dtype == "int8":
         # a scale and a zero point per KV head and channel, of keys and of values
         stored += config.num_layers * 4 * kv_heads * width * 4
-    stored += 2 * table * width * _HALF
+    longest = max(bucket.length for bucket in request.buckets)
     graphs = []
     for bucket in request.buckets:
         tokens = bucket.length if bucket.kind == "prefill" else 1
@@ -89,11 +97,15 @@ def static_plan(config: ModelConfig, request: TargetRequest) -> StaticPlan:
         inner = max(shards.local("intermediate") * 2, config.hidden_size)
         scores = heads * tokens * bucket.length
         activations = (3 * tokens * (config.hidden_size + inner) + 3 * scores + shards.local("vocab")) * _HALF
-        graphs.append(PlannedGraph(bucket, stored, cache, activations))
-    return StaticPlan(request.tp, tuple(graphs), shapes, stored)
+        tables = 2 * (longest if request.merge_params else bucket.length) * width * _HALF
+        counts = operator_counts(config, request, bucket)
+        graphs.append(PlannedGraph(bucket, stored + tables, cache, activations, counts))
+    return StaticPlan(request.tp, tuple(graphs), shapes, request.merge_params)
 
 
-def _local_shapes(config: ModelConfig, shards: ShardPlan, vocab_rows: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _local_shapes(
+    config: ModelConfig, request: TargetRequest, shards: ShardPlan, vocab_rows: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Parameter name -> shape on one rank."""
     width = config.head_dim
     rows_of = {
@@ -111,7 +123,13 @@ def _local_shapes(config: ModelConfig, shards: ShardPlan, vocab_rows: int) -> It
         elif role in columns_of and len(shape) == 2:
             yield name, (shape[0], columns_of[role])
         elif role == "lm_head":
-            yield name, (shards.local("vocab"), *shape[1:])
+            if not request.is_embedding:
+                yield name, (shards.local("vocab"), *shape[1:])
+        elif role == "embed_tokens" and config.tie_word_embeddings and not request.is_embedding:
+            # one padded tensor, from which the head's rows are taken apart only when ranks share them out
+            yield name, (vocab_rows, shape[1])
+            if request.tp > 1:
+                yield "lm_head.weight", (shards.local("vocab"), shape[1])
         else:
             yield name, shape
 

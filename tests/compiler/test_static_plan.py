@@ -1,0 +1,59 @@
+"""The planned bytes of every rank are those of the tensors that the passes leave for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.twins import family, family_answers
+from xamc.compiler.contract import DTYPE_BYTES, Bucket
+from xamc.compiler.stages.static_passes import copy_program
+from xamc.compiler.static_plan import static_plan
+from xamc.compiler.verify.kv_calibration import scales_of_cases
+from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.targets.request import TargetRequest
+from xamc.targets.vacc.passes import static_passes
+
+PREFILL, DECODE = Bucket("prefill", 9), Bucket("decode", 12)
+PLAIN = TargetRequest("float16", None, "float16", buckets=(PREFILL, DECODE))
+
+
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [
+        ("llama", PLAIN),
+        ("llama", replace(PLAIN, tp=2)),
+        ("internlm", replace(PLAIN, tp=2)),
+        ("qwen3", replace(PLAIN, quantize=RoundToNearest(8, None), tp=4)),
+        ("qwen2", replace(PLAIN, kv_dtype="int8", tp=2)),
+        ("internlm3", replace(PLAIN, merge_params=True)),
+        ("qwen3", replace(PLAIN, buckets=(PREFILL,))),
+    ],
+)
+def test_bytes_of_a_rank(name: str, request_: TargetRequest) -> None:
+    twin = family(name)
+    plan = static_plan(twin.config, request_)
+    passes = static_passes(request_)
+    scales = scales_of_cases(twin.config, family_answers(name)) if request_.kv_dtype == "int8" else None
+    for graph_pass in passes.common:
+        graph_pass.run(twin)
+    for planned in plan.graphs:
+        graph = copy_program(twin)
+        rows = DECODE.length if request_.merge_params else planned.bucket.length
+        for graph_pass in passes.of_bucket(planned.bucket, rows, scales):
+            graph_pass.run(graph)
+        for rank in passes.split.split(graph):
+            nbytes = sum(int(DTYPE_BYTES[t.dtype] * np.prod(t.shape)) for t in rank.weights.values())
+            assert planned.parameters == nbytes
+
+
+def test_graphs_that_a_die_cannot_hold_are_named() -> None:
+    plan = static_plan(family("llama").config, PLAIN)
+    prefill, decode = plan.graphs
+    assert plan.count == 2
+    assert plan.too_large(max(prefill.nbytes, decode.nbytes)) == ()
+    smaller = min(prefill.nbytes, decode.nbytes)
+    assert [graph.nbytes for graph in plan.too_large(smaller)] == [max(prefill.nbytes, decode.nbytes)]
+    assert plan.too_large(smaller - 1) == plan.graphs
