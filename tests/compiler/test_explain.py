@@ -22,6 +22,7 @@ RANGES = {
     "export": ("E12",),
     "passes": ("E13",),
     "targets": ("E14",),
+    "handoff": ("E14",),
     "artifact": ("E15",),
     "runtime": ("E16",),
     "cli": ("E17",),

@@ -35,7 +35,11 @@ def portable_tokenizer(content: bytes) -> tuple[bytes, tuple[str, ...]]:
     document: dict[str, Any] = json.loads(content)
     model = document.get("model")
     merges = model.get("merges") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(merges, list) or not any(isinstance(pair, list) for pair in merges):
+    if (
+        not isinstance(model, dict)
+        or not isinstance(merges, list)
+        or not any(isinstance(pair, list) for pair in merges)
+    ):
         return content, ()
     if any(" " in part for pair in merges if isinstance(pair, list) for part in pair):
         return content, ("tokenizer.json holds merges of tokens with spaces, which need tokenizers 0.20 or later",)
