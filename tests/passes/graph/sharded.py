@@ -56,6 +56,6 @@ class Wrong:
         return Shard(self.tp).plan(program)
 
     def split(self, program: Program) -> list[Program]:
-        programs = Shard(self.tp).split(program)
+        programs = [twins.copy(rank) for rank in Shard(self.tp).split(program)]
         self.change(programs)
         return programs

@@ -58,6 +58,9 @@ class Shard:
     def split(self, program: Program) -> list[Program]:
         """The ranks' programs, in order; `program` itself is not changed.
 
+        More than one rank share one graph object: who rewrites a rank's graph further rewrites all of them, or copies
+        it first.
+
         Raises:
             InputError: E1331 when the plan is impossible.
             InternalError: E1332 for weights that contradict the config; E1333 naming an operator through which
@@ -80,7 +83,7 @@ class Shard:
         _rewrite(model, state)
         return [
             Program(
-                model if share.rank == 0 else model.clone(),
+                model,
                 {name: rank_part(tensor, roles[name], plan, share) for name, tensor in weights.items()},
                 program.config,
             )
@@ -136,9 +139,10 @@ def _untie(model: ir.Model, weights: dict[str, LazyTensor]) -> None:
         copies[value] = twin
         return twin
 
+    stored = _stored(graph)
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" and node.domain == "" else None
-        if source is not None and source in _stored(graph):
+        if source is not None and source in stored:
             node.replace_input_with(0, copied(source, node))
 
 
