@@ -138,6 +138,13 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "The plan of the ranks' shares; whole-model results stay the same.",
     ),
     Assumption(
+        "rank-shares",
+        "The embedding lies on every rank whole, and a rank's MLP width is a multiple of 16, padded with zeros.",
+        "inferred",
+        ("xamc/passes/graph/shard/plan.py", "xamc/passes/graph/shard/split.py"),
+        "Bytes per rank; whole-model results stay the same.",
+    ),
+    Assumption(
         "collectives",
         "Partial sums of o_proj and down_proj are all-reduced, lm_head is split by vocabulary and gathered. The sum "
         "runs over ranks in order in float32 and is rounded to float16 once.",
