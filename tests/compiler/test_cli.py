@@ -22,7 +22,7 @@ from xamc.compiler.artifact import FileDigest, read_artifact, sha256_of
 from xamc.compiler.artifact.golden import Golden, Sample, golden_files, read_golden
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.commands.generate import CHAT_TOKENS
-from xamc.compiler.commands.inspection import parse_size
+from xamc.compiler.commands.sizes import parse_size
 from xamc.compiler.errors import MisuseError
 from xamc.runtime import load
 
@@ -92,7 +92,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments: list[str]) ->
 
 @pytest.mark.parametrize(
     "arguments",
-    [["no-such-command"], ["run"], ["run", "x", "--prompt", "a", "--inputs", "b"], ["compile", "a.yaml", "--workers", "0"], ["cache", "prune"]],
+    [["no-such-command"], ["run"], ["compile", "a.yaml", "--workers", "0"], ["cache", "prune"]],
 )
 def test_misuse_is_2(xamc: Callable[..., Result], arguments: list[str]) -> None:
     status, out, err = xamc(*arguments)
@@ -370,10 +370,10 @@ def test_cache_commands(xamc: Callable[..., Result], monkeypatch: pytest.MonkeyP
     [("0", 0), ("20GB", 20 * 10**9), ("1.5 GiB", 3 * 2**29), ("500M", 500 * 10**6), ("1tb", 10**12), ("7", 7)],
 )
 def test_sizes(text: str, nbytes: int) -> None:
-    assert parse_size(text) == nbytes
+    assert parse_size(text, "--max-size") == nbytes
 
 
 @pytest.mark.parametrize("text", ["", "-1", "GB", "1 EB", "1e9"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(MisuseError, match="E1704"):
-        parse_size(text)
+        parse_size(text, "--max-size")

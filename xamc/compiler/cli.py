@@ -106,12 +106,16 @@ def _plan(
     set_: SetOption = None,
     target: TargetOption = None,
     allow_rtn: AllowRtnOption = False,
+    die_memory: Annotated[
+        str | None,
+        typer.Option("--die-memory", metavar="SIZE", help="Refuse graphs that a die of SIZE can't hold, e.g. 16GB."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Say what a compile would do, and what it would take, before any weight is read."""
     from xamc.compiler.commands.build import plan_command
 
-    plan_command(spec, _overrides(set_, target), allow_rtn=allow_rtn, as_json=json)
+    plan_command(spec, _overrides(set_, target), allow_rtn=allow_rtn, die_memory=die_memory, as_json=json)
 
 
 @app.command("export-vamc")

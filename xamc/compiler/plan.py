@@ -16,7 +16,7 @@ from xamc.compiler.artifact.manifest import plan_layout
 from xamc.compiler.artifact.staging import free_bytes
 from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InputError
+from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
@@ -25,7 +25,9 @@ from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS, SMALL_WEIGHTS
 from xamc.compiler.stages.job import packing_workers
+from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.target_request import target_request
+from xamc.compiler.static_plan import StaticPlan, static_plan
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
@@ -40,6 +42,9 @@ _CODEGEN_BYTES = 420 * _MIB  # the generating child: tvm, LLVM and the kernels
 _CODEGEN_BYTES_PER_LAYER = 5 * _MIB
 _PACKER_BYTES = 200 * _MIB  # one packing process with its blocks
 _RUN_BYTES = 200 * _MIB  # the artifact's own run besides its weights, which are mapped
+_SIMULATOR_BYTES = 700_000  # a bucket's code besides its calls
+_JSON_BYTES_PER_NODE = 600
+_BUCKET_SECONDS, _BUCKET_SECONDS_PER_LAYER = 12.0, 0.4
 _EXPORT_SECONDS, _EXPORT_SECONDS_PER_LAYER = 25.0, 0.8
 _PROOF_SECONDS, _PROOF_SECONDS_PER_LAYER = 4.0, 0.1
 _CODEGEN_SECONDS, _CODEGEN_SECONDS_PER_LAYER = 30.0, 0.5
@@ -87,6 +92,7 @@ class Plan:
         free_memory, free_disk: what this machine has now.
         kv_cache: bytes of the KV cache for `max_batch` sequences of full length.
         where: the folder whose disk is meant.
+        static: what every rank holds, for a target of static graphs.
     """
 
     name: str
@@ -107,6 +113,7 @@ class Plan:
     free_disk: int
     kv_cache: int
     where: Path
+    static: StaticPlan | None = None
 
     @property
     def seconds(self) -> float:
@@ -132,8 +139,35 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data for JSON."""
         fields = dataclasses.asdict(self) | {"where": str(self.where), "seconds": self.seconds}
+        if self.static is not None:
+            fields["static"]["graphs"] = [
+                {**dataclasses.asdict(graph), "nbytes": graph.nbytes} for graph in self.static.graphs
+            ]
         fields["keys"] = [{**dataclasses.asdict(use), "value": str(use.value)} for use in self.keys]
         return fields
+
+    def require_dies(self, die_memory: int) -> None:
+        """Refuse graphs that a die's memory can't hold.
+
+        Args:
+            die_memory: bytes of memory that every die has.
+
+        Raises:
+            InputError: E1712 naming every such graph and what it takes; E1713 for a target without dies.
+        """
+        if self.static is None:
+            raise MisuseError(
+                "E1713", f"{self.target} has no dies", fix="leave --die-memory out, or plan for backend.type: tvm_vacc"
+            )
+        large = self.static.too_large(die_memory)
+        if large:
+            names = ", ".join(f"{graph.bucket.name} ({size(graph.nbytes)})" for graph in large)
+            raise InputError(
+                "E1712",
+                f"a die of {size(die_memory)} can't hold {names} of a rank",
+                fix="raise frontend.model_kwargs.tp, shorten the lengths of frontend.shape.input_ids, or store weights "
+                "or the KV cache in 8 bits",
+            )
 
     def require_room(self) -> None:
         """Refuse what this machine can't hold.
@@ -184,8 +218,15 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
     config = checkpoint.config
     request = target_request(spec, caps, allow_rtn)[0] if caps.available else None
-    code_file, files = _files(checkpoint, spec, request, caps)
-    weights = next(file.nbytes for file in files if file.path == "weights.bin")
+    static = None
+    if request is not None and not caps.dynamic_shapes:
+        request = static_request(spec, caps, request)
+        static = static_plan(config, request)
+        weights = static.ranks * static.rank_bytes
+        code_file, files = 0, tuple(_static_files(checkpoint, static))
+    else:
+        code_file, files = _files(checkpoint, spec, request, caps)
+        weights = next(file.nbytes for file in files if file.path == "weights.bin")
     parameters = sum(_count(tensor.shape) for tensor in checkpoint.tensors.values())
     workers = packing_workers(spec.workspace.workers)
     stages = tuple(_stages(spec, config, checkpoint, parameters, weights, workers, caps)) if caps.available else ()
@@ -213,7 +254,24 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         free_disk=free_bytes(destination),
         kv_cache=per_token * context * spec.runtime.max_batch,
         where=destination,
+        static=static,
     )
+
+
+def _static_files(checkpoint: Checkpoint, static: StaticPlan) -> Iterator[PlannedFile]:
+    """The three files of every bucket and rank; a shared parameter file is counted once."""
+    nodes = {graph.bucket: sum(graph.operators.values()) for graph in static.graphs}
+    for position, graph in enumerate(static.graphs):
+        for rank in range(static.ranks):
+            folder = f"{graph.bucket.name}_rank{rank}"
+            shared = static.shared_parameters and position > 0
+            holds = f"the file of {static.graphs[0].bucket.name}_rank{rank}" if shared else "weights and RoPE tables"
+            yield PlannedFile(f"{folder}/mod.params", 0 if shared else static.rank_bytes_of(graph), holds)
+            count = nodes[graph.bucket]
+            yield PlannedFile(f"{folder}/mod.json", count * _JSON_BYTES_PER_NODE, f"{count} operators")
+        code = _SIMULATOR_BYTES + 900 * nodes[graph.bucket]
+        yield PlannedFile(f"{graph.bucket.name}_rank*/mod.so", code, "simulator code, one file for all ranks")
+    yield _tokenizer_file(checkpoint)
 
 
 def weights_bytes(shapes: Mapping[str, tuple[int, ...]], request: TargetRequest, packed: bool) -> int:
@@ -266,14 +324,10 @@ def _files(
         bits = spec.frontend.quantize.weight_bits if spec.frontend.quantize else 16
         weights = sum(_count(shape) * bits // 8 for shape in shapes.values()) // spec.tp
         holds = f"{len(shapes)} tensors, per rank ({spec.tp} ranks)"
-    tokenizer = sum(
-        len(content) if isinstance(content, bytes) else Path(content).stat().st_size
-        for content in checkpoint.tokenizer.values()
-    )
     code = 900_000 + 12_000 * config.num_layers if caps.kv_layout == "in_place" else 12_500 * config.num_layers
     files = [
         PlannedFile("weights.bin", weights, holds),
-        PlannedFile("tokenizer", tokenizer, ", ".join(sorted(checkpoint.tokenizer))),
+        _tokenizer_file(checkpoint),
     ]
     if caps.available:
         what = "kernels and host program" if caps.kv_layout == "in_place" else "graph"
@@ -283,6 +337,14 @@ def _files(
         nbytes = prompts * PROMPT_TOKENS * config.vocab_size * 4 * (2 if spec.verify.final else 1)
         files.append(PlannedFile("golden", nbytes, f"logits of {prompts} x {PROMPT_TOKENS} positions"))
     return code, tuple(files)
+
+
+def _tokenizer_file(checkpoint: Checkpoint) -> PlannedFile:
+    nbytes = sum(
+        len(content) if isinstance(content, bytes) else Path(content).stat().st_size
+        for content in checkpoint.tokenizer.values()
+    )
+    return PlannedFile("tokenizer", nbytes, ", ".join(sorted(checkpoint.tokenizer)))
 
 
 def _stages(
@@ -304,7 +366,12 @@ def _stages(
     yield PlannedStage("export", export, seconds, _BASE_BYTES + _EXPORT_BYTES + _EXPORT_BYTES_PER_LAYER * layers)
     what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
     yield PlannedStage("passes", what, _PROOF_SECONDS + _PROOF_SECONDS_PER_LAYER * layers, _BASE_BYTES + 50 * _MIB)
-    if caps.kv_layout == "in_place":
+    if not caps.dynamic_shapes:
+        buckets = len(spec.prefill_lengths) + len(spec.total_lengths)
+        seconds = buckets * (_BUCKET_SECONDS + _BUCKET_SECONDS_PER_LAYER * layers)
+        peak = _BASE_BYTES + min(workers, buckets) * (_CODEGEN_BYTES + _CODEGEN_BYTES_PER_LAYER * layers)
+        yield PlannedStage("codegen", f"{buckets} graphs for the host's simulator", seconds, peak)
+    elif caps.kv_layout == "in_place":
         seconds = _CODEGEN_SECONDS + _CODEGEN_SECONDS_PER_LAYER * layers
         peak = _BASE_BYTES + _CODEGEN_BYTES + _CODEGEN_BYTES_PER_LAYER * layers
         yield PlannedStage("codegen", "lower, rewrite, generate kernels", seconds, peak)
@@ -331,7 +398,14 @@ def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tupl
 
     chosen = target(caps.name)
     chosen.check(request)
-    names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
+    if chosen.static_passes is not None:
+        passes = chosen.static_passes(request)
+        names = [graph_pass.name for graph_pass in passes.common]
+        for bucket in passes.buckets:
+            names += [graph_pass.name for graph_pass in passes.of_bucket(bucket, bucket.length, None)]
+        names = list(dict.fromkeys([*names, *(["kv_int8"] if request.kv_dtype == "int8" else []), passes.split.name]))
+    else:
+        names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
     return tuple(name for name in names if name not in spec.passes.disable)
 
 

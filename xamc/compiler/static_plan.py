@@ -64,6 +64,10 @@ class StaticPlan:
         sizes = [graph.parameters for graph in self.graphs]
         return max(sizes) if self.shared_parameters else sum(sizes)
 
+    def rank_bytes_of(self, graph: PlannedGraph) -> int:
+        """Bytes of the parameter file that a graph of one rank reads."""
+        return max(g.parameters for g in self.graphs) if self.shared_parameters else graph.parameters
+
     def too_large(self, die_memory: int) -> tuple[PlannedGraph, ...]:
         """The graphs that do not fit into `die_memory` bytes."""
         return tuple(graph for graph in self.graphs if graph.nbytes > die_memory)

@@ -8,6 +8,7 @@ from pathlib import Path
 from xamc.compiler.artifact import GraphManifest
 from xamc.compiler.commands.graphs import plan_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
+from xamc.compiler.commands.sizes import parse_size
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan import Plan, make_plan
 from xamc.compiler.progress import Progress, duration, size
@@ -15,6 +16,7 @@ from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.job import CompileOptions
+from xamc.compiler.static_plan import StaticPlan
 
 
 def compile_command(
@@ -40,8 +42,10 @@ def compile_command(
     console.print(f"  xamc run {_shown(compiled.path)} {how}")
 
 
-def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_json: bool) -> None:
-    """Print the plan; then refuse it if this machine can't hold it.
+def plan_command(
+    spec: Path, overrides: Sequence[str], *, allow_rtn: bool, die_memory: str | None, as_json: bool
+) -> None:
+    """Print the plan; then refuse it if this machine, or a die of `die_memory`, can't hold it.
 
     What becomes of each key is known without the checkpoint, and is printed before it is opened.
     """
@@ -52,11 +56,14 @@ def plan_command(spec: Path, overrides: Sequence[str], *, allow_rtn: bool, as_js
         with PlacedErrors(loaded):
             plan_graph(loaded, allow_rtn, as_json=as_json)
         return
+    die_bytes = None if die_memory is None else parse_size(die_memory, "--die-memory")
     plan = make_plan(spec, overrides, allow_rtn)
     if as_json:
         print_json(plan.to_dict())
     else:
         _print_plan(plan)
+    if die_bytes is not None:
+        plan.require_dies(die_bytes)
     plan.require_room()
 
 
@@ -83,11 +90,28 @@ def _print_plan(plan: Plan) -> None:
         console.print("  " + (", ".join(plan.passes) or "none"))
     console.print("\nphases", style="bold")
     print_table(console, ("phase", "tokens", "ranks"), [(p.kind, p.tokens, str(p.ranks)) for p in plan.phases])
+    if plan.static is not None:
+        _print_ranks(plan.static)
     console.print("\nfiles", style="bold")
     print_table(console, ("file", "size", "holds"), [(f.path, size(f.nbytes), f.holds) for f in plan.files])
     console.print()
     for line in plan.totals():
         console.print(line)
+
+
+def _print_ranks(static: StaticPlan) -> None:
+    """What one rank's die holds while each graph runs, and the operators of each graph."""
+    console = result_console()
+    console.print(f"\neach of {static.ranks} ranks, one die each ({static.count} graphs in all)", style="bold")
+    rows = [
+        (graph.bucket.name, *map(size, (graph.parameters, graph.cache, graph.activations, graph.nbytes)))
+        for graph in static.graphs
+    ]
+    print_table(console, ("graph", "parameters", "KV cache", "activations", "together"), rows)
+    console.print("\noperators of a rank's graphs", style="bold")
+    names = dict.fromkeys(name for graph in static.graphs for name in graph.operators)
+    counts = [(name, *(str(graph.operators.get(name, 0)) for graph in static.graphs)) for name in names]
+    print_table(console, ("operator", *(graph.bucket.name for graph in static.graphs)), counts)
 
 
 def _shown(path: Path) -> str:

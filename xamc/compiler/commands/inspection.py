@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,13 @@ from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import CacheInfo, cache_info, prune
 from xamc.compiler.commands.graphs import check_graph_golden, inspect_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
-from xamc.compiler.errors import MisuseError, ToolchainError
+from xamc.compiler.commands.sizes import parse_size
+from xamc.compiler.errors import ToolchainError
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.verify.tolerances import TOLERANCES, tolerance
 
 if TYPE_CHECKING:
     from xamc.compiler.verify.golden import GoldenResult
-
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", re.IGNORECASE)
 
 
 def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
@@ -207,21 +205,7 @@ def cache_info_command(*, as_json: bool) -> None:
 
 def cache_prune_command(max_size: str, *, as_json: bool) -> None:
     """Shrink the cache and show what is left."""
-    _print_cache(prune(parse_size(max_size)), as_json)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of ``20GB``, ``1.5 GiB``, ``500M`` or ``0``; powers of ten unless there is an ``i``.
-
-    Raises:
-        MisuseError: E1704.
-    """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise MisuseError("E1704", f"{text!r} is no size", fix="write for example 20GB, 1.5GiB or 0")
-    number, prefix, binary = match.groups()
-    power = " kmgt".index(prefix.lower() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    _print_cache(prune(parse_size(max_size, "--max-size")), as_json)
 
 
 def _print_cache(info: CacheInfo, as_json: bool) -> None:
