@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
@@ -15,6 +16,7 @@ from onnxscript import optimizer
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
 from xamc.compiler.frontends.onnx_shapes import fix_shapes
+from xamc.compiler.frontends.onnx_weights import lift_weights
 from xamc.compiler.lowering.onnx_operators import obstacle
 
 _MOST_LISTED = 40
@@ -127,23 +129,41 @@ def require_operators(model: ir.Model, path: Path) -> None:
 def _simplify(model: ir.Model, path: Path) -> None:
     """What onnxsim does: folds constants and shapes, merges batch norms, removes dead nodes and duplicates."""
     try:
-        optimizer.optimize_ir(
-            model,
-            num_iterations=4,
-            input_size_limit=_FOLDED_ELEMENTS,
-            output_size_limit=_FOLDED_ELEMENTS,
-            should_fold=lambda node: False if node.op_type in ("Loop", "Scan") else None,
-            inline=False,
-        )
-        passes.ShapeInferencePass(check_type=True, strict_mode=False)(model)
+        # what is folded in the first round has a shape in the second
+        for _ in range(2):
+            optimizer.optimize_ir(
+                model,
+                num_iterations=4,
+                input_size_limit=_FOLDED_ELEMENTS,
+                output_size_limit=_FOLDED_ELEMENTS,
+                should_fold=lambda node: False if node.op_type in ("Loop", "Scan") else None,
+                inline=False,
+            )
+            for value in model.graph.initializers.values():
+                if value.const_value is not None:
+                    value.shape = ir.Shape(value.const_value.shape)
+            passes.ShapeInferencePass(check_type=True, strict_mode=False)(model)
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError, NotImplementedError, ir.passes.PassError) as e:
-        cause = e.__cause__ or e
-        raise InputError(
-            "E1152",
-            f"{path} can't be evaluated for these input shapes: {type(cause).__name__}",
-            "check frontend.shape: run the model with arrays of these shapes in ONNX Runtime",
-            details=tuple(str(cause).splitlines()[:12]),
-        ) from e
+        raise _not_evaluated(path, e.__cause__ or e) from e
+
+
+def _require_consistent(model: ir.Model, path: Path) -> None:
+    """Refuses shapes that contradict each other, which inference otherwise passes over in silence."""
+    bare = model.clone()
+    lift_weights(bare)  # inference needs their shapes only
+    try:
+        onnx.shape_inference.infer_shapes(ir.to_proto(bare), strict_mode=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise _not_evaluated(path, error) from error
+
+
+def _not_evaluated(path: Path, error: BaseException) -> InputError:
+    return InputError(
+        "E1152",
+        f"{path} can't be evaluated for these input shapes: {type(error).__name__}",
+        "check frontend.shape: run the model with arrays of these shapes in ONNX Runtime",
+        details=tuple(str(error).strip().splitlines()[:12]),
+    )
 
 
 def _require_types(model: ir.Model, path: Path) -> None:
@@ -171,6 +191,7 @@ def _require_static(model: ir.Model, path: Path) -> None:
             producer = value.producer()
             lines.append(f"{value.name} is {value.shape}, made by {producer.op_type if producer else 'nothing'}")
     if lines:
+        _require_consistent(model, path)
         raise UnsupportedError(
             "E1157",
             f"{path}: the shapes of {len(lines)} outputs are not known before a run",

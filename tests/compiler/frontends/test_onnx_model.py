@@ -1,0 +1,159 @@
+"""ONNX models as static graphs: shapes, functions, operators, types; what the graph computes stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from tests.onnx_models import MODELS, SHAPES, Graph, feeds, reference, vit, write
+from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.onnx_model import open_onnx
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
+
+
+def saved(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_simplified_graphs_compute_the_same(kind: str, tmp_path: Path) -> None:
+    opened = open_onnx(write(kind, tmp_path / "m.onnx"), SHAPES[kind])
+    given, expected = feeds(kind), reference(MODELS[kind](), feeds(kind))
+    actual = reference(ir.to_proto(opened.model), given)
+    assert {
+        name: relative_error(actual[name], expected[name]) <= tolerance("graph_fp32") for name in expected
+    } == dict.fromkeys(expected, True)
+    assert "Shape" not in opened.operators and "BatchNormalization" not in opened.operators
+    assert all(isinstance(dim, int) for value in opened.model.graph.outputs for dim in value.shape or (None,))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words", "fix"),
+    [
+        ({"inputids": [1, 16]}, "E1155", "inputids is not an input", "did you mean input_ids"),
+        ({"input_ids": [1, 16, 1]}, "E1155", "3 extents", "write 2"),
+        ({"input_ids": [1, -1]}, "E1156", "not fixed", "frontend.shape"),
+        ({"input_ids": [[1, 8], [1, 64]]}, "E1157", r"\[1, 8\] to \[1, 64\]", "one shape"),
+        ({"gather_3": [1, 16]}, "E1155", "inner value", "from its inputs"),
+        ({"input_ids": None}, "E1156", "not fixed", "input_ids: "),
+    ],
+)
+def test_shapes_are_checked(change: dict[str, Any], code: str, words: str, fix: str, tmp_path: Path) -> None:
+    shapes = {name: shape for name, shape in {**SHAPES["bert"], **change}.items() if shape is not None}
+    path = write("bert", tmp_path / "m.onnx")
+    if "gather_3" in change:
+        name = next(node.output[0] for node in onnx.load(path).graph.node if node.op_type == "Gather")
+        shapes[name] = shapes.pop("gather_3")
+    with pytest.raises((InputError, UnsupportedError), match=words) as caught:
+        open_onnx(path, shapes)
+    assert caught.value.code == code and fix in caught.value.fix
+
+
+def test_open_extents_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        open_onnx(write("bert", tmp_path / "m.onnx"), {})
+    assert len(caught.value.details) == 3 and "batch, tokens" in caught.value.details[0]
+
+
+def test_fixed_extents_are_not_changed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fixes it") as caught:
+        open_onnx(write("resnet", tmp_path / "m.onnx"), {"input.1": [1, 3, 64, 64]})
+    assert "[1, 3, 32, 32]" in caught.value.fix
+
+
+def test_a_shape_in_a_list_of_one(tmp_path: Path) -> None:
+    opened = open_onnx(write("resnet", tmp_path / "m.onnx"), {"input.1": [[2, 3, 32, 32]]})
+    assert opened.model.graph.outputs[0].shape == ir.Shape([2, 10])
+
+
+def one_node(
+    op: str, domain: str = "", outputs: int = 1, kind: int = TensorProto.FLOAT, **more: Any
+) -> onnx.ModelProto:
+    names = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(op, ["x"], names, domain=domain, name=f"my_{op}", **more)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", kind, [2, 3])],
+        [helper.make_tensor_value_info(names[0], TensorProto.INT64 if op == "NonZero" else kind, ["a", "b"])],
+    )
+    opsets = [helper.make_opsetid("", 17)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "words"),
+    [
+        (lambda: one_node("Relu", "my.domain"), "E1154", "my.domain::Relu (1, first my_Relu) is of the domain"),
+        (lambda: one_node("NonZero"), "E1154", "NonZero (1, first my_NonZero) gives a result whose shape depends"),
+        (lambda: one_node("Det"), "E1154", "Det (1, first my_Det) has no lowering"),
+        (lambda: one_node("SequenceConstruct"), "E1154", "SequenceConstruct"),
+        (lambda: one_node("Relu", kind=TensorProto.FLOAT16), "E1158", "computes in FLOAT16"),
+        (lambda: one_node("Identity", kind=TensorProto.STRING), "E1158", "x is STRING"),
+    ],
+)
+def test_what_cannot_be_lowered(make: Callable[[], onnx.ModelProto], code: str, words: str, tmp_path: Path) -> None:
+    model = make()
+    if "SequenceConstruct" in words:
+        kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+        model.graph.output[0].type.CopyFrom(kind)
+    with pytest.raises(UnsupportedError) as caught:
+        open_onnx(saved(model, tmp_path / "m.onnx"), {})
+    assert caught.value.code == code and any(words in line for line in caught.value.details), caught.value.details
+
+
+def test_all_obstacles_at_once(tmp_path: Path) -> None:
+    model = vit()
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    values = [node.output[0] for node in model.graph.node[-4:-1]]
+    for number, (op, domain) in enumerate([("FusedConv", "com.microsoft"), ("Det", ""), ("Det", "")]):
+        model.graph.node.append(
+            helper.make_node(op, [values[number]], [f"extra{number}"], domain=domain, name=f"extra{number}")
+        )
+        model.graph.output.append(helper.make_tensor_value_info(f"extra{number}", TensorProto.FLOAT, ["a"]))
+    with pytest.raises(UnsupportedError, match="2 kinds of operators") as caught:
+        open_onnx(saved(model, tmp_path / "m.onnx"), SHAPES["vit"])
+    assert [line.split(" ")[:2] for line in caught.value.details] == [
+        ["Det", "(2,"],
+        ["com.microsoft::FusedConv", "(1,"],
+    ]
+
+
+def test_functions_are_inlined(tmp_path: Path) -> None:
+    """A model-local function of a foreign domain is made of standard operators."""
+    model = one_node("Twice", "my.domain")
+    body = [helper.make_node("Add", ["a", "a"], ["b"])]
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("my.domain", "Twice", ["a"], ["b"], body, opsets))
+    opened = open_onnx(saved(model, tmp_path / "m.onnx"), {})
+    assert opened.operators == {"Add": 1}
+
+
+def test_functions_that_call_each_other(tmp_path: Path) -> None:
+    model = one_node("F", "my.domain")
+    opsets = [helper.make_opsetid("my.domain", 1)]
+    for name, other in (("F", "G"), ("G", "F")):
+        body = [helper.make_node(other, ["a"], ["b"], domain="my.domain")]
+        model.functions.append(helper.make_function("my.domain", name, ["a"], ["b"], body, opsets))
+    with pytest.raises(InputError) as caught:
+        open_onnx(saved(model, tmp_path / "m.onnx"), {})
+    assert caught.value.code == "E1152"
+
+
+def test_constants_fold_even_through_operators_that_are_not_lowered(tmp_path: Path) -> None:
+    """Exporters leave NonZero of constants behind."""
+    g = Graph()
+    ones = g.add("NonZero", g.const(np.array([1, 0, 1], np.int64)))
+    index = g.add("Squeeze", ones, g.const(np.array([0])))
+    y = g.add("Gather", "x", index, axis=0)
+    model = g.model({"x": (TensorProto.FLOAT, [3, 4])}, {"y": (y, [2, 4])})
+    assert open_onnx(saved(model, tmp_path / "m.onnx"), {}).operators.keys() <= {"Gather", "Identity"}

@@ -1,0 +1,126 @@
+"""Operators through TVM's importer and code generator, against ONNX Runtime; and what is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx_ir.passes.common import ShapeInferencePass
+
+from tests.onnx_models import Graph, reference
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.lowering.index_bounds import bound_indices
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.targets.graph.names import LIBRARY
+
+Arrays = Mapping[str, NDArray[Any]]
+RNG = np.random.default_rng(0)
+IMAGE = RNG.standard_normal((2, 3, 8, 8)).astype(np.float32)
+KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
+
+
+def build(model: onnx.ModelProto, data_inputs: int, out: Path) -> Path:
+    from xamc.targets.graph.build import build
+
+    onnx.save(model, out / "graph.onnx")
+    request = {"graph": str(out / "graph.onnx"), "data_inputs": data_inputs, "isa": "x86-64-v3", "dump": None}
+    build({**request, "out": str(out)})
+    return out / LIBRARY
+
+
+def run(library: Path, feeds: Arrays) -> list[NDArray[Any]]:
+    import tvm
+    from tvm import relax
+
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    result = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(array)) for array in feeds.values()])
+    outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+    return [output.numpy() for output in outputs]
+
+
+def one_node(
+    op: str, feeds: Arrays, outputs: int = 1, constants: Mapping[str, Any] | None = None, **more: Any
+) -> onnx.ModelProto:
+    """A graph of one node; the shapes of its outputs are inferred."""
+    constants = constants or {}
+    names = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(op, [*feeds, *constants], names, name=f"/my/{op}", **more)
+    values = [helper.make_tensor_value_info(n, KINDS[a.dtype.name], a.shape) for n, a in feeds.items()]
+    results = [onnx.ValueInfoProto(name=name) for name in names]
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph([node], "g", values, results, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+X = {"x": IMAGE}
+INTS = {"a": np.array([-7, 7, 5, -5]), "b": np.array([3, -3, 2, 2])}
+NODES: dict[str, tuple[onnx.ModelProto, Arrays]] = {
+    "argmax": (one_node("ArgMax", X, axis=2), X),
+    "topk": (one_node("TopK", X, 2, {"k": np.array([3])}), X),
+    "where": (
+        one_node("Where", feeds := {"c": np.array([True, False]), "a": np.ones(2, "f4"), "b": np.zeros(2, "f4")}),
+        feeds,
+    ),
+    "average pool, ceiling": (one_node("AveragePool", X, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1), X),
+    "resize": (
+        one_node("Resize", X, constants={"r": np.zeros(0, "f4"), "s": np.array([1, 1, 2, 2], "f4")}, mode="cubic"),
+        X,
+    ),
+    "transposed convolution": (
+        one_node("ConvTranspose", X, constants={"w": IMAGE[:, :, :2, :2].reshape(3, 2, 2, 2)}, strides=[2, 2]),
+        X,
+    ),
+    "integer division": (one_node("Div", INTS), INTS),
+    "integer remainder": (one_node("Mod", INTS), INTS),
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_operators(name: str, tmp_path: Path) -> None:
+    model, feeds = NODES[name]
+    expected = reference(model, dict(feeds))
+    for actual, wanted in zip(run(build(model, len(feeds), tmp_path), feeds), expected.values(), strict=True):
+        assert actual.dtype == wanted.dtype
+        assert relative_error(actual, wanted) <= tolerance("graph_fp32")
+
+
+@pytest.mark.parametrize("op", ["Gather", "GatherElements", "GatherND"])
+def test_indices_outside_read_no_foreign_memory(op: str, tmp_path: Path) -> None:
+    """Without the clamp this is a segmentation fault, or somebody else's data."""
+    table = np.arange(5, dtype=np.float32)
+    g = Graph()
+    index = g.add("Mul", "i", g.const(np.int64(2)))
+    if op == "GatherND":
+        index = g.add("Reshape", index, g.const(np.array([3, 1])))
+    y = g.add(op, g.const(table), index)
+    model = ir.from_proto(g.model({"i": (TensorProto.INT64, [3])}, {"y": (y, [3])}))
+    ShapeInferencePass()(model)
+    bound_indices(model)
+    library = build(ir.to_proto(model), 1, tmp_path)
+    for given, expected in (([0, 2, -1], [0, 4, 3]), ([10**12, -(10**12), 1], [4, 0, 2])):
+        np.testing.assert_array_equal(run(library, {"i": np.array(given)})[0], expected)
+
+
+def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
+    model, feeds = NODES["argmax"]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        build(model, len(feeds), tmp_path / name)
+    assert (tmp_path / "a" / LIBRARY).read_bytes() == (tmp_path / "b" / LIBRARY).read_bytes()
+
+
+def test_a_use_that_the_importer_does_not_have(tmp_path: Path) -> None:
+    model = one_node("MaxPool", X, 2, kernel_shape=[2, 2], strides=[2, 2])
+    with pytest.raises(UnsupportedError, match="can't lower") as caught:
+        build(model, 1, tmp_path)
+    assert caught.value.code == "E1473" and "MaxPool" in " ".join(caught.value.details) + caught.value.message
+    assert "reference" in caught.value.fix and not (tmp_path / LIBRARY).exists()
