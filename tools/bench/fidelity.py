@@ -110,12 +110,12 @@ def measure_fidelity(
     results = []
     try:
         say(f"fidelity: {reference.name}")
-        _logits(reference, ids, expected, threads, log)
+        logits_of(reference, ids, expected, threads, log)
         values = np.load(expected, mmap_mode="r")
         results.append(compare(reference.name, values, values, ids))
         for engine in engines:
             say(f"fidelity: {engine.name}")
-            _logits(engine, ids, got, threads, log)
+            logits_of(engine, ids, got, threads, log)
             results.append(compare(engine.name, values, np.load(got, mmap_mode="r"), ids))
     finally:
         for file in (expected, got):
@@ -123,7 +123,8 @@ def measure_fidelity(
     return results
 
 
-def _logits(engine: EngineChoice, ids: I64, out: Path, threads: int, log: Path) -> None:
+def logits_of(engine: EngineChoice, ids: I64, out: Path, threads: int, log: Path) -> None:
+    """Saves an engine's logits of the rows of `ids`, float32[N, T, V], to the file `out`, from a process of its own."""
     with Worker(engine, threads, log) as worker:
         worker.ask(do="load")
         worker.ask(do="logits", ids=ids.tolist(), out=str(out))
