@@ -27,14 +27,15 @@ from xamc.passes.protocol import GraphPass
 
 # "tied": no biases, tied embedding, GQA 3:1; "windowed": q/k/v biases, one full and one sliding-window layer, untied
 KINDS = ("tied", "windowed")
-# nine heads in three groups, as SmolLM2 has; otherwise as "tied"
-THREE_GROUPS = "three_groups"
+# otherwise as "tied": nine heads in three groups, as SmolLM2 has, and all heads in one
+THREE_GROUPS, ONE_KV_HEAD = "three_groups", "one_kv_head"
+_HEADS = {"windowed": (4, 2), "tied": (6, 2), THREE_GROUPS: (9, 3), ONE_KV_HEAD: (5, 1)}
 
 
 def config(kind: str) -> ModelConfig:
     """The config of a twin; two layers, and 16-wide heads."""
     windowed = kind == "windowed"
-    heads, kv_heads = {"windowed": (4, 2), "tied": (6, 2), THREE_GROUPS: (9, 3)}[kind]
+    heads, kv_heads = _HEADS[kind]
     hidden = 16 * heads
     hf: dict[str, Any] = {
         "hidden_size": hidden,
@@ -97,7 +98,7 @@ def _export(name: str, folder: Path) -> None:
     from xamc.compiler.export.exporter import export_model
     from xamc.compiler.export.worker import answers
 
-    if name in (*KINDS, THREE_GROUPS):
+    if name in _HEADS:
         small = config(name)
     else:
         small = twin_config(open_checkpoint(write_tiny(folder / "checkpoint", name), "huggingface").config)

@@ -48,6 +48,13 @@ def test_padded_groups(phase: str, tp: int) -> None:
     assert prove_split(Shard(tp), program, cases).ok
 
 
+@pytest.mark.parametrize(("phase", "tp"), [("prefill", 2), ("decode", 8)])
+def test_one_kv_head(phase: str, tp: int) -> None:
+    """Five heads, padded to six and eight; an axis of one KV head looks like any axis of size 1."""
+    program, cases = static(twins.ONE_KV_HEAD, BUCKETS[phase])
+    assert prove_split(Shard(tp), program, cases).ok
+
+
 @pytest.mark.parametrize(
     ("name", "phase", "tp"),
     [
