@@ -17,12 +17,14 @@ from xamc.compiler.verify.metrics import output_error, relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize, oracle_of
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.compiler.weights.kv_scales import KvScales
 from xamc.passes.graph import kv_int8
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_int8 import KvInt8, dequantize_kv_function, quantize_kv_function
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.onnx_graph import add_function, new_node
+from xamc.passes.text import program_text
 
 
 def test_golden() -> None:
@@ -128,11 +130,15 @@ def test_dequantize_is_its_definition() -> None:
 
 def test_scales_of_another_model_are_refused() -> None:
     program, _ = twins.twin("tied")
-    for change in ({"num_layers": 3}, {"num_kv_heads": 3}):
-        other = Program(program.model, program.weights, replace(program.config, **change))
-        with pytest.raises(InternalError) as error:
-            KvInt8(twin_kv_scales()).run(other)
-        assert error.value.code == "E1340"
+    fewer = KvScales(replace(program.config, num_layers=1), twin_kv_scales().tensors)
+    fewer = replace(fewer, tensors={name: array for name, array in fewer.tensors.items() if ".0." in name})
+    with pytest.raises(InternalError) as error:
+        KvInt8(fewer).run(program)
+    assert error.value.code == "E1340" and "past_key.1" in error.value.message
+    other = Program(program.model, program.weights, replace(program.config, num_kv_heads=3))
+    with pytest.raises(InternalError) as error:
+        KvInt8(twin_kv_scales()).run(other)
+    assert error.value.code == "E1340" and "[3, 16]" in error.value.message
 
 
 def test_scales_are_weights_in_float32() -> None:
@@ -144,3 +150,15 @@ def test_scales_are_weights_in_float32() -> None:
     for name, array in stored.items():
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array, scales.tensors[name])
+
+
+def test_a_graph_without_a_cache_stays_as_it_is() -> None:
+    """An embedding model's prefill gives hidden states only."""
+    program, _ = twins.twin("tied")
+    graph = program.model.graph
+    for value in [value for value in graph.outputs if value.name != "logits"]:
+        graph.outputs.remove(value)
+    before = program_text(program)
+    report = KvInt8(twin_kv_scales()).run(program)
+    assert program_text(program) == before and report.matched == {} and len(report.skipped) == 4
+    assert not any(name.startswith("past_") for name in program.weights)

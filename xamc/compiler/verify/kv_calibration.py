@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 I64 = NDArray[np.int64]
 
 _REQUEST, RESULT, _HIDDEN = "calibration.pickle", "scales.safetensors", "hidden.f32"
+HEADROOM = 1.25
+"""How much wider than what a text showed a range is taken to be. A value beyond its range is clamped, which costs more
+than steps that are a quarter larger: docs/vacc.md has the measurement."""
 _LIMITS = Limits(seconds=6 * 3600)
 
 
 def calibrate(checkpoint: Checkpoint, samples: Sequence[I64], folder: Path, reproducers: Path) -> Path:
-    """Scales from the ranges over `samples`, computed in a child process.
+    """Scales from the ranges over `samples`, widened by `HEADROOM`, computed in a child process.
 
     Args:
         checkpoint: config and weights.
@@ -57,7 +60,7 @@ def calibrate(checkpoint: Checkpoint, samples: Sequence[I64], folder: Path, repr
 def run_request(folder: str) -> None:
     """The child's side of `calibrate`."""
     config, tensors, samples = pickle.loads((Path(folder) / _REQUEST).read_bytes())
-    ranges = streamed_kv_ranges(config, tensors, samples, Path(folder))
+    ranges = widened(streamed_kv_ranges(config, tensors, samples, Path(folder)), HEADROOM)
     KvScales.from_ranges(config, ranges).save(Path(folder) / RESULT)
 
 
@@ -95,6 +98,15 @@ def streamed_kv_ranges(
     finally:
         path.unlink(missing_ok=True)
     return recorder.ranges
+
+
+def widened(ranges: Mapping[str, Range], factor: float) -> dict[str, Range]:
+    """Ranges of `factor` times their width, round the same middles."""
+    wide: dict[str, Range] = {}
+    for name, (low, high) in ranges.items():
+        margin = (high - low) * np.float32((factor - 1) / 2)
+        wide[name] = (low - margin, high + margin)
+    return wide
 
 
 class RangeRecorder:

@@ -25,7 +25,7 @@ from xamc.compiler.weights.kv_scales import (
 )
 from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.passes.onnx_graph import Emit, add_function, dims, make_function, new_node
-from xamc.passes.protocol import Arrays, PassReport, Tensors
+from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
 
 
 def dequantize_kv_function() -> ir.Function:
@@ -81,6 +81,9 @@ class KvInt8:
         inputs = {str(value.name): value for value in graph.inputs}
         outputs = {str(value.name): value for value in graph.outputs}
         for past in past_names(program.config):
+            if _present(past) not in outputs:
+                report.skipped.append(NonMatch(_present(past), "the graph keeps no cache"))
+                continue
             self._check(past, program)
             scales, zeros = (self._weight(program, name) for name in (scales_name(past), zeros_name(past)))
             if past in inputs:
