@@ -60,9 +60,7 @@ class SequenceCache:
                 array[:, :, :kept] = present[:, :, :kept]
 
     def put(self, presents: Sequence[Sequence[Array]], position: int) -> None:
-        """Moves the new token of a decode graph's caches to its slot; a token beyond the last slot is the last one."""
-        if position >= self.slots:
-            return
+        """Moves the new token of a decode graph's caches to its slot, for which there must be room."""
         for arrays, of_rank in zip(self._arrays, presents, strict=True):
             for array, present in zip(arrays, of_rank, strict=True):
                 array[:, :, position] = present[:, :, -1]

@@ -34,10 +34,17 @@ class _Place:
 
 
 class RankGroup:
-    """The ranks of one run. A rank that fails must call `abort`, or the others wait for ever."""
+    """The ranks of one run.
+
+    Attributes:
+        ranks: how many.
+        failed: the rank whose exception ended the run, or None; others then raise `RankAborted`, which comes out of
+            compiled code as some other exception.
+    """
 
     def __init__(self, ranks: int) -> None:
         self.ranks = ranks
+        self.failed: int | None = None
         self._barrier = threading.Barrier(ranks)
         self._places = [_Place() for _ in range(ranks)]
 
@@ -48,6 +55,8 @@ class RankGroup:
         try:
             yield
         except BaseException:
+            if self.failed is None:
+                self.failed = rank
             self._barrier.abort()
             raise
         finally:

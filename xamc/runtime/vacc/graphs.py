@@ -7,7 +7,7 @@ contract of the graphs (`mod.json`), operator by operator, in float16 between op
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from xamc.runtime.executor import I64
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.threads import check_threads, configure_tvm_threads
 from xamc.runtime.tvm_library import tvm_ffi
-from xamc.runtime.vacc.collectives import RankAborted, RankGroup, register_collectives
+from xamc.runtime.vacc.collectives import RankGroup, register_collectives
 from xamc.runtime.vacc.description import GraphDescription, read_description
 from xamc.runtime.vacc.weights import WeightStore
 
@@ -183,40 +183,41 @@ class VaccGraphs:
             worker.submit(self._run_rank, group, rank, graph, feeds, pasts[rank] if pasts is not None else None)
             for rank, (worker, graph) in enumerate(zip(self._workers, graphs, strict=True))
         ]
-        results = _results(runs, f"{kind}_{length}")
+        results = _results(runs, group, f"{kind}_{length}")
         return results[0][0], [presents for _, presents in results]
 
     def _run_rank(
         self, group: RankGroup, rank: int, graph: _RankGraph, feeds: Mapping[str, I64], past: Any
     ) -> tuple[F16, list[Array]]:
-        inputs = []
-        for entry in graph.description.data:
-            array = aligned_zeros(entry.shape, np.int64)
-            array[...] = feeds[entry.name]
-            inputs.append(self._ffi.from_dlpack(array))
         with group.member(rank):
+            inputs = []
+            for entry in graph.description.data:
+                array = aligned_zeros(entry.shape, np.int64)
+                array[...] = feeds[entry.name]
+                inputs.append(self._ffi.from_dlpack(array))
             outputs = graph.function(*inputs, self._ffi.Array([]) if past is None else past, graph.weights)
         logits, presents = outputs[0], outputs[1]
         values: F16 = np.asarray(np.from_dlpack(logits), np.float16)
         return values, [np.from_dlpack(present) for present in presents]
 
 
-def _results(runs: Sequence[Future[tuple[F16, list[Array]]]], name: str) -> list[tuple[F16, list[Array]]]:
-    """Every rank's result; of failures the one that made the others give up.
+def _results(
+    runs: Sequence[Future[tuple[F16, list[Array]]]], group: RankGroup, name: str
+) -> list[tuple[F16, list[Array]]]:
+    """Every rank's result, once all have ended.
 
     Raises:
-        InternalError: E1617.
+        InternalError: E1617, of the rank that failed first.
     """
-    failures = [(rank, error) for rank, run in enumerate(runs) if (error := run.exception()) is not None]
-    if not failures:
+    wait(runs)
+    if group.failed is None:
         return [run.result() for run in runs]
-    first = next((failure for failure in failures if not isinstance(failure[1], RankAborted)), failures[0])
-    rank, error = first
+    error = runs[group.failed].exception()
     if not isinstance(error, _TVM_ERRORS):
-        raise error
+        raise error or AssertionError("a rank failed without an exception")
     raise InternalError(
         "E1617",
-        f"the simulated graph {name} failed on rank {rank}",
+        f"the simulated graph {name} failed on rank {group.failed}",
         "report it with the artifact's manifest.json",
         details=tuple(str(error).strip().splitlines()[-5:]),
     ) from error

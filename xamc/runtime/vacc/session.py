@@ -112,7 +112,9 @@ class VaccExecutor:
         logits, presents = self._graphs.decode(
             length, np.array([[token]], np.int64), mask, np.array([[position]], np.int64), cache.pasts
         )
-        cache.put(presents, position)
+        if position < self._graphs.lengths["decode"][-1] - 1:
+            self._fit(cache, position, room=position + 1)  # the token in a graph's last slot is kept in a longer one
+            cache.put(presents, position)
         return self._logits(logits[0])
 
     def _fit(self, cache: SequenceCache, tokens: int, room: int) -> int:
