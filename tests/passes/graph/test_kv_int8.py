@@ -10,14 +10,16 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text, twin_kv_scales
 from xamc.compiler import contract
+from xamc.compiler.contract import Bucket
 from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.metrics import output_error, relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize, oracle_of
 from xamc.compiler.verify.proof import prove
+from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
 from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.kv_scales import KvScales
+from xamc.compiler.weights.kv_scales import KvScales, past_names
 from xamc.passes.graph import kv_int8
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_int8 import KvInt8, dequantize_kv_function, quantize_kv_function
@@ -25,6 +27,7 @@ from xamc.passes.graph.quantize_per_channel import QuantizePerChannel
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.onnx_graph import add_function, new_node
 from xamc.passes.text import program_text
+from xamc.targets.graph_pipelines import vacc_graph_passes
 
 
 def test_golden() -> None:
@@ -162,3 +165,25 @@ def test_a_graph_without_a_cache_stays_as_it_is() -> None:
     report = KvInt8(twin_kv_scales()).run(program)
     assert program_text(program) == before and report.matched == {} and len(report.skipped) == 4
     assert not any(name.startswith("past_") for name in program.weights)
+
+
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+def test_static_graphs_give_and_take_codes(kind: str) -> None:
+    """The graphs a card runs: a prefill without a past, and a decode step that returns its whole cache."""
+    program, cases = twins.twin("windowed")
+    bucket = Bucket("prefill", TWIN_PREFILL_LENGTH) if kind == "prefill" else Bucket("decode", TWIN_DECODE_LENGTH)
+    scales = scales_of_cases(program.config, cases)
+    static = vacc_graph_passes(bucket, TWIN_DECODE_LENGTH)
+    proof = prove([Cleanup(), *static, KvInt8(scales)], program, cases).require().passes[-1]
+    past = {} if kind == "prefill" else {"past": 4}
+    assert proof.report.matched == {**past, "present": 4} and (proof.cost > 0) == bool(past)
+    graph = program.model.graph
+    codes = {
+        value.name: list(value.shape) for value in (*graph.inputs, *graph.outputs) if value.dtype == ir.DataType.INT8
+    }
+    expected = {
+        name(i): [1, 2, bucket.length, 16] for i in range(2) for name in (contract.present_key, contract.present_value)
+    }
+    if past:
+        expected |= {name: [1, 2, bucket.length - 1, 16] for name in past_names(program.config)}
+    assert codes == expected
