@@ -112,10 +112,18 @@ _FRONTEND = (
         "Compile the vision tower of a vision-language checkpoint instead of its language model.",
         on({"tvm_vacc": _TO_VACC}, ("used", "true is refused: only language models are compiled")),
     ),
+    _recorded(
+        "frontend.model_kwargs.align_qkv",
+        _FLAG,
+        "Pads grouped-query heads where `tp` does not divide the KV heads.",
+        on(
+            {"tvm_vacc": ("no effect", "heads are padded wherever tp needs it")},
+            ("no effect", "runs in one process: nothing is divided"),
+        ),
+    ),
     *(
         _recorded(f"frontend.model_kwargs.{name}", kind, meaning, _vacc("an option of vamc's exporter"))
         for name, kind, meaning in (
-            ("align_qkv", _FLAG, "Pads grouped-query heads where `tp` does not divide the KV heads."),
             ("enable_kv_share", _FLAG, "Grouped-query attention in vamc 2; newer versions set it themselves."),
             ("insert_slice", _FLAG, "Logits of the last position only, in the prefill graph."),
             ("split_embed", _ANY, f"{_UNKNOWN.capitalize()}."),
@@ -256,7 +264,10 @@ _BACKEND = (
         "backend.merge_params",
         _FLAG,
         "Not publicly documented; presumably one parameter file for prefill and decode.",
-        on({"tvm_vacc": _TO_VACC}, ("no effect", "prefill and decode always share one copy of the weights")),
+        on(
+            {"tvm_vacc": ("used", "true: all graphs of a rank have one mod.params")},
+            ("no effect", "prefill and decode always share one copy of the weights"),
+        ),
     ),
     _recorded("backend.remove_params", _FLAG, "Not publicly documented.", _vacc()),
     _recorded("backend.merge_shapes", _ANY, "Not publicly documented.", _vacc()),
