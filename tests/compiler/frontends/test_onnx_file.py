@@ -92,9 +92,12 @@ def test_external_data_elsewhere(
     path = external_model(folder / "m.onnx", **entries)
     opened: list[str] = []
     original = os.open
-    monkeypatch.setattr(
-        os, "open", lambda name, *rest, **more: (opened.append(str(name)), original(name, *rest, **more))[1]
-    )
+
+    def noted(name: Any, *rest: Any, **more: Any) -> int:
+        opened.append(str(name))
+        return original(name, *rest, **more)
+
+    monkeypatch.setattr(os, "open", noted)
     with pytest.raises(InputError, match=words) as caught:
         read_onnx(path)
     assert caught.value.code == "E1153" and "w" in caught.value.message

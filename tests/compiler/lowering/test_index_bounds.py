@@ -34,7 +34,7 @@ def doubled(g: Graph) -> str:
 
 
 def test_an_input_gets_a_bound() -> None:
-    proto, model = lookup(lambda g: g.add("Squeeze", g.add("Unsqueeze", "i", g.const(np.array([0])))))
+    _, model = lookup(lambda g: g.add("Squeeze", g.add("Unsqueeze", "i", g.const(np.array([0])))))
     nodes = len(model.graph)
     assert bound_indices(model) == {"i": 5} and len(model.graph) == nodes
 
