@@ -44,13 +44,13 @@ format: $(STAMP) ## let ruff lay out the code
 golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read the diff before committing
 	@$(BIN)/python tools/golden.py
 
-bench: $(STAMP) ## measure speed and fidelity; results go to docs/benchmarks
-	@$(BIN)/python -m tools.bench $(BENCH_ARGS)
+bench: $(STAMP) ## measure speed and fidelity (BENCH=vacc: VACC's graphs); results go to docs/benchmarks
+	@$(BIN)/python -m tools.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
 verify: $(STAMP) ## re-check ARTIFACT's digests and golden logits (default: all below vacc_deploy)
 	@for artifact in $(or $(ARTIFACT),$(wildcard vacc_deploy/*)); do $(BIN)/xamc verify $$artifact || exit $$?; done
 
-scale: $(STAMP) ## compile a synthetic 8.8 B model within 3 GiB; takes long and 30 GB of disk
+scale: $(STAMP) ## compile a synthetic 8.8 B model within 3 GiB, and for VACC; takes long and 45 GB of disk
 	@$(BIN)/python -m tools.scale $(SCALE_ARGS)
 
 clean: ## remove .venv, caches of the tools, and build leftovers (never vacc_deploy)

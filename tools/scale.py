@@ -5,7 +5,8 @@
 
 Everything happens in one scratch folder (XAMC_SCALE_DIR, default build/scale), cache and temporary files included, so
 that the disk it takes can be summed; the folder is deleted at the end. The steps: make the checkpoint; compile it;
-run the artifact; compile again after a change of `backend`; compile once more, from nothing, under a memory limit.
+run the artifact; compile again after a change of `backend`; compile once more, from nothing, under a memory limit;
+then, one after the other, compile it for VACC in four ranks with float16 and with int8 weights.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.console import Console
 
 from tools.bench.machine import describe
 from tools.memory_limit import choose_limit
+from tools.scale_vacc import measure_vacc
 from tools.watched_run import Watched, disk_bytes, watched_run
 
 ROOT = Path(__file__).parents[1]
@@ -118,14 +120,21 @@ class Scratch:
         """Runs Python with `arguments`, watched; its status is the caller's to judge."""
         return watched_run([sys.executable, *arguments], folders=[self.root], environment=self.environment, limit=limit)
 
-    def compile(self, overrides: Sequence[str] = (), limit: Any = None) -> tuple[Watched, dict[str, Any]]:
-        """`xamc compile`, watched, and its report.
+    def compile(
+        self,
+        overrides: Sequence[str] = (),
+        limit: Any = None,
+        spec: Path | None = None,
+        options: Sequence[str] = (),
+    ) -> tuple[Watched, dict[str, Any]]:
+        """`xamc compile`, watched, and its report; of `self.spec` unless another is given.
 
         Raises:
             ScaleError: it failed.
         """
         sets = [part for override in overrides for part in ("--set", override)]
-        watched = self.watch(["-m", "xamc", "compile", str(self.spec), *sets, "--json"], limit)
+        command = ["-m", "xamc", "compile", str(spec or self.spec), *sets, *options, "--json"]
+        watched = self.watch(command, limit)
         if watched.status:
             why = "the watchdog ended it above the limit" if watched.ended_by_watchdog else f"exit {watched.status}"
             raise ScaleError(f"compile failed ({why}); peak PSS was {watched.peak_pss / GIB:.2f} GiB")
@@ -221,27 +230,36 @@ def measure_limited(scratch: Scratch, cgroup: Path | None, results: Results) -> 
     results.add("limited compile", "peak PSS", watched.peak_pss / GIB, "GiB", PEAK_PSS / GIB)
 
 
-def write_report(folder: Path, results: Results, layers: int | None) -> None:
-    """Writes scale.csv and scale.md."""
-    folder.mkdir(parents=True, exist_ok=True)
+CPU_TITLE = "A model of 8.8 B parameters"
+CPU_TEXT = f"compiled to 4 bits and run. The recompile follows `--set {BACKEND_CHANGE}`."
+VACC_TITLE = "A model of 8.8 B parameters in four ranks"
+VACC_TEXT = (
+    "compiled for VACC by build files as the vendor writes them: lengths 1024 and 2048, tp 4, merged parameters, two "
+    "workers; float16, then int8 per channel (`w8a16_gptq` with `--allow-rtn`). Nothing was run, no card was involved."
+)
+
+
+def write_report(path: Path, title: str, text: str, results: Results, layers: int | None) -> None:
+    """Writes `path`.csv and `path`.md."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     machine = describe()
-    with (folder / "scale.csv").open("w", newline="", encoding="utf-8") as file:
+    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("step", "quantity", "value", "unit", "target"))
         writer.writerows(results.rows)
         writer.writerows(("machine", key, value, "", "") for key, value in machine.items())
     lines = [
-        "# A model of 8.8 B parameters",
+        f"# {title}",
         "",
         f"Written by `make scale` on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}; raw values are in "
-        "[scale.csv](scale.csv). A synthetic checkpoint of InternLM3-8B's shape "
-        f"({layers or 48} layers, fp16 safetensors in shards, random weights) is compiled to 4 bits and run.",
+        f"[{path.name}.csv]({path.name}.csv). A synthetic checkpoint of InternLM3-8B's shape "
+        f"({layers or 48} layers, fp16 safetensors in shards, random weights) is {text}",
         "",
         "All figures are of this machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ".",
         "",
         "Memory is the peak of the summed PSS over the process tree, sampled every 100 ms from outside. Disk is what",
         "checkpoint, artifact, cache and temporary files take together, sampled every second; a file with several hard",
-        f"links counts once. The recompile follows `--set {BACKEND_CHANGE}`.",
+        "links counts once.",
         "",
         *[line for note in results.notes for line in (note, "")],
         "| step | quantity | value | target | |",
@@ -251,8 +269,8 @@ def write_report(folder: Path, results: Results, layers: int | None) -> None:
         wanted = "" if target is None else f"≤ {target:,.4g} {unit}"
         verdict = "" if target is None else ("met" if value <= target else "**missed**")
         lines.append(f"| {step} | {quantity} | {value:,.4g} {unit} | {wanted} | {verdict} |")
-    (folder / "scale.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"→ {folder / 'scale.md'}")
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"→ {path.with_suffix('.md')}")
 
 
 def main() -> int:
@@ -262,30 +280,36 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the scratch folder, to look at or to try again")
     parser.add_argument("--no-limited", action="store_true", help="leave out the compile under a memory limit")
     parser.add_argument("--cgroup", type=Path, help="a memory cgroup in which a child may be made, for the limit")
-    parser.add_argument("--out", type=Path, help="where scale.md and scale.csv go")
+    parser.add_argument("--only", choices=("cpu", "vacc"), help="one of the two parts")
+    parser.add_argument("--out", type=Path, help="where the pages and raw values go")
     options = parser.parse_args()
     out = options.out or (ROOT / "build/scale-report" if options.layers else ROOT / "docs/benchmarks")
-    results = Results()
+    results, vacc = Results(), Results()
     try:
         scratch = Scratch(Path(os.environ.get("XAMC_SCALE_DIR") or ROOT / "build/scale"))
         try:
             scratch.prepare()
             checkpoint = make_checkpoint(scratch, options.layers, results)
-            first = measure_compile(scratch, checkpoint, results)
-            measure_run(scratch, results)
-            measure_recompile(scratch, first, results)
-            if not options.no_limited:
-                measure_limited(scratch, options.cgroup, results)
+            if options.only != "vacc":
+                first = measure_compile(scratch, checkpoint, results)
+                measure_run(scratch, results)
+                measure_recompile(scratch, first, results)
+                if not options.no_limited:
+                    measure_limited(scratch, options.cgroup, results)
+                write_report(out / "scale", CPU_TITLE, CPU_TEXT, results, options.layers)
+            if options.only != "cpu":
+                measure_vacc(scratch, checkpoint, vacc)
+                write_report(out / "scale_vacc", VACC_TITLE, VACC_TEXT, vacc, options.layers)
         finally:
             if not options.keep:
                 scratch.remove()
     except ScaleError as error:
         Console(stderr=True).print(f"make scale: {error}", style="red", soft_wrap=True)
         return 1
-    write_report(out, results, options.layers)
-    for missed in results.missed():
-        print(f"missed: {missed}")
-    return 1 if results.missed() else 0
+    missed = [*results.missed(), *vacc.missed()]
+    for quantity in missed:
+        print(f"missed: {quantity}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
