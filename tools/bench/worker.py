@@ -66,9 +66,14 @@ class XamcEngine:
 
     def weight_bytes(self) -> int:
         manifest = self._model.manifest
+        if manifest.weights is None:
+            # static graphs: the parameter files of one bucket's ranks
+            first = manifest.graphs[0].length
+            files = {graph.params for graph in manifest.graphs if graph.length == first}
+            return sum(file.nbytes for file in manifest.files if file.path in files)
         tied = manifest.model.tie_word_embeddings
         # An untied embedding gives one row per token; a tied one is the output head too and is read as a whole.
-        return sum(entry.nbytes for entry in manifest.library()[1].tensors if tied or "embed_tokens" not in entry.name)
+        return sum(entry.nbytes for entry in manifest.weights.tensors if tied or "embed_tokens" not in entry.name)
 
 
 class TransformersEngine:
