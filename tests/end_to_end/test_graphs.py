@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from xamc.compiler import cli
 from xamc.compiler.artifact import read_graph
 from xamc.compiler.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.compiler.pipeline import compile_spec
+from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.graph_import import look_at_graph
 from xamc.compiler.stages.graph_road import run_case
 from xamc.compiler.stages.job import CompileOptions
@@ -287,6 +289,29 @@ def test_external_data(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "vit.data").write_bytes(content)
     changed = load(compile_spec(spec("vit", tmp_path, "reference", "fp32")).path).run(given)
     assert not np.array_equal(changed["logits"], actual["logits"]), "the cache does not know that the data changed"
+
+
+def test_code_for_another_cpu(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is published without golden outputs, and says that nothing has been run."""
+    for module in ("xamc.compiler.stages.graph_road", "xamc.runtime.cpu_features"):
+        monkeypatch.setattr(f"{module}.missing_features", lambda cpu, *rest: ["avx512f"])
+    build = spec("bert", folder, "reference", "fp32")
+    compiled = compile_spec(build, options=CompileOptions(output=tmp_path / "out"))
+    assert read_graph(compiled.path).manifest.golden is None
+    assert any("avx512f" in warning for warning in compiled.report["warnings"])
+    assert compiled.report["deviation"]["compiled_from_original"] is None
+    for command in ("verify", "inspect"):
+        assert cli.run([command, str(compiled.path)]) == 0
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_the_page_has_a_build_file_that_loads(repository: Path, tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (repository / "docs" / "onnx.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "build.yaml").write_text(text)
+    loaded = load_spec(tmp_path / "build.yaml")
+    assert loaded.spec.frontend.type == "onnx" and not loaded.warnings
 
 
 def test_prompts_and_arrays_do_not_mix(compiled: Callable[..., Path]) -> None:

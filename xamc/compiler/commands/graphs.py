@@ -143,7 +143,7 @@ def inspect_graph(artifact: GraphArtifact, report: Mapping[str, Any]) -> None:
     console.print()
     print_table(console, ("file", "size", "sha256"), [(f.path, size(f.nbytes), f.sha256[:16]) for f in manifest.files])
     deviation = report.get("deviation", {})
-    if deviation:
+    if deviation.get("compiled_from_original"):
         console.print()
         names = [tensor.name for tensor in manifest.graph_outputs]
         columns = ("compiled_from_onnxruntime_same_weights", "compiled_from_original")
@@ -182,11 +182,16 @@ def check_graph_golden(artifact: GraphArtifact, threads: int | None, stage: Stag
 
     from xamc.compiler.verify.metrics import relative_error
     from xamc.runtime import load_graph
+    from xamc.runtime.cpu_features import missing_features
 
     manifest = artifact.manifest
     if manifest.golden is None:
-        stage.result("the artifact holds no golden outputs", "skipped")
+        stage.result("the artifact holds no golden outputs: the machine that compiled it could not run it", "skipped")
         return None
+    if missing := missing_features(manifest.cpu):
+        reason = f"this CPU lacks {', '.join(missing)}, which {manifest.cpu.mcpu} code needs"
+        stage.result(f"not compared: {reason}", "not run")
+        return {"executed": False, "reason": reason}
     path = artifact.file(f"{manifest.golden}/golden.safetensors")
     try:
         tensors = safetensors.numpy.load_file(path)
