@@ -27,7 +27,7 @@ from xamc.passes.protocol import GraphPass
 
 # "tied": no biases, tied embedding, GQA 3:1; "windowed": q/k/v biases, one full and one sliding-window layer, untied
 KINDS = ("tied", "windowed")
-# otherwise as "tied": nine heads in three groups, as SmolLM2 has, and all heads in one
+# otherwise as "tied": nine heads in three groups, as SmolLM2 has, and a bias everywhere; all heads in one group
 THREE_GROUPS, ONE_KV_HEAD = "three_groups", "one_kv_head"
 _HEADS = {"windowed": (4, 2), "tied": (6, 2), THREE_GROUPS: (9, 3), ONE_KV_HEAD: (5, 1)}
 
@@ -56,6 +56,8 @@ def config(kind: str) -> ModelConfig:
         hf |= {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1, "layer_types": kinds}
     else:
         hf |= {"head_dim": 16}
+    if kind == THREE_GROUPS:
+        hf |= {"attention_bias": True, "mlp_bias": True}
     return ModelConfig(
         model_type="qwen2" if windowed else "llama",
         architecture="Qwen2ForCausalLM" if windowed else "LlamaForCausalLM",

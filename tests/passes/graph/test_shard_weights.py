@@ -177,7 +177,9 @@ def test_bytes_add_up(tp: int) -> None:
     for name, size in _bytes(program.weights).items():
         layer = name.split(".")[-2]
         copies = tp * per_rank[0][name]
-        if layer in ("q_proj", "o_proj"):
+        if name.endswith((".o_proj.bias", ".down_proj.bias")):
+            assert copies == tp * size
+        elif layer in ("q_proj", "o_proj"):
             assert copies * plan.num_heads == size * (plan.num_heads + plan.padding("head"))
         elif layer in ("k_proj", "v_proj"):
             kv_heads = tp * plan.local("kv_head")
