@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from xamc.compiler.errors import InputError, InternalError
 from xamc.compiler.weights.files import FileTensor, read_bytes
-from xamc.compiler.weights.lazy import ArrayTensor, ConcatRows, LazyTensor, RowRanges, row_blocks
+from xamc.compiler.weights.lazy import ArrayTensor, ConcatRows, LazyTensor, RowRanges, read_width, row_blocks
+from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
 from xamc.compiler.weights.transforms import (
     Cast,
     ColumnSlice,
@@ -101,6 +102,17 @@ def test_casts_round_to_nearest_even(source: str, target: str, cut: list[int]) -
 def test_zeros(rows: int, cut: list[int]) -> None:
     check(Zeros((rows,), "bfloat16"), np.zeros(rows, ml_dtypes.bfloat16), cut)
     check(Zeros((rows, 3), "float32"), np.zeros((rows, 3), np.float32), cut)
+
+
+def test_blocks_are_small_in_what_is_read_for_them() -> None:
+    """Four of 4096 columns: 4-column blocks of the same size would read a thousand times as much."""
+    wide = Zeros((1024, 4096), "float16")
+    cut = Pad(ColumnSlice(wide, 0, 4), 1024, 8)
+    quantized = QuantizedMatrix(Cast(wide, "float32", "w"), RoundToNearest(8, None), "w")
+    joined = ConcatRows((cut, Pad(cut, 2000)))
+    assert [read_width(t) for t in (wide, cut, joined, ArrayTensor(np.zeros((3, 5))))] == [4096, 4096, 4096, 5]
+    assert read_width(ColumnSlice(quantized.codes, 0, 4)) == read_width(quantized.scales) == 4096
+    assert max(stop - start for start, stop in row_blocks(cut, limit=2**20)) == 64
 
 
 @pytest.mark.parametrize(

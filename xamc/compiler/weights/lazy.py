@@ -8,7 +8,7 @@ processes can be handed one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Protocol, runtime_checkable
 
 import ml_dtypes
@@ -44,12 +44,28 @@ class LazyTensor(Protocol):
 
 
 def row_blocks(tensor: LazyTensor, multiple: int = 1, limit: int = BLOCK_BYTES) -> Iterator[tuple[int, int]]:
-    """Row ranges covering `tensor`, each a multiple of `multiple` rows (but the last) and at most `limit` bytes."""
+    """Row ranges covering `tensor`, each a multiple of `multiple` rows (but the last) and at most `limit` bytes, also
+    of what is read for it."""
     rows = tensor.shape[0]
-    row_bytes = max(1, int(np.prod(tensor.shape[1:], dtype=np.int64)) * 4)
+    row_bytes = max(1, read_width(tensor) * 4)
     step = max(multiple, limit // row_bytes // multiple * multiple)
     for start in range(0, rows, step):
         yield start, min(rows, start + step)
+
+
+def read_width(tensor: object) -> int:
+    """Numbers that have to be read for one row: those of the widest tensor that `tensor` is made of.
+
+    Columns are cut out of whole rows, so a narrow part of a wide matrix takes as much memory as the matrix's rows do.
+    """
+    shape = getattr(tensor, "shape", ())
+    width = int(np.prod(shape[1:], dtype=np.int64)) if shape else 1
+    values = [getattr(tensor, field.name) for field in fields(tensor)] if is_dataclass(tensor) else []
+    for value in values:
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, LazyTensor) or isinstance(getattr(part, "source", None), LazyTensor):
+                width = max(width, read_width(part))
+    return width
 
 
 def require(condition: bool, message: str) -> None:

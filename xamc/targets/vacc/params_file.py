@@ -17,7 +17,7 @@ import numpy as np
 from xamc.compiler.artifact.params_index import TYPE_CODES, data_bytes, names_header, tensor_header
 from xamc.compiler.artifact.staging import disk_errors
 from xamc.compiler.errors import InternalError
-from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype
+from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, read_width
 from xamc.compiler.weights.transforms import FLOATS, check_finite
 from xamc.targets.block_pool import run_blocks
 
@@ -126,7 +126,8 @@ def _blocks(file: ParamsFile, offsets: Mapping[str, int]) -> Iterator[_Block]:
         groups.setdefault((stem, rows), []).append(name)
     for (_, rows), names in groups.items():
         parts = tuple((name, file.tensors[name], offsets[name]) for name in names)
-        width = max(int(np.prod(tensor.shape[1:], dtype=np.int64)) for _, tensor, _ in parts)
+        # a rank's columns are cut out of the checkpoint's whole rows
+        width = max(read_width(tensor) for _, tensor, _ in parts)
         step = max(1, TASK_BYTES // (4 * max(1, width)))
         for start in range(0, rows, step):
             yield _Block(file.path, parts, start, min(rows, start + step))
