@@ -80,6 +80,9 @@ PASSES: dict[str, PassCase] = {
     "eager_attention": _static(lambda m, _: m.EagerAttention(), 3, "tied"),
     "insert_slice": _static(lambda m, _: m.InsertSlice(), 4, "tied"),
     "fp16_clamp": _static(lambda m, _: m.Fp16Clamp(), 5, "windowed", WideMasks()),
+    "embedding_output": PassCase(
+        lambda m: m.EmbeddingOutput(), (Cleanup(), StaticPhase(PREFILL), *_STATIC[:3]), "windowed"
+    ),
     "standard_ops": _static(lambda m, _: m.StandardOps(), 5, "windowed", SwiGlu()),
     "vocab_padding": PassCase(lambda m: m.VocabPadding()),
     "weight_storage": PassCase(lambda m: m.WeightStorage("float16")),

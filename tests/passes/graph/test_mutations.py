@@ -193,6 +193,14 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("head.replace_input_with(0, last.outputs[0])", "pass"),
         ("shape[1] == 1", "shape[1] != 1"),
     ],
+    "embedding_output": [
+        ("graph.outputs[:] = [hidden]", "graph.outputs[:] = [logits]"),
+        ('hidden.name = "logits"', 'hidden.name = "hidden"'),
+        ("head_matmul(logits, self.name).inputs[0]", "head_matmul(logits, self.name).inputs[0].producer().inputs[0]"),
+        ("remove_dead(program.model)", "pass"),
+        ("if not value.uses():", "if value.uses():"),
+        ("graph.inputs.remove(value)", "pass"),
+    ],
     "fp16_clamp": [
         ("np.clip(array, -_LIMIT, _LIMIT)", "np.clip(array, -6.0, _LIMIT)"),
         ("(magnitude > _LIMIT).any()", "(magnitude < _LIMIT).any()"),

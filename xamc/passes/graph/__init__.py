@@ -14,6 +14,7 @@ GRAPH_PASSES: dict[str, str] = {
     "rope_table": "RopeTables",
     "eager_attention": "EagerAttention",
     "insert_slice": "InsertSlice",
+    "embedding_output": "EmbeddingOutput",
     "vocab_padding": "VocabPadding",
     "fp16_clamp": "Fp16Clamp",
     "weight_storage": "WeightStorage",
