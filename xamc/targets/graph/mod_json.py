@@ -1,4 +1,7 @@
-"""`mod.json` of a generic graph: its inputs, outputs, parameters, constants and nodes, for people and other tools."""
+"""`mod.json` of a generic graph: its inputs, outputs, parameters, constants and nodes, for people and other tools.
+
+Tensors, constants and nodes are written as in the `mod.json` of a language model's rank.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from xamc.compiler.artifact.graph_manifest import GraphManifest
+from xamc.targets.graph.names import FUNCTION
 
-FORMAT = "xamc-graph"
+FORMAT = "xamc.graph"
 VERSION = 1
 _SHOWN_ELEMENTS = 16
 
@@ -30,6 +34,8 @@ def graph_json(model: ir.Model, manifest: GraphManifest) -> str:
         "compute_dtype": manifest.compute_dtype,
         "weight_dtype": manifest.weight_dtype,
         "opset": model.graph.opset_imports.get("", 1),
+        "code": {"library": manifest.code_file, "params": manifest.params_file, "function": FUNCTION},
+        "isa": manifest.cpu.mcpu,
     }
     lists: Mapping[str, list[Any]] = {
         "inputs": [_tensor(tensor) for tensor in manifest.graph_inputs],
@@ -50,32 +56,33 @@ def _dump(value: Any) -> str:
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:
-    fields = {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+    fields = {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
     return fields if tensor.limit is None else fields | {"limit": tensor.limit}
 
 
 def _value(value: ir.Value) -> dict[str, Any]:
     shape = None if value.shape is None else [dim if isinstance(dim, int) else None for dim in value.shape]
     dtype = None if value.dtype is None else value.dtype.numpy().name
-    return {"name": value.name, "dtype": dtype, "shape": shape}
+    return {"name": value.name, "shape": shape, "dtype": dtype}
 
 
 def _constant(name: str, value: ir.Value) -> dict[str, Any]:
     tensor = value.const_value
     assert tensor is not None
     array = tensor.numpy()
-    fields = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
-    return fields | {"value": _plain(array)} if array.size <= _SHOWN_ELEMENTS else fields
+    fields = {"name": name, "shape": list(array.shape), "dtype": array.dtype.name}
+    return fields | {"data": _plain(array.reshape(-1))} if array.size <= _SHOWN_ELEMENTS else fields
 
 
 def _node(node: ir.Node) -> dict[str, Any]:
     attributes = {name: _attribute(value) for name, value in sorted(node.attributes.items())}
     return {
         "op": node.op_type,
+        "domain": node.domain or "ai.onnx",
         "name": node.name,
-        "inputs": [value.name if value is not None else "" for value in node.inputs],
+        "inputs": [value.name if value is not None else None for value in node.inputs],
         "outputs": [_value(value) for value in node.outputs],
-        **({"attributes": attributes} if attributes else {}),
+        "attributes": attributes,
     }
 
 
@@ -83,8 +90,8 @@ def _attribute(attribute: Any) -> Any:
     value = attribute.value
     if attribute.type in (ir.AttributeType.TENSOR,):
         array = value.numpy()
-        shown = {"value": _plain(array)} if array.size <= _SHOWN_ELEMENTS else {}
-        return {"dtype": array.dtype.name, "shape": list(array.shape), **shown}
+        shown = {"data": _plain(array.reshape(-1))} if array.size <= _SHOWN_ELEMENTS else {}
+        return {"shape": list(array.shape), "dtype": array.dtype.name, **shown}
     if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
         graphs = [value] if attribute.type == ir.AttributeType.GRAPH else list(value)
         return [[_node(node) for node in graph] for graph in graphs]
