@@ -4,7 +4,7 @@ import pytest
 
 from tests import twins
 from tests.golden_files import check_golden
-from tests.passes.graph.cases import PASSES, golden_text
+from tests.passes.graph.cases import PASSES, PREFILL, golden_text
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.verify.metrics import relative_error
@@ -18,6 +18,7 @@ from xamc.passes.graph.vocab_padding import VocabPadding
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.onnx_graph import dims, new_node
 from xamc.passes.protocol import GraphPass
+from xamc.targets.graph_pipelines import vacc_graph_passes
 
 
 def test_golden() -> None:
@@ -61,6 +62,7 @@ def test_weights_stay_lazy_and_are_read_in_blocks() -> None:
     [
         ((Cleanup(), VocabPadding(), WeightStorage("float16")), 112),
         ((Cleanup(), LastPosition(), WeightStorage("float16"), VocabPadding(24)), 120),
+        ((Cleanup(), VocabPadding(), *vacc_graph_passes(PREFILL)), 112),
     ],
 )
 def test_proven_among_other_passes(kind: str, passes: tuple[GraphPass, ...], width: int) -> None:
