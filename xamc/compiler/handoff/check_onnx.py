@@ -1,7 +1,8 @@
 """Check the ONNX files of this folder with the installed onnx, onnxsim and onnxruntime: python check_onnx.py
 
 Every file is loaded with its weights, checked, simplified and run; the simplified file must answer as the original.
-It fails where an operator, an opset or an IR version is too new for the installed releases.
+It fails where an operator, an opset or an IR version is too new for the installed releases. Files with more than 1.5 GB
+of weights are loaded, checked and run, but not simplified: onnxsim 0.4 crashes beyond protobuf's 2 GB.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import onnx
 import onnxruntime as ort
 import onnxsim
 
-# One model of at most this size fits into protobuf's 2 GB with what onnxsim folds.
-INLINE_BYTES = 1_500_000_000
+# A model of at most this size fits into protobuf's 2 GB together with what onnxsim folds.
+SIMPLIFIED_BYTES = 1_500_000_000
 
 
 def feeds_of(session: Any, vocab_size: int) -> dict[str, Any]:
@@ -63,10 +64,12 @@ def check(path: Path, vocab_size: int) -> dict[str, Any]:
         "operators": operators,
         "weight_bytes": weights,
     }
+    if weights > SIMPLIFIED_BYTES:
+        return facts
     with tempfile.TemporaryDirectory() as folder:
         simple, same = onnxsim.simplify(model)
         target = Path(folder) / path.name
-        onnx.save(simple, str(target), save_as_external_data=weights > INLINE_BYTES, location="simple.bin")
+        onnx.save(simple, str(target))
         after = outputs_of(target, vocab_size)
     if not same:
         raise SystemExit(f"{path.name}: onnxsim's own check failed")
@@ -93,10 +96,10 @@ def main() -> None:
         return
     sys.stdout.write(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
     for facts in results:
-        sys.stdout.write(
-            "{file}: IR {ir_version}, {nodes} nodes ({simplified_nodes} simplified), "
-            "deviation {deviation:.1e}\n".format(**facts)
-        )
+        simplified = "loaded, checked and run; too large for onnxsim"
+        if "deviation" in facts:
+            simplified = "{simplified_nodes} simplified, deviation {deviation:.1e}".format(**facts)
+        sys.stdout.write("{file}: IR {ir_version}, {nodes} nodes; ".format(**facts) + simplified + "\n")
 
 
 if __name__ == "__main__":
