@@ -134,9 +134,23 @@ _ALL = (
         "float16_operators",
         8e-3,
         "twins whose operators round to float16 (2^-11 = 4.9e-4 relative each) against fp32, both on the same weights: "
-        "two layers of peaked attention amplify it; measured up to 2.7e-3, while one operator that summed in float16 or "
-        "a wrong mask shows as 1e-1",
+        "two layers of peaked attention amplify it; measured up to 2.7e-3, while one operator that summed in float16, "
+        "or a wrong mask, shows as 1e-1",
     ),
+    Tolerance(
+        "vacc_fp16",
+        5e-3,
+        "logits of a simulated VACC artifact against fp32: weights and every operator's result rounded to float16, "
+        "through tiny random models; measured up to 1.3e-3, while one wrong token in the context shows as 1e-1",
+    ),
+    Tolerance(
+        "vacc_ranks",
+        5e-3,
+        "the same with tp ranks against one: partial sums are rounded to float16 before the all-reduce adds them; "
+        "measured up to 1e-3",
+    ),
+    Tolerance("vacc_w8a16", 0.06, "vacc_fp16, and what w8_per_channel_twin says of int8 weights"),
+    Tolerance("vacc_kv8", 0.06, "vacc_fp16, and what kv8_twin says, with ranges from calibration text instead"),
     Tolerance(
         "rope_frequency_ulps",
         4.0,
