@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xamc.compiler.artifact.panels import PANEL
 from xamc.compiler.errors import InternalError, UnsupportedError
-from xamc.targets.kernels.packing import PANEL, WeightFormat, pack_rows, packed_layout, unpack_rows
+from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout, unpack_rows
 
 FORMATS = [
     WeightFormat("float32"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.packing import PANEL, WeightFormat
+from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.weights import PackedWeight
 
 

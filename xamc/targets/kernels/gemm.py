@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.microkernel import (
     FLOAT32,
@@ -21,7 +22,6 @@ from xamc.targets.kernels.microkernel import (
     row_tiles,
     tile_size,
 )
-from xamc.targets.kernels.packing import PANEL
 from xamc.targets.kernels.weights import PackedWeight
 
 BLOCK_K = 256

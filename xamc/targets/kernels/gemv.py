@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.packing import PANEL
 from xamc.targets.kernels.weights import PackedWeight
 
 _CHAINS = 8
