@@ -74,6 +74,17 @@ def test_a_shape_in_a_list_of_one(tmp_path: Path) -> None:
     assert opened.model.graph.outputs[0].shape == ir.Shape([2, 10])
 
 
+def test_shapes_that_the_file_states_are_forgotten(tmp_path: Path) -> None:
+    """They were inferred by the exporter, for the batch that it had."""
+    model = MODELS["resnet"]()
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    for node in model.graph.node[:3]:
+        model.graph.value_info.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [1, 16, 16, 16]))
+    opened = open_onnx(saved(model, tmp_path / "m.onnx"), {"input.1": [2, 3, 32, 32]})
+    assert opened.model.graph.outputs[0].shape == ir.Shape([2, 10])
+    assert next(node.outputs[0].shape for node in opened.model.graph) == ir.Shape([2, 16, 16, 16])
+
+
 def one_node(op: str, domain: str = "", kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     node = helper.make_node(op, ["x"], ["y"], domain=domain, name=f"my_{op}")
     graph = helper.make_graph(

@@ -65,6 +65,9 @@ def test_codes_are_within_half_a_step(array: Any, axis: int) -> None:
     step = scales.reshape(shape).astype(np.float64)
     off = np.abs(codes * step - array) / step
     assert codes.dtype == np.int8 and codes.min() >= -127 and off.max() <= tolerance("quantization_step")
+    others = tuple(i for i in range(3) if i != axis)
+    used = np.abs(array).max(axis=others) > 1e-30
+    assert (np.abs(codes.astype(int)).max(axis=others)[used] == 127).all(), "a channel does not use all codes"
 
 
 def test_what_stays_in_the_graph(tmp_path: Path) -> None:

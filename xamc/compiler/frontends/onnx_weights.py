@@ -114,7 +114,7 @@ def quantize_per_channel(array: Array, axis: int) -> tuple[Array, Array]:
     others = tuple(i for i in range(array.ndim) if i != axis)
     wide = array.astype(np.float32)
     scales = np.abs(wide).max(axis=others) / np.float32(127)
-    scales[scales == 0] = 1
+    scales[scales < np.finfo(np.float32).tiny] = 1  # zeros, and what a subnormal scale would distort
     shape = [1] * array.ndim
     shape[axis] = -1
     codes = np.clip(np.rint(wide / scales.reshape(shape)), -127, 127).astype(np.int8)
