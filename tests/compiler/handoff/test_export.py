@@ -208,6 +208,19 @@ def test_refused(
     assert code in capsys.readouterr().err
 
 
+def test_json_is_one_document(made: tuple[Path, Handoff], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "build.yaml"
+    file.write_text(yaml.safe_dump(spec(made[0])))
+    arguments = ["export-vamc", str(file), "-o", str(tmp_path / "out"), "--road", "llama", "--json"]
+    assert run(arguments) == 0
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert Path(answer["path"]) == tmp_path / "out" and "llama/build.yaml" in answer["files"]
+    assert [stage["name"] for stage in answer["report"]["stages"]] == ["spec", "frontend", "llama", "publish"]
+    assert "hand-off for vamc" in printed.err
+    assert run(arguments) == 0, "a hand-off is replaced by the next one"
+
+
 def test_a_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
     checkpoint = write_tiny(tmp_path / "llama", "llama")
     (tmp_path / "out").mkdir()

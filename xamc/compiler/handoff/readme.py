@@ -93,7 +93,7 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
             "Prefill: positions are 0 to S - 1, there is no mask; outputs are `logits` of the last position and "
             "`present_key.i`, `present_value.i` [1, KV heads, S, head width]. Decode: `attention_mask` says which of "
             "the S slots are valid (1), `position_ids` where the token stands; the new keys and values are in the last "
-            "slot of `present_*`. `run_onnx.py` is the whole loop, in sixty lines."
+            "slot of `present_*`. `run_onnx.py` is the whole loop, in some sixty lines."
         )
     yield ""
     yield "```console"

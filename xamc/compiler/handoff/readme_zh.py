@@ -90,7 +90,7 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
             "prefill：位置为 0 到 S - 1，没有掩码；输出为最后一个位置的 `logits`，"
             "以及 `present_key.i`、`present_value.i` [1, KV 头数, S, 头宽]。"
             "decode：`attention_mask` 标明 S 个位置中哪些有效（1），`position_ids` 是该 token 的位置；"
-            "新的 K/V 位于 `present_*` 的最后一个位置。`run_onnx.py` 用六十行给出完整循环。"
+            "新的 K/V 位于 `present_*` 的最后一个位置。`run_onnx.py` 用六十余行给出完整循环。"
         )
     yield ""
     yield "```console"
