@@ -99,14 +99,46 @@ def test_command_refuses_with_1_after_printing_the_plan(
     assert "weights.bin" in captured.out and "E1710" in captured.err
 
 
-def test_target_that_is_not_available_can_be_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def vacc(tmp_path: Path) -> list[str]:
+    """A vendor's file for four ranks, with a tiny checkpoint and lengths that suit it."""
     write_tiny(tmp_path / "tiny", "internlm3")
-    arguments = ["plan", str(VACC), "--set", f"frontend.checkpoint={tmp_path / 'tiny'}", "--json"]
-    assert cli.run(arguments) == 0
+    changes = (f"frontend.checkpoint={tmp_path / 'tiny'}", "frontend.shape.input_ids=[[16],[32,48]]")
+    return ["plan", str(VACC), "--allow-rtn", *(part for change in changes for part in ("--set", change))]
+
+
+def test_what_every_die_holds_is_planned(vacc: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*vacc, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["target"] == "tvm_vacc" and not plan["available"] and plan["stages"] == []
-    assert all(phase["ranks"] > 1 for phase in plan["phases"])
-    assert any(key["use"] == "used" for key in plan["keys"])
+    assert plan["target"] == "tvm_vacc" and plan["available"]
+    assert {phase["ranks"] for phase in plan["phases"]} == {4}
+    static = plan["static"]
+    assert static["ranks"] == 4 and [graph["bucket"]["length"] for graph in static["graphs"]] == [16, 32, 48]
+    for graph in static["graphs"]:
+        assert graph["nbytes"] == graph["parameters"] + graph["cache"] + graph["activations"] > 0
+        assert graph["operators"]["xamc::AllReduce"] == 4 and graph["shares"]["length"] == 16
+    # merge_params: the files of the first graph alone take room
+    sizes = {file["path"]: file["nbytes"] for file in plan["files"] if file["path"].endswith("mod.params")}
+    assert len(sizes) == 12
+    assert {path.split("_rank")[0] for path, nbytes in sizes.items() if nbytes} == {"prefill_16"}
+
+
+def test_a_die_that_is_too_small_is_refused(vacc: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([*vacc, "--die-memory", "1GB"]) == 0
+    shown = capsys.readouterr().out
+    assert "each of 4 ranks" in shown and "prefill_16" in shown and "AllReduce" in shown
+    assert cli.run([*vacc, "--die-memory", "10kB"]) == 1
+    refused = capsys.readouterr()
+    assert "prefill_16" in refused.out, "the plan is printed first"
+    assert "E1712" in refused.err and "tp" in refused.err
+    assert cli.run([*vacc, "--die-memory", "much"]) == 2
+    assert "E1704" in capsys.readouterr().err
+
+
+def test_dies_are_vaccs(spec: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "build.yaml").write_text(json.dumps(spec))
+    assert cli.run(["plan", str(tmp_path / "build.yaml"), "--die-memory", "1GB"]) == 2
+    assert "E1713" in capsys.readouterr().err
 
 
 def test_calibrated_quantization_is_refused_as_a_compile_would(spec: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ PLAIN = TargetRequest("float16", None, "float16", buckets=(PREFILL, DECODE))
         ("qwen3", replace(PLAIN, quantize=RoundToNearest(8, None), tp=4)),
         ("qwen2", replace(PLAIN, kv_dtype="int8", tp=2)),
         ("internlm3", replace(PLAIN, merge_params=True)),
+        ("internlm2", replace(PLAIN, merge_params=True)),
         ("qwen3", replace(PLAIN, buckets=(PREFILL,))),
     ],
 )
@@ -47,6 +48,21 @@ def test_bytes_of_a_rank(name: str, request_: TargetRequest) -> None:
         for rank in passes.split.split(graph):
             nbytes = sum(int(DTYPE_BYTES[t.dtype] * np.prod(t.shape)) for t in rank.weights.values())
             assert planned.parameters == nbytes
+
+
+def test_merged_files_are_counted_once() -> None:
+    """Unless dynamic NTK scaling gives graphs beyond the trained length tables, and so files, of their own."""
+    merged = replace(PLAIN, merge_params=True, buckets=(PREFILL, DECODE, Bucket("decode", 9)))
+    config = replace(family("internlm2").config, max_position_embeddings=DECODE.length)
+    assert config.rope.kind == "dynamic"
+    one = static_plan(config, merged)
+    assert [graph.shares for graph in one.graphs] == [PREFILL] * 3
+    assert one.rank_bytes == max(graph.parameters for graph in one.graphs)
+    two = static_plan(replace(config, max_position_embeddings=DECODE.length - 1), merged)
+    assert [graph.shares for graph in two.graphs] == [PREFILL, DECODE, PREFILL]
+    assert two.rank_bytes == two.graphs[0].parameters + two.graphs[1].parameters
+    apart = static_plan(config, replace(merged, merge_params=False))
+    assert apart.rank_bytes == sum(graph.parameters for graph in apart.graphs)
 
 
 def test_graphs_that_a_die_cannot_hold_are_named() -> None:

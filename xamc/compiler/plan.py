@@ -261,11 +261,11 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
 def _static_files(checkpoint: Checkpoint, static: StaticPlan) -> Iterator[PlannedFile]:
     """The three files of every bucket and rank; a shared parameter file is counted once."""
     nodes = {graph.bucket: sum(graph.operators.values()) for graph in static.graphs}
-    for position, graph in enumerate(static.graphs):
+    for graph in static.graphs:
         for rank in range(static.ranks):
             folder = f"{graph.bucket.name}_rank{rank}"
-            shared = static.shared_parameters and position > 0
-            holds = f"the file of {static.graphs[0].bucket.name}_rank{rank}" if shared else "weights and RoPE tables"
+            shared = graph.shares != graph.bucket
+            holds = f"the file of {graph.shares.name}_rank{rank}" if shared else "weights and RoPE tables"
             yield PlannedFile(f"{folder}/mod.params", 0 if shared else static.rank_bytes_of(graph), holds)
             count = nodes[graph.bucket]
             yield PlannedFile(f"{folder}/mod.json", count * _JSON_BYTES_PER_NODE, f"{count} operators")

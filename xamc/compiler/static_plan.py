@@ -30,6 +30,7 @@ class PlannedGraph:
         cache: past and present keys and values, which the graph takes and gives.
         activations: what else lives at the same time, from above: hidden states, attention scores, logits.
         operators: how many of each the graph has.
+        shares: the bucket whose parameter file it reads, its own when it is the first one to do so.
     """
 
     bucket: Bucket
@@ -37,6 +38,7 @@ class PlannedGraph:
     cache: int
     activations: int
     operators: Mapping[str, int]
+    shares: Bucket
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +53,6 @@ class StaticPlan:
     ranks: int
     graphs: tuple[PlannedGraph, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    shared_parameters: bool
 
     @property
     def count(self) -> int:
@@ -61,12 +62,11 @@ class StaticPlan:
     @property
     def rank_bytes(self) -> int:
         """Bytes of one rank's parameter files."""
-        sizes = [graph.parameters for graph in self.graphs]
-        return max(sizes) if self.shared_parameters else sum(sizes)
+        return sum(self.rank_bytes_of(graph) for graph in self.graphs if graph.shares == graph.bucket)
 
     def rank_bytes_of(self, graph: PlannedGraph) -> int:
         """Bytes of the parameter file that a graph of one rank reads."""
-        return max(g.parameters for g in self.graphs) if self.shared_parameters else graph.parameters
+        return max(other.parameters for other in self.graphs if other.shares == graph.shares)
 
     def too_large(self, die_memory: int) -> tuple[PlannedGraph, ...]:
         """The graphs that do not fit into `die_memory` bytes."""
@@ -83,15 +83,17 @@ def static_plan(config: ModelConfig, request: TargetRequest) -> StaticPlan:
     Raises:
         InputError: E1331, heads that can't be divided among the ranks.
     """
-    rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-    shards = ShardPlan.of(config, request.tp, rows)
-    shapes = dict(_local_shapes(config, request, shards, rows))
+    vocab_rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    shards = ShardPlan.of(config, request.tp, vocab_rows)
+    shapes = dict(_local_shapes(config, request, shards, vocab_rows))
     stored = sum(_stored_bytes(name, shape, request) for name, shape in shapes.items())
     heads, kv_heads, width = shards.local("head"), shards.local("kv_head"), config.head_dim
     if request.kv_dtype == "int8":
         # a scale and a zero point per KV head and channel, of keys and of values
         stored += config.num_layers * 4 * kv_heads * width * 4
     longest = max(bucket.length for bucket in request.buckets)
+    # with dynamic NTK scaling the base beyond the trained length is that of one length, and so are the tables
+    own_tables = config.rope.kind == "dynamic" and longest > config.max_position_embeddings
     graphs = []
     for bucket in request.buckets:
         tokens = bucket.length if bucket.kind == "prefill" else 1
@@ -101,10 +103,19 @@ def static_plan(config: ModelConfig, request: TargetRequest) -> StaticPlan:
         inner = max(shards.local("intermediate") * 2, config.hidden_size)
         scores = heads * tokens * bucket.length
         activations = (3 * tokens * (config.hidden_size + inner) + 3 * scores + shards.local("vocab")) * _HALF
-        tables = 2 * (longest if request.merge_params else bucket.length) * width * _HALF
+        rows = longest if request.merge_params and not own_tables else bucket.length
+        tables = 2 * rows * width * _HALF
         counts = operator_counts(config, request, bucket)
-        graphs.append(PlannedGraph(bucket, stored + tables, cache, activations, counts))
-    return StaticPlan(request.tp, tuple(graphs), shapes, request.merge_params)
+        shares = _sharing(request, bucket, own_tables)
+        graphs.append(PlannedGraph(bucket, stored + tables, cache, activations, counts, shares))
+    return StaticPlan(request.tp, tuple(graphs), shapes)
+
+
+def _sharing(request: TargetRequest, bucket: Bucket, own_tables: bool) -> Bucket:
+    """The first bucket with the same parameters as `bucket`, whose file it reads when files are merged."""
+    if not request.merge_params:
+        return bucket
+    return next(b for b in request.buckets if not own_tables or b.length == bucket.length)
 
 
 def _local_shapes(

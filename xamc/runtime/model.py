@@ -126,14 +126,41 @@ class Model:
             float32[B, T, V], zeros at padding, or float32[B, 1, V].
 
         Raises:
-            InputError: E1602 to E1606.
+            InputError: E1602 to E1606; E1622, an embedding model, which has no logits.
             MisuseError: E1612, `positions` is neither of both.
         """
+        self._require_logits()
         if positions not in ("all", "last"):
             raise MisuseError("E1612", f"positions is {positions!r}", "it must be 'all' or 'last'")
         rows = _rows(np.asarray(token_ids), lengths)
         session = self._session(rows, max(map(len, rows)))
         return session.prefill(rows, all_positions=positions == "all")
+
+    def hidden_states(self, token_ids: ArrayLike, lengths: ArrayLike | None = None) -> F32:
+        """What an embedding model makes of token sequences: the hidden states after its final norm.
+
+        Args:
+            token_ids: int64[B, T]; rows run one after the other.
+            lengths: int64[B], how many tokens of each right-padded row count (1 to T); None: all.
+
+        Returns:
+            float32[B, T, H], zeros at padding. Which of them is a sequence's embedding, the last one or their mean, and
+            whether it is normalized, is the model's own convention.
+
+        Raises:
+            InputError: E1602, E1603, E1605; E1623, a model that yields logits.
+        """
+        if not self.manifest.is_embedding:
+            raise InputError(
+                "E1623",
+                f"{self.manifest.name} yields logits; its hidden states are not an output",
+                "use `logits`, or compile an embedding model: for VACC with an empty second list of input_ids",
+            )
+        rows = _rows(np.asarray(token_ids), lengths)
+        states: F32 = np.zeros((len(rows), max(map(len, rows)), self.manifest.output_width), np.float32)
+        for index, row in enumerate(rows):
+            states[index, : len(row)] = self._session([row], len(row)).prefill([row], all_positions=True)[0]
+        return states
 
     @overload
     def generate(self, prompt: str, max_new_tokens: int | None = None, **options: Any) -> Generation: ...
@@ -170,7 +197,7 @@ class Model:
             A `Generation`, or a list of them for a list of prompts.
 
         Raises:
-            InputError: E1602 to E1606, E1613.
+            InputError: E1602 to E1606, E1613; E1622, an embedding model.
             MisuseError: E1612, an option that means nothing.
         """
         prompts, is_batch = self._prompts(prompt)
@@ -234,6 +261,15 @@ class Model:
         text = self._template[1].render(messages, True, tools, **variables)
         return self.tokenizer.encode(text, add_special_tokens=False)
 
+    def _require_logits(self) -> None:
+        if self.manifest.is_embedding:
+            raise InputError(
+                "E1622",
+                f"{self.manifest.name} is an embedding model: its graphs yield hidden states, so it has no logits and "
+                "can't generate",
+                "use `hidden_states`; to generate, compile with lengths in the second list of frontend.shape.input_ids",
+            )
+
     def _template_source(self) -> str:
         name = self.manifest.generation.chat_template
         if name is None:
@@ -252,6 +288,7 @@ class Model:
 
     def _prompts(self, prompt: Any) -> tuple[list[I64], bool]:
         """The prompts as checked token ids, and whether a list of them was given."""
+        self._require_logits()
         is_batch = not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], (int, np.integer))
         items = list(prompt) if is_batch else [prompt]
         rows = [self.tokenizer.encode(item) if isinstance(item, str) else item for item in items]

@@ -118,7 +118,7 @@ class Session:
         # The base of a dynamic RoPE follows the whole prompt, however many chunks it is cut into.
         reached = self._reached.advance(int((self.lengths + sizes).max()))
         longest = int(sizes.max())
-        shape = (len(rows), longest if all_positions else 1, self._manifest.model.vocab_size)
+        shape = (len(rows), longest if all_positions else 1, self._manifest.output_width)
         logits: F32 = np.zeros(shape, np.float32)
         # Activations are proportional to rows times tokens; the chunk bounds their product.
         chunk = max(1, self._manifest.prefill_chunk // len(rows))

@@ -257,6 +257,16 @@ class Manifest:
         """Whether a simulator runs the artifact, and not the hardware it is for."""
         return self.executes_on == HOST_SIMULATOR
 
+    @property
+    def is_embedding(self) -> bool:
+        """Whether it yields hidden states and no logits: static graphs without a decode phase."""
+        return bool(self.graphs) and all(graph.kind == "prefill" for graph in self.graphs)
+
+    @property
+    def output_width(self) -> int:
+        """Numbers per token that the model yields: logits of the vocabulary, or hidden states."""
+        return self.model.hidden_size if self.is_embedding else self.model.vocab_size
+
     def library(self) -> tuple[str, Weights]:
         """The code file and the weights table of an artifact that is one library.
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -63,8 +63,8 @@ class ArtifactWriter:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files added so far."""
-        return sum(file.nbytes for file in self._files.values())
+        """Bytes of all files added so far; a file that is there under several names counts once."""
+        return distinct_bytes(self.folder, self._files.values())
 
     def seal(self, path: str) -> FileDigest:
         """Record a file that was written below `folder`, and make it read-only."""
@@ -124,6 +124,15 @@ class ArtifactWriter:
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
+
+
+def distinct_bytes(folder: Path, files: Iterable[FileDigest]) -> int:
+    """What an artifact's files take on disk: hard links to one file, such as merged parameters, count once."""
+    found = {}
+    for file in files:
+        status = (folder / file.path).stat()
+        found[status.st_dev, status.st_ino] = file.nbytes
+    return sum(found.values())
 
 
 def check_replaceable(destination: Path) -> None:

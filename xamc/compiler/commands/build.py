@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xamc.compiler.artifact import GraphManifest
+from xamc.compiler.artifact.publish import distinct_bytes
 from xamc.compiler.commands.graphs import plan_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.commands.sizes import parse_size
@@ -33,7 +34,7 @@ def compile_command(
     console = message_console() if as_json else result_console()
     options = CompileOptions(allow_rtn, dump_ir, use_cache, output)
     compiled = compile_spec(spec, overrides, options, Progress(console))
-    nbytes = sum(file.nbytes for file in compiled.manifest.files)
+    nbytes = distinct_bytes(compiled.path, compiled.manifest.files)
     if as_json:
         print_json({"path": str(compiled.path), "nbytes": nbytes, "report": compiled.report})
         return

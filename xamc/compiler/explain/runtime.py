@@ -71,4 +71,10 @@ writes. Copy the artifact again from where it is whole, or compile the model aga
 than the prefill graph of an artifact without decode graphs, whose last token would have to run once more. Compile with
 the length in `frontend.shape.input_ids`, for example `[[1024], [2048]]`: the first list is prefill's, the second
 decode's.""",
+    "E1622": """The artifact is an embedding model: it was compiled with an empty second list in
+`frontend.shape.input_ids`, so that its graphs yield the hidden states after the final norm instead of logits, and there
+is nothing to generate from. In Python `model.hidden_states(token_ids)` gives them. To generate, compile with
+`input_ids: [[512], [1024]]`.""",
+    "E1623": """Hidden states were asked of an artifact that yields logits. Only embedding models give them: for VACC,
+compile with an empty second list, `frontend.shape.input_ids: [[512], []]`.""",
 }

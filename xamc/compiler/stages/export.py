@@ -45,8 +45,9 @@ def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int, tp: in
         InputError: E1203 the checkpoint lacks a parameter of the graph or has it in another shape.
         ToolchainError: E152x the exporting child failed.
     """
-    request = ExportJob(checkpoint.config, with_twin, group, tp)
-    inputs = {"config": to_json(checkpoint.config), "twin": with_twin, "group": group, "tp": tp}
+    # only a twin's sizes follow the quantization and the ranks; the model's graph is the same for all
+    request = ExportJob(checkpoint.config, True, group, tp) if with_twin else ExportJob(checkpoint.config, False)
+    inputs = {"config": to_json(checkpoint.config), "twin": with_twin, "group": request.group, "tp": request.tp}
     key = stage_key("export", _MODULES, _TOOLS, inputs)
 
     def build(folder: Path) -> None:

@@ -41,6 +41,9 @@ from xamc.targets.vacc.generate import GeneratedBucket, generate_bucket
 from xamc.targets.vacc.names import GRAPH, ISA, LIBRARY, PARAMS
 from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 
+_Place = tuple[Bucket, int]
+"""A bucket and a rank."""
+
 _WEIGHT_MODULES = ("xamc.compiler.weights", "xamc.targets.vacc.params_file", "xamc.compiler.artifact.params_index")
 
 
@@ -88,7 +91,7 @@ def compile_static(
         stage.result(static_summary.codegen(generated, request.tp), summary.cached(job.cache, "codegen"))
 
     with progress.stage("weights") as stage:
-        files = _write_parameters(job, request, generated, stage)
+        files = _write_parameters(job, request, generated, progress, stage)
         stage.result(static_summary.weights(files), summary.cached(job.cache, "weights"))
 
     with progress.stage("publish") as stage:
@@ -115,28 +118,21 @@ def _generate(job: Job, graphs: StaticGraphs, name: str) -> dict[Bucket, Generat
 
 
 def _write_parameters(
-    job: Job, request: TargetRequest, generated: Mapping[Bucket, GeneratedBucket], stage: Stage
-) -> dict[tuple[Bucket, int], Path]:
-    """The parameter file of every bucket and rank; with `merge_params` all buckets of a rank have the same one."""
-    wanted: dict[tuple[Bucket, int], dict[str, LazyTensor]] = {}
+    job: Job, request: TargetRequest, generated: Mapping[Bucket, GeneratedBucket], progress: Progress, stage: Stage
+) -> dict[_Place, Path]:
+    """The parameter file of every bucket and rank; with `merge_params` the buckets of a rank share theirs."""
+    wanted: dict[_Place, dict[str, LazyTensor]] = {}
     for bucket, code in generated.items():
         for rank, tensors in enumerate(code.params):
             wanted[bucket, rank] = dict(tensors)
+    prints = {
+        place: {name: fingerprint(tensor) for name, tensor in tensors.items()} for place, tensors in wanted.items()
+    }
     if request.merge_params:
-        for rank in range(request.tp):
-            merged: dict[str, LazyTensor] = {}
-            for bucket in generated:
-                merged |= wanted[bucket, rank]
-            for bucket in generated:
-                wanted[bucket, rank] = merged
+        _merge(wanted, prints, progress)
     keys = {
-        place: stage_key(
-            "weights",
-            _WEIGHT_MODULES,
-            ("numpy",),
-            {"tensors": [[name, fingerprint(tensor)] for name, tensor in tensors.items()]},
-        )
-        for place, tensors in wanted.items()
+        place: stage_key("weights", _WEIGHT_MODULES, ("numpy",), {"tensors": list(map(list, tensors.items()))})
+        for place, tensors in prints.items()
     }
     unique = {str(key): place for place, key in keys.items()}
     total = sum(ParamsFile(Path(), wanted[place]).parameters for place in unique.values())
@@ -147,7 +143,7 @@ def _write_parameters(
         done += parameters
         stage.progress(done, total, "parameters")
 
-    files: dict[tuple[Bucket, int], Path] = {}
+    files: dict[_Place, Path] = {}
     for place, key in keys.items():
         tensors = wanted[place]
 
@@ -161,21 +157,61 @@ def _write_parameters(
     return files
 
 
+def _merge(
+    wanted: dict[_Place, dict[str, LazyTensor]], prints: dict[_Place, dict[str, str]], progress: Progress
+) -> None:
+    """Gives the buckets of a rank one file's tensors, as far as they agree about every name they have in common.
+
+    They need not: with dynamic NTK scaling a graph that is longer than `max_position_embeddings` has RoPE tables of its
+    own. A bucket joins the first ones that it agrees with; both arguments are changed in place.
+    """
+    groups: dict[int, list[list[_Place]]] = {}
+    differing: dict[str, None] = {}
+    for place, mine in prints.items():
+        of_rank = groups.setdefault(place[1], [])
+        for group in of_rank:
+            theirs = prints[group[0]]
+            unlike = [name for name in mine if theirs.get(name, mine[name]) != mine[name]]
+            differing.update(dict.fromkeys(unlike))
+            if not unlike:
+                group.append(place)
+                tensors, merged = wanted[group[0]] | wanted[place], theirs | mine
+                for member in group:
+                    wanted[member], prints[member] = tensors, merged
+                break
+        else:
+            of_rank.append([place])
+    if differing:
+        names = ", ".join(list(differing)[:4]) + (", ..." if len(differing) > 4 else "")
+        files = [" and ".join(bucket.name for bucket, _ in group) for group in groups[0]]
+        progress.warn(
+            f"backend.merge_params: graphs of different lengths need different {names}, so their parameters are in "
+            f"{len(files)} files per rank: {'; '.join(files)}"
+        )
+
+
 def _fill(
     job: Job,
     parts: StaticParts,
     generated: Mapping[Bucket, GeneratedBucket],
-    files: Mapping[tuple[Bucket, int], Path],
+    files: Mapping[_Place, Path],
     writer: ArtifactWriter,
 ) -> Manifest:
-    """Adds the three files of every bucket and rank, and a manifest beside them, so that the folder can be run."""
+    """Adds the three files of every bucket and rank, and a manifest beside them, so that the folder can be run.
+
+    What several folders hold, ranks' code and merged parameters, is there once: all but the first are hard links to it.
+    """
     graphs = []
+    placed: dict[Path, Path] = {}
     for bucket, code in generated.items():
         for rank, text in enumerate(code.graphs):
             folder = f"{bucket.name}_rank{rank}"
             params = files[bucket, rank]
             for path, name in ((code.code, LIBRARY), (params, PARAMS)):
-                writer.add_file(f"{folder}/{name}", path, job.cache.digests(path.parent).get(path.name))
+                known = job.cache.digests(path.parent).get(path.name)
+                # not to the cache's file, which may lie on another file system and would be copied each time
+                writer.add_file(f"{folder}/{name}", placed.get(path, path), known)
+                placed.setdefault(path, writer.folder / folder / name)
             writer.add_bytes(f"{folder}/{GRAPH}", text.encode())
             names = (f"{folder}/{name}" for name in (LIBRARY, GRAPH, PARAMS))
             graphs.append(StaticGraph(bucket.kind, bucket.length, rank, *names))

@@ -32,7 +32,7 @@ class VaccExecutor:
             ToolchainError: E1609, code that TVM's runtime refuses.
         """
         check_cpu(manifest.cpu)
-        self._vocab_size = manifest.model.vocab_size
+        self._width = manifest.output_width
         self._graphs = VaccGraphs(folder, manifest.graphs, threads)
         self._rows: list[SequenceCache] = []
 
@@ -138,8 +138,8 @@ class VaccExecutor:
         return length
 
     def _logits(self, logits: np.ndarray[tuple[int, ...], np.dtype[np.float16]]) -> F32:
-        """float32 without the rows that pad the vocabulary."""
-        return logits[:, : self._vocab_size].astype(np.float32)
+        """float32 without the rows that pad the vocabulary; of an embedding model hidden states, which have none."""
+        return logits[:, : self._width].astype(np.float32)
 
 
 def _no_decode(tokens: int, lengths: tuple[int, ...]) -> UnsupportedError:
