@@ -15,7 +15,13 @@ from xamc.targets.pack_weights import pack_weights
 from xamc.targets.request import Generated
 
 FILE = "weights.bin"
-_MODULES = ("xamc.compiler.weights", "xamc.targets.pack_weights", "xamc.targets.kernels.packing")
+_MODULES = (
+    "xamc.compiler.weights",
+    "xamc.compiler.artifact.panels",
+    "xamc.targets.block_pool",
+    "xamc.targets.pack_weights",
+    "xamc.targets.kernels.packing",
+)
 
 
 @dataclass(frozen=True)
