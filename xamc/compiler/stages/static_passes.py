@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xamc.compiler.contract import Bucket
+from xamc.compiler.errors import InputError
 from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
@@ -104,10 +105,23 @@ def rewrite_static(
         ranks = passes.split.split(program)
         # the ranks' graphs are one and the same, node for node
         check_invariants(ranks[0], after=passes.split.name)
+        _check_ranks(passes.split.name, len(ranks), wishes)
         runs.append(PassRun(passes.split.name, PassReport({"rank": len(ranks)}), time.perf_counter() - start))
         graphs.ranks[bucket] = ranks
         job.dump(f"19-{bucket.name}-rank0.txt", program_text(ranks[0]))
     return graphs
+
+
+def _check_ranks(name: str, ranks: int, wishes: Passes) -> None:
+    """`passes.expect` of the split, which is no graph pass and counts its ranks."""
+    expected = wishes.expect.get(name, ranks)
+    if expected != ranks:
+        raise InputError(
+            "E1307",
+            f"passes.expect: {name} matched {ranks} times, once per rank, not {expected}",
+            fix="correct the number, or frontend.model_kwargs.tp",
+            keys=(f"passes.expect.{name}",),
+        )
 
 
 def _prove(
