@@ -9,7 +9,6 @@ from typing import Any
 from xamc.compiler.errors import UnsupportedError
 from xamc.passes.protocol import GraphPass
 from xamc.targets.base import CAPS, TargetCaps
-from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import Generated, TargetRequest
 
 
@@ -49,17 +48,12 @@ def target(name: str) -> Target:
     if name == "tvm_cpu":
         from xamc.targets.cpu.generate import generate as generate_cpu
         from xamc.targets.cpu.target import RELAX_PASS_NAMES
+        from xamc.targets.kernels.isa import Isa
 
-        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, _cpu_level)
+        def check_level(request: TargetRequest) -> Isa:
+            return Isa.wanted(request.mcpu)
+
+        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, check_level)
     from xamc.targets.reference.generate import generate as generate_reference
 
     return Target(caps, reference_graph_passes, (), generate_reference)
-
-
-def _cpu_level(request: TargetRequest) -> Isa:
-    """The CPU level to generate code for.
-
-    Raises:
-        UnsupportedError: E1461 an unknown one; E1462 this machine is below all of them.
-    """
-    return Isa.host() if request.mcpu == "native" else Isa.by_name(request.mcpu)
