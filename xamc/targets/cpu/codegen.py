@@ -7,6 +7,7 @@ from pathlib import Path
 import tvm
 from tvm import relax
 
+from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.isa import Isa
 
 
@@ -19,7 +20,7 @@ def build_library(module: tvm.IRModule, isa: Isa, path: Path) -> None:
     target = tvm.target.Target(isa.target())
     with target:
         lowered = memory_plan_pipeline()(module)
-    executable = tvm.compile(lowered, target=target, relax_pipeline=None)
+    executable = tvm.compile(lowered, target=target, relax_pipeline=None, tir_pipeline=tir_pipeline.NAME)
     executable.export_library(str(path))
 
 
@@ -28,11 +29,9 @@ def memory_plan_pipeline() -> tvm.transform.Pass:
     passes = relax.transform
     return tvm.transform.Sequential(
         [
-            # a reshape is a view: the memory plan and the virtual machine know it as such
+            # a reshape is a view: the memory plan and the virtual machine know it as such; what else is legalized
+            # stands between kernels, so that nothing is left to fuse
             passes.LegalizeOps(skip_ops=["relax.reshape"]),
-            passes.AnnotateTIROpPattern(),
-            passes.FuseOps(),
-            passes.FuseTIR(),
             passes.ToNonDataflow(),
             passes.RemovePurityChecking(),
             passes.CallTIRRewrite(),

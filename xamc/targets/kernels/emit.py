@@ -104,8 +104,17 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, lanes: int =
 
 
 def let(value: Expr) -> Expr:
-    """Evaluates `value` here, once."""
-    return T.Bind(value)
+    """Evaluates `value` here, once.
+
+    Indices are bound, so that TVM can reason about them. It would reason about data too, in time exponential in the
+    length of a chain of values that are read more than once; data goes through a variable, which LLVM keeps in a
+    register.
+    """
+    dtype = str(value.ty.dtype)
+    if dtype in ("int64", "int32"):
+        return T.Bind(value)
+    element, _, lanes = dtype.partition("x")
+    return Register(int(lanes or 1), element, value).get()
 
 
 def fma(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:
