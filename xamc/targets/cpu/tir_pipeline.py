@@ -2,8 +2,8 @@
 
 Our kernels come scheduled: no block to bind to threads, no pipeline to inject, no loop to partition for tensor cores.
 Half of the time of TVM's default list goes into simplifying them again and again; the machine code that comes out of
-this list is the same, byte for byte (tests/targets/cpu/test_tir_pipeline.py), but for scratch memory that TVM would trim
-where fewer features come in than a block holds.
+this list is the same, byte for byte (tests/targets/cpu/test_tir_pipeline.py), but for scratch memory that TVM would
+trim where fewer features come in than a block holds.
 """
 
 from __future__ import annotations
