@@ -103,14 +103,14 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, lanes: int =
     T.buffer_store(buffer, value, [*index[:-1], last])
 
 
-def let(value: Expr) -> Expr:
+def let(value: Expr | int) -> Expr:
     """Evaluates `value` here, once.
 
     Indices are bound, so that TVM can reason about them. It would reason about data too, in time exponential in the
     length of a chain of values that are read more than once; data goes through a variable, which LLVM keeps in a
     register.
     """
-    dtype = str(value.ty.dtype)
+    dtype = "int32" if isinstance(value, int) else str(value.ty.dtype)
     if dtype in ("int64", "int32"):
         return T.Bind(value)
     element, _, lanes = dtype.partition("x")
