@@ -336,12 +336,20 @@ def test_inspect(xamc: Callable[..., Result], artifact: Path) -> None:
             {
                 "graph_passes": [{"name": "cleanup", "matched": {"a": 2}, "deviation": 1e-7, "tolerance": "exact"}],
                 "stages": [{"name": "spec", "state": "ok", "detail": "d", "seconds": 1.0, "peak_bytes": 5}],
+                "golden": {"prompts": 2, "not_run": "this CPU lacks avx9000"},
             }
         )
     )
     status, out, _ = xamc("inspect", artifact)
     assert status == 0
-    for text in ("weights.bin", "cleanup", "1.0e-07", "0.0e+00 (exact)", "llama"):
+    for text in (
+        "weights.bin",
+        "cleanup",
+        "1.0e-07",
+        "0.0e+00 (exact)",
+        "llama",
+        "2 prompts; not run: this CPU lacks avx9000",
+    ):
         assert text in out
     status, out, _ = xamc("inspect", artifact, "--json")
     assert json.loads(out)["manifest"]["name"] == "toy"

@@ -37,7 +37,8 @@ class _TorchHidden:
 
 
 @contextmanager
-def _torch_hidden() -> Iterator[None]:
+def torch_hidden() -> Iterator[None]:
+    """Lets this thread import tvm_ffi, or tvm, without torch."""
     finder = _TorchHidden()
     sys.meta_path.insert(0, finder)
     try:
@@ -54,7 +55,7 @@ def tvm_ffi() -> Any:
         ToolchainError: E1609, the library or the package is missing or does not load.
     """
     try:
-        with _torch_hidden():
+        with torch_hidden():
             module = importlib.import_module("tvm_ffi")
         ctypes.CDLL(str(runtime_library()), mode=ctypes.RTLD_GLOBAL)
     except (ImportError, OSError) as error:

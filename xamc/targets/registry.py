@@ -9,7 +9,6 @@ from typing import Any
 from xamc.compiler.errors import InternalError, UnsupportedError
 from xamc.passes.protocol import GraphPass
 from xamc.targets.base import CAPS, TargetCaps
-from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import Generated, StaticPasses, TargetRequest
 
 
@@ -51,8 +50,12 @@ def target(name: str) -> Target:
     if name == "tvm_cpu":
         from xamc.targets.cpu.generate import generate as generate_cpu
         from xamc.targets.cpu.target import RELAX_PASS_NAMES
+        from xamc.targets.kernels.isa import Isa
 
-        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, _cpu_level)
+        def check_level(request: TargetRequest) -> Isa:
+            return Isa.wanted(request.mcpu)
+
+        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, check_level)
     if name == "tvm_vacc":
         from xamc.targets.vacc.passes import static_passes
 
@@ -64,12 +67,3 @@ def target(name: str) -> Target:
 
 def _no_dynamic_graph(*_: object) -> Any:
     raise InternalError("E1407", "a target of static graphs was asked for one of dynamic shapes", "report this spec")
-
-
-def _cpu_level(request: TargetRequest) -> Isa:
-    """The CPU level to generate code for.
-
-    Raises:
-        UnsupportedError: E1461 an unknown one; E1462 this machine is below all of them.
-    """
-    return Isa.host() if request.mcpu == "native" else Isa.by_name(request.mcpu)

@@ -110,6 +110,7 @@ def inspect_command(path: Path, *, as_json: bool) -> None:
         ("KV cache", f"{manifest.kv.dtype} {manifest.kv.layout}, at most {manifest.max_batch} sequences"),
         ("executes on", manifest.executes_on),
         ("functions", ", ".join(manifest.functions)),
+        ("golden logits", _golden_row(artifact, report)),
         ("made by", f"xamc {manifest.xamc_version}; " + ", ".join(f"{k} {v}" for k, v in manifest.tools.items())),
         ("made from", ", ".join(f"{i.name} ({size(i.nbytes)}, {i.sha256[:12]})" for i in manifest.inputs)),
         ("digest", digest(manifest)),
@@ -225,6 +226,14 @@ def _report(artifact: Artifact | GraphArtifact) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _golden_row(artifact: Artifact, report: dict[str, Any]) -> str:
+    if artifact.manifest.golden is None:
+        return "none"
+    facts = report.get("golden") or {}
+    text = f"{facts.get('prompts', 'some')} prompts"
+    return f"{text}; not run: {facts['not_run']}" if facts.get("not_run") else text
 
 
 def _pass_row(entry: dict[str, Any]) -> tuple[str, str, str, str]:

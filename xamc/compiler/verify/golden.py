@@ -39,8 +39,8 @@ class GoldenResult:
 
     Attributes:
         prompts, positions: how many were run.
-        deviation: max |actual - golden| / max |golden|, of the prompt where it is largest; infinite for NaN; None when
-            the artifact holds no logits of its own.
+        deviation: max |actual - golden| / max |golden|, of the prompt where it is largest; None when the artifact holds
+            no logits of its own.
         tolerance: the bound it keeps.
         same_top1: positions whose likeliest token is the golden one's.
         distance: from transformers, where its logits were recorded.

@@ -7,33 +7,32 @@ from pathlib import Path
 import tvm
 from tvm import relax
 
+from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.isa import Isa
 
 
-def build_library(module: tvm.IRModule, isa: Isa, path: Path, *, fuse: bool = True) -> None:
+def build_library(module: tvm.IRModule, isa: Isa, path: Path) -> None:
     """Compiles `module` for `isa` and writes the shared library to `path`.
 
-    With `fuse` off, every operator stays a kernel of its own, whose result is rounded and stored.
-
-    What no kernel covers (reshapes, slices) is legalized by TVM. Every intermediate tensor gets its place in
+    Nothing is fused here: what belongs together is one kernel already, and where every operator rounds its result
+    (static graphs in float16) none may be. What no kernel covers (reshapes, slices) is legalized by TVM. Every intermediate tensor gets its place in
     statically planned storage, so that a call allocates a few blocks and not one per operator.
     """
     target = tvm.target.Target(isa.target())
     with target:
-        lowered = memory_plan_pipeline(fuse)(module)
-    executable = tvm.compile(lowered, target=target, relax_pipeline=None)
+        lowered = memory_plan_pipeline()(module)
+    executable = tvm.compile(lowered, target=target, relax_pipeline=None, tir_pipeline=tir_pipeline.NAME)
     executable.export_library(str(path))
 
 
-def memory_plan_pipeline(fuse: bool = True) -> tvm.transform.Pass:
+def memory_plan_pipeline() -> tvm.transform.Pass:
     """TVM's passes from legalization to the virtual machine, in order."""
     passes = relax.transform
-    fusion = [passes.AnnotateTIROpPattern(), passes.FuseOps(), passes.FuseTIR()] if fuse else []
     return tvm.transform.Sequential(
         [
-            # a reshape is a view: the memory plan and the virtual machine know it as such
+            # a reshape is a view: the memory plan and the virtual machine know it as such; what else is legalized
+            # stands between kernels, so that nothing is left to fuse
             passes.LegalizeOps(skip_ops=["relax.reshape"]),
-            *fusion,
             passes.ToNonDataflow(),
             passes.RemovePurityChecking(),
             passes.CallTIRRewrite(),

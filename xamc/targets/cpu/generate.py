@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,13 @@ import onnx_ir as ir
 
 from xamc.compiler.artifact.manifest import Cpu, Phase, plan_layout
 from xamc.compiler.artifact.records import to_json
-from xamc.compiler.cache import StageCache, stage_key
+from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, save_cases
 from xamc.compiler.verify.twin_file import write_weights
 from xamc.targets.cpu.stored import follow
-from xamc.targets.cpu.target import LIBRARY, PROOF, RESULT
+from xamc.targets.cpu.target import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.pack_weights import PackedWeight
@@ -29,6 +32,16 @@ from xamc.targets.request import Generated, TargetRequest
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 
 _MODULES = ("xamc.compiler.lowering", "xamc.passes.relax", "xamc.targets.cpu", "xamc.targets.kernels")
+_TWIN_MODULES = ("xamc.compiler.verify", "xamc.compiler.weights", "xamc.runtime.rope")
+# neither kernels nor what chooses them
+_RELAX_PROOF_MODULES = (
+    "xamc.compiler.lowering",
+    "xamc.passes.relax",
+    "xamc.targets.cpu.build",
+    "xamc.targets.cpu.pipeline",
+    "xamc.targets.cpu.twin_proof",
+    *_TWIN_MODULES,
+)
 _TOOLS = ("apache-tvm", "apache-tvm-ffi")
 FUNCTIONS = ("decode", "prefill_last", "prefill_all")
 
@@ -101,32 +114,64 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
     return folder or cache.publish(key, build)
 
 
+@dataclass(frozen=True)
+class ProofKeys:
+    """Keys of what the twin shows: of the Relax passes for every CPU, of the kernels for one."""
+
+    passes: StageKey
+    kernels: StageKey
+
+    @staticmethod
+    def of(graph: bytes, config: Mapping[str, Any], wishes: Mapping[str, Any], host: str) -> ProofKeys:
+        """The keys for a twin's serialized graph; its weights and calls follow from that and its config.
+
+        Args:
+            graph: the twin's graph in the in-place cache form.
+            config: the twin's ModelConfig as JSON.
+            wishes: ``isa``, ``kv_dtype`` and ``disable`` of the request.
+            host: this machine's CPU level, which decides whether kernels can run.
+        """
+        common = {"graph": hashlib.sha256(graph).hexdigest(), "config": config}
+        anywhere = common | {name: value for name, value in wishes.items() if name != "isa"}
+        return ProofKeys(
+            stage_key("proof", _RELAX_PROOF_MODULES, _TOOLS, anywhere),
+            stage_key("kernel_proof", (*_MODULES, *_TWIN_MODULES), _TOOLS, {**common, **wishes, "host": host}),
+        )
+
+
 def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: StageCache) -> dict[str, Any]:
-    """What the twin showed. Its weights and calls follow from its config and its graph."""
+    """What the twin showed: ``passes``, ``kernels`` and ``seconds``; one child shows all that is not known yet."""
     program, _ = twin
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    inputs = {
-        "graph": hashlib.sha256(graph).hexdigest(),
-        "config": to_json(program.config),
-        "host": Isa.host().name,
-        **wishes,
-    }
-    modules = (*_MODULES, "xamc.compiler.verify", "xamc.compiler.weights", "xamc.runtime.rope")
-    key = stage_key("proof", modules, _TOOLS, inputs)
+    keys = ProofKeys.of(graph, to_json(program.config), wishes, Isa.host().name)
+    passes, kernels = cache.get(keys.passes), cache.get(keys.kernels)
 
-    def build(out: Path) -> None:
+    def prove(out: Path, show_passes: bool, isa: str | None) -> None:
         with tempfile.TemporaryDirectory(prefix="xamc-proof-") as name:
-            folder = Path(name)
-            _run("prove", {"twin": _write_twin(folder, twin), "out": str(out), **wishes}, folder, cache)
+            call = {**wishes, "isa": isa, "passes": show_passes, "out": str(out)}
+            _run("prove", {**call, "twin": _write_twin(Path(name), twin)}, Path(name), cache)
 
-    place = cache.get(key) or cache.publish(key, build)
-    proof: dict[str, Any] = json.loads((place / PROOF).read_text())
-    return proof
+    with tempfile.TemporaryDirectory(prefix="xamc-proven-") as name:
+        proven = Path(name)
+
+        def show_kernels(out: Path) -> None:
+            prove(proven, passes is None, wishes["isa"])
+            shutil.copyfile(proven / KERNELS_PROOF, out / KERNELS_PROOF)
+
+        def show_passes(out: Path) -> None:
+            if not (proven / PASSES_PROOF).is_file():
+                prove(proven, True, None)
+            shutil.copyfile(proven / PASSES_PROOF, out / PASSES_PROOF)
+
+        kernels = kernels or cache.publish(keys.kernels, show_kernels)
+        passes = passes or cache.publish(keys.passes, show_passes)
+    parts = [json.loads((passes / PASSES_PROOF).read_text()), json.loads((kernels / KERNELS_PROOF).read_text())]
+    return {**parts[0], **parts[1], "seconds": parts[0]["seconds"] | parts[1]["seconds"]}
 
 
 def _run(function: str, call: dict[str, Any], folder: Path, cache: StageCache) -> None:
     run_child(
-        f"xamc.targets.cpu.build:{function}",
+        f"xamc.targets.cpu.child:{function}",
         call,
         folder=folder,
         limits=LIMITS,

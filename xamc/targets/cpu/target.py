@@ -16,4 +16,5 @@ RELAX_PASS_NAMES = (
 
 LIBRARY = "model.so"
 RESULT = "result.json"
-PROOF = "proof.json"
+PASSES_PROOF = "passes.json"
+KERNELS_PROOF = "kernels.json"

@@ -108,9 +108,18 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, lanes: int =
     T.buffer_store(buffer, value, [*index[:-1], last])
 
 
-def let(value: Expr) -> Expr:
-    """Evaluates `value` here, once."""
-    return T.Bind(value)
+def let(value: Expr | int) -> Expr:
+    """Evaluates `value` here, once.
+
+    Indices are bound, so that TVM can reason about them. It would reason about data too, in time exponential in the
+    length of a chain of values that are read more than once; data goes through a variable, which LLVM keeps in a
+    register.
+    """
+    dtype = "int32" if isinstance(value, int) else str(value.ty.dtype)
+    if dtype in ("int64", "int32"):
+        return T.Bind(value)
+    element, _, lanes = dtype.partition("x")
+    return Register(int(lanes or 1), element, value).get()
 
 
 def fma(a: Expr, b: Expr, c: Expr, lanes: int) -> Expr:

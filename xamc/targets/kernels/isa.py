@@ -64,6 +64,15 @@ class Isa:
         return LEVELS[name]
 
     @staticmethod
+    def wanted(mcpu: str) -> Isa:
+        """The level that `backend.compile.mcpu` means: `native` is this machine's.
+
+        Raises:
+            UnsupportedError: E1461, E1462.
+        """
+        return Isa.host() if mcpu == "native" else Isa.by_name(mcpu)
+
+    @staticmethod
     def host() -> Isa:
         """The highest level that this machine's processor supports.
 

@@ -38,8 +38,7 @@ def build(request: Mapping[str, Any]) -> None:
     lowered = time.perf_counter()
     if request.get("dump"):
         Path(request["dump"]).write_text(module.script())
-    # every operator rounds its result, so none may be fused with its neighbour
-    build_library(module, isa, out / LIBRARY, fuse=False)
+    build_library(module, isa, out / LIBRARY)
     result = {
         "weights": [
             {

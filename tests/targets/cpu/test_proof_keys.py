@@ -1,0 +1,91 @@
+"""What a change makes the twin show again: the Relax passes hold for every CPU, the kernels for one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import twins
+from tests.mutation import mutated
+from xamc.compiler.cache import StageCache
+from xamc.targets.cpu import generate as module
+from xamc.targets.cpu.target import KERNELS_PROOF, PASSES_PROOF
+
+WISHES: dict[str, Any] = {"isa": "x86-64-v3", "kv_dtype": "float16", "disable": []}
+
+
+def _keys(source: Any = module, **changes: Any) -> Any:
+    wishes = {**WISHES, **changes}
+    host = wishes.pop("host", "x86-64-v3")
+    return source.ProofKeys.of(wishes.pop("graph", b"graph"), {"hidden_size": 64}, wishes, host)
+
+
+@pytest.mark.parametrize("change", [{"isa": "x86-64-v2"}, {"host": "x86-64-v4"}])
+def test_another_cpu_level_leaves_the_passes_proof(change: dict[str, Any]) -> None:
+    assert _keys(**change).passes == _keys().passes
+    assert _keys(**change).kernels != _keys().kernels
+
+
+@pytest.mark.parametrize("change", [{"kv_dtype": "float32"}, {"disable": ["norm_residual"]}, {"graph": b"other"}])
+def test_what_the_passes_depend_on_is_in_both_keys(change: dict[str, Any]) -> None:
+    assert _keys(**change).passes != _keys().passes
+    assert _keys(**change).kernels != _keys().kernels
+
+
+def test_a_level_in_the_passes_key_is_noticed() -> None:
+    wrong = mutated(
+        module,
+        'stage_key("proof", _RELAX_PROOF_MODULES, _TOOLS, anywhere)',
+        'stage_key("proof", _RELAX_PROOF_MODULES, _TOOLS, {**anywhere, **wishes})',
+    )
+    assert _keys(wrong, isa="x86-64-v2").passes != _keys(wrong).passes
+
+
+def test_a_child_shows_only_what_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def run(function: str, call: dict[str, Any], folder: Path, cache: StageCache) -> None:
+        calls.append(call)
+        out = Path(call["out"])
+        if call["passes"]:
+            (out / PASSES_PROOF).write_text(json.dumps({"passes": {"a": 1}, "seconds": {"p": 1}}))
+        if call["isa"] is not None:
+            (out / KERNELS_PROOF).write_text(json.dumps({"kernels": call["isa"], "seconds": {"k": 1}}))
+
+    monkeypatch.setattr(module, "_run", run)
+    program, _ = twins.twin("tied")
+    monkeypatch.setattr(module, "_write_twin", lambda folder, twin: {})
+    with StageCache(tmp_path / "scratch", tmp_path / "cache") as cache:
+
+        def shown(isa: str, **changes: Any) -> tuple[bool, str | None] | None:
+            calls.clear()
+            proof = module._proof((program, []), {**WISHES, "isa": isa, **changes}, cache)
+            assert proof["passes"] == {"a": 1} and proof["kernels"] == isa and proof["seconds"] == {"p": 1, "k": 1}
+            assert len(calls) <= 1
+            return (calls[0]["passes"], calls[0]["isa"]) if calls else None
+
+        assert shown("x86-64-v3") == (True, "x86-64-v3")
+        assert shown("x86-64-v3") is None
+        assert shown("x86-64-v2") == (False, "x86-64-v2")
+        assert shown("x86-64-v2", kv_dtype="float32") == (True, "x86-64-v2")
+        for place in (tmp_path / "cache" / "v1").glob("proof-*"):
+            (place / PASSES_PROOF).chmod(0o600)
+            (place / PASSES_PROOF).unlink()
+        assert shown("x86-64-v2") == (True, None)
+
+
+def test_the_child_does_not_import_torch() -> None:
+    code = """
+import sys
+from xamc.targets.cpu import child
+try:
+    child.build({})
+except KeyError:
+    pass
+print("tvm" in sys.modules, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
