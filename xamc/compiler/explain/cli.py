@@ -14,8 +14,10 @@ Remedy: pip install 'xamc[compiler]', or `make venv` in a checkout, which instal
 Remedy: give a Jinja template in a text file, such as chat_template.jinja of the checkpoint.""",
     "E1703": """`xamc doctor` found something that will make a compile or a run fail; the lines marked `fail` name it
 and the remedy. Example: apache-tvm-ffi 0.1.15.post2, which pip picks by itself, crashes the code generator.""",
-    "E1704": """The size given with --max-size or --die-memory is none. Write a number with an optional unit: 20GB, 1.5 GiB, 500M, or 0.""",
-    "E1705": """`xamc run --target TARGET` got an artifact that was compiled for another target. The option is a guard for
+    "E1704": """The size given with --max-size or --die-memory is none. Write a number with an optional unit: 20GB,
+1.5 GiB, 500M, or 0.""",
+    "E1705": """`xamc run --target TARGET` got an artifact that was compiled for another target. The option is a guard
+for
 scripts that compile one model for several targets; leave it out, or give the artifact of that target.""",
     "E1710": """The compile would take more memory than is available now. The message has both numbers and the stage.
 Remedy: end other programs; set workspace.workers: 1, as every worker process takes a share; or give a container more
@@ -23,10 +25,13 @@ memory. `xamc plan SPEC` shows the estimate of every stage.""",
     "E1711": """The compile would take more disk than is free. The message has both numbers and the folder.
 Remedy: free space, or choose another disk with workspace.path. The stage cache shares its large files with artifacts;
 `xamc cache prune --max-size 0` frees what no artifact uses.""",
-    "E1712": """`xamc plan --die-memory SIZE` found a graph whose parameters, KV cache and activations of one rank do not fit
+    "E1712": """`xamc plan --die-memory SIZE` found a graph whose parameters, KV cache and activations of one rank do
+not fit
 into the memory of one die; the message has the graphs and what each takes, and the plan's table has the parts.
-Remedy: more ranks (`frontend.model_kwargs.tp`), shorter lengths (`frontend.shape.input_ids`), int8 weights or an int8 KV
+Remedy: more ranks (`frontend.model_kwargs.tp`), shorter lengths (`frontend.shape.input_ids`), int8 weights or an int8
+KV
 cache (`frontend.quantize.type`).""",
-    "E1713": """`--die-memory` was given for a target that has no dies: a CPU has one memory for all, which `plan` compares
+    "E1713": """`--die-memory` was given for a target that has no dies: a CPU has one memory for all, which `plan`
+compares
 with what is available by itself. Leave the option out, or plan for `backend.type: tvm_vacc`.""",
 }

@@ -63,22 +63,29 @@ where all of it is masked. Use a finite number.""",
     "E1325": """A pass that fixes a graph's phase and length leaves it able to serve only some calls. None of those
 that the proof on the twin has left fits, so the pass would be "proven" by nothing. Example: the decode length of the
 twin is shorter than every past of its scenario. Choose a length that at least one call fits in.""",
-    "E1330": """The pass `vocab_padding` walks from the output `logits` back to lm_head: a bias at most, the matrix product,
+    "E1330": """The pass `vocab_padding` walks from the output `logits` back to lm_head: a bias at most, the matrix
+product,
 the transpose, a cast of a 16-bit weight, the weight. It found something else. Disable the pass
 (`passes: {disable: [vocab_padding]}`) if the target takes any vocabulary, and report the model.""",
     "E1331": """A model can't be divided among the ranks that were asked for: fewer than one rank, or a config whose
 query heads are no multiple of its KV heads. Any number of heads, MLP columns and vocabulary rows can be divided; what
 does not come out even is padded with zeros. Set `frontend.model_kwargs.tp` to 1, 2, 4, 8 or 16.""",
     "E1332": """The pass `shard` knows each weight by its name and divides it among the ranks, and the size of this one
-contradicts the config: `q_proj` has a row per query head and channel, `k_proj` and `v_proj` one per KV head and channel,
-the MLP one per intermediate column. Or the weight is quantized in groups of columns and belongs to a layer whose columns
-are divided (`o_proj`, `down_proj`): a rank's columns would begin inside a group. One scale per row (`w8a16_gptq`) divides
+contradicts the config: `q_proj` has a row per query head and channel, `k_proj` and `v_proj` one per KV head and
+channel,
+the MLP one per intermediate column. Or the weight is quantized in groups of columns and belongs to a layer whose
+columns
+are divided (`o_proj`, `down_proj`): a rank's columns would begin inside a group. One scale per row (`w8a16_gptq`)
+divides
 anywhere.""",
-    "E1333": """The pass `shard` follows the divided heads, MLP columns and vocabulary rows through the graph, operator by
+    "E1333": """The pass `shard` follows the divided heads, MLP columns and vocabulary rows through the graph,
+operator
+by
 operator, and met one that mixes them with something else: a normalization over all heads, a constant per head, a bias
 that would be added once per rank. The operator and its module are named. Compile for one rank (`tp: 1`), and report the
 model.""",
-    "E1334": """All ranks of a model have one and the same graph and differ in their weights alone, so that code is generated
+    "E1334": """All ranks of a model have one and the same graph and differ in their weights alone, so that code is
+generated
 once. Here they differ in more. It is a defect of the pass `shard`; compile for one rank (`tp: 1`) and report the model.""",
     "E1340": """The pass `kv_int8` stores the KV cache as int8 with one scale and zero point per KV head and channel,
 and was given scales of another model: too few layers, or another number of KV heads or channels. A defect of the

@@ -36,7 +36,8 @@ Remedy: export the tower to ONNX and compile that file with `frontend.type: onnx
 `build_visual` and the pixel inputs to compile the language model.""",
     "E1413": """A target of static graphs, such as tvm_vacc, needs the lengths of its graphs, and
 `frontend.shape.input_ids` gives none. Example: `shape: {input_ids: [[1024], [2048]]}` makes a prefill graph of 1024
-tokens and a decode graph for sequences of up to 2048; an empty second list, `[[512], []]`, makes an embedding model.""",
+tokens and a decode graph for sequences of up to 2048; an empty second list, `[[512], []]`, makes an embedding
+model.""",
     "E1414": """`frontend.model_kwargs.tp` is a number of ranks that the target doesn't divide a model among. VACC takes
 1, 2, 4, 8 or 16; heads and MLP columns that don't divide evenly are padded. Example: `tp: 3` is refused.""",
     "E1420": """A tensor that should go to a parameter file of VACC's contract has a type that the card does not have

@@ -140,7 +140,7 @@ class StreamedModel:
             layer.to_empty(device="meta")
 
     def _rotations(self, hidden: Any, positions: Any) -> Any:
-        """cos and sin of a call, from a fresh module: one for dynamic scaling remembers the longest call it has seen."""
+        """cos and sin of a call, from a fresh module: one for dynamic scaling remembers its longest call."""
         return type(self._meta.model.rotary_emb)(config=self._meta.config)(hidden, positions)
 
     def norm(self) -> Any:

@@ -115,8 +115,8 @@ _ALL = (
     Tolerance(
         "graph_fp32",
         1e-4,
-        "a static graph compiled, or simplified, against ONNX Runtime, all in fp32: other orders of sums through a deep "
-        "network; measured up to 5e-7 on small ResNet, ViT and BERT graphs, while a wrong operator shows as 1e-2",
+        "a static graph compiled, or simplified, against ONNX Runtime, all in fp32: other orders of sums through a "
+        "deep network; measured up to 5e-7 on small ResNet, ViT and BERT graphs, while a wrong operator shows as 1e-2",
     ),
     Tolerance(
         "graph_integers",

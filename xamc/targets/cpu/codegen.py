@@ -15,8 +15,9 @@ def build_library(module: tvm.IRModule, isa: Isa, path: Path) -> None:
     """Compiles `module` for `isa` and writes the shared library to `path`.
 
     Nothing is fused here: what belongs together is one kernel already, and where every operator rounds its result
-    (static graphs in float16) none may be. What no kernel covers (reshapes, slices) is legalized by TVM. Every intermediate tensor gets its place in
-    statically planned storage, so that a call allocates a few blocks and not one per operator.
+    (static graphs in float16) none may be. What no kernel covers (reshapes, slices) is legalized by TVM. Every
+    intermediate tensor gets its place in statically planned storage, so that a call allocates a few blocks and not one
+    per operator.
     """
     target = tvm.target.Target(isa.target())
     with target:
