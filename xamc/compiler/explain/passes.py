@@ -86,7 +86,8 @@ that would be added once per rank. The operator and its module are named. Compil
 model.""",
     "E1334": """All ranks of a model have one and the same graph and differ in their weights alone, so that code is
 generated
-once. Here they differ in more. It is a defect of the pass `shard`; compile for one rank (`tp: 1`) and report the model.""",
+once. Here they differ in more. It is a defect of the pass `shard`; compile for one rank (`tp: 1`) and report the
+model.""",
     "E1340": """The pass `kv_int8` stores the KV cache as int8 with one scale and zero point per KV head and channel,
 and was given scales of another model: too few layers, or another number of KV heads or channels. A defect of the
 compile's driver, which gives every graph the scales of its own config.""",
