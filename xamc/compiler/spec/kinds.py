@@ -160,8 +160,9 @@ class OneOf(Kind):
             word = next((word for word in words if word in self.allowed), None) if raw(path) is None else None
             if word is not None:
                 return word
-        elif isinstance(value, str | int) and value in self.allowed:
-            return value
+        elif isinstance(value, str | int | float) and value in self.allowed:
+            # 32.0 is 32, as in JSON
+            return int(value) if isinstance(value, float) else value
         if isinstance(value, dict | list):
             self.wrong(value, path, problems)
             return None
