@@ -61,7 +61,7 @@ def test_a_users_pickle_is_refused(tmp_path: Path, checkpoint: Checkpoint, job: 
     (tmp_path / "kv.pth").write_bytes(b"\x80\x02.")
     with pytest.raises(InputError) as error:
         kv_scales(job, _spec(tmp_path, checkpoint, "{kv_cache_scales: kv.pth}"), checkpoint)
-    assert error.value.code == "E1341"
+    assert error.value.code == "E1161"
 
 
 def test_a_calibration_is_done_once_per_text(

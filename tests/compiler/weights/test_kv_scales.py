@@ -110,7 +110,7 @@ def test_a_wrong_tensor_is_named(name: str, array: np.ndarray, words: str, tmp_p
     path = _file(tmp_path / "kv.safetensors", **{name.replace(".", "__"): array})
     with pytest.raises(InputError) as error:
         read_kv_scales(path, twins.config("tied"))
-    assert error.value.code == "E1342" and words in error.value.message and name in error.value.message
+    assert error.value.code == "E1162" and words in error.value.message and name in error.value.message
 
 
 def test_a_pickle_is_refused_and_never_opened(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_pickle_is_refused_and_never_opened(tmp_path: Path) -> None:
     path.write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(InputError) as error:
         read_kv_scales(path, twins.config("tied"))
-    assert error.value.code == "E1341" and "pickled" in error.value.message and "safetensors" in error.value.fix
+    assert error.value.code == "E1161" and "pickled" in error.value.message and "safetensors" in error.value.fix
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 not safetensors"])
@@ -128,10 +128,10 @@ def test_another_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
         path.write_bytes(content)
     with pytest.raises(InputError) as error:
         read_kv_scales(path, twins.config("tied"))
-    assert error.value.code == "E1341"
+    assert error.value.code == "E1161"
 
 
 def test_scales_fit_their_config() -> None:
     with pytest.raises(InternalError) as error:
         KvScales(twins.config("tied"), {})
-    assert error.value.code == "E1340"
+    assert error.value.code == "E1160"

@@ -137,11 +137,11 @@ def test_scales_of_another_model_are_refused() -> None:
     fewer = replace(fewer, tensors={name: array for name, array in fewer.tensors.items() if ".0." in name})
     with pytest.raises(InternalError) as error:
         KvInt8(fewer).run(program)
-    assert error.value.code == "E1340" and "past_key.1" in error.value.message
+    assert error.value.code == "E1160" and "past_key.1" in error.value.message
     other = Program(program.model, program.weights, replace(program.config, num_kv_heads=3))
     with pytest.raises(InternalError) as error:
         KvInt8(twin_kv_scales()).run(other)
-    assert error.value.code == "E1340" and "[3, 16]" in error.value.message
+    assert error.value.code == "E1160" and "[3, 16]" in error.value.message
 
 
 def test_scales_are_weights_in_float32() -> None:

@@ -95,14 +95,14 @@ The message lists inputs and extents.""",
 an output's shape depends on the data. Write one shape, and a build file for every size that is needed.""",
     "E1158": """The ONNX graph computes in float16, bfloat16 or a type of fewer bits, or takes such inputs. Export it in
 float32: how weights are stored is chosen by `backend.dtype`, and the graph computes in float32.""",
-    "E1340": """The pass `kv_int8` stores the KV cache as int8 with one scale and zero point per KV head and channel,
+    "E1160": """The pass `kv_int8` stores the KV cache as int8 with one scale and zero point per KV head and channel,
 and was given scales of another model: too few layers, or another number of KV heads or channels. A defect of the
 compile's driver, which gives every graph the scales of its own config.""",
-    "E1341": """`frontend.quantize.calib_args.kv_cache_scales` names a file that can't be read as safetensors. A pickled
+    "E1161": """`frontend.quantize.calib_args.kv_cache_scales` names a file that can't be read as safetensors. A pickled
 file (`.pth`, `.pt`, `.bin`, as some tools write scales) is refused before it is opened: reading it runs whatever code
 it holds. Load it where you trust it and save `past_key.{i}.scales`, `past_key.{i}.zeros`, `past_value.{i}.scales` and
 `past_value.{i}.zeros`, [KV heads, head_dim] each, with `safetensors.torch.save_file`.""",
-    "E1342": """A file of KV scales lacks a layer, has a tensor of another shape than [KV heads, head_dim], or holds a
+    "E1162": """A file of KV scales lacks a layer, has a tensor of another shape than [KV heads, head_dim], or holds a
 scale that is not a positive number or a zero point that is not finite; the message names the first such tensor. The
 scales of a model are those of the whole model, whatever `tp` is: xamc gives each rank the rows of its heads.""",
 }

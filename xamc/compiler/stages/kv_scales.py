@@ -40,7 +40,7 @@ def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:
     spec's folder.
 
     Raises:
-        InputError: E1341, E1342 the file of scales; E1345, E1346 the text; E1613 no tokenizer.
+        InputError: E1161, E1162 the file of scales; E1345, E1346 the text; E1613 no tokenizer.
         ToolchainError: E152x the calibrating child failed.
     """
     quantize = spec.frontend.quantize

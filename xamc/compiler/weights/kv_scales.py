@@ -64,7 +64,7 @@ class KvScales:
                 array = self.tensors.get(name)
                 if array is None or array.shape != shape or array.dtype != np.float32:
                     found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-                    raise InternalError("E1340", f"{name} is {found}, not float32 {list(shape)}")
+                    raise InternalError("E1160", f"{name} is {found}, not float32 {list(shape)}")
 
     @staticmethod
     def from_ranges(config: ModelConfig, ranges: Mapping[str, Range]) -> KvScales:
@@ -99,12 +99,12 @@ def read_kv_scales(path: Path, config: ModelConfig) -> KvScales:
         config: the model they are for.
 
     Raises:
-        InputError: E1341 a file of another kind, E1342 a tensor that is missing, has another shape, or holds a scale
+        InputError: E1161 a file of another kind, E1162 a tensor that is missing, has another shape, or holds a scale
             that is not positive or not finite.
     """
     if path.suffix.lower() in _PICKLES:
         raise InputError(
-            "E1341",
+            "E1161",
             f"{path} is a pickled file, which can run any code when it is read; KV scales are read from safetensors",
             fix="convert it: a safetensors file with past_key.{i}.scales, past_key.{i}.zeros, past_value.{i}.scales "
             "and past_value.{i}.zeros of shape [KV heads, head_dim] (docs/vacc.md shows how)",
@@ -113,7 +113,7 @@ def read_kv_scales(path: Path, config: ModelConfig) -> KvScales:
         found = safetensors.numpy.load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            "E1341", f"{path} can't be read as safetensors: {error}", fix="give a safetensors file with the KV scales"
+            "E1161", f"{path} can't be read as safetensors: {error}", fix="give a safetensors file with the KV scales"
         ) from error
     shape = (config.num_kv_heads, config.head_dim)
     tensors: dict[str, F32] = {}
@@ -123,7 +123,7 @@ def read_kv_scales(path: Path, config: ModelConfig) -> KvScales:
             if array is None or array.shape != shape:
                 what = "lacks" if array is None else f"has shape {list(array.shape)} for"
                 raise InputError(
-                    "E1342",
+                    "E1162",
                     f"{path} {what} {name}; the model has {config.num_layers} layers and needs {list(shape)} for each",
                     fix="use the scales of this very model, one row per KV head of the whole model (not of one rank)",
                 )
@@ -134,7 +134,7 @@ def read_kv_scales(path: Path, config: ModelConfig) -> KvScales:
             if wrong.any():
                 head, channel = (int(i) for i in np.argwhere(wrong)[0])
                 raise InputError(
-                    "E1342",
+                    "E1162",
                     f"{path}: {name} is {float(tensors[name][head, channel]):g} for head {head}, channel {channel}",
                     fix="scales are positive and finite numbers, zero points finite ones",
                 )

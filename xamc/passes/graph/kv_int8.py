@@ -101,7 +101,7 @@ class KvInt8:
         found = self.scales.tensors.get(scales_name(past))
         if found is None or found.shape != wanted:
             raise InternalError(
-                "E1340",
+                "E1160",
                 f"kv_int8: there are no scales of shape {list(wanted)} for {past}",
                 fix="give the pass the scales of this model's own config",
             )
