@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +153,20 @@ def test_an_embedding_model_does_not_talk(vacc: VaccWorkshop) -> None:
     with pytest.raises(InputError) as caught:
         vacc.model("llama").hidden_states([[3, 4]])
     assert caught.value.code == "E1623"
+
+
+def test_what_is_stored_in_int8(vacc: VaccWorkshop) -> None:
+    """The logits alone would not tell an int8 cache, as they hardly move."""
+    for name in ("qwen3-kv8", "mistral-w8", "llama-tp2"):
+        compiled, of_cache, linear = vacc.compiled(name), set(), set()
+        for graph in compiled.manifest.graphs:
+            described = json.loads((compiled.path / graph.graph).read_text())
+            of_cache |= {e["dtype"] for e in described["inputs"] + described["outputs"] if "_key." in e["name"]}
+            linear |= {e["dtype"] for e in described["params"] if "_proj.weight" in e["name"]}
+        assert of_cache == ({"int8"} if name == "qwen3-kv8" else {"float16"})
+        # codes, and a scale per output channel
+        assert linear == ({"int8", "float16"} if name == "mistral-w8" else {"float16"})
+        assert compiled.manifest.kv.dtype in of_cache
 
 
 def test_gptq_is_refused_without_leave(vacc: VaccWorkshop) -> None:

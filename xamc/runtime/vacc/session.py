@@ -28,9 +28,11 @@ class VaccExecutor:
 
         Raises:
             UnsupportedError: E1607, this CPU lacks features of the simulator's code.
-            InputError: E1512, E1611 or E1620, a damaged file.
+            InputError: E1502, E1512, E1611 or E1620, a damaged file.
             ToolchainError: E1609, code that TVM's runtime refuses.
         """
+        if not manifest.graphs:
+            raise InputError("E1502", f"{folder} is for {manifest.target} and holds no static graphs", "compile it again")
         check_cpu(manifest.cpu)
         self._width = manifest.output_width
         self._graphs = VaccGraphs(folder, manifest.graphs, threads)
