@@ -32,7 +32,9 @@ class VaccExecutor:
             ToolchainError: E1609, code that TVM's runtime refuses.
         """
         if not manifest.graphs:
-            raise InputError("E1502", f"{folder} is for {manifest.target} and holds no static graphs", "compile it again")
+            raise InputError(
+                "E1502", f"{folder} is for {manifest.target} and holds no static graphs", "compile it again"
+            )
         check_cpu(manifest.cpu)
         self._width = manifest.output_width
         self._graphs = VaccGraphs(folder, manifest.graphs, threads)
