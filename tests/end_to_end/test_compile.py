@@ -90,14 +90,14 @@ def artifact(built: Built, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built.artifact, tmp_path / "artifact"))
 
 
-def test_a_vendor_file_is_planned_and_refused_for_its_card(built: Built, command: Callable[..., Result]) -> None:
+def test_a_vendor_file_is_planned_for_its_card_and_not_rounded_without_leave(built: Built, command: Callable[..., Result]) -> None:
     status, out, _ = command("plan", built.file, "--allow-rtn", "--json")
     assert status == 0
     plan = json.loads(out)
-    assert plan["target"] == "tvm_vacc"
-    status, _, err = command("compile", built.file, "--allow-rtn")
+    assert plan["target"] == "tvm_vacc" and plan["static"]["ranks"] == 4
+    status, _, err = command("compile", built.file)
     assert status == 3
-    assert "tvm_vacc is not available yet" in err and "--set backend.type=tvm_cpu" in err
+    assert "w8a16_gptq" in err and "--allow-rtn" in err
     assert not (built.file.parent / "deploy" / "internlm3-8b-instruct-int8-tp4-1024-2048").exists()
 
 
