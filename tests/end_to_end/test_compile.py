@@ -90,7 +90,9 @@ def artifact(built: Built, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built.artifact, tmp_path / "artifact"))
 
 
-def test_a_vendor_file_is_planned_for_its_card_and_not_rounded_without_leave(built: Built, command: Callable[..., Result]) -> None:
+def test_a_vendor_file_is_planned_for_its_card_and_rounds_only_with_leave(
+    built: Built, command: Callable[..., Result]
+) -> None:
     status, out, _ = command("plan", built.file, "--allow-rtn", "--json")
     assert status == 0
     plan = json.loads(out)
