@@ -10,21 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import Manifest, TensorEntry
-from xamc.compiler.errors import InternalError, ToolchainError
+from xamc.compiler.errors import InternalError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.executor import F32, Step
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file
 from xamc.runtime.threads import check_threads, configure_tvm_threads
-from xamc.runtime.tvm_library import tvm_ffi
-
-_CPU_DEVICE = (1, 0)  # kDLCPU, first device
-_POOLED = 2  # AllocatorType::kPooled
+from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
 
 # NumPy has no counterpart for this type of DLPack: it hands over the bits, and TVM gets a view of the right type.
 _BIT_DTYPES = {"bfloat16": np.dtype(np.uint16)}
-
-# tvm_ffi turns a C++ exception into the Python error of the same kind; these are the kinds that TVM throws.
-_TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError)
 
 
 class CpuExecutor:
@@ -45,18 +39,7 @@ class CpuExecutor:
         self._pools = threading.local()
         self._threads = self._use_threads()
         code_file, weights = manifest.library()
-        path = folder / code_file
-        try:
-            self._vm = self._ffi.load_module(str(path.absolute()))["vm_load_executable"]()
-            self._vm["vm_initialization"](*_CPU_DEVICE, _POOLED)
-            self._functions = {name: self._vm[name] for name in manifest.functions}
-        except _TVM_ERRORS as error:
-            raise ToolchainError(
-                "E1609",
-                f"{path} can't be loaded by TVM's runtime",
-                "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
-                details=tuple(str(error).strip().splitlines()[-3:]),
-            ) from error
+        self._functions = load_functions(folder / code_file, manifest.functions)
         self._free_unused = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
         self._create_view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
         mapped = map_file(folder / weights.file, weights.nbytes)
@@ -106,7 +89,7 @@ class CpuExecutor:
             logits = self._functions[name](
                 *inputs, *self._rope_tensors(step.rope_cos, step.rope_sin), self._kv, self._weights
             )
-        except _TVM_ERRORS as error:
+        except TVM_ERRORS as error:
             raise InternalError(
                 "E1617",
                 f"the artifact's function {name} failed on {batch} rows of {length} tokens",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from xamc.compiler.errors import InternalError
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -68,3 +71,37 @@ class Executor(Protocol):
             array may be a view of memory that the next step writes over.
         """
         ...
+
+
+def forward_rows(step: Step, rows: int, run: Callable[[int, int], F32]) -> F32:
+    """A step on an executor that takes one row at a time.
+
+    Args:
+        step: the step; rows without tokens are left out.
+        rows: rows of the executor's KV cache.
+        run: (row, number of tokens T) -> logits float32[T, V], of which only the last are read unless the step wants
+            all positions.
+
+    Returns:
+        What `Executor.forward` returns.
+
+    Raises:
+        InternalError: E1617, another number of rows than the cache has, or no token at all.
+    """
+    batch, length = step.input_ids.shape
+    if batch != rows:
+        raise InternalError("E1617", f"a step of {batch} rows on a KV cache of {rows}")
+    result: F32 | None = None
+    for row, tokens in enumerate(step.lengths.tolist()):
+        if tokens == 0:
+            continue
+        logits = run(row, tokens)
+        if result is None:
+            result = np.zeros((batch, length if step.all_positions else 1, logits.shape[-1]), np.float32)
+        if step.all_positions:
+            result[row, :tokens] = logits
+        else:
+            result[row, 0] = logits[-1]
+    if result is None:
+        raise InternalError("E1617", "a step without a single token")
+    return result

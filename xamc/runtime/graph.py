@@ -13,18 +13,13 @@ from numpy.typing import NDArray
 from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
 from xamc.compiler.artifact.read import read_graph
-from xamc.compiler.errors import InputError, InternalError, ToolchainError
+from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.memory import aligned_zeros, map_file
 from xamc.runtime.threads import check_threads, configure_tvm_threads
-from xamc.runtime.tvm_library import tvm_ffi
+from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
 
 Array = NDArray[Any]
-
-_CPU_DEVICE = (1, 0)  # kDLCPU, first device
-_POOLED = 2  # AllocatorType::kPooled
-# tvm_ffi turns a C++ exception into the Python error of the same kind; these are the kinds that TVM throws
-_TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError)
 
 
 def load_graph(path: str | Path, threads: int | None = None) -> GraphModel:
@@ -159,18 +154,7 @@ class _TvmRunner:
         self._ffi = tvm_ffi()
         self.threads = configure_tvm_threads(self._ffi, threads)
         self._name = manifest.name
-        path = folder / manifest.code_file
-        try:
-            self._vm = self._ffi.load_module(str(path.absolute()))["vm_load_executable"]()
-            self._vm["vm_initialization"](*_CPU_DEVICE, _POOLED)
-            self._main = self._vm["main"]
-        except _TVM_ERRORS as error:
-            raise ToolchainError(
-                "E1609",
-                f"{path} can't be loaded by TVM's runtime",
-                "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
-                details=tuple(str(error).strip().splitlines()[-3:]),
-            ) from error
+        self._main = load_functions(folder / manifest.code_file, ["main"])["main"]
         self._weights = self._ffi.Array([self._tensor(array) for array in weights.values()]) if weights else None
 
     def run(self, arrays: list[Array]) -> list[Array]:
@@ -178,7 +162,7 @@ class _TvmRunner:
         extra = [] if self._weights is None else [self._weights]
         try:
             result = self._main(*tensors, *extra)
-        except _TVM_ERRORS as error:
+        except TVM_ERRORS as error:
             raise InternalError(
                 "E1645",
                 f"the compiled graph {self._name} failed",
@@ -200,7 +184,7 @@ class _OnnxRunner:
     """ONNX Runtime with every optimization off."""
 
     def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
-        from xamc.runtime.reference import onnxruntime_module
+        from xamc.runtime.reference import onnxruntime_module, open_session
 
         self._ort = onnxruntime_module()
         self.threads = threads
@@ -208,27 +192,14 @@ class _OnnxRunner:
         self._inputs = [tensor.name for tensor in manifest.graph_inputs]
         self._outputs = [tensor.name for tensor in manifest.graph_outputs]
         self._weights = {name: self._ort.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
-        options = self._ort.SessionOptions()
-        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only
-        path = folder / manifest.code_file
-        try:
-            self._session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors share no base class but this
-            raise ToolchainError(
-                "E1609",
-                f"ONNX Runtime can't load {path}",
-                "compile the model again with the packages installed here",
-                details=tuple(str(error).strip().splitlines()[-3:]),
-            ) from error
+        self._session = open_session(folder / manifest.code_file, threads)
 
     def run(self, arrays: list[Array]) -> list[Array]:
         make = self._ort.OrtValue.ortvalue_from_numpy
         feeds = {name: make(array) for name, array in zip(self._inputs, arrays)}
         try:
             results = self._session.run_with_ort_values(self._outputs, feeds | self._weights)
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime's errors share no base class but this
             raise InternalError(
                 "E1645",
                 f"the graph {self._name} failed in ONNX Runtime",

@@ -16,7 +16,7 @@ import numpy as np
 from xamc.compiler.artifact.manifest import Manifest, TensorEntry
 from xamc.compiler.contract import past_key, past_value, present_key, present_value
 from xamc.compiler.errors import InputError, InternalError, ToolchainError
-from xamc.runtime.executor import F32, Step
+from xamc.runtime.executor import F32, Step, forward_rows
 from xamc.runtime.memory import Bytes, map_file
 from xamc.runtime.threads import check_threads
 
@@ -36,20 +36,7 @@ class ReferenceExecutor:
         """
         self._ort = onnxruntime_module()
         self._threads = check_threads(threads)
-        options = self._ort.SessionOptions()
-        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = self._threads
-        options.log_severity_level = 3  # errors only
-        path = folder / manifest.library()[0]
-        try:
-            self._session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors share no base class but this
-            raise ToolchainError(
-                "E1609",
-                f"ONNX Runtime can't load {path}",
-                "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
-                details=tuple(str(error).strip().splitlines()[-3:]),
-            ) from error
+        self._session = open_session(folder / manifest.library()[0], self._threads)
         layers = range(manifest.model.num_layers)
         self._past = [name for layer in layers for name in (past_key(layer), past_value(layer))]
         self._present = [name for layer in layers for name in (present_key(layer), present_value(layer))]
@@ -65,23 +52,7 @@ class ReferenceExecutor:
         self._rows = [{name: self._value(self._empty) for name in self._past} for _ in range(batch)]
 
     def forward(self, step: Step) -> F32:
-        batch, length = step.input_ids.shape
-        if batch != len(self._rows):
-            raise InternalError("E1617", f"a step of {batch} rows on a KV cache of {len(self._rows)}")
-        result: F32 | None = None
-        for row, tokens in enumerate(step.lengths.tolist()):
-            if tokens == 0:
-                continue
-            logits = self._forward_row(step, row, tokens)
-            if result is None:
-                result = np.zeros((batch, length if step.all_positions else 1, logits.shape[-1]), np.float32)
-            if step.all_positions:
-                result[row, :tokens] = logits
-            else:
-                result[row, 0] = logits[-1]
-        if result is None:
-            raise InternalError("E1617", "a step without a single token")
-        return result
+        return forward_rows(step, len(self._rows), lambda row, tokens: self._forward_row(step, row, tokens))
 
     def _forward_row(self, step: Step, row: int, tokens: int) -> F32:
         start = int(step.write_index[row])
@@ -154,4 +125,26 @@ def onnxruntime_module() -> Any:
             "E1609",
             f"the reference target needs ONNX Runtime, which can't be imported: {error}",
             "pip install 'xamc[compiler]'",
+        ) from error
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """An ONNX Runtime session on a graph, on the CPU and with every graph optimization off.
+
+    Raises:
+        ToolchainError: E1609, ONNX Runtime is missing or refuses the graph.
+    """
+    ort = onnxruntime_module()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no base class but this
+        raise ToolchainError(
+            "E1609",
+            f"ONNX Runtime can't load {path}",
+            "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
+            details=tuple(str(error).strip().splitlines()[-3:]),
         ) from error

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -20,6 +20,12 @@ from types import ModuleType
 from typing import Any
 
 from xamc.compiler.errors import ToolchainError
+
+_CPU_DEVICE = (1, 0)  # kDLCPU, first device
+_POOLED = 2  # AllocatorType::kPooled
+
+# tvm_ffi turns a C++ exception into the Python error of the same kind; these are the kinds that TVM throws.
+TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError)
 
 _REINSTALL = "reinstall xamc with its constraints.txt; `xamc doctor` shows which package is missing"
 
@@ -61,6 +67,29 @@ def tvm_ffi() -> Any:
     except (ImportError, OSError) as error:
         raise ToolchainError("E1609", f"TVM's runtime library can't be loaded: {error}", _REINSTALL) from error
     return module
+
+
+def load_functions(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Compiled functions of a library by name, in a virtual machine of their own on the CPU.
+
+    Args:
+        path: the library that `xamc compile` made.
+        names: the functions wanted.
+
+    Raises:
+        ToolchainError: E1609, TVM's runtime refuses the library, or it lacks a function.
+    """
+    try:
+        machine = tvm_ffi().load_module(str(path.absolute()))["vm_load_executable"]()
+        machine["vm_initialization"](*_CPU_DEVICE, _POOLED)
+        return {name: machine[name] for name in names}
+    except TVM_ERRORS as error:
+        raise ToolchainError(
+            "E1609",
+            f"{path} can't be loaded by TVM's runtime",
+            "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
+            details=tuple(str(error).strip().splitlines()[-3:]),
+        ) from error
 
 
 def runtime_library() -> Path:

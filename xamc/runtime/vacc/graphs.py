@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import StaticGraph
-from xamc.compiler.errors import InternalError, ToolchainError, UnsupportedError
+from xamc.compiler.errors import InternalError, UnsupportedError
 from xamc.runtime.executor import I64
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.threads import check_threads, configure_tvm_threads
-from xamc.runtime.tvm_library import tvm_ffi
+from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
 from xamc.runtime.vacc.collectives import RankGroup, register_collectives
 from xamc.runtime.vacc.description import GraphDescription, read_description
 from xamc.runtime.vacc.weights import WeightStore
@@ -30,11 +30,6 @@ Array = NDArray[np.generic]
 Presents = list[list[Array]]
 """Per rank: present_key.0, present_value.0, present_key.1, ..., each [1, kv heads, slots, channels]."""
 Kind = Literal["prefill", "decode"]
-
-_CPU_DEVICE = (1, 0)  # kDLCPU, first device
-_POOLED = 2  # AllocatorType::kPooled
-# tvm_ffi turns a C++ exception into the Python error of the same kind; these are the kinds that TVM throws.
-_TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError)
 
 
 @dataclass
@@ -148,19 +143,8 @@ class VaccGraphs:
         return self._ffi.Array([self._ffi.from_dlpack(array) for array in arrays])
 
     def _load(self, graph: StaticGraph) -> _RankGraph:
-        path = self._folder / graph.code
         description = read_description(self._folder / graph.graph)
-        try:
-            machine = self._ffi.load_module(str(path.absolute()))["vm_load_executable"]()
-            machine["vm_initialization"](*_CPU_DEVICE, _POOLED)
-            function = machine["main"]
-        except _TVM_ERRORS as error:
-            raise ToolchainError(
-                "E1609",
-                f"{path} can't be loaded by TVM's runtime",
-                "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
-                details=tuple(str(error).strip().splitlines()[-3:]),
-            ) from error
+        function = load_functions(self._folder / graph.code, ["main"])["main"]
         weights = self._stores[graph.rank].load(self._folder / graph.params, description.weights)
         return _RankGraph(description, function, self._ffi.Array(weights))
 
@@ -213,7 +197,7 @@ def _results(
     if group.failed is None:
         return [run.result() for run in runs]
     error = runs[group.failed].exception()
-    if not isinstance(error, _TVM_ERRORS):
+    if not isinstance(error, TVM_ERRORS):
         raise error or AssertionError("a rank failed without an exception")
     raise InternalError(
         "E1617",

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.errors import InputError, InternalError, UnsupportedError
+from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.runtime.cpu_features import check_cpu
-from xamc.runtime.executor import F32, I64, Step
+from xamc.runtime.executor import F32, I64, Step, forward_rows
 from xamc.runtime.vacc.cache import SequenceCache
 from xamc.runtime.vacc.graphs import VaccGraphs
 
@@ -53,24 +53,11 @@ class VaccExecutor:
         self._rows = [SequenceCache(self._graphs.ranks, self._graphs.past) for _ in range(batch)]
 
     def forward(self, step: Step) -> F32:
-        batch, length = step.input_ids.shape
-        if batch != len(self._rows):
-            raise InternalError("E1617", f"a step of {batch} rows on a KV cache of {len(self._rows)}")
-        result: F32 | None = None
-        for row, tokens in enumerate(step.lengths.tolist()):
-            if tokens == 0:
-                continue
+        def feed(row: int, tokens: int) -> F32:
             ids, start = step.input_ids[row, :tokens], int(step.write_index[row])
-            logits = self._feed(self._rows[row], ids, start, step.all_positions)
-            if result is None:
-                result = np.zeros((batch, length if step.all_positions else 1, logits.shape[-1]), np.float32)
-            if step.all_positions:
-                result[row, :tokens] = logits
-            else:
-                result[row, 0] = logits[-1]
-        if result is None:
-            raise InternalError("E1617", "a step without a single token")
-        return result
+            return self._feed(self._rows[row], ids, start, step.all_positions)
+
+        return forward_rows(step, len(self._rows), feed)
 
     def _feed(self, cache: SequenceCache, ids: I64, start: int, all_positions: bool) -> F32:
         """Runs tokens from position `start` on.
