@@ -26,6 +26,7 @@ class TargetCaps:
         executes_on: what runs the artifact, printed with every result.
         weight_groups: whether several columns of a quantized weight's row may share a scale; otherwise one scale per
             output channel is all there is.
+        int8_activations: whether layers with integer weights can multiply in integers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TargetCaps:
     max_tensor_parallel: int
     executes_on: str
     weight_groups: bool = True
+    int8_activations: bool = False
 
 
 CAPS: dict[str, TargetCaps] = {
@@ -57,6 +59,7 @@ CAPS: dict[str, TargetCaps] = {
             kv_layout="in_place",
             max_tensor_parallel=1,
             executes_on="cpu",
+            int8_activations=True,
         ),
         TargetCaps(
             name="reference",

@@ -24,6 +24,7 @@ class TargetRequest:
         quantize: how linear weights are rounded, or None.
         kv_dtype: element type of the KV cache.
         mcpu: CPU level to generate code for, `native` for this machine's.
+        activations: float32 or int8: what linear layers with integer weights multiply their inputs as.
         disable: names of passes to leave out.
         buckets: the static graphs a target of fixed shapes makes; empty for dynamic shapes.
         tp: tensor-parallel degree, the number of ranks.
@@ -34,6 +35,7 @@ class TargetRequest:
     quantize: RoundToNearest | None
     kv_dtype: str
     mcpu: str = "native"
+    activations: str = "float32"
     disable: tuple[str, ...] = ()
     buckets: tuple[Bucket, ...] = ()
     tp: int = 1

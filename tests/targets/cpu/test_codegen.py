@@ -15,7 +15,7 @@ from xamc.targets.kernels.isa import Isa
 @pytest.fixture(scope="module")
 def module() -> tvm.IRModule:
     program = cases.before("tied", "end", "w4")
-    return select_kernels(program, plan_weights(program), Isa.host(), "float16")
+    return select_kernels(program, plan_weights(program), Isa.host(), "float16", "float32")
 
 
 def _count(module: tvm.IRModule, function: str, callee: str) -> int:

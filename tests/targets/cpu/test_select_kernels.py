@@ -53,7 +53,7 @@ def test_a_level_this_machine_lacks_is_compiled_and_not_executed(monkeypatch: py
 
 def test_each_kernel_is_generated_once_for_all_layers_and_functions() -> None:
     proof = _proof("tied", "fp32", "float32")
-    built = module.select_kernels(proof.program, plan_weights(proof.program), Isa.host(), "float32")
+    built = module.select_kernels(proof.program, plan_weights(proof.program), Isa.host(), "float32", "float32")
     kernels = [v.name_hint for v, f in built.functions.items() if type(f).__name__ == "PrimFunc"]
     # 5 shapes of linear layers in two forms, 2 attentions, and one each of 7 others
     assert len(kernels) == len(set(kernels)) <= 20
@@ -67,7 +67,7 @@ def test_without_a_pass_the_operator_left_over_is_named() -> None:
         if relax_pass.name != "rope_cache":
             relax_pass.run(program)
     with pytest.raises(UnsupportedError) as caught:
-        module.select_kernels(program, plan_weights(program), Isa.host(), "float32")
+        module.select_kernels(program, plan_weights(program), Isa.host(), "float32", "float32")
     assert caught.value.code == "E1403" and "rotary_embedding" in caught.value.message
 
 
@@ -78,7 +78,7 @@ def test_a_forgotten_window_is_noticed() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xamc.targets.cpu.twin_proof.select_kernels", wrong.select_kernels)
         with pytest.raises(InternalError) as caught:
-            proof.prove_kernels(Isa.host(), "float32")
+            proof.prove_kernels(Isa.host(), "float32", "float32")
     assert caught.value.code == "E1406"
 
 
@@ -96,4 +96,4 @@ def test_a_wrong_packing_order_is_noticed() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xamc.targets.cpu.twin_proof.pack_twin", lambda *_: packed)
         with pytest.raises(InternalError):
-            proof.prove_kernels(Isa.host(), "float32")
+            proof.prove_kernels(Isa.host(), "float32", "float32")

@@ -111,10 +111,14 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Quantization:
-    """The weight quantization the spec asked for and the one used; they differ only under ``--allow-rtn``."""
+    """The weight quantization the spec asked for and the one used; they differ only under ``--allow-rtn``.
+
+    `activations` is what linear layers with integer weights multiply their inputs as: float32 or int8.
+    """
 
     requested: str | None = None
     used: str | None = None
+    activations: str = "float32"
 
 
 @dataclass(frozen=True)

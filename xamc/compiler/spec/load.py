@@ -112,7 +112,11 @@ def _build(checked: Checked, path: Path | None) -> Spec:
             dtype=get("backend.dtype") or dtype,
             merge_params=get("backend.merge_params"),
             remove_params=get("backend.remove_params"),
-            compile=_present(section("backend.compile"), mcpu=get("backend.compile.mcpu")),
+            compile=_present(
+                section("backend.compile"),
+                mcpu=get("backend.compile.mcpu"),
+                activations=get("backend.compile.activations"),
+            ),
             quantize=_present(section("backend.quantize")),
             values=_others(section("backend"), "type dtype merge_params remove_params compile quantize"),
         ),

@@ -138,7 +138,8 @@ class Backend:
         dtype: how the weights of linear layers are stored: fp32, fp16, bf16, int8 or int4.
         merge_params: vamc's key as written; None when absent.
         remove_params: vamc's key as written; None when absent.
-        compile: options of the target's code generator as written; `mcpu` is xamc's.
+        compile: options of the target's code generator as written; `mcpu` and
+            `activations` are xamc's.
         quantize: vamc's activation quantization of CNN graphs, as written.
         values: the other keys below `backend`, as written (`dynamic_params`, `merge_shapes`, ...).
     """
@@ -155,6 +156,11 @@ class Backend:
     def mcpu(self) -> str:
         """LLVM's name of the CPU to compile for, `native` for the machine that compiles."""
         return str(self.compile.get("mcpu", "native"))
+
+    @property
+    def activations(self) -> str:
+        """What activations are multiplied as by linear layers with integer weights: auto, float32 or int8."""
+        return str(self.compile.get("activations", "auto"))
 
 
 @dataclass(frozen=True)

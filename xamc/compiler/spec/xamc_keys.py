@@ -37,6 +37,18 @@ KEYS: tuple[Key, ...] = (
         "native: the machine that compiles",
     ),
     Key(
+        "backend.compile.activations",
+        OneOf(("auto", "float32", "int8")),
+        "What the activations of linear layers with integer weights are multiplied as. `int8` rounds them to 8 bits inside "
+        "of each layer, in groups of 32 (4-bit weights) or 64 inputs: faster, for a small loss that docs/kernels.md "
+        "gives.",
+        on(
+            {"tvm_cpu": ("used", "chooses kernels; recorded in the artifact")},
+            ("no effect", "activations are floating-point"),
+        ),
+        "auto: int8 for weights of 4 and 8 bits",
+    ),
+    Key(
         "passes.disable",
         ListOf(Text()),
         "Names of passes to leave out.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, cast
 
 from xamc.compiler.artifact.manifest import Quantization
@@ -47,14 +48,32 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
             fix=f"use one of auto, {', '.join(caps.kv_dtypes)}",
             keys=("runtime.kv_dtype",),
         )
+    activations = _activations(spec, caps, policy)
     request = TargetRequest(
         weight_dtype=weight_dtype,
         quantize=policy,
         kv_dtype=LONG_DTYPES.get(kv_dtype, kv_dtype),
         mcpu=spec.backend.mcpu,
+        activations=activations,
         disable=spec.passes.disable,
     )
-    return request, quantization
+    return request, replace(quantization, activations=activations)
+
+
+def _activations(spec: Spec, caps: TargetCaps, policy: RoundToNearest | None) -> str:
+    asked = spec.backend.activations
+    if not caps.int8_activations or asked == "float32":
+        return "float32"
+    if policy is not None:
+        return "int8"
+    if asked == "int8":
+        raise UnsupportedError(
+            "E1410",
+            f"backend.compile.activations is int8, which goes with integer weights; these are {spec.backend.dtype}",
+            fix="remove it, or quantize the weights: frontend.quantize: {type: w4a16_rtn}",
+            keys=("backend.compile.activations", "backend.dtype"),
+        )
+    return "float32"
 
 
 def _quantization(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[RoundToNearest | None, Quantization]:

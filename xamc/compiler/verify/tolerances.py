@@ -59,6 +59,13 @@ _ALL = (
         "0.013, and no more after three steps that hand codes on, as codes go through a step unchanged",
     ),
     Tolerance(
+        "int8_activations_twin",
+        0.05,
+        "logits of a twin whose activations are rounded to int8 in groups of 32 or 64: each is off by up to 1/254 of its "
+        "group's largest, which peaked attention amplifies; measured MEASURED. The kernels themselves are held "
+        "to a NumPy model of the rounding in their own tests",
+    ),
+    Tolerance(
         "code_ties",
         0.01,
         "share of a tensor's int8 codes that may be one off: values that agree to 5e-6 of the largest differ by less "

@@ -35,7 +35,7 @@ def build(request: Mapping[str, Any]) -> None:
 
     Args:
         request: ``graph`` (ONNX file in the in-place cache form), ``config`` (ModelConfig as JSON), ``weights``
-            (name -> [shape, dtype]), ``isa``, ``kv_dtype`` (float32, float16, bfloat16), ``disable`` (pass names),
+            (name -> [shape, dtype]), ``isa``, ``kv_dtype`` (float32, float16, bfloat16), ``activations`` (float32, int8), ``disable`` (pass names),
             ``dump`` (folder or None), ``out`` (an existing folder for the library and result.json: ``passes`` with
             counts and reasons, ``kernels``, ``weights``, the packing recipe, and ``seconds`` by step).
     """
@@ -54,7 +54,7 @@ def build(request: Mapping[str, Any]) -> None:
             _dump(dump, f"{number}-{relax_pass.name}", program)
     clock.lap("relax passes")
     plan = plan_weights(program)
-    module = select_kernels(program, plan, isa, request["kv_dtype"])
+    module = select_kernels(program, plan, isa, request["kv_dtype"], request["activations"])
     if dump is not None:
         (dump / "30-kernels.relax.py").write_text(module.script())
     clock.lap("select kernels")
@@ -75,7 +75,7 @@ def prove(request: Mapping[str, Any]) -> None:
     What the Relax passes showed holds for every CPU, so that it is kept apart: it is shown here only if asked for.
 
     Args:
-        request: ``twin`` ({graph, config, weights, cases}: see `TwinProof`), ``kv_dtype``, ``disable``, ``passes``
+        request: ``twin`` ({graph, config, weights, cases}: see `TwinProof`), ``kv_dtype``, ``activations``, ``disable``, ``passes``
             (whether the passes are proven, or only run on the way to the kernels), ``isa`` (of the kernels, or None
             to leave them out), and ``out``, where passes.json (name -> deviation and tolerance) and kernels.json go,
             each with ``seconds``.
@@ -97,7 +97,7 @@ def prove(request: Mapping[str, Any]) -> None:
         for relax_pass in active:
             relax_pass.run(twin.program)
     if request["isa"] is not None:
-        kernels = twin.prove_kernels(Isa.by_name(request["isa"]), request["kv_dtype"])
+        kernels = twin.prove_kernels(Isa.by_name(request["isa"]), request["kv_dtype"], request["activations"])
         clock.lap("prove kernels")
         _write(out / KERNELS_PROOF, {"kernels": kernels, "seconds": clock.laps})
 

@@ -63,7 +63,12 @@ def generate(
         dump: folder for readable IR, or None; the child then runs even if its result is known.
     """
     isa = Isa.host() if request.mcpu == "native" else Isa.by_name(request.mcpu)
-    wishes = {"isa": isa.name, "kv_dtype": request.kv_dtype, "disable": sorted(request.disable)}
+    wishes = {
+        "isa": isa.name,
+        "kv_dtype": request.kv_dtype,
+        "activations": request.activations,
+        "disable": sorted(request.disable),
+    }
     with ThreadPoolExecutor(1) as pool:
         proving = pool.submit(_proof, twin, wishes, cache) if twin is not None else None
         folder = _code(program, wishes, cache, dump)
@@ -128,11 +133,11 @@ class ProofKeys:
         Args:
             graph: the twin's graph in the in-place cache form.
             config: the twin's ModelConfig as JSON.
-            wishes: ``isa``, ``kv_dtype`` and ``disable`` of the request.
+            wishes: ``isa``, ``kv_dtype``, ``activations`` and ``disable`` of the request.
             host: this machine's CPU level, which decides whether kernels can run.
         """
         common = {"graph": hashlib.sha256(graph).hexdigest(), "config": config}
-        anywhere = common | {name: value for name, value in wishes.items() if name != "isa"}
+        anywhere = common | {name: value for name, value in wishes.items() if name not in ("isa", "activations")}
         return ProofKeys(
             stage_key("proof", _RELAX_PROOF_MODULES, _TOOLS, anywhere),
             stage_key("kernel_proof", (*_MODULES, *_TWIN_MODULES), _TOOLS, {**common, **wishes, "host": host}),

@@ -24,7 +24,7 @@ from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.embedding import embedding
 from xamc.targets.kernels.gather_position import gather_position
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.linear import linear
+from xamc.targets.kernels.linear import Activations, linear
 from xamc.targets.kernels.norm import add_rms_norm, rms_norm
 from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.rope import KvDtype, rope_kv_write
@@ -37,7 +37,9 @@ FUNCTIONS: tuple[FunctionName, ...] = ("decode", "prefill_last", "prefill_all")
 DATA_INPUTS = ("input_ids", "position_ids", "write_index", "last_index", "rope_cos", "rope_sin")
 
 
-def select_kernels(program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: KvDtype) -> tvm.IRModule:
+def select_kernels(
+    program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: KvDtype, activations: Activations
+) -> tvm.IRModule:
     """A module with the functions of `FUNCTIONS` and the kernels they call; no dialect call is left.
 
     Each function takes the data inputs, the caches as one tuple (k0, v0, k1, v1, ...) and the weights as one tuple,
@@ -49,7 +51,7 @@ def select_kernels(program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: 
     builder = relax.BlockBuilder()
     kernels = _Kernels(builder)
     for name in FUNCTIONS:
-        _Selection(program, plan, isa, kv_dtype, name, builder, kernels).build()
+        _Selection(program, plan, isa, kv_dtype, activations, name, builder, kernels).build()
     return builder.finalize()
 
 
@@ -85,12 +87,13 @@ class _Selection:
         plan: WeightPlan,
         isa: Isa,
         kv_dtype: KvDtype,
+        activations: Activations,
         name: FunctionName,
         builder: relax.BlockBuilder,
         kernels: _Kernels,
     ) -> None:
         self.plan, self.isa, self.kv_dtype, self.name, self.kernels = plan, isa, kv_dtype, name, kernels
-        self.weights = program.weights
+        self.activations, self.weights = activations, program.weights
         module = program.module
         if name == "decode":
             module = relax.transform.BindSymbolicVars({"batch": 1, "seq": 1}, func_name="main")(module)
@@ -211,7 +214,7 @@ class _Selection:
         suffix = "_bias" if has_bias else ""
         self.as_rows[var] = self._call(
             f"linear_{n}x{k}_{_tag(fmt)}_{self.m}{suffix}",
-            lambda: linear(n, k, fmt, self.isa, m=self.m, bias=has_bias),
+            lambda: linear(n, k, fmt, self.isa, m=self.m, bias=has_bias, activations=self.activations),
             arguments,
             [self._rows_type(x, n)],
             var.name,

@@ -31,6 +31,7 @@ from xamc.targets.cpu.codegen import build_library
 from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.linear import Activations
 from xamc.targets.kernels.packing import pack_rows
 from xamc.targets.kernels.rope import KvDtype
 
@@ -86,13 +87,15 @@ class TwinProof:
         self.before = after
         return worst
 
-    def prove_kernels(self, isa: Isa, kv_dtype: str) -> dict[str, Any]:
+    def prove_kernels(self, isa: Isa, kv_dtype: str, activations: str) -> dict[str, Any]:
         """Compiles the twin with the real kernels and compares the logits; not on a CPU that can't execute them."""
         if Isa.host().name != isa.name and not set(isa.cpu_flags) <= set(Isa.host().cpu_flags):
             return {"executed": False, "reason": f"this machine cannot execute {isa.name}"}
         plan = plan_weights(self.program)
-        module = select_kernels(self.program, plan, isa, cast(KvDtype, kv_dtype))
+        module = select_kernels(self.program, plan, isa, cast(KvDtype, kv_dtype), cast(Activations, activations))
         bound = "cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}"
+        if activations == "int8" and any(weight.layout and weight.layout.format.quantized for weight in plan.weights):
+            bound = "int8_activations_twin"
         worst = 0.0
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "twin.so"

@@ -108,6 +108,12 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, lanes: int =
     T.buffer_store(buffer, value, [*index[:-1], last])
 
 
+def prefetch(buffer: Buffer, index: Sequence[Expr | int]) -> None:
+    """Asks for the cache line of an element, which need not exist; all levels of the cache, for reading."""
+    address = T.address_of(buffer[tuple(index)])
+    T.evaluate(T.call_llvm_intrin("", "llvm.prefetch", address, T.int32(0), T.int32(3), T.int32(1)))
+
+
 def let(value: Expr | int) -> Expr:
     """Evaluates `value` here, once.
 

@@ -4,7 +4,7 @@
    apart would evict each other from the caches); for the bfloat16 dot product it is rounded on the way.
 2. In parallel over blocks of rows and panels of 32 output features, per block along K: the panel's weights are
    dequantized once into a scratch that fits the first-level cache, then multiplied with every row tile of the block.
-   Sums stay in registers over a block along K and in Y between blocks.
+   Sums stay in registers over a block along K and in memory of the task between blocks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.gemm_output import GemmOutput
+from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import (
     FLOAT32,
     Arithmetic,
@@ -28,7 +30,7 @@ BLOCK_K = 256
 """Input features of a block: a multiple of every group size."""
 BLOCK_M = 240
 """Rows of a block, at most: 240 KiB of float32, half of the second-level cache of common parts."""
-_SERIAL_ROWS = 16
+SERIAL_ROWS = 16
 """Up to this many rows X is copied by the calling thread."""
 
 
@@ -42,6 +44,13 @@ def gemm_arithmetic(weight: PackedWeight) -> Arithmetic:
     if weight.format.kind == "float32":
         return FLOAT32
     return bf16_arithmetic(weight.isa) or FLOAT32
+
+
+def cut_blocks(m: E.Expr, isa: Isa) -> tuple[E.Expr, E.Expr]:
+    """Number of blocks that M rows are cut into, and their height: at most `BLOCK_M`, a multiple of the tallest tile."""
+    blocks = E.let((m + (BLOCK_M - 1)) // BLOCK_M)
+    tallest = row_tiles(isa)[0]
+    return blocks, E.let(((m + blocks - 1) // blocks + (tallest - 1)) // tallest * tallest)
 
 
 class _Gemm:
@@ -61,11 +70,9 @@ class _Gemm:
         with self.arithmetic.scope():
             copy_dtype = "float32" if self.arithmetic.k == 1 else "uint16"
             copy = E.scratch((self.blocks, self.m, BLOCK_K), copy_dtype)
-            E.rows(self.m, lambda i: self.copy_row(copy, i), threshold=_SERIAL_ROWS)
+            E.rows(self.m, lambda i: self.copy_row(copy, i), threshold=SERIAL_ROWS)
 
-            row_blocks = E.let((self.m + (BLOCK_M - 1)) // BLOCK_M)
-            tallest = row_tiles(self.isa)[0]
-            height = E.let(((self.m + row_blocks - 1) // row_blocks + (tallest - 1)) // tallest * tallest)
+            row_blocks, height = cut_blocks(self.m, self.isa)
             with E.parallel(row_blocks * self.weight.layout.panels) as task:
                 panel = E.let(task % self.weight.layout.panels)
                 first = E.let(task // self.weight.layout.panels * height)
@@ -73,7 +80,8 @@ class _Gemm:
                 values = E.scratch(
                     (PANEL // self.width, BLOCK_K // self.arithmetic.k, self.width), self.arithmetic.dtype
                 )
-                self.initialize(panel, first, rows)
+                output = GemmOutput(self.weight, self.bias, self.residual, self.y, BLOCK_M)
+                output.clear(rows)
                 with E.serial(self.blocks) as block:
                     k = E.let(E.minimum(self.k - block * BLOCK_K, BLOCK_K))
                     self.dequantize(values, panel, block, k)
@@ -81,8 +89,9 @@ class _Gemm:
                         cut_rows(
                             rows,
                             row_tiles(self.isa),
-                            lambda row, size: self.tile(copy, values, panel, part, block, k, E.let(first + row), size),
+                            lambda row, size: self.tile(copy, values, output, part, block, k, first, row, size),
                         )
+                output.write(panel, first, rows)
 
     def copy_row(self, copy: E.Buffer, i: E.Expr) -> None:
         """Copies (or rounds) a row of X into blocks along K."""
@@ -169,24 +178,29 @@ class _Gemm:
         self,
         copy: E.Buffer,
         values: E.Buffer,
-        panel: E.Expr,
+        output: GemmOutput,
         part: E.Expr,
         block: E.Expr,
         k: E.Expr,
+        first: E.Expr,
         row: E.Expr,
         rows: int,
     ) -> None:
-        """One register tile over one block along K."""
+        """One register tile over one block along K; rows of X are counted from `first`."""
         lanes = self.lanes
-        column = E.let(panel * PANEL + part * self.width)
-        sums = [[E.Register(lanes) for _ in range(self.vectors)] for _ in range(rows)]
-        tail = None if self.n % PANEL == 0 else E.scratch((rows, self.width))
-        self.load_sums(sums, tail, row, column)
+        i, column = E.let(first + row), E.let(part * self.width)
+        sums = [
+            [
+                E.Register(lanes, initial=E.load(output.sums, [row + r, column + v * lanes], lanes))
+                for v in range(self.vectors)
+            ]
+            for r in range(rows)
+        ]
 
         def left(r: int, s: E.Expr) -> E.Expr:
             if self.arithmetic.k == 1:
-                return E.load(copy, [block, row + r, s])
-            return E.bits(E.load(copy, [block, row + r, s * 2], 2), "uint32", 1)
+                return E.load(copy, [block, i + r, s])
+            return E.bits(E.load(copy, [block, i + r, s * 2], 2), "uint32", 1)
 
         per = self.arithmetic.k
         emit_tile(
@@ -199,65 +213,6 @@ class _Gemm:
             lambda s, v: E.load(values, [part, s, v * lanes], lanes),
             sums,
         )
-        self.store_sums(sums, tail, row, column)
-
-    def initialize(self, panel: E.Expr, first: E.Expr, rows: E.Expr) -> None:
-        """Y = bias + residual, which the blocks along K add to."""
-        extent = PANEL if self.n % PANEL == 0 else E.let(E.minimum(self.n - panel * PANEL, PANEL))
-
-        def start(i: E.Expr, at: E.Expr, lanes: int) -> None:
-            value = E.const(0, lanes)
-            if self.bias is not None:
-                value = E.load(self.bias, [at], lanes)
-            if self.residual is not None:
-                value = value + E.load(self.residual, [i, at], lanes)
-            E.store(self.y, [i, at], value, lanes)
-
-        with E.serial(rows) as row:
-            i = E.let(first + row)
-            with E.serial(extent // self.lanes) as c:
-                start(i, E.let(panel * PANEL + c * self.lanes), self.lanes)
-            if self.n % self.lanes:
-                with E.serial(extent // self.lanes * self.lanes, extent) as c:
-                    start(i, E.let(panel * PANEL + c), 1)
-
-    def load_sums(self, sums: list[list[E.Register]], tail: E.Buffer | None, row: E.Expr, column: E.Expr) -> None:
-        def whole() -> None:
-            for r, registers in enumerate(sums):
-                for v, register in enumerate(registers):
-                    register.set(E.load(self.y, [row + r, column + v * self.lanes], self.lanes))
-
-        def partial() -> None:
-            with E.serial(len(sums)) as r, E.serial(self.width) as c:
-                E.store(tail, [r, c], E.f32(0))
-            with E.serial(len(sums)) as r, E.serial(E.maximum(self.n - column, 0)) as c:
-                E.store(tail, [r, c], E.load(self.y, [row + r, column + c]))
-            for r, registers in enumerate(sums):
-                for v, register in enumerate(registers):
-                    register.set(E.load(tail, [r, v * self.lanes], self.lanes))
-
-        self.by_width(tail, column, whole, partial)
-
-    def store_sums(self, sums: list[list[E.Register]], tail: E.Buffer | None, row: E.Expr, column: E.Expr) -> None:
-        def whole() -> None:
-            for r, registers in enumerate(sums):
-                for v, register in enumerate(registers):
-                    E.store(self.y, [row + r, column + v * self.lanes], register.get(), self.lanes)
-
-        def partial() -> None:
-            for r, registers in enumerate(sums):
-                for v, register in enumerate(registers):
-                    E.store(tail, [r, v * self.lanes], register.get(), self.lanes)
-            with E.serial(len(sums)) as r, E.serial(E.maximum(self.n - column, 0)) as c:
-                E.store(self.y, [row + r, column + c], E.load(tail, [r, c]))
-
-        self.by_width(tail, column, whole, partial)
-
-    def by_width(
-        self, tail: E.Buffer | None, column: E.Expr, whole: Callable[[], None], partial: Callable[[], None]
-    ) -> None:
-        """Whether the tile lies within the N output features is known when N fills its last panel."""
-        if tail is None:
-            whole()
-        else:
-            E.when(column + self.width <= self.n, whole, partial)
+        for r, registers in enumerate(sums):
+            for v, register in enumerate(registers):
+                E.store(output.sums, [row + r, column + v * lanes], register.get(), lanes)

@@ -10,7 +10,7 @@ _CHAINS = 8
 """Independent accumulators that hide the latency of the multiply-add (4 cycles, two per cycle)."""
 _UNROLL = 32
 """K values per iteration of the inner loop."""
-_SERIAL_BYTES = 48 * 1024
+SERIAL_BYTES = 48 * 1024
 """Below this, waking the other threads costs more than they save."""
 
 
@@ -23,11 +23,11 @@ def emit_gemv(weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual
     """
     gemv = _Gemv(weight)
     vectors, sums = gemv.prepare(x)
-    loop = E.serial if weight.layout.nbytes < _SERIAL_BYTES else E.parallel
+    loop = E.serial if weight.layout.nbytes < SERIAL_BYTES else E.parallel
     with loop(weight.layout.panels) as panel:
         totals = gemv.panel(panel, vectors, sums)
         for total, row in zip(totals, weight.panel_rows()):
-            _finish(weight, panel, row, total, bias, residual, y)
+            finish_row(weight, panel, row, total, bias, residual, y)
 
 
 class _Gemv:
@@ -113,6 +113,7 @@ class _Gemv:
 
     def add(self, panel: E.Expr, x: E.Buffer, step: E.Expr, turn: int, sets: list[list[E.Register]]) -> None:
         lanes = self.isa.lanes
+        self.weight.prefetch(panel, step)
         words = [E.let(self.weight.word(panel, step, row, lanes)) for row in self.weight.panel_rows()]
         for offset in range(self.step):
             factor = E.let(E.splat(E.load(x, [0, step * self.step + offset]), lanes))
@@ -129,7 +130,7 @@ class _Gemv:
         return sets[0]
 
 
-def _finish(
+def finish_row(
     weight: PackedWeight,
     panel: E.Expr,
     row: int,

@@ -31,8 +31,10 @@ class Isa:
         registers: architectural vector registers.
         has_f16c: float16 conversion in one instruction.
         has_fma: fused multiply-add; without it products are rounded before they are added.
+        has_vnni: ``vpdpbusd``, a dot product of four unsigned with four signed bytes accumulated in int32.
         has_bf16_dot: ``vdpbf16ps``, a dot product of pairs of bfloat16 accumulated in float32.
-        emulate_bf16_dot: generate the same algorithm with plain instructions, for tests on machines without it.
+        emulate_vnni, emulate_bf16_dot: generate the same algorithm with plain instructions, for tests on machines
+            without it.
         cpu_flags: what ``/proc/cpuinfo`` must list for the code to run.
     """
 
@@ -43,8 +45,10 @@ class Isa:
     registers: int
     has_f16c: bool
     has_fma: bool
+    has_vnni: bool
     has_bf16_dot: bool
     cpu_flags: tuple[str, ...]
+    emulate_vnni: bool = False
     emulate_bf16_dot: bool = False
 
     @staticmethod
@@ -112,6 +116,7 @@ def _level(name: str, lanes: int, flags: tuple[str, ...], *attributes: str) -> I
         registers=32 if lanes == 16 else 16,
         has_f16c="f16c" in flags,
         has_fma="fma" in flags,
+        has_vnni="avx512_vnni" in flags,
         has_bf16_dot="avx512_bf16" in flags,
         cpu_flags=flags,
     )

@@ -7,9 +7,20 @@ from typing import Literal
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemm import emit_gemm
 from xamc.targets.kernels.gemv import emit_gemv
+from xamc.targets.kernels.integer_gemm import emit_integer_gemm
+from xamc.targets.kernels.integer_gemv import emit_integer_gemv
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.weights import PackedWeight
+
+Activations = Literal["float32", "int8"]
+
+_EMITTERS = {
+    ("one", "float32"): emit_gemv,
+    ("any", "float32"): emit_gemm,
+    ("one", "int8"): emit_integer_gemv,
+    ("any", "int8"): emit_integer_gemm,
+}
 
 
 def linear(
@@ -21,8 +32,9 @@ def linear(
     m: Literal["one", "any"],
     bias: bool = False,
     residual: bool = False,
+    activations: Activations = "float32",
 ) -> E.PrimFunc:
-    """y = x W^T (+ bias) (+ residual), all activations float32.
+    """y = x W^T (+ bias) (+ residual); x and y are float32.
 
     Args:
         n: output features N.
@@ -32,6 +44,7 @@ def linear(
         m: ``one`` for exactly one row of activations, ``any`` for a symbolic number of rows M.
         bias: whether there is a bias.
         residual: whether a tensor of the output's shape is added.
+        activations: what x is multiplied as; ``int8`` quantizes it inside, for weights of integers.
 
     Returns:
         A PrimFunc with the parameters x float32 [M, K], the packed buffers, bias float32 [N] if any, residual
@@ -48,9 +61,9 @@ def linear(
         bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
         y = E.parameter("y", (rows, n), "float32")
-        emit = emit_gemv if m == "one" else emit_gemm
-        emit(weight, x, bias_buffer, residual_buffer, y)
+        _EMITTERS[m, activations if fmt.quantized else "float32"](weight, x, bias_buffer, residual_buffer, y)
 
     suffix = "".join(("_bias" if bias else "", "_residual" if residual else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
-    return E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{suffix}", body)
+    quantized = "_a8" if activations == "int8" and fmt.quantized else ""
+    return E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{quantized}{suffix}", body)

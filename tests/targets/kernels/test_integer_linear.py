@@ -1,0 +1,127 @@
+"""Linear kernels on integers, against a NumPy model of the rounding, over odd shapes, weight formats and levels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.targets.kernels.harness import LEVELS_HERE, WIDE, assembly, assert_close, kernel, normal, rng
+from tests.targets.kernels.test_linear import N, name
+from tests.targets.kernels.test_packing import weights
+from xamc.targets.kernels.integer_dot import IntegerDot
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.linear import linear
+from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
+
+FORMATS = [
+    WeightFormat("uint4", 32),
+    WeightFormat("uint4", 128),
+    WeightFormat("int8"),
+    WeightFormat("int8", 32),
+    WeightFormat("int8", 128),
+]
+VNNI = replace(LEVELS_HERE[-1], emulate_vnni=True)
+"""The algorithm of levels with VNNI, its instruction in plain ones."""
+
+
+def columns(fmt: WeightFormat) -> int:
+    """Two blocks along K, the second one partial; with one scale per row, a last group of 13."""
+    return {None: 333, 32: 352, 128: 384}[fmt.group_size]
+
+
+def rounded(x: np.ndarray, group: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Activations rounded to integers in groups, in float64, and the step of each."""
+    out, steps = np.empty(x.shape), np.empty(x.shape)
+    for start in range(0, x.shape[1], group):
+        part = x[:, start : start + group]
+        step = np.abs(part).max(axis=1, keepdims=True).astype(np.float64) / levels
+        out[:, start : start + group] = np.rint(part / np.where(step == 0, 1, step)) * step
+        steps[:, start : start + group] = step
+    return out, steps
+
+
+def check(fmt: WeightFormat, isa: Isa, n: int, m: str, rows: tuple[int, ...], extras: bool) -> None:
+    k = columns(fmt)
+    stored, scales, w = weights(fmt, n, k)
+    packed = pack_rows(stored, fmt, **scales)
+    buffers = [packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers]
+    run = kernel(linear(n, k, fmt, isa, m=m, bias=extras, residual=extras, activations="int8"), isa)  # type: ignore[arg-type]
+    dot = IntegerDot.of(fmt, isa)
+    for count in rows:
+        g = rng(count)
+        x, bias, residual = normal(g, count, k), normal(g, n), normal(g, count, n)
+        x[0, :32] = 0  # a group without a scale
+        x *= np.exp(3 * normal(g, count, k // 32 + 1).repeat(32, axis=1)[:, :k])  # groups of all sizes
+        y = np.full((count, n), np.nan, np.float32)
+        run(x, *buffers, *((bias, residual) if extras else ()), y)
+        near, steps = rounded(x, dot.group, dot.levels)
+        if dot.levels == 127:
+            assert_close(y, near @ w.T + (bias + residual if extras else 0), "kernel_sums", np.abs(x) @ np.abs(w).T + 1)
+            continue
+        # of 32,767 levels, float32 puts some values on the other side of a tie: half a step more than the rounding
+        expected = x.astype(np.float64) @ w.T + (bias + residual if extras else 0)
+        assert (np.abs(y - expected) <= steps @ np.abs(w).T + 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    "isa", [*LEVELS_HERE, VNNI], ids=lambda isa: f"{isa.name}{'-vnni' if isa.emulate_vnni else ''}"
+)
+@pytest.mark.parametrize("fmt", FORMATS, ids=name)
+def test_one_row(fmt: WeightFormat, isa: Isa) -> None:
+    check(fmt, isa, N, "one", (1,), extras=True)
+
+
+@pytest.mark.parametrize(
+    "isa", [*LEVELS_HERE, VNNI], ids=lambda isa: f"{isa.name}{'-vnni' if isa.emulate_vnni else ''}"
+)
+@pytest.mark.parametrize("fmt", [FORMATS[0], FORMATS[2], FORMATS[4]], ids=name)
+def test_any_rows(fmt: WeightFormat, isa: Isa) -> None:
+    """249 rows are two row blocks, the last tiles partial."""
+    check(fmt, isa, N, "any", (1, 9, 249), extras=True)
+
+
+@pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[3]], ids=name)
+def test_whole_panels_without_bias(fmt: WeightFormat) -> None:
+    check(fmt, LEVELS_HERE[-1], 64, "any", (2, 21), extras=False)
+    check(fmt, LEVELS_HERE[-1], 64, "one", (1,), extras=False)
+
+
+@pytest.mark.parametrize("fmt", FORMATS[:3:2], ids=name)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_reaches_the_result(fmt: WeightFormat, value: float) -> None:
+    k = columns(fmt)
+    stored, scales, _ = weights(fmt, 64, k)
+    packed = pack_rows(stored, fmt, **scales)
+    x, y = normal(rng(1), 1, k), np.zeros((1, 64), np.float32)
+    x[0, 40] = value
+    isa = LEVELS_HERE[-1]
+    run = kernel(linear(64, k, fmt, isa, m="one", activations="int8"), isa)
+    run(x, *(packed[buffer.name] for buffer in packed_layout(64, k, fmt).buffers), y)
+    assert not np.isfinite(y).any()
+
+
+def test_the_largest_values_do_not_overflow() -> None:
+    """All weights and activations at the ends of their ranges."""
+    for fmt, code in ((WeightFormat("uint4", 32), 15), (WeightFormat("int8"), -128), (WeightFormat("int8"), 127)):
+        k, n = 256, 32
+        stored = np.full((n, k), code, np.uint8 if fmt.kind == "uint4" else np.int8)
+        scales = {"scale": np.ones((n, fmt.groups(k)), np.float16)}
+        if fmt.kind == "uint4":
+            scales["zero"] = np.zeros((n, fmt.groups(k)), np.float16)
+        packed = pack_rows(stored, fmt, **scales)
+        for isa in (*LEVELS_HERE, VNNI):
+            for m, sign in (("one", 1), ("any", -1)):
+                x, y = np.full((1, k), sign, np.float32), np.zeros((1, n), np.float32)
+                run = kernel(linear(n, k, fmt, isa, m=m, activations="int8"), isa)  # type: ignore[arg-type]
+                run(x, *(packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers), y)
+                assert np.allclose(y, sign * code * k, rtol=1e-6), (fmt, isa.name, m)
+
+
+@pytest.mark.parametrize("m", ["one", "any"])
+@pytest.mark.parametrize("fmt", FORMATS[:3:2], ids=name)
+def test_wide_levels_use_their_instruction(fmt: WeightFormat, m: str) -> None:
+    for isa, word in ((WIDE[0], "vpmaddubsw" if fmt.kind == "uint4" else "vpmaddwd"), (WIDE[1], "vpdpbusd")):
+        text = assembly(linear(64, 256, fmt, isa, m=m, activations="int8"), isa)  # type: ignore[arg-type]
+        lines = [line for line in text.splitlines() if f"{word}\t" in line]
+        assert sum("%zmm" in line for line in lines) >= 4, isa.name
+        assert not any("%ymm" in line for line in lines), isa.name
