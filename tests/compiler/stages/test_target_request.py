@@ -12,11 +12,16 @@ from xamc.targets.request import TargetRequest
 
 
 def _request(
-    quantize: str, dtype: str, target: str = "tvm_vacc", allow_rtn: bool = False, **runtime: str
+    quantize: str,
+    dtype: str,
+    target: str = "tvm_vacc",
+    allow_rtn: bool = False,
+    compile: dict[str, str] | None = None,
+    **runtime: str,
 ) -> tuple[TargetRequest, Quantization]:
     spec = {
         "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}, "quantize": {"type": quantize}},
-        "backend": {"type": target, "dtype": dtype},
+        "backend": {"type": target, "dtype": dtype, "compile": compile or {}},
         "runtime": runtime,
     }
     kind, _, group = quantize.partition("/")
@@ -33,6 +38,35 @@ def test_gptq_on_vacc_needs_leave_to_round() -> None:
     assert quantization == Quantization("w8a16_gptq", "w8a16_rtn")
     assert request.quantize == RoundToNearest(8, None) and request.kv_dtype == "float16"
     assert _request("w8a16_rtn", "int8") == (request, Quantization("w8a16_rtn", "w8a16_rtn"))
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "used"),
+    [
+        ("tvm_cpu", None, "int8"),
+        ("tvm_cpu", "auto", "int8"),
+        ("tvm_cpu", "int8", "int8"),
+        ("tvm_cpu", "float32", "float32"),
+        ("reference", "int8", "float32"),
+    ],
+)
+def test_integer_weights_are_multiplied_in_integers_where_the_target_can(target: str, asked: str, used: str) -> None:
+    request, quantization = _request(
+        "w4a16_rtn", "int4", target, compile={} if asked is None else {"activations": asked}
+    )
+    assert request.activations == quantization.activations == used
+
+
+def test_integer_activations_go_with_integer_weights() -> None:
+    spec = {
+        "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}},
+        "backend": {"type": "tvm_cpu", "dtype": "fp16", "compile": {"activations": "int8"}},
+    }
+    with pytest.raises(UnsupportedError, match=r"E1410.*integer weights") as error:
+        target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)
+    assert "backend.compile.activations" in error.value.keys
+    spec["backend"]["compile"] = {}
+    assert target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == "float32"
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])

@@ -35,19 +35,34 @@ def _proof(kind: str, stored: str, kv_dtype: str) -> TwinProof:
     ],
 )
 def test_kernels_answer_like_onnx_runtime(kind: str, stored: str, kv_dtype: str) -> None:
-    result = _proof(kind, stored, kv_dtype).prove_kernels(Isa.host(), kv_dtype)
+    result = _proof(kind, stored, kv_dtype).prove_kernels(Isa.host(), kv_dtype, "float32")
     assert result["executed"]
     assert result["deviation"] <= tolerance("cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}")
 
 
+@pytest.mark.parametrize("stored", ["w4", "w8"])
+def test_activations_of_8_bits_are_held_to_a_bound_of_their_own(stored: str) -> None:
+    isa = replace(Isa.by_name("x86-64-v3"), emulate_vnni=True)
+    result = _proof("tied", stored, "float32").prove_kernels(isa, "float32", "int8")
+    assert result["tolerance"] == "int8_activations_twin"
+    assert tolerance("cpu_fp32") < result["deviation"] <= tolerance("int8_activations_twin")
+
+
+@pytest.mark.parametrize("stored", ["w8", "fp32"])
+def test_activations_of_16_and_32_bits_are_held_to_the_usual_bound(stored: str) -> None:
+    """x86-64-v3 multiplies 8-bit weights with 16-bit activations."""
+    result = _proof("tied", stored, "float32").prove_kernels(Isa.by_name("x86-64-v3"), "float32", "int8")
+    assert result["tolerance"] == "cpu_fp32" and result["deviation"] <= tolerance("cpu_fp32")
+
+
 def test_a_level_below_the_hosts_is_executed_too() -> None:
-    assert _proof("tied", "fp32", "float32").prove_kernels(Isa.by_name("x86-64-v2"), "float32")["executed"]
+    assert _proof("tied", "fp32", "float32").prove_kernels(Isa.by_name("x86-64-v2"), "float32", "float32")["executed"]
 
 
 def test_a_level_this_machine_lacks_is_compiled_and_not_executed(monkeypatch: pytest.MonkeyPatch) -> None:
     lesser = Isa.by_name("x86-64-v2")
     monkeypatch.setattr(Isa, "host", staticmethod(lambda: lesser))
-    result = _proof("tied", "fp32", "float32").prove_kernels(Isa.by_name("x86-64-v3"), "float32")
+    result = _proof("tied", "fp32", "float32").prove_kernels(Isa.by_name("x86-64-v3"), "float32", "float32")
     assert result == {"executed": False, "reason": "this machine cannot execute x86-64-v3"}
 
 

@@ -39,9 +39,9 @@ KEYS: tuple[Key, ...] = (
     Key(
         "backend.compile.activations",
         OneOf(("auto", "float32", "int8")),
-        "What the activations of linear layers with integer weights are multiplied as. `int8` rounds them to 8 bits inside "
-        "of each layer, in groups of 32 (4-bit weights) or 64 inputs: faster, for a small loss that docs/kernels.md "
-        "gives.",
+        "What linear layers with integer weights multiply their inputs as. `int8` rounds these inside of each layer, in "
+        "groups of 32 (16-bit integers in groups of 64 for 8-bit weights on CPUs without VNNI): faster, for a small "
+        "loss that docs/kernels.md gives.",
         on(
             {"tvm_cpu": ("used", "chooses kernels; recorded in the artifact")},
             ("no effect", "activations are floating-point"),

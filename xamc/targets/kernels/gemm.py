@@ -47,7 +47,7 @@ def gemm_arithmetic(weight: PackedWeight) -> Arithmetic:
 
 
 def cut_blocks(m: E.Expr, isa: Isa) -> tuple[E.Expr, E.Expr]:
-    """Number of blocks that M rows are cut into, and their height: at most `BLOCK_M`, a multiple of the tallest tile."""
+    """Number of blocks that M rows are cut into, and their height: up to `BLOCK_M`, a multiple of the tallest tile."""
     blocks = E.let((m + (BLOCK_M - 1)) // BLOCK_M)
     tallest = row_tiles(isa)[0]
     return blocks, E.let(((m + blocks - 1) // blocks + (tallest - 1)) // tallest * tallest)

@@ -12,8 +12,8 @@ bytes        uint4         four unsigned bytes          four int8               
 words        int8          two unsigned 16-bit words    two int16, the even K and the odd ones  int32 [lanes]   64
 ============ ============= ============================ ======================================= =============== =====
 
-The group is how many K share a scale of the activations: as few as accuracy wants with 8 bits, as many as keep sums from
-overflowing with 16. `bytes` is ``pmaddubsw``, whose pairs of 16-bit sums can't overflow in a group: 8 * 2 * 15 * 127 =
+The group is how many K share a scale of the activations: few for accuracy with 8 bits, as many with 16 as keep sums
+from overflowing. `bytes` is ``pmaddubsw``, whose pairs of 16-bit sums can't overflow in a group: 8 * 2 * 15 * 127 =
 30,480. `words` is ``pmaddwd``, as ``pmaddubsw`` would saturate with 8-bit weights; it takes 16-bit activations for
 nothing: 64 * 255 * 32,767 fits int32.
 """

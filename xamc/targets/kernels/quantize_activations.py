@@ -23,8 +23,8 @@ def quantize_group(
     to whole words.
 
     Returns:
-        scale float32 = max |x| / levels, and the sum of the quantized values as float32 (exact). A NaN or infinity makes
-        the scale NaN or infinite, so that it reaches the result.
+        scale float32 = max |x| / levels, and the sum of the quantized values as float32 (exact). A NaN or infinity
+        makes the scale NaN or infinite, so that it reaches the result.
     """
     lanes = dot.isa.lanes
     width = max(lanes, dot.words)
