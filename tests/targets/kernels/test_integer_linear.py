@@ -76,13 +76,13 @@ def test_one_row(fmt: WeightFormat, isa: Isa) -> None:
 )
 @pytest.mark.parametrize("fmt", [FORMATS[0], FORMATS[2], FORMATS[4]], ids=name)
 def test_any_rows(fmt: WeightFormat, isa: Isa) -> None:
-    """249 rows are two row blocks, the last tiles partial."""
-    check(fmt, isa, N, "any", (1, 9, 249), extras=True)
+    """Up to four rows are streamed; 249 are two row blocks, the last tiles partial."""
+    check(fmt, isa, N, "any", (1, 2, 3, 9, 249), extras=True)
 
 
 @pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[3]], ids=name)
 def test_whole_panels_without_bias(fmt: WeightFormat) -> None:
-    check(fmt, LEVELS_HERE[-1], 64, "any", (2, 21), extras=False)
+    check(fmt, LEVELS_HERE[-1], 64, "any", (4, 21), extras=False)
     check(fmt, LEVELS_HERE[-1], 64, "one", (1,), extras=False)
 
 
@@ -102,19 +102,22 @@ def test_what_is_not_finite_reaches_the_result(fmt: WeightFormat, value: float) 
 
 def test_the_largest_values_do_not_overflow() -> None:
     """All weights and activations at the ends of their ranges."""
-    for fmt, code in ((WeightFormat("uint4", 32), 15), (WeightFormat("int8"), -128), (WeightFormat("int8"), 127)):
-        k, n = 256, 32
-        stored = np.full((n, k), code, np.uint8 if fmt.kind == "uint4" else np.int8)
-        scales = {"scale": np.ones((n, fmt.groups(k)), np.float16)}
-        if fmt.kind == "uint4":
-            scales["zero"] = np.zeros((n, fmt.groups(k)), np.float16)
-        packed = pack_rows(stored, fmt, **scales)
-        for isa in (*LEVELS_HERE, VNNI):
-            for m, sign in (("one", 1), ("any", -1)):
-                x, y = np.full((1, k), sign, np.float32), np.zeros((1, n), np.float32)
-                run = kernel(linear(n, k, fmt, isa, m=m, activations="int8"), isa)  # type: ignore[arg-type]
-                run(x, *(packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers), y)
-                assert np.allclose(y, sign * code * k, rtol=1e-6), (fmt, isa.name, m)
+    k, n = 256, 32
+    for fmt, codes in ((WeightFormat("uint4", 32), (15,)), (WeightFormat("int8"), (-128, 127))):
+        forms = [("one", isa) for isa in (*LEVELS_HERE, VNNI)] + [("any", LEVELS_HERE[-1])]
+        for m, isa in forms:
+            run = kernel(linear(n, k, fmt, isa, m=m, activations="int8"), isa)  # type: ignore[arg-type]
+            for code in codes:
+                stored = np.full((n, k), code, np.uint8 if fmt.kind == "uint4" else np.int8)
+                scales = {"scale": np.ones((n, fmt.groups(k)), np.float16)}
+                if fmt.kind == "uint4":
+                    scales["zero"] = np.zeros((n, fmt.groups(k)), np.float16)
+                packed = pack_rows(stored, fmt, **scales)
+                buffers = [packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers]
+                for count in (1,) if m == "one" else (2, 7):
+                    x, y = np.full((count, k), -1, np.float32), np.zeros((count, n), np.float32)
+                    run(x, *buffers, y)
+                    assert np.allclose(y, -code * k, rtol=1e-6), (fmt, isa.name, m, count)
 
 
 @pytest.mark.parametrize("m", ["one", "any"])

@@ -39,8 +39,8 @@ KEYS: tuple[Key, ...] = (
     Key(
         "backend.compile.activations",
         OneOf(("auto", "float32", "int8")),
-        "What linear layers with integer weights multiply their inputs as. `int8` rounds these inside of each layer, in "
-        "groups of 32 (16-bit integers in groups of 64 for 8-bit weights on CPUs without VNNI): faster, for a small "
+        "What linear layers with integer weights multiply their inputs as. `int8` rounds these inside of each layer "
+        "in groups of 32 (16-bit integers in groups of 64 for 8-bit weights on CPUs without VNNI): faster, for a small "
         "loss that docs/kernels.md gives.",
         on(
             {"tvm_cpu": ("used", "chooses kernels; recorded in the artifact")},

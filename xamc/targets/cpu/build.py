@@ -36,8 +36,9 @@ def build(request: Mapping[str, Any]) -> None:
     Args:
         request: ``graph`` (ONNX file in the in-place cache form), ``config`` (ModelConfig as JSON), ``weights``
             (name -> [shape, dtype]), ``isa``, ``kv_dtype`` (float32, float16, bfloat16), ``activations``
-            (float32, int8), ``disable`` (pass names), ``dump`` (folder or None), ``out`` (an existing folder for the library and result.json: ``passes`` with
-            counts and reasons, ``kernels``, ``weights``, the packing recipe, and ``seconds`` by step).
+            (float32, int8), ``disable`` (pass names), ``dump`` (folder or None), ``out`` (an existing folder for the
+            library and result.json: ``passes`` with counts and reasons, ``kernels``, ``weights``, the packing recipe,
+            and ``seconds`` by step).
     """
     out, isa = Path(request["out"]), Isa.by_name(request["isa"])
     dump = Path(request["dump"]) if request.get("dump") else None
@@ -75,10 +76,10 @@ def prove(request: Mapping[str, Any]) -> None:
     What the Relax passes showed holds for every CPU, so that it is kept apart: it is shown here only if asked for.
 
     Args:
-        request: ``twin`` ({graph, config, weights, cases}: see `TwinProof`), ``kv_dtype``, ``activations``, ``disable``,
-            ``passes`` (whether the passes are proven, or only run on the way to the kernels), ``isa`` (of the kernels, or None
-            to leave them out), and ``out``, where passes.json (name -> deviation and tolerance) and kernels.json go,
-            each with ``seconds``.
+        request: ``twin`` ({graph, config, weights, cases}: see `TwinProof`), ``kv_dtype``, ``activations``,
+            ``disable``, ``passes`` (whether the passes are proven, or only run on the way to the kernels), ``isa`` (of
+            the kernels, or None to leave them out), and ``out``, where passes.json (name -> deviation and tolerance)
+            and kernels.json go, each with ``seconds``.
 
     Raises:
         InternalError: E1406 naming the first pass that left its tolerance, or the kernels.

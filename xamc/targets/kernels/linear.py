@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from xamc.targets.kernels import emit as E
@@ -15,12 +16,9 @@ from xamc.targets.kernels.weights import PackedWeight
 
 Activations = Literal["float32", "int8"]
 
-_EMITTERS = {
-    ("one", "float32"): emit_gemv,
-    ("any", "float32"): emit_gemm,
-    ("one", "int8"): emit_integer_gemv,
-    ("any", "int8"): emit_integer_gemm,
-}
+_EMITTERS = {"float32": (emit_gemv, emit_gemm), "int8": (emit_integer_gemv, emit_integer_gemm)}
+_FEW_ROWS = (2, 4)
+"""Up to so many rows the weights are streamed once for all of them; from then on unpacking them to a scratch pays."""
 
 
 def linear(
@@ -61,7 +59,19 @@ def linear(
         bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
         y = E.parameter("y", (rows, n), "float32")
-        _EMITTERS[m, activations if fmt.quantized else "float32"](weight, x, bias_buffer, residual_buffer, y)
+        gemv, gemm = _EMITTERS[activations if fmt.quantized else "float32"]
+        if m == "one":
+            gemv(weight, x, bias_buffer, residual_buffer, y)
+            return
+
+        def by_rows(few: tuple[int, ...]) -> None:
+            if few:
+                stream = partial(gemv, weight, x, bias_buffer, residual_buffer, y, few[0])
+                E.when(rows <= few[0], stream, lambda: by_rows(few[1:]))
+            else:
+                gemm(weight, x, bias_buffer, residual_buffer, y)
+
+        by_rows(_FEW_ROWS)
 
     suffix = "".join(("_bias" if bias else "", "_residual" if residual else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
