@@ -44,10 +44,9 @@ def emit_gemv(
     gemv = _Gemv(weight, rows)
     vectors, sums = gemv.prepare(x)
     loop = E.serial if weight.layout.nbytes < SERIAL_BYTES else E.parallel
-    with loop(weight.layout.panels) as panel:
-        with panel_columns(weight, rows) as columns:
-            totals = gemv.panel(panel, vectors, sums, columns)
-            finish(weight, panel, columns, totals, bias, residual, y)
+    with loop(weight.layout.panels) as panel, panel_columns(weight, rows) as columns:
+        totals = gemv.panel(panel, vectors, sums, columns)
+        finish(weight, panel, columns, totals, bias, residual, y)
 
 
 class _Gemv:

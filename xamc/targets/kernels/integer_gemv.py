@@ -23,9 +23,8 @@ def emit_integer_gemv(
     gemv = _IntegerGemv(weight, rows)
     gemv.quantize(x)
     loop = E.serial if weight.layout.nbytes < SERIAL_BYTES else E.parallel
-    with loop(weight.layout.panels) as panel:
-        with panel_columns(weight, rows) as columns:
-            finish(weight, panel, columns, gemv.panel(panel, columns), bias, residual, y)
+    with loop(weight.layout.panels) as panel, panel_columns(weight, rows) as columns:
+        finish(weight, panel, columns, gemv.panel(panel, columns), bias, residual, y)
 
 
 class _IntegerGemv:
