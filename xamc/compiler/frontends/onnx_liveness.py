@@ -46,4 +46,5 @@ def _subgraphs(node: ir.Node) -> list[ir.Graph]:
 def _bytes(value: ir.Value) -> int:
     if value.shape is None or value.dtype is None:  # an optional output that nobody asked for
         return 0
-    return math.ceil(math.prod(int(extent) for extent in value.shape) * value.dtype.itemsize)
+    itemsize: float = value.dtype.itemsize
+    return math.ceil(math.prod(int(extent) for extent in value.shape) * itemsize)
