@@ -31,7 +31,7 @@ from rich.console import Console
 from tools.bench import corpus, tables
 from tools.bench.engines import ROOT, BenchError, EngineChoice, write_checkpoints
 from tools.bench.fidelity import WINDOW, WINDOWS, Fidelity, measure_fidelity
-from tools.bench.lineup import KINDS, MODELS, ROWS, WIDTHS
+from tools.bench.lineup import KINDS, MODELS, ROWS, WIDTHS, Row
 from tools.bench.machine import describe
 from tools.bench.peers.environments import environment, versions
 from tools.bench.peers.prepare import Preparation
@@ -269,6 +269,8 @@ def _fidelity(
     ours = [e for e in engines if e.kind == "xamc" and e.model == MODELS[0].key]
     if not ours:
         return
+    # no race: fp32 shows what compiling alone costs
+    ours.append(Preparation(MODELS[0], say).choice(Row("xamc", "fp32", 32)))
     checkpoints = write_checkpoints(SCRATCH, ["bf16", "fp32"])
     reference = next(c for c in checkpoints if c.weights == "fp32")
     ids = corpus.windows(ours[0].path / "tokenizer/tokenizer.json", options.windows, WINDOW)
