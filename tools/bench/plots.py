@@ -26,7 +26,13 @@ def draw(data: dict[str, Any], out: Path) -> None:
     matplotlib: Any = importlib.import_module("matplotlib")
     matplotlib.use("Agg")
     matplotlib.rcParams.update(
-        {"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "xamc", "text.color": _TEXT}
+        {
+            "font.family": ["DejaVu Sans", "sans-serif"],
+            "font.size": 9,
+            "svg.hashsalt": "xamc",
+            "svg.fonttype": "none",
+            "text.color": _TEXT,
+        }
     )
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     line: Any = importlib.import_module("matplotlib.lines").Line2D
@@ -50,7 +56,7 @@ def draw(data: dict[str, Any], out: Path) -> None:
     ]
     figure.suptitle(data["title"], x=0.01, y=0.995, ha="left", fontsize=12, fontweight="bold")
     figure.legend(handles=handles, loc="upper right", ncols=3, frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.35 / (height * lines + 0.6)))
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.2 / (height * lines + 0.6)))
     figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=110, facecolor="white")
 
 
@@ -68,7 +74,11 @@ def _panel(axis: Any, panel: dict[str, Any]) -> None:
         axis.barh(at, row["median"], height=0.78, color=color, zorder=2)
         axis.plot([row["low"], row["high"]], [at, at], color=_TEXT, linewidth=0.9, zorder=3)
         number = f"{row['median']:,.1f}" if row["median"] < 20 else f"{row['median']:,.0f}"
-        axis.text(row["high"] + longest * 0.015, at, number, va="center", fontsize=7.5, zorder=4)
+        if row["low"] > longest * 0.16:  # inside the bar, where no roofline can cross it
+            ink = "white" if row["ours"] else _TEXT
+            axis.text(longest * 0.015, at, number, va="center", fontsize=7.5, color=ink, zorder=4)
+        else:
+            axis.text(row["high"] + longest * 0.015, at, number, va="center", fontsize=7.5, zorder=4)
         if row["limit"]:
             inside = row["limit"] <= edge
             axis.plot([min(row["limit"], edge)] * 2, [at - 0.42, at + 0.42], color=_LIMIT, linewidth=1.6, zorder=3)
