@@ -85,7 +85,7 @@ def measure_answers(
         say(f"{engine.model}: answer of {engine.name}")
         with Worker(engine, threads, log) as worker:
             worker.ask(do="load")
-            got = worker.ask(**{**asked, "seconds": DECODE_SECONDS * 3})["token_ids"]
+            got = worker.ask(**asked)["token_ids"]
             file.add([_sample(worker, "answer", 0, "divergence", divergence(expected, got))])
 
 
