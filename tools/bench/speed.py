@@ -17,7 +17,7 @@ DECODE_PROMPT, NEW_TOKENS, PREFILLS = 64, 128, (512, 2048)
 ANSWER_PROMPT, ANSWER_TOKENS = 64, 64
 # An engine that has no kernels for this CPU (bf16 in torch without AVX-512) would take most of an hour. It decodes for
 # so many seconds at most, and a prompt that would take over PREFILL_SECONDS, judged by a shorter one, is left out.
-DECODE_SECONDS, PREFILL_SECONDS = 10.0, 90.0
+DECODE_SECONDS, PREFILL_SECONDS = 10.0, 60.0
 # A cell is measured in every round until it has taken so long in all; so slow cells don't eat the time of the others.
 CELL_SECONDS = 12.0
 _RESERVE = 2 * 2**30  # bytes that stay free when all engines of a width are kept loaded
@@ -46,19 +46,21 @@ def measure_start(engine: EngineChoice, threads: int, repeat: int, plan: Plan, i
     """Time to ready and to the first token of a process by itself, from its start; and its peak memory.
 
     Everything counts: the interpreter, imports, reading the weights. Files are in the page cache, as the measurement of
-    the answer read them before.
+    the answer read them before. Memory is measured in the first repeat only, as it takes a long prompt.
     """
     with Worker(engine, threads, log) as worker:
         worker.ask(do="load")
         ready = worker.age
         first_ids = prompt(ids, DECODE_PROMPT, repeat)
         done = worker.ask(do="generate", ids=first_ids, new_tokens=2, seconds=DECODE_SECONDS)
+        values = {"ready": ready, "cold_first": ready + done["first_seconds"]}
+        if repeat:
+            return [_sample(worker, "start", repeat, name, value) for name, value in values.items()]
         length = plan.prefills[-1]
         skipped = done["first_seconds"] * length / DECODE_PROMPT > PREFILL_SECONDS
         if not skipped:
             worker.ask(do="prefill", ids=prompt(ids, length, repeat))
-        peak = math.nan if skipped else worker.ask(do="memory")["bytes"]
-        values = {"ready": ready, "cold_first": ready + done["first_seconds"], "peak_rss": peak}
+        values["peak_rss"] = math.nan if skipped else worker.ask(do="memory")["bytes"]
         return [_sample(worker, "start", repeat, name, value) for name, value in values.items()]
 
 
@@ -213,7 +215,7 @@ def _sample(
 
 
 def estimate_minutes(models: Sequence[tuple[int, int]], plan: Plan, operations: float, bandwidth: float) -> float:
-    """A guess of how long the race takes, from the limits probed and engines that reach half of them.
+    """A guess of how long the race takes, from the limits probed and engines that reach a good half of them.
 
     Args:
         models: weights and engines of every model.
@@ -224,13 +226,14 @@ def estimate_minutes(models: Sequence[tuple[int, int]], plan: Plan, operations: 
     most, total = max(plan.threads), 0.0
     for weights, engines in models:
         for threads in plan.threads:
-            share = threads / most / 2
+            share = threads / most * 0.6
             times = [plan.new_tokens * weights * 1.2 / (bandwidth * share)]
-            times += [length * 2 * weights / (operations * share) for length in plan.prefills]
+            prompts = [length * 2 * weights / (operations * share) for length in plan.prefills]
+            times += [seconds for seconds in prompts if seconds < PREFILL_SECONDS]
             # every cell at least once, and again until it has had its time
             total += engines * sum(min(plan.repeats * t, max(t, plan.cell_seconds + t / 2)) for t in times)
             total += engines * plan.repeats * 1.0  # probes
         answer = ANSWER_TOKENS * weights * 1.2 / (bandwidth / 2) + 2.0
-        start = 2.0 + plan.prefills[-1] * 2 * weights / (operations / 2)
-        total += engines * (answer + start * min(2, plan.repeats))
+        start = 4.0 + plan.prefills[-1] * 2 * weights / (operations * 0.6)
+        total += engines * (answer + start)
     return total / 60
