@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from xamc.compiler.artifact.publish import portable_spec
 from xamc.compiler.artifact.staging import disk_errors
 from xamc.compiler.cache import StageCache
 from xamc.compiler.contract import Bucket
-from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.handoff.assumptions import LLAMA as LLAMA_RESTS_ON
 from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
 from xamc.compiler.handoff.assumptions import stated
@@ -33,7 +33,7 @@ from xamc.compiler.handoff.tokenizer_files import write_tokenizer
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
 from xamc.compiler.memory import MemorySampler
 from xamc.compiler.progress import Progress, Stage, size
-from xamc.compiler.spec import LoadedSpec
+from xamc.compiler.spec import LoadedSpec, Spec
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
@@ -85,7 +85,8 @@ def export_vamc(
     """Writes the folder.
 
     Args:
-        source: a build file for VACC, the same as a mapping, or an artifact's folder (with `options.checkpoint`).
+        source: a build file for VACC, the same as a mapping, or an artifact's folder, with `options.checkpoint` where
+            the artifact does not hold the model in 16 bits.
         overrides: ``key.path=value`` strings, as of ``--set``.
         options: what the command line adds.
         progress: where the stage table goes; None prints nothing.
@@ -99,20 +100,22 @@ def export_vamc(
     with MemorySampler() as sampler:
         progress.sampler = progress.sampler or sampler
         with progress.stage("spec") as stage:
-            loaded = load_source(source, overrides, options.checkpoint)
+            origin = load_source(source, overrides, options.checkpoint)
+            loaded = origin.loaded
             require_vamc_spec(loaded)
             spec = loaded.spec
-            destination = options.output or spec.workspace.path / f"{spec.name}-vamc"
+            destination = options.output or origin.folder / f"{spec.name}-vamc"
             check_replaceable(destination)
             progress.header(spec.name, "hand-off for vamc")
             for warning in loaded.warnings:
                 progress.warn(str(warning))
             stage.result(f"{', '.join(options.roads)} for tp {spec.tp}")
         with progress.stage("frontend") as stage:
-            checkpoint = open_checkpoint(spec.frontend.checkpoint, cast(Any, spec.frontend.type))
+            checkpoint = origin.open()
             longest = max((*spec.prefill_lengths, *spec.total_lengths))
             llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.roads else None
-            stage.result(summary.frontend(checkpoint))
+            inside = " of the artifact's float16" if origin.artifact else ""
+            stage.result(summary.frontend(checkpoint) + inside)
         graphs = _graphs(loaded, checkpoint, destination, options, progress) if "onnx" in options.roads else None
         with HandoffWriter(destination) as writer, disk_errors(writer.destination):
             writer.require_room(_room(llama, graphs))
@@ -123,6 +126,7 @@ def export_vamc(
                 total_lengths=spec.total_lengths,
                 llama=_write_llama(writer.folder, loaded, checkpoint, llama, progress) if llama else None,
                 onnx=_write_onnx(writer.folder, loaded, checkpoint, graphs, options, progress) if graphs else None,
+                asked=_asked(spec),
                 assumptions=stated((*(LLAMA_RESTS_ON if llama else ()), *(ONNX_RESTS_ON if graphs else ()))),
             )
             with progress.stage("publish") as stage:
@@ -165,6 +169,12 @@ def _graphs(
                 text, state = f"worst {worst.worst:.1e} at {worst.name}; {text}", f"{len(graphs.proofs)} proven"
             stage.result(text, state)
     return graphs
+
+
+def _asked(spec: Spec) -> tuple[str, ...]:
+    quantize = spec.frontend.quantize
+    tp = (f"tp: {spec.tp}",) if spec.tp > 1 else ()
+    return (*tp, f"quantize.type: {quantize.type}") if quantize is not None and quantize.type else tp
 
 
 def _room(llama: LlamaCheckpoint | None, graphs: StaticGraphs | None) -> int:
