@@ -49,6 +49,9 @@ TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the lik
 TopKOption = Annotated[int, typer.Option(min=0, help="Sample among the K likeliest tokens; 0: all.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens of sum P.")]
 PenaltyOption = Annotated[float, typer.Option(help="Above 1 makes tokens that occurred less likely.")]
+NoPrefixCacheOption = Annotated[
+    bool, typer.Option("--no-prefix-cache", help="Compute every prompt from its first token on.")
+]
 SeedOption = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 AnswerTokensOption = Annotated[
     int | None,
@@ -177,6 +180,7 @@ def _run(
     stop: StopOption = None,
     seed: SeedOption = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")] = False,
+    no_prefix_cache: NoPrefixCacheOption = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -196,6 +200,7 @@ def _run(
         "stop": tuple(stop or ()),
         "seed": seed,
         "ignore_eos": ignore_eos,
+        "prefix_cache": not no_prefix_cache,
     }
     run_command(artifact, prompt, chat, max_new_tokens, options, threads, _target_name(target), as_json=json)
 
@@ -213,6 +218,7 @@ def _chat(
     top_p: TopPOption = 1.0,
     repetition_penalty: PenaltyOption = 1.0,
     seed: SeedOption = None,
+    no_prefix_cache: NoPrefixCacheOption = False,
     threads: ThreadsOption = None,
 ) -> None:
     """Talk with an artifact; an empty line or end of file leaves."""
@@ -224,6 +230,7 @@ def _chat(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
+        "prefix_cache": not no_prefix_cache,
     }
     chat_command(artifact, system, chat_template, max_new_tokens, options, threads)
 

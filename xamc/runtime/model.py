@@ -191,7 +191,7 @@ class Model:
             max_new_tokens: most tokens of an answer; None: up to the context limit.
             on_text: called with (row, piece of text) as text becomes certain.
             **options: fields of `Options`: ignore_eos, stop, temperature, top_k, top_p, repetition_penalty, seed,
-                reuse_cache.
+                prefix_cache.
 
         Returns:
             A `Generation`, or a list of them for a list of prompts.
@@ -308,17 +308,25 @@ class Model:
             stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop),
         )
         tokens = longest if max_new_tokens is None else longest + max_new_tokens
-        session = self._session(prompts, tokens, options.reuse_cache)
+        session = self._session(prompts, tokens, options.prefix_cache)
         vocab_size = self.manifest.model.vocab_size
         # Token ids in, token ids out works without a tokenizer; only text needs one.
         has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
         decoder = self.tokenizer if has_tokenizer or limits.stop else None
         return run(session, prompts, limits, options, vocab_size, decoder)
 
-    def _session(self, rows: Sequence[I64], tokens: int, reuse_cache: bool = False) -> Session:
-        previous = self._current
-        keep = previous.common_prefix(rows[0]) if reuse_cache and previous is not None and len(rows) == 1 else 0
-        session = Session(self._executor, self.manifest, self._table, len(rows), tokens, previous, keep)
+    def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:
+        """A session that takes the KV cache over; None for `prefix_cache`: one that `prefill` feeds by itself."""
+        session = Session(
+            self._executor,
+            self.manifest,
+            self._table,
+            len(rows),
+            tokens,
+            self._current,
+            rows if prefix_cache is not None else (),
+            bool(prefix_cache),
+        )
         self._current = session
         return session
 

@@ -66,19 +66,20 @@ def chat_command(
         history.append({"role": "user", "content": line})
         ids = model.chat_prompt(history, template=template)
         # Every turn begins with the turns before, which are in the KV cache already.
-        answer = _show(model, ids, max_new_tokens or _room(model, ids), {**options, "reuse_cache": True})
+        answer = _show(model, ids, max_new_tokens or _room(model, ids), options)
         console.print(speed(answer, model), style="dim")
         history.append({"role": "assistant", "content": answer.text})
 
 
 def speed(answer: Generation, model: Model) -> str:
-    """For example ``12 + 40 tokens, prefill 310 tokens/s, decode 52.1 tokens/s, 2 threads``.
+    """For example ``212 (192 reused) + 40 tokens, prefill 310 tokens/s, decode 52.1 tokens/s, 2 threads``.
 
     The speed of a simulator says nothing about the hardware, and the line says so first.
     """
     simulated = f"simulated for {model.manifest.target}, not run on a card; " if model.manifest.simulated else ""
+    reused = f" ({answer.reused_tokens} reused)" if answer.reused_tokens else ""
     return (
-        f"{simulated}{answer.prompt_tokens} + {len(answer.token_ids)} tokens, "
+        f"{simulated}{answer.prompt_tokens}{reused} + {len(answer.token_ids)} tokens, "
         f"prefill {answer.prefill_tokens_per_s:.0f} tokens/s, "
         f"decode {answer.decode_tokens_per_s:.1f} tokens/s, {model.threads} threads"
     )

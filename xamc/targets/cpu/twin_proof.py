@@ -31,8 +31,8 @@ from xamc.targets.cpu.codegen import build_library
 from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import GRAIN, LARGEST_CODE, KvDtype
 from xamc.targets.kernels.packing import pack_rows
-from xamc.targets.kernels.rope import KvDtype
 
 Array = NDArray[np.generic]
 
@@ -87,11 +87,15 @@ class TwinProof:
         return worst
 
     def prove_kernels(self, isa: Isa, kv_dtype: str) -> dict[str, Any]:
-        """Compiles the twin with the real kernels and compares the logits; not on a CPU that can't execute them."""
+        """Compiles the twin with the real kernels and compares the logits; not on a CPU that can't execute them.
+
+        The kernels are those of an artifact but for the blocks of the KV cache, which are so small here that sequences
+        of a dozen tokens take several: they lie in random order in their pools, so that a wrong table entry shows.
+        """
         if Isa.host().name != isa.name and not set(isa.cpu_flags) <= set(Isa.host().cpu_flags):
             return {"executed": False, "reason": f"this machine cannot execute {isa.name}"}
         plan = plan_weights(self.program)
-        module = select_kernels(self.program, plan, isa, cast(KvDtype, kv_dtype))
+        module = select_kernels(self.program, plan, isa, cast(KvDtype, kv_dtype), block=GRAIN)
         bound = "cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}"
         worst = 0.0
         with tempfile.TemporaryDirectory() as folder:
@@ -112,15 +116,14 @@ class TwinProof:
 
     @staticmethod
     def _run(machine: Any, function: str, call: Case, weights: list[Any], kv_dtype: str) -> Array:
-        dtype = np.dtype(ml_dtypes.bfloat16) if kv_dtype == "bfloat16" else np.dtype(kv_dtype)
         layers = sum(1 for name in call.feeds if name.startswith("cache_key."))
         caches = [
-            tvm.runtime.tensor(np.asarray(call.feeds[f"cache_{kind}.{layer}"]).astype(dtype))
-            for layer in range(layers)
-            for kind in ("key", "value")
+            np.asarray(call.feeds[f"cache_{kind}.{layer}"]) for layer in range(layers) for kind in ("key", "value")
         ]
-        data = [tvm.runtime.tensor(np.ascontiguousarray(call.feeds[name])) for name in DATA_INPUTS]
-        result: Array = machine[function](*data, caches, weights).numpy()
+        table, pools = paged(caches, kv_dtype, GRAIN)
+        feeds = {**call.feeds, "block_table": table}
+        data = [tvm.runtime.tensor(np.ascontiguousarray(feeds[name])) for name in DATA_INPUTS]
+        result: Array = machine[function](*data, [tvm.runtime.tensor(pool) for pool in pools], weights).numpy()
         return result
 
     @staticmethod
@@ -135,6 +138,44 @@ class TwinProof:
                 "and report it",
             )
         return deviation
+
+
+def paged(caches: Sequence[Array], kv_dtype: str, block: int) -> tuple[Array, list[Array]]:
+    """Contiguous caches as pools of blocks in random order, see `kernels.kv_pages`.
+
+    Args:
+        caches: float32 [B, Hkv, C, D] each: k0, v0, k1, v1, ...
+        kv_dtype: how the pools store them.
+        block: positions of a block.
+
+    Returns:
+        The block table int32 [B, M], and the pools in the order of the functions' KV tuple. Blocks of no sequence hold
+        large numbers, which would show if they were read.
+    """
+    batch, heads, capacity, _ = caches[0].shape
+    blocks = -(-capacity // block)
+    entries = batch * blocks + 2
+    table = np.random.default_rng(entries).permutation(entries)[: batch * blocks].astype(np.int32)
+
+    def pool(array: Array) -> Array:
+        """[B, Hkv, C, ...] as [N, Hkv, block, ...]."""
+        rest = array.shape[3:]
+        padding = [(0, 0), (0, 0), (0, blocks * block - capacity), *((0, 0) for _ in rest)]
+        cut = np.pad(array, padding).reshape(batch, heads, blocks, block, *rest)
+        result = np.full((entries, heads, block, *rest), 99).astype(array.dtype)
+        result[table] = np.moveaxis(cut, 2, 1).reshape(batch * blocks, heads, block, *rest)
+        return result
+
+    pools: list[Array] = []
+    for pair in zip(caches[::2], caches[1::2], strict=True):
+        if kv_dtype == "int8":
+            scales = [(np.abs(array).max(-1) / LARGEST_CODE).astype(np.float32) for array in pair]
+            codes = [np.rint(a / np.maximum(s, 1e-30)[..., None]) for a, s in zip(pair, scales, strict=True)]
+            pools += [pool(array.astype(np.int8)) for array in codes] + [pool(array) for array in scales]
+        else:
+            dtype = np.dtype(ml_dtypes.bfloat16) if kv_dtype == "bfloat16" else np.dtype(kv_dtype)
+            pools += [pool(array.astype(dtype)) for array in pair]
+    return table.reshape(batch, blocks), pools
 
 
 def pack_twin(plan: WeightPlan, program: RelaxProgram) -> list[Array]:
