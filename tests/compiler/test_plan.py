@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.checkpoints import write_tiny
 from xamc.compiler import cli
@@ -167,3 +168,45 @@ def test_reference_target_stores_codes_one_per_byte(spec: dict[str, Any], tmp_pa
     spec["backend"] = {"type": "reference", "dtype": "int4"}
     spec["frontend"]["quantize"] = {"type": "w4a16_rtn", "group_size": 32}
     assert _weights(make_plan(spec)) == expected
+
+
+def test_an_embedding_model_has_no_caches(spec: dict[str, Any]) -> None:
+    spec["backend"]["type"] = "tvm_vacc"
+    spec["frontend"]["shape"] = {"input_ids": [[16], []]}
+    plan = make_plan(spec)
+    assert plan.static is not None and plan.kv_cache == 0
+    assert [graph.cache for graph in plan.static.graphs] == [0]
+    assert not any("KV cache" in line for line in plan.totals())
+
+
+def test_a_length_given_twice_is_one_graph(spec: dict[str, Any]) -> None:
+    spec["backend"]["type"] = "tvm_vacc"
+    spec["frontend"]["shape"] = {"input_ids": [[32, 16, 16], [48, 64, 48]]}
+    plan = make_plan(spec)
+    assert plan.static is not None
+    assert [graph.bucket.name for graph in plan.static.graphs] == ["prefill_32", "prefill_16", "decode_48", "decode_64"]
+    assert [phase.tokens for phase in plan.phases] == ["32", "16", "1 of 48", "1 of 64"]
+    assert next(stage for stage in plan.stages if stage.name == "codegen").what.startswith("4 graphs")
+
+
+def test_logits_of_all_positions_take_room(spec: dict[str, Any]) -> None:
+    spec["backend"]["type"] = "tvm_vacc"
+    spec["frontend"]["shape"] = {"input_ids": [[64], [64]]}
+    last, every = (make_plan(spec, more).static for more in ((), ("passes.disable=[insert_slice]",)))
+    assert last is not None and every is not None
+    # 63 more rows of this rank's logits and of all ranks' together, two bytes each
+    assert every.graphs[0].activations - last.graphs[0].activations == 63 * 2 * 272 * 2
+    assert every.graphs[1] == last.graphs[1]
+
+
+@pytest.mark.parametrize("tp", [3, 5, 32])
+def test_ranks_that_vacc_does_not_have_are_shown(
+    tp: int, spec: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec["backend"]["type"] = "tvm_vacc"
+    spec["frontend"] |= {"shape": {"input_ids": [[16], [32]]}, "model_kwargs": {"tp": tp}}
+    file = tmp_path / "build.yaml"
+    file.write_text(yaml.safe_dump(spec, sort_keys=False))
+    assert cli.run(["plan", str(file)]) == 3
+    line = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if text.strip() == f"tp: {tp}")
+    assert f"build.yaml:{line}:" in capsys.readouterr().err

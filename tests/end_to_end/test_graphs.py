@@ -236,6 +236,13 @@ def test_plan(
     plan = json.loads(capsys.readouterr().out)
     assert plan["operators"]["MatMul"] == 16 and plan["executes_on"] == "host-simulator"
     assert plan["parameters"] == 19527 and 2 * 19527 < plan["params_bytes"] < 2.2 * 19527
+    assert plan["nbytes"] == plan["params_bytes"] + plan["activations"]
+    # a die of exactly what it takes, of less, and a target without dies
+    enough = ["plan", str(file), "--die-memory"]
+    assert cli.run([*enough, str(plan["nbytes"])]) == 0
+    assert cli.run([*enough, str(plan["nbytes"] - 1)]) == 1
+    assert "E1712" in capsys.readouterr().err
+    assert cli.run([*enough, "1GB", "--target", "cpu"]) == 2
 
 
 def test_feeds_are_checked(compiled: Callable[..., Path]) -> None:

@@ -7,15 +7,19 @@ Nothing here is a speed: the graphs run in a simulator on the host. Per setting,
 
 And the greedy text of the float16 graphs beside the CPU target's with float16 weights, up to the first difference,
 with the two likeliest tokens' logits there.
+
+With `--settings` a part is measured; rows of the other settings stay as an earlier run left them, with its date.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -44,14 +48,27 @@ class Setting:
     sets: tuple[str, ...] = ()
 
 
+_W8 = ("backend.dtype=int8", "frontend.quantize.type=w8a16_rtn")
+_KV8 = ("backend.dtype=int8", "frontend.quantize.type=w16kv8")
 SETTINGS = (
     Setting("fp16"),
     Setting("fp16, tp 2", ("frontend.model_kwargs.tp=2",)),
     Setting("fp16, tp 4", ("frontend.model_kwargs.tp=4",)),
     Setting("fp16, tp 8", ("frontend.model_kwargs.tp=8",)),
-    Setting("w8a16", ("backend.dtype=int8", "frontend.quantize.type=w8a16_rtn")),
-    Setting("w16kv8", ("backend.dtype=int8", "frontend.quantize.type=w16kv8")),
+    Setting("w8a16", _W8),
+    Setting("w8a16, tp 2", (*_W8, "frontend.model_kwargs.tp=2")),
+    Setting("w16kv8", _KV8),
+    Setting("w16kv8, tp 2", (*_KV8, "frontend.model_kwargs.tp=2")),
 )
+PHASES = ("prefill", "decode")
+_GREEDY_TITLE = "## Greedy text of fp16 beside the CPU target's with fp16 weights"
+
+
+@dataclass(frozen=True)
+class Row(Fidelity):
+    """A line of the csv; `measured` is when its run ended, in UTC."""
+
+    measured: str
 
 
 def main() -> int:
@@ -74,17 +91,53 @@ def main() -> int:
         wanted = [setting for setting in SETTINGS if setting.name in options.settings]
         results, text = _measure(wanted, reference, options.windows, options.threads, say)
         options.out.mkdir(parents=True, exist_ok=True)
-        with (options.out / "vacc_fidelity.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Fidelity)], lineterminator="\n")
+        rows, page = options.out / "vacc_fidelity.csv", options.out / "vacc_fidelity.md"
+        when = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        merged = merge(read_rows(rows), [Row(**asdict(result), measured=when) for result in results])
+        if not text and page.is_file():
+            text = greedy_section(page.read_text(encoding="utf-8"))
+        with rows.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
             writer.writeheader()
-            writer.writerows(asdict(result) for result in results)
-        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        (options.out / "vacc_fidelity.md").write_text(_page(results, text, when), encoding="utf-8")
+            writer.writerows(asdict(row) for row in merged)
+        page.write_text(_page(merged, text), encoding="utf-8")
     except BenchError as error:
         print(f"tools.bench.vacc: {error}", file=sys.stderr)
         return 1
     say(f"done; see {options.out}")
     return 0
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of an earlier run; none if there was none."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(
+                engine=row["engine"],
+                positions=int(row["positions"]),
+                mean_kl=float(row["mean_kl"]),
+                p99_kl=float(row["p99_kl"]),
+                top1=float(row["top1"]),
+                perplexity=float(row["perplexity"]),
+                measured=row["measured"],
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def merge(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """New rows in place of old ones of the same name, in the order of `SETTINGS`; what is no setting any more goes."""
+    known = {row.engine: row for row in (*old, *new)}
+    names = [f"{setting.name}, {phase}" for setting in SETTINGS for phase in PHASES]
+    return [known[name] for name in names if name in known]
+
+
+def greedy_section(page: str) -> str:
+    """The table of greedy text in an earlier page."""
+    found = re.search(re.escape(_GREEDY_TITLE) + r"\n+(\|.*?)\n\n", page, re.DOTALL)
+    return found[1] if found else ""
 
 
 def _measure(
@@ -96,7 +149,7 @@ def _measure(
     ids: Any = None
     for setting in settings:
         slug = setting.name.replace(", ", "-").replace(" ", "")
-        for phase, sets in (("prefill", ("passes.disable=[insert_slice]",)), ("decode", ())):
+        for phase, sets in zip(PHASES, (("passes.disable=[insert_slice]",), ()), strict=True):
             say(f"{setting.name}: compile, {phase}")
             path = SCRATCH / f"vacc-{slug}-{phase}"
             _compile(SPEC, path, (*setting.sets, *sets, f"frontend.shape.input_ids=[[{WINDOW}],[{WINDOW}]]"))
@@ -145,26 +198,28 @@ def _greedy(path: Path, say: Any) -> str:
     return "\n".join(rows)
 
 
-def _page(results: list[Fidelity], text: str, when: str) -> str:
+def _page(rows: Sequence[Row], text: str) -> str:
     machine = describe()
     lines = [
         "# Fidelity of VACC's simulated graphs",
         "",
-        f"SmolLM2-135M-Instruct, {when}. **Simulated**: no card has been involved. Written by",
+        "SmolLM2-135M-Instruct. **Simulated**: no card has been involved. Written by",
         "`python -m tools.bench.vacc`; raw values in [vacc_fidelity.csv](vacc_fidelity.csv). Reference: transformers",
         "in fp32. [fidelity.md](fidelity.md) says what the numbers mean.",
         "",
         f"Text: {corpus.SOURCE}",
         "",
-        "| graphs | positions | mean KL (nats) | p99 KL | top-1 alike | perplexity |",
-        "|---|---|---|---|---|---|",
+        "| graphs | positions | mean KL (nats) | p99 KL | top-1 alike | perplexity | measured (UTC) |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r.engine} | {r.positions} | {r.mean_kl:.2e} | {r.p99_kl:.2e} | {r.top1:.2%} | {r.perplexity:.3f} |"
-        for r in results
+        f"| {r.engine} | {r.positions} | {r.mean_kl:.2e} | {r.p99_kl:.2e} | {r.top1:.2%} | {r.perplexity:.3f} "
+        f"| {r.measured} |"
+        for r in rows
     ]
-    lines += ["", "## Greedy text of fp16 beside the CPU target's with fp16 weights", "", text, ""]
-    lines += ["## Machine", "", *(f"- {key}: {value}" for key, value in machine.items()), ""]
+    if text:
+        lines += ["", _GREEDY_TITLE, "", text]
+    lines += ["", "## Machine of the last run", "", *(f"- {key}: {value}" for key, value in machine.items()), ""]
     return "\n".join(lines)
 
 

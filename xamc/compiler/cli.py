@@ -141,7 +141,12 @@ def _export_vamc(
         str, typer.Option("--onnx-dtype", help="The ONNX files' weight matrices: float32 or float16.")
     ] = "float32",
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="PATH", help="The checkpoint that an artifact was made from.")
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="PATH",
+            help="The checkpoint that an artifact was made from, where it does not hold the weights.",
+        ),
     ] = None,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR of every graph to DIR.")

@@ -128,10 +128,10 @@ class Plan:
                 model,
                 f"{self.target} can't be compiled for yet; sizes are those of the weights as they are stored",
             )
+        running = f"; running adds {size(self.kv_cache)} of KV cache at full batch and length" if self.kv_cache else ""
         return (
             model,
-            f"memory   ~{size(self.peak_memory)} while compiling, {size(self.free_memory)} available; "
-            f"running adds {size(self.kv_cache)} of KV cache at full batch and length",
+            f"memory   ~{size(self.peak_memory)} while compiling, {size(self.free_memory)} available{running}",
             f"disk     {size(self.peak_disk)}, {size(self.free_disk)} free in {self.where}",
             f"time     ~{duration(self.seconds)} on 2 cores",
         )
@@ -233,7 +233,10 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     destination = spec.workspace.path
     kv_bytes = 2 if request is not None and request.kv_dtype != "float32" else (4 if caps.available else 2)
     context = spec.context_limit or config.max_position_embeddings
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * kv_bytes
+    # an embedding model's graphs give no caches
+    layers = 0 if request is not None and request.is_embedding else config.num_layers
+    per_token = 2 * layers * config.num_kv_heads * config.head_dim * kv_bytes
+    rows = spec.runtime.max_batch if caps.dynamic_shapes else 1
     same_disk = _device(destination) == _device(default_cache_folder())
     return Plan(
         name=spec.name,
@@ -252,7 +255,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         peak_disk=sum(file.nbytes for file in files) + (0 if same_disk else weights + code_file),
         free_memory=available_bytes(),
         free_disk=free_bytes(destination),
-        kv_cache=per_token * context * spec.runtime.max_batch,
+        kv_cache=per_token * context * rows,
         where=destination,
         static=static,
     )
@@ -367,10 +370,12 @@ def _stages(
     what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
     yield PlannedStage("passes", what, _PROOF_SECONDS + _PROOF_SECONDS_PER_LAYER * layers, _BASE_BYTES + 50 * _MIB)
     if not caps.dynamic_shapes:
-        buckets = len(spec.prefill_lengths) + len(spec.total_lengths)
+        buckets = len({*spec.prefill_lengths}) + len({*spec.total_lengths})
         seconds = buckets * (_BUCKET_SECONDS + _BUCKET_SECONDS_PER_LAYER * layers)
         peak = _BASE_BYTES + min(workers, buckets) * (_CODEGEN_BYTES + _CODEGEN_BYTES_PER_LAYER * layers)
-        yield PlannedStage("codegen", f"{buckets} graphs for the host's simulator", seconds, peak)
+        yield PlannedStage(
+            "codegen", f"{buckets} graph{'s' if buckets > 1 else ''} for the host's simulator", seconds, peak
+        )
     elif caps.kv_layout == "in_place":
         seconds = _CODEGEN_SECONDS + _CODEGEN_SECONDS_PER_LAYER * layers
         peak = _BASE_BYTES + _CODEGEN_BYTES + _CODEGEN_BYTES_PER_LAYER * layers
@@ -415,9 +420,9 @@ def _phases(spec: Spec, caps: TargetCaps, context: int) -> Iterator[PlannedPhase
         yield PlannedPhase("prefill", f"1 to {chunk} a call, any number of calls", spec.tp)
         yield PlannedPhase("decode", f"1 a call, up to {context} in all", spec.tp)
         return
-    for length in spec.prefill_lengths:
+    for length in dict.fromkeys(spec.prefill_lengths):
         yield PlannedPhase("prefill", str(length), spec.tp)
-    for length in spec.total_lengths:
+    for length in dict.fromkeys(spec.total_lengths):
         yield PlannedPhase("decode", f"1 of {length}", spec.tp)
 
 

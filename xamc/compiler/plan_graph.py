@@ -9,7 +9,9 @@ from typing import Any
 
 from xamc.compiler.artifact.graph_manifest import GraphTensor
 from xamc.compiler.cache import default_cache_folder
+from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
+from xamc.compiler.progress import size
 from xamc.compiler.spec import KeyUse, LoadedSpec, key_uses
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.stages.graph_import import look_at_graph
@@ -23,7 +25,9 @@ class GraphPlan:
 
     Attributes:
         storage: how the weights of large operators are stored.
+        quantized: how many weights are int8.
         params_bytes: size of the parameter file.
+        activations: bytes of all values that live at once besides the parameters, at most, as they are computed here.
         operators: operator type → number of nodes after simplification.
         executes_on: what will run the artifact.
     """
@@ -40,13 +44,40 @@ class GraphPlan:
     quantized: int
     params_file: str
     params_bytes: int
+    activations: int
     operators: Mapping[str, int]
     executes_on: str
+
+    @property
+    def nbytes(self) -> int:
+        """What must be in memory while the graph runs."""
+        return self.params_bytes + self.activations
+
+    def require_die(self, die_memory: int) -> None:
+        """Refuse a graph that a die's memory can't hold.
+
+        Args:
+            die_memory: bytes of memory that the die has.
+
+        Raises:
+            InputError: E1712; MisuseError: E1713 for a target without dies.
+        """
+        if self.target != "tvm_vacc":
+            raise MisuseError(
+                "E1713", f"{self.target} has no dies", fix="leave --die-memory out, or plan for backend.type: tvm_vacc"
+            )
+        if self.nbytes > die_memory:
+            raise InputError(
+                "E1712",
+                f"a die of {size(die_memory)} can't hold {self.name}: {size(self.params_bytes)} of parameters and "
+                f"{size(self.activations)} of values between operators",
+                fix="lower the shapes in frontend.shape, or store weights in fewer bits with backend.dtype",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data for JSON."""
         keys = [{**dataclasses.asdict(use), "value": str(use.value)} for use in self.keys]
-        return dataclasses.asdict(self) | {"keys": keys}
+        return dataclasses.asdict(self) | {"keys": keys, "nbytes": self.nbytes}
 
 
 def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
@@ -73,6 +104,7 @@ def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
         quantized=facts.quantized,
         params_file=files.params,
         params_bytes=facts.nbytes,
+        activations=facts.activations,
         operators=facts.operators,
         executes_on=files.executes_on,
     )

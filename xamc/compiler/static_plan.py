@@ -99,10 +99,13 @@ def static_plan(config: ModelConfig, request: TargetRequest) -> StaticPlan:
         tokens = bucket.length if bucket.kind == "prefill" else 1
         slots = bucket.length if bucket.kind == "prefill" else 2 * bucket.length - 1
         element = 1 if request.kv_dtype == "int8" else _HALF
-        cache = 2 * config.num_layers * kv_heads * slots * width * element
+        cache = 0 if request.is_embedding else 2 * config.num_layers * kv_heads * slots * width * element
         inner = max(shards.local("intermediate") * 2, config.hidden_size)
         scores = heads * tokens * bucket.length
-        activations = (3 * tokens * (config.hidden_size + inner) + 3 * scores + shards.local("vocab")) * _HALF
+        every = bucket.kind == "prefill" and "insert_slice" in request.disable
+        # a rank's own part, and all ranks' together
+        logits = 0 if request.is_embedding else (tokens if every else 1) * (shards.local("vocab") + vocab_rows)
+        activations = (3 * tokens * (config.hidden_size + inner) + 3 * scores + logits) * _HALF
         rows = longest if request.merge_params and not own_tables else bucket.length
         tables = 2 * rows * width * _HALF
         counts = operator_counts(config, request, bucket)

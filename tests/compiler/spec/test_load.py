@@ -410,6 +410,13 @@ def test_recorded_keys_of_another_type_warn() -> None:
     assert loaded.spec.frontend.model_kwargs.values == {"b2s": "on"}
 
 
+@pytest.mark.parametrize("value", ["yes", 1, "maybe"])
+def test_a_key_of_vamcs_that_is_read_is_judged(value: object) -> None:
+    """PyYAML reads `yes` as true, so a silent other reading would make other files than vamc."""
+    with pytest.raises(SpecErrors, match=r"backend\.merge_params"):
+        load_spec(with_(backend={"merge_params": value}))
+
+
 def test_name_wins_over_model() -> None:
     loaded = load_spec(with_(name="a", model="b"))
     assert loaded.spec.name == "a"

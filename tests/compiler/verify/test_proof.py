@@ -12,7 +12,7 @@ from tests import twins
 from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.oracle import oracle_of
-from xamc.compiler.verify.proof import prove
+from xamc.compiler.verify.proof import PassProof, ProofReport, prove
 from xamc.compiler.verify.scenario import load_cases, save_cases
 from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.passes.graph.byte_codes import ByteCodes
@@ -163,6 +163,17 @@ def test_an_export_that_differs_from_transformers_is_named() -> None:
     assert report.failed is report.passes[0] and report.failed.name == "export"
     with pytest.raises(InternalError, match="export changed the model's outputs: logits"):
         report.require()
+
+
+def test_nobody_is_told_to_disable_what_the_target_needs() -> None:
+    wrong = ProofReport([PassProof("shard", "reassociated", 1e-5, worst=1.0, worst_at="logits")], 0.0, [])
+    fixes = []
+    for required, instead in ((), ""), (("shard",), ""), (("shard",), "tp: 1 compiles it undivided"):
+        with pytest.raises(InternalError, match="E1309") as caught:
+            wrong.require(required, instead)
+        fixes.append(caught.value.fix)
+    assert "passes.disable: [shard]" in fixes[0]
+    assert not any("passes.disable" in fix for fix in fixes[1:]) and "tp: 1" in fixes[2] and "tp: 1" not in fixes[1]
 
 
 def test_cases_survive_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -50,14 +50,14 @@ def plan_command(
 
     What becomes of each key is known without the checkpoint, and is printed before it is opened.
     """
+    die_bytes = None if die_memory is None else parse_size(die_memory, "--die-memory")
     loaded = load_spec(spec, overrides)
     if not as_json:
         _print_keys(loaded)
     if loaded.spec.frontend.type == "onnx":
         with PlacedErrors(loaded):
-            plan_graph(loaded, allow_rtn, as_json=as_json)
+            plan_graph(loaded, allow_rtn, die_bytes, as_json=as_json)
         return
-    die_bytes = None if die_memory is None else parse_size(die_memory, "--die-memory")
     plan = make_plan(spec, overrides, allow_rtn)
     if as_json:
         print_json(plan.to_dict())
@@ -103,7 +103,8 @@ def _print_plan(plan: Plan) -> None:
 def _print_ranks(static: StaticPlan) -> None:
     """What one rank's die holds while each graph runs, and the operators of each graph."""
     console = result_console()
-    console.print(f"\neach of {static.ranks} ranks, one die each ({static.count} graphs in all)", style="bold")
+    who = "one rank, one die" if static.ranks == 1 else f"each of {static.ranks} ranks, one die each"
+    console.print(f"\n{who} ({static.count} {'graph' if static.count == 1 else 'graphs'} in all)", style="bold")
     rows = [
         (graph.bucket.name, *map(size, (graph.parameters, graph.cache, graph.activations, graph.nbytes)))
         for graph in static.graphs

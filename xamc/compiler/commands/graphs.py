@@ -26,17 +26,19 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def plan_graph(loaded: LoadedSpec, allow_rtn: bool, *, as_json: bool) -> None:
-    """Print the plan of a graph."""
+def plan_graph(loaded: LoadedSpec, allow_rtn: bool, die_memory: int | None, *, as_json: bool) -> None:
+    """Print the plan of a graph; then refuse it if a die of `die_memory` bytes can't hold it."""
     from xamc.compiler.plan_graph import make_graph_plan
 
     plan = make_graph_plan(loaded, allow_rtn)
     if as_json:
         print_json(plan.to_dict())
-        return
-    for warning in plan.warnings[len(loaded.warnings) :]:
-        message_console().print(f" warning: {warning}", style="yellow")
-    _print_plan(plan)
+    else:
+        for warning in plan.warnings[len(loaded.warnings) :]:
+            message_console().print(f" warning: {warning}", style="yellow")
+        _print_plan(plan)
+    if die_memory is not None:
+        plan.require_die(die_memory)
 
 
 def _print_plan(plan: GraphPlan) -> None:
@@ -47,10 +49,13 @@ def _print_plan(plan: GraphPlan) -> None:
     print_table(console, ("", "name", "dtype", "shape"), rows)
     console.print("\noperators", style="bold")
     print_table(console, ("operator", "nodes"), [(name, str(count)) for name, count in plan.operators.items()])
-    quantized = f", {plan.quantized} of them int8" if plan.quantized else ""
+    quantized = f", {plan.quantized} of the tensors int8" if plan.quantized else ""
+    count = f"{plan.parameters / 1e6:.1f} M" if plan.parameters >= 1e5 else f"{plan.parameters}"
     console.print(
-        f"\nweights  {plan.parameters / 1e6:.1f} M parameters{quantized}, {size(plan.params_bytes)} in "
-        f"{plan.params_file} ({plan.storage}); computed in float32"
+        f"\nweights  {count} parameters{quantized}, {size(plan.params_bytes)} in {plan.params_file} ({plan.storage})"
+    )
+    console.print(
+        f"memory   {size(plan.nbytes)} while it runs, {size(plan.activations)} of it values, computed in float32"
     )
     console.print(f"runs on  {plan.executes_on}" + (", simulated" if plan.executes_on == "host-simulator" else ""))
 

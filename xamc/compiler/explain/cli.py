@@ -25,12 +25,11 @@ memory. `xamc plan SPEC` shows the estimate of every stage.""",
     "E1711": """The compile would take more disk than is free. The message has both numbers and the folder.
 Remedy: free space, or choose another disk with workspace.path. The stage cache shares its large files with artifacts;
 `xamc cache prune --max-size 0` frees what no artifact uses.""",
-    "E1712": """`xamc plan --die-memory SIZE` found a graph whose parameters, KV cache and activations of one rank do
-not fit
-into the memory of one die; the message has the graphs and what each takes, and the plan's table has the parts.
-Remedy: more ranks (`frontend.model_kwargs.tp`), shorter lengths (`frontend.shape.input_ids`), int8 weights or an int8
-KV
-cache (`frontend.quantize.type`).""",
+    "E1712": """`xamc plan --die-memory SIZE` found a graph that does not fit into the memory of one die: its
+parameters, KV cache and activations of one rank, or the weights and values of an ONNX graph. The message has the graphs
+and what each takes, and the plan's table has the parts. Remedy for a language model: more ranks
+(`frontend.model_kwargs.tp`), shorter lengths (`frontend.shape.input_ids`), int8 weights or an int8 KV cache
+(`frontend.quantize.type`); for an ONNX graph: smaller shapes (`frontend.shape`) or `backend.dtype`.""",
     "E1713": """`--die-memory` was given for a target that has no dies: a CPU has one memory for all, which `plan`
 compares
 with what is available by itself. Leave the option out, or plan for `backend.type: tvm_vacc`.""",

@@ -15,10 +15,14 @@ putting the hand-off there would delete them. Only an empty folder, or an earlie
 xamc-handoff.json) without foreign files, is replaced.""",
     "E1454": """The disk has less room than the hand-off takes. The Llama checkpoint takes two bytes per parameter,
 the ONNX graphs four (two with `--onnx-dtype float16`); `--road llama` writes the checkpoint alone.""",
-    "E1455": """An artifact holds weights as its target packs them, and not the checkpoint, from which a hand-off is
-made. Give the build.yaml, or say where the checkpoint lies: `xamc export-vamc ARTIFACT --checkpoint FOLDER`.""",
-    "E1456": """The checkpoint given for an artifact is another one: a file that the artifact was made from is missing
-there, or has another size or content. Give the folder that the artifact was compiled from.""",
+    "E1455": """`xamc export-vamc ARTIFACT` needs nothing else for a VACC artifact with float16 weights: the model is
+put together again from the files of all ranks. Artifacts of other targets, int8 weights (`w8a16`) and embedding models
+without lm_head do not hold it. Say where the checkpoint lies, `xamc export-vamc ARTIFACT --checkpoint FOLDER`, or give
+the build.yaml.""",
+    "E1456": """A file that a hand-off is made from is another one than the manifest says. With `--checkpoint FOLDER`, a
+file that the artifact was made from is missing there, or has another size or content: give the folder that the artifact
+was compiled from. Without it, a `mod.params` of the artifact itself is damaged, or was swapped: `xamc verify ARTIFACT`
+names what is damaged; compile again.""",
     "E1457": """A graph could not be written in the operators of opset 14: an operator, an attribute or a form of a
 newer opset was left after all passes. All such nodes are listed. This happens when `passes.disable` leaves out a pass
 that decomposes one of them; otherwise report the model.""",

@@ -28,7 +28,9 @@ twin before any real weight was written.""",
     "E1309": """The proof on the twin found a pass after which the model computes something else. The message names the
 first such pass, the output that moved and by how much, and the first node of the graph that diverged with the path of
 its module in the Hugging Face model, e.g. `model.layers.0.self_attn`. If it names `export`, the exported graph differs
-from transformers itself. `passes: {disable: [NAME]}` leaves a pass out where the target can do without.""",
+from transformers itself. `passes: {disable: [NAME]}` leaves a pass out where the target can do without; the
+advice says when it can't. The division among ranks (`shard`) is never left out: `frontend.model_kwargs.tp: 1` compiles
+the model undivided.""",
     "E1310": """With `verify: {final: true}` the real weights are run by transformers in fp32, layer by layer, and the
 artifact's logits on the same prompts are compared with them. A float32 artifact must agree within the bound `cpu_fp32`;
 this one does not, although every pass was proven on the twin or was not asked to be. Compile with

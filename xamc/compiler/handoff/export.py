@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from xamc.compiler.artifact.publish import portable_spec
 from xamc.compiler.artifact.staging import disk_errors
 from xamc.compiler.cache import StageCache
 from xamc.compiler.contract import Bucket
-from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.handoff.assumptions import LLAMA as LLAMA_RESTS_ON
 from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
 from xamc.compiler.handoff.assumptions import stated
@@ -85,7 +85,8 @@ def export_vamc(
     """Writes the folder.
 
     Args:
-        source: a build file for VACC, the same as a mapping, or an artifact's folder (with `options.checkpoint`).
+        source: a build file for VACC, the same as a mapping, or an artifact's folder, with `options.checkpoint` where
+            the artifact does not hold the model in 16 bits.
         overrides: ``key.path=value`` strings, as of ``--set``.
         options: what the command line adds.
         progress: where the stage table goes; None prints nothing.
@@ -99,20 +100,22 @@ def export_vamc(
     with MemorySampler() as sampler:
         progress.sampler = progress.sampler or sampler
         with progress.stage("spec") as stage:
-            loaded = load_source(source, overrides, options.checkpoint)
+            origin = load_source(source, overrides, options.checkpoint)
+            loaded = origin.loaded
             require_vamc_spec(loaded)
             spec = loaded.spec
-            destination = options.output or spec.workspace.path / f"{spec.name}-vamc"
+            destination = options.output or origin.folder / f"{spec.name}-vamc"
             check_replaceable(destination)
             progress.header(spec.name, "hand-off for vamc")
             for warning in loaded.warnings:
                 progress.warn(str(warning))
             stage.result(f"{', '.join(options.roads)} for tp {spec.tp}")
         with progress.stage("frontend") as stage:
-            checkpoint = open_checkpoint(spec.frontend.checkpoint, cast(Any, spec.frontend.type))
+            checkpoint = origin.open()
             longest = max((*spec.prefill_lengths, *spec.total_lengths))
             llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.roads else None
-            stage.result(summary.frontend(checkpoint))
+            inside = " of the artifact's float16" if origin.artifact else ""
+            stage.result(summary.frontend(checkpoint) + inside)
         graphs = _graphs(loaded, checkpoint, destination, options, progress) if "onnx" in options.roads else None
         with HandoffWriter(destination) as writer, disk_errors(writer.destination):
             writer.require_room(_room(llama, graphs))

@@ -89,12 +89,12 @@ def _prove(
     twin: tuple[Program, list[Case]], buckets: Sequence[Bucket], wishes: Passes, dtype: OnnxDtype
 ) -> list[PassProof]:
     program, cases = twin
-    common = prove(_chosen(static_common_passes(), wishes), program, cases).require()
+    common = prove(_chosen(static_common_passes(), wishes), program, cases).require(_REQUIRED)
     proofs = list(common.passes)
     for kind in dict.fromkeys(bucket.kind for bucket in buckets):
         passes = _of_bucket(Bucket(kind, _TWIN_LENGTHS[kind]), TWIN_DECODE_LENGTH, buckets, dtype)
         fresh = [Case(case.run, case.step, dict(case.feeds), dict(case.fetches)) for case in common.cases]
-        proofs += prove(_chosen(passes, wishes), _copy(program), fresh).require().passes[1:]
+        proofs += prove(_chosen(passes, wishes), _copy(program), fresh).require(_REQUIRED).passes[1:]
     return proofs
 
 

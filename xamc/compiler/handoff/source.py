@@ -1,47 +1,99 @@
-"""What a hand-off is made from: a build file, or an artifact together with the checkpoint that it was compiled from."""
+"""What a hand-off is made from: a build file or an artifact, with the checkpoint where the artifact lacks the model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from xamc.compiler.artifact import Artifact, read_artifact, sha256_of
 from xamc.compiler.artifact.manifest import MANIFEST
 from xamc.compiler.errors import InputError, MisuseError
-from xamc.compiler.frontends.checkpoint import resolve_checkpoint
+from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.frontends.checkpoint import PACKAGE_PREFIX, resolve_checkpoint
+from xamc.compiler.handoff.from_ranks import checkpoint_of, why_not_whole
 from xamc.compiler.spec import LoadedSpec, load_spec
 
 # Larger files are compared by size alone: hashing 18 GB of weights takes longer than writing them.
 _HASHED_BYTES = 64 * 2**20
 
 
-def load_source(source: Path | Mapping[str, Any], overrides: Sequence[str], checkpoint: str | None) -> LoadedSpec:
-    """The spec of a hand-off.
+@dataclass(frozen=True)
+class Source:
+    """What a hand-off is made from.
+
+    Attributes:
+        loaded: its spec.
+        folder: where the result lies if nobody says otherwise.
+        artifact: what holds the weights, where that is no checkpoint.
+    """
+
+    loaded: LoadedSpec
+    folder: Path
+    artifact: Artifact | None = None
+
+    def open(self) -> Checkpoint:
+        """The model, no weight of it read."""
+        if self.artifact is not None:
+            return checkpoint_of(self.artifact)
+        frontend = self.loaded.spec.frontend
+        return open_checkpoint(frontend.checkpoint, cast(Any, frontend.type))
+
+
+def load_source(source: Path | Mapping[str, Any], overrides: Sequence[str], checkpoint: str | None) -> Source:
+    """What a hand-off is made from.
+
+    A VACC artifact with float16 weights holds the model itself; for others the checkpoint has to be given, unless it is
+    a file of an installed package, which the artifact knows.
 
     Args:
         source: a build file (or the same as a mapping), or an artifact's folder.
         overrides: `key.path=value`, applied to either.
-        checkpoint: where an artifact's checkpoint lies, as in `frontend.checkpoint`; an artifact holds packed weights.
+        checkpoint: where an artifact's checkpoint lies, as in `frontend.checkpoint`.
 
     Raises:
-        MisuseError: E1455 an artifact without `checkpoint`.
+        MisuseError: E1455 an artifact that does not hold the model, without `checkpoint`.
         InputError: E1456 the checkpoint is not the one the artifact was made from; E1502 to E1505 a damaged artifact.
         SpecErrors: the spec is wrong.
     """
     if isinstance(source, Mapping) or not (source / MANIFEST).is_file():
+        _require_spec(source)
         extra = [] if checkpoint is None else [f"frontend.checkpoint={resolve_checkpoint(checkpoint)}"]
-        return load_spec(source, [*overrides, *extra])
+        loaded = load_spec(source, [*overrides, *extra])
+        return Source(loaded, loaded.spec.workspace.path)
     artifact = read_artifact(source)
-    if checkpoint is None:
+    recorded = str(artifact.manifest.spec["frontend"]["checkpoint"])
+    reason = why_not_whole(artifact)
+    if checkpoint is None and reason is None:
+        return _of_artifact(artifact, source, overrides, artifact)
+    if checkpoint is None and not recorded.startswith(PACKAGE_PREFIX):
         raise MisuseError(
             "E1455",
-            f"{source} is an artifact, which holds packed weights and not the checkpoint",
-            fix="add --checkpoint FOLDER, or give the build.yaml instead of the artifact",
+            f"{source} does not hold the model: {reason}",
+            fix=f"add --checkpoint FOLDER, the {recorded} that it was compiled from, or give the build.yaml instead",
         )
-    path = resolve_checkpoint(checkpoint)
+    path = resolve_checkpoint(checkpoint or recorded)
     _require_same_files(artifact, path)
-    return load_spec(spec_of(artifact.manifest.spec, path), overrides)
+    return _of_artifact(artifact, path, overrides)
+
+
+def _of_artifact(
+    artifact: Artifact, checkpoint: Path, overrides: Sequence[str], weights: Artifact | None = None
+) -> Source:
+    """A manifest has no folders, so what is made of an artifact lies beside it, unless an override names one."""
+    loaded = load_spec(spec_of(artifact.manifest.spec, checkpoint), overrides)
+    named = (loaded.values.get("workspace") or {}).get("path") is not None
+    return Source(loaded, loaded.spec.workspace.path if named else artifact.path.parent, weights)
+
+
+def _require_spec(source: Path | Mapping[str, Any]) -> None:
+    if isinstance(source, Path) and source.is_dir():
+        raise MisuseError(
+            "E1455",
+            f"{source} is a folder without {MANIFEST}, so it is no artifact",
+            fix="give the build.yaml, or a folder that `xamc compile` made",
+        )
 
 
 def spec_of(recorded: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _note(checked: Checked, problems: list[Mismatch], strict: bool) -> None:
             checked.errors.append(InputError(problem.code, message, problem.fix, place))
             checked.bad.add(problem.path)
         else:
-            message += "; the key is only recorded"
+            message += "; it is recorded as it is, and nothing reads it"
             checked.warnings.append(SpecWarning("E1027", message, problem.fix, place))
 
 

@@ -87,6 +87,8 @@ def _use_of_graph(key: Key, target: str) -> tuple[Use, str]:
         return "recorded", "the file says of which types its inputs are"
     if key.path.startswith(("graph.extra_ops.", "backend.quantize.")):
         return "recorded", "the artifact ends at the graph's own outputs" if key.path[0] == "g" else _CALIBRATED
+    if key.path.startswith("dataset."):
+        return "recorded", "calibration is vamc's; xamc does not calibrate graphs"
     if key.path.startswith(_LANGUAGE_MODELS_ONLY):
         return "no effect", "for language models"
     return key.uses.of(target)

@@ -260,7 +260,7 @@ _BACKEND = (
         _USED,
         "what frontend.quantize.type says; fp16 without one",
     ),
-    _recorded(
+    Key(
         "backend.merge_params",
         _FLAG,
         "Not publicly documented; presumably one parameter file for prefill and decode.",

@@ -25,6 +25,7 @@ GRAPH, PARAMS, CASE, FACTS = "graph.onnx", "weights.params", "case.safetensors",
 LIMITS = Limits(seconds=1800, memory_bytes=16 * 2**30)
 _MODULES = (
     "xamc.compiler.frontends.onnx_file",
+    "xamc.compiler.frontends.onnx_liveness",
     "xamc.compiler.frontends.onnx_model",
     "xamc.compiler.frontends.onnx_shapes",
     "xamc.compiler.frontends.onnx_weights",
@@ -48,6 +49,7 @@ class GraphFacts:
         parameters: names of the stored weights, in order.
         count: scalars of all weights.
         nbytes: bytes of the parameters as they are stored.
+        activations: bytes of all values that live at once besides the parameters, at most.
         operators: operator type → number of nodes.
         quantized: how many weights are int8.
         kept: weight → why it keeps float32 where 16 bits were asked for.
@@ -60,6 +62,7 @@ class GraphFacts:
     parameters: tuple[str, ...]
     count: int
     nbytes: int
+    activations: int
     operators: Mapping[str, int]
     quantized: int
     kept: Mapping[str, str]
@@ -141,6 +144,7 @@ def run(request: Mapping[str, Any]) -> None:
     import onnx_ir as ir
     import safetensors.numpy
 
+    from xamc.compiler.frontends.onnx_liveness import peak_activation_bytes
     from xamc.compiler.frontends.onnx_model import open_onnx
     from xamc.compiler.frontends.onnx_weights import lift_weights, store_weights
     from xamc.compiler.lowering.index_bounds import bound_indices
@@ -152,6 +156,7 @@ def run(request: Mapping[str, Any]) -> None:
     out, plan = Path(request["out"]), request.get("plan", False)
     opened = open_onnx(Path(request["path"]), request["shapes"])
     model = opened.model
+    activations = peak_activation_bytes(model)
     limits = bound_indices(model)
     inputs = tuple(_tensor(value, limits) for value in model.graph.inputs)
     outputs = tuple(_tensor(value, {}) for value in model.graph.outputs)
@@ -181,6 +186,7 @@ def run(request: Mapping[str, Any]) -> None:
         parameters=tuple(stored.tensors),
         count=sum(array.size for array in weights.values()),
         nbytes=file.nbytes,
+        activations=activations,
         operators=opened.operators,
         quantized=len(stored.quantized),
         kept=stored.kept,

@@ -76,7 +76,7 @@ def rewrite(
     proof = None
     if exported.twin is not None:
         twin, cases = exported.twin
-        proof = prove(active, twin, cases).require()
+        proof = prove(active, twin, cases).require(required)
     number = iter(range(11, 20))
 
     def dump(run: PassRun, program: Program) -> None:

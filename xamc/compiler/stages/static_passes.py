@@ -25,6 +25,8 @@ from xamc.targets.request import StaticPasses
 
 _TWIN_LENGTHS = {"prefill": TWIN_PREFILL_LENGTH, "decode": TWIN_DECODE_LENGTH}
 
+_UNDIVIDED = "frontend.model_kwargs.tp: 1 compiles it undivided"
+
 
 @dataclass
 class StaticGraphs:
@@ -134,7 +136,8 @@ def _prove(
 ) -> None:
     assert exported.twin is not None
     twin, cases = exported.twin
-    common = prove(select_passes(passes.common, wishes.disable, names, passes.required), twin, cases).require()
+    common = prove(select_passes(passes.common, wishes.disable, names, passes.required), twin, cases)
+    common.require(passes.required)
     graphs.proofs["all"] = common
     graphs.proof_seconds = exported.twin_seconds + common.seconds
     scales = scales_of_cases(twin.config, common.cases) if int8_cache else None
@@ -146,9 +149,9 @@ def _prove(
         mine_passes = passes.of_bucket(bucket, TWIN_DECODE_LENGTH, scales)
         chosen = select_passes(mine_passes, wishes.disable, names, passes.required)
         fresh = [Case(case.run, case.step, dict(case.feeds), dict(case.fetches)) for case in common.cases]
-        report = prove(chosen, mine, fresh).require()
+        report = prove(chosen, mine, fresh).require(passes.required)
         split = prove_split(passes.split, mine, report.cases)
-        ProofReport([split], split.seconds, []).require()
+        ProofReport([split], split.seconds, []).require(passes.required, _UNDIVIDED)
         graphs.proofs[kind], graphs.split_proofs[kind] = report, split
         graphs.proof_seconds += report.seconds + split.seconds
 

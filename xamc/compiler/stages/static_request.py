@@ -31,12 +31,14 @@ def static_request(spec: Spec, caps: TargetCaps, request: TargetRequest) -> Targ
             "E1413",
             f"{caps.name} compiles graphs of fixed lengths, and frontend.shape.input_ids gives none",
             fix="add frontend.shape.input_ids: [[1024], [2048]], the prefill and the total lengths in tokens",
+            keys=("frontend.shape.input_ids", "frontend.shape", "frontend.type"),
         )
     if spec.tp not in RANKS or spec.tp > caps.max_tensor_parallel:
         raise UnsupportedError(
             "E1414",
             f"frontend.model_kwargs.tp is {spec.tp}; {caps.name} divides a model among 1, 2, 4, 8 or 16 ranks",
             fix="set tp to one of them",
+            keys=("frontend.model_kwargs.tp",),
         )
     buckets = [Bucket("prefill", length) for length in dict.fromkeys(spec.prefill_lengths)]
     buckets += [Bucket("decode", length) for length in dict.fromkeys(spec.total_lengths)]

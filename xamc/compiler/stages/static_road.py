@@ -143,9 +143,9 @@ def _write_parameters(
         done += parameters
         stage.progress(done, total, "parameters")
 
-    files: dict[_Place, Path] = {}
-    for place, key in keys.items():
-        tensors = wanted[place]
+    written: dict[str, Path] = {}
+    for name, place in unique.items():
+        key, tensors = keys[place], wanted[place]
 
         def build(folder: Path, tensors: Mapping[str, LazyTensor] = tensors) -> None:
             file = ParamsFile(folder / PARAMS, tensors)
@@ -153,8 +153,8 @@ def _write_parameters(
             workers = job.workers if file.parameters > 50_000_000 else 1
             write_params_files([file], workers, advance)
 
-        files[place] = (job.cache.get(key) or job.cache.publish(key, build)) / PARAMS
-    return files
+        written[name] = (job.cache.get(key) or job.cache.publish(key, build)) / PARAMS
+    return {place: written[str(key)] for place, key in keys.items()}
 
 
 def _merge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -102,8 +102,12 @@ class ProofReport:
         """The pass that moved the outputs most."""
         return max(self.passes, key=lambda proof: proof.worst)
 
-    def require(self) -> ProofReport:
+    def require(self, required: Collection[str] = (), instead: str = "") -> ProofReport:
         """Returns itself.
+
+        Args:
+            required: names of passes that the target can't do without, which the error must not advise to disable.
+            instead: what to ask for to get by without a required pass, if there is such a thing.
 
         Raises:
             InternalError: E1309 naming the first wrong pass, and the first wrong node with its module.
@@ -116,10 +120,16 @@ class ProofReport:
             "E1309",
             f"{proof.name} changed the model's outputs: {proof.worst_at} is off by {proof.worst:.2g}, "
             f"allowed is {proof.bound:.2g} ({proof.tolerance}){where}",
-            fix=f"compile with passes.disable: [{proof.name}] if the target allows it, and report this model"
-            if proof.name != EXPORT
-            else "install the transformers version of constraints.txt (xamc doctor), or report this model",
+            fix=_advice(proof.name, required, instead),
         )
+
+
+def _advice(name: str, required: Collection[str], instead: str) -> str:
+    if name == EXPORT:
+        return "install the transformers version of constraints.txt (xamc doctor), or report this model"
+    if name in required:
+        return f"report this model; the target can't do without {name}" + (f", but {instead}" if instead else "")
+    return f"compile with passes.disable: [{name}], and report this model"
 
 
 def prove(passes: Sequence[GraphPass], twin: Program, cases: Sequence[Case]) -> ProofReport:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xamc.compiler.artifact.manifest import Manifest
+from xamc.compiler.artifact.read import Artifact, check_digests
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.executor import F32, I64, Step, forward_rows
@@ -28,7 +29,7 @@ class VaccExecutor:
 
         Raises:
             UnsupportedError: E1607, this CPU lacks features of the simulator's code.
-            InputError: E1502, E1512, E1611 or E1620, a damaged file.
+            InputError: E1502, E1505, E1512, E1611 or E1620, a damaged file.
             ToolchainError: E1609, code that TVM's runtime refuses.
         """
         if not manifest.graphs:
@@ -36,6 +37,9 @@ class VaccExecutor:
                 "E1502", f"{folder} is for {manifest.target} and holds no static graphs", "compile it again"
             )
         check_cpu(manifest.cpu)
+        # ranks' files are of the same size, and swapped ones make fluent nonsense; all of them are read anyway
+        pieces = {name for graph in manifest.graphs for name in (graph.code, graph.graph, graph.params)}
+        check_digests(Artifact(folder, manifest), only=pieces)
         self._width = manifest.output_width
         self._graphs = VaccGraphs(folder, manifest.graphs, threads)
         self._rows: list[SequenceCache] = []
