@@ -55,7 +55,7 @@ def test_fewer_bits_take_fewer_bytes(spec: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
 def test_running_memory_follows_the_context_and_the_type_of_the_kv_cache(spec: dict[str, Any], dtype: str) -> None:
     config = json.loads((Path(spec["frontend"]["checkpoint"]) / "config.json").read_text())
-    width = config["hidden_size"] // config["num_attention_heads"]
+    width = config["head_dim"]
     per_head = {"fp32": 4 * width, "fp16": 2 * width, "bf16": 2 * width, "int8": width + 4}[dtype]
     per_token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * per_head
     spec["frontend"]["shape"] = {"input_ids": [[16], [4096]]}

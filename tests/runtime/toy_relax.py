@@ -23,15 +23,15 @@ def write(  # type: ignore[no-untyped-def]
     ids_ = T.match_buffer(ids, (b, s), "int64")
     index_ = T.match_buffer(index, (b,), "int64")
     emb_ = T.match_buffer(emb, (v, WIDTH), "float32")
-    cache_ = T.match_buffer(cache, (n, HEADS, BLOCK, DIM), "float32")
+    cache_ = T.match_buffer(cache, (n, HEADS, DIM, BLOCK), "float32")
     for i, j, h, d in T.grid(b, s, HEADS, DIM):
         with T.sblock("write"):
             vi, vj, vh, vd = T.axis.remap("SSSS", [i, j, h, d])
             cache_[
                 T.Cast("int64", table_[vi, (index_[vi] + vj) // T.int64(BLOCK)]),
                 vh,
-                (index_[vi] + vj) % T.int64(BLOCK),
                 vd,
+                (index_[vi] + vj) % T.int64(BLOCK),
             ] = emb_[ids_[vi, vj], vh * DIM + vd]
 
 
@@ -46,7 +46,7 @@ def head(  # type: ignore[no-untyped-def]
     out: T.handle,
 ):
     b, s, v, n, m, r = T.int64(), T.int64(), T.int64(), T.int64(), T.int64(), T.int64()
-    cache_ = T.match_buffer(cache, (n, HEADS, BLOCK, DIM), "float32")
+    cache_ = T.match_buffer(cache, (n, HEADS, DIM, BLOCK), "float32")
     table_ = T.match_buffer(table, (b, m), "int32")
     positions_ = T.match_buffer(positions, (b, s), "int64")
     cos_ = T.match_buffer(cos, (r, HALF), "float32")
@@ -62,7 +62,7 @@ def head(  # type: ignore[no-untyped-def]
                     out_[vi, vj, vn] = (
                         out_[vi, vj, vn]
                         + cache_[
-                            T.Cast("int64", table_[vi, p // T.int64(BLOCK)]), k // DIM, p % T.int64(BLOCK), k % DIM
+                            T.Cast("int64", table_[vi, p // T.int64(BLOCK)]), k // DIM, k % DIM, p % T.int64(BLOCK)
                         ]
                         * weight_[vn, k]
                     )
@@ -99,8 +99,8 @@ def build(path: str, vocab_size: int) -> None:
         index, last = tensor("write_index", (b,)), tensor("last_index", (b,))
         cos, sin = tensor("rope_cos", (r, HALF), "float32"), tensor("rope_sin", (r, HALF), "float32")
         table = tensor("block_table", (b, m), "int32")
-        cache_type = R.Tensor((n, HEADS, BLOCK, DIM), "float32")
-        kv = relax.Var("kv", R.Tuple([cache_type, cache_type]))
+        cache_type = R.Tensor((n, HEADS, DIM, BLOCK), "float32")
+        kv = relax.Var("kv", R.Tuple([cache_type, R.Tensor((n, HEADS, BLOCK, DIM), "float32")]))
         weight_type = R.Tensor((vocab_size, WIDTH), "float32")
         weights = relax.Var("weights", R.Tuple([weight_type, weight_type]))
         with builder.function(name, [ids, positions, index, last, table, cos, sin, kv, weights]):

@@ -165,10 +165,11 @@ def linears(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[R
 
 def cache(generator: np.random.Generator, shape: tuple[int, ...], dtype: KvDtype) -> list[Any]:
     """Keys and values of one layer, and the scales of int8 ones."""
+    both = ((*shape[:2], shape[3], shape[2]), shape)
     if dtype == "int8":
-        codes = [tensor(generator.integers(-127, 128, shape, np.int8)) for _ in range(2)]
-        return codes + [tensor(np.full(shape[:3], 0.01, np.float32)) for _ in range(2)]
-    return [tensor(generator.standard_normal(shape, np.float32).astype(dtype)) for _ in range(2)]
+        codes = [tensor(generator.integers(-127, 128, shape, np.int8)) for shape in both]
+        return codes + [tensor(np.full(shape[:3], 0.01, np.float32)) for _ in both]
+    return [tensor(generator.standard_normal(shape, np.float32).astype(dtype)) for shape in both]
 
 
 def attentions(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[Result]:

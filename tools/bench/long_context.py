@@ -5,8 +5,8 @@
     python -m tools.bench.long_context --contexts 512 4096 16384 32768 65536 131072
 
 The model is synthetic, of TinyLlama-1.1B's shape, with linear RoPE scaling from its 2,048 positions to the longest
-context. What is measured is what a user runs: one process loads the artifact and asks for a few tokens behind longer and
-longer beginnings of one random text. Each prompt is prefilled in chunks from where the one before it ended, as its
+context. What is measured is what a user runs: one process loads the artifact and asks for a few tokens behind longer
+and longer beginnings of one random text. Each prompt is prefilled in chunks from where the one before it ended, as its
 beginning is in the KV cache. After each answer the process's peak resident set is compared with what `xamc plan`
 announces for that context; more than that fails the run.
 """

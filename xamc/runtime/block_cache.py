@@ -169,8 +169,8 @@ class BlockCache:
         node = self._index.add(parent, tokens, row.blocks[at])
         if node is None:
             known = parent.children.get(tokens)
-            if known is None:
-                return parent  # a part of a longer block, at a sequence's end
+            if known is None or len(tokens) < self.block:
+                return parent  # at a sequence's end, or one that goes on writing into a block of its own
             self._references[known.block] += 1
             self._drop(row.blocks[at])
             self.table[index, at] = row.blocks[at] = known.block

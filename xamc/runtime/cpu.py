@@ -146,10 +146,13 @@ class CpuExecutor:
     def _make_pools(self) -> tuple[list[NDArray[Any]], Any]:
         """The pools of all layers in the order of the functions' KV tuple, as arrays and as TVM's tensors."""
         model, kv = self._manifest.model, self._manifest.kv
-        shape = (self.pages.blocks, model.num_kv_heads, kv.block, model.head_dim)
-        of_layer: list[tuple[tuple[int, ...], str]] = [(shape, kv.dtype), (shape, kv.dtype)]
+        blocks = (self.pages.blocks, model.num_kv_heads)
+        of_layer: list[tuple[tuple[int, ...], str]] = [
+            ((*blocks, model.head_dim, kv.block), kv.dtype),
+            ((*blocks, kv.block, model.head_dim), kv.dtype),
+        ]
         if kv.dtype == "int8":
-            of_layer += [(shape[:3], "float32")] * 2
+            of_layer += [((*blocks, kv.block), "float32")] * 2
         pools, tensors = [], []
         try:
             for entry_shape, dtype in of_layer * model.num_layers:

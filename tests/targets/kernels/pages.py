@@ -29,6 +29,11 @@ def scatter(cache: np.ndarray, table: np.ndarray, entries: int, block: int, fill
     return pool
 
 
+def keys_turned(pools: list[np.ndarray]) -> list[np.ndarray]:
+    """The pools with the last two axes of the first, the keys, exchanged."""
+    return [np.ascontiguousarray(pools[0].swapaxes(2, 3)), *pools[1:]]
+
+
 def gather(pool: np.ndarray, table: np.ndarray, capacity: int) -> np.ndarray:
     """The inverse of `scatter`."""
     block = pool.shape[2]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.targets.kernels.harness import LEVELS_HERE, assert_close, kernel, normal, rng
-from tests.targets.kernels.pages import block_table, gather, quantize, scatter, storage
+from tests.targets.kernels.pages import block_table, gather, keys_turned, quantize, scatter, storage
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype
 from xamc.targets.kernels.rope import rope, rope_kv_write
@@ -72,13 +72,13 @@ def test_rope_kv_write(isa: Isa, hq: int, hkv: int, d: int, dtype: KvDtype, norm
                 cache[i, :, first : first + kept] = new[i, :kept].transpose(1, 0, 2)
         table, entries = block_table(g, b, CAPACITY, BLOCK)
         initial = [*codes, *scales] if dtype == "int8" else [*before.astype(storage(dtype))]
-        pools = [scatter(x, table, entries, BLOCK, 9) for x in initial]
+        pools = keys_turned([scatter(x, table, entries, BLOCK, 9) for x in initial])
         out = np.zeros((b, s, hq * d), np.float32)
         run(qkv, positions, table, np.array(index), *tables(d), *(w if norm else ()), *pools, out)
         assert_close(out, q.reshape(out.shape), "kernel_elementwise")
         unused = np.setdiff1d(np.arange(entries), table)
         assert all((pool[unused].astype(np.float32) == 9).all() for pool in pools)
-        actual = [gather(pool, table, CAPACITY) for pool in pools]
+        actual = [gather(pool, table, CAPACITY) for pool in keys_turned(pools)]
         if dtype == "int8":
             step = actual[2:]
             for cache, scale, want in zip(actual[:2], step, expected):

@@ -134,12 +134,12 @@ class _Selection:
         entries = tirx.Var("pool_blocks", "int64")
         pools: list[tuple[str, Any]] = []
         for pair in zip(caches[::2], caches[1::2], strict=True):
-            shapes = [[entries, c.ty.shape[1], self.block, c.ty.shape[3]] for c in pair]
+            _, heads, _, dim = pair[0].ty.shape
+            shapes = [[entries, heads, dim, self.block], [entries, heads, self.block, dim]]
             pools += [(c.name, relax.TensorType(s, self.kv_dtype)) for c, s in zip(pair, shapes, strict=True)]
             if self.kv_dtype == "int8":
-                pools += [
-                    (f"{c.name}_scale", relax.TensorType(s[:3], "float32")) for c, s in zip(pair, shapes, strict=True)
-                ]
+                scale = relax.TensorType([entries, heads, self.block], "float32")
+                pools += [(f"{c.name}_scale", scale) for c in pair]
         weight_types = [relax.TensorType(list(b.shape), b.dtype) for b in self.plan.buffers]
         kv = relax.Var("kv", relax.TupleType([ty for _, ty in pools]))
         weights = relax.Var("weights", relax.TupleType(weight_types))
@@ -315,7 +315,7 @@ class _Selection:
         query, key, value, index = call.tensors
         heads, window, scale = call.attributes["heads"], call.attributes["window"], float(call.attributes["scale"])
         pools = [self._whole(key), self._whole(value)]
-        kv_heads, dim = int(pools[0].ty.shape[1]), int(pools[0].ty.shape[3])
+        kv_heads, dim = int(pools[0].ty.shape[1]), int(pools[0].ty.shape[2])
         q = self._whole(query)
         name = f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_b{self.block}_{window}_{_number(scale)}_{self.m}"
         self.as_whole[var] = self._call(

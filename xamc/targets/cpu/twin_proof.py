@@ -157,24 +157,24 @@ def paged(caches: Sequence[Array], kv_dtype: str, block: int) -> tuple[Array, li
     entries = batch * blocks + 2
     table = np.random.default_rng(entries).permutation(entries)[: batch * blocks].astype(np.int32)
 
-    def pool(array: Array) -> Array:
-        """[B, Hkv, C, ...] as [N, Hkv, block, ...]."""
+    def pool(array: Array, turned: bool = False) -> Array:
+        """[B, Hkv, C, ...] as [N, Hkv, block, ...], or with the last two axes turned."""
         rest = array.shape[3:]
         padding = [(0, 0), (0, 0), (0, blocks * block - capacity), *((0, 0) for _ in rest)]
         cut = np.pad(array, padding).reshape(batch, heads, blocks, block, *rest)
         result = np.full((entries, heads, block, *rest), 99).astype(array.dtype)
         result[table] = np.moveaxis(cut, 2, 1).reshape(batch * blocks, heads, block, *rest)
-        return result
+        return np.ascontiguousarray(np.swapaxes(result, -1, -2)) if turned else result
 
     pools: list[Array] = []
     for pair in zip(caches[::2], caches[1::2], strict=True):
         if kv_dtype == "int8":
             scales = [(np.abs(array).max(-1) / LARGEST_CODE).astype(np.float32) for array in pair]
             codes = [np.rint(a / np.maximum(s, 1e-30)[..., None]) for a, s in zip(pair, scales, strict=True)]
-            pools += [pool(array.astype(np.int8)) for array in codes] + [pool(array) for array in scales]
+            pools += [pool(codes[0].astype(np.int8), True), pool(codes[1].astype(np.int8)), *map(pool, scales)]
         else:
             dtype = np.dtype(ml_dtypes.bfloat16) if kv_dtype == "bfloat16" else np.dtype(kv_dtype)
-            pools += [pool(array.astype(dtype)) for array in pair]
+            pools += [pool(pair[0].astype(dtype), True), pool(pair[1].astype(dtype))]
     return table.reshape(batch, blocks), pools
 
 

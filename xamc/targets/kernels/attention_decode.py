@@ -8,9 +8,11 @@ same is done tile by tile (the online softmax of FlashAttention).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.kv_pages import GRAIN, Pool
+from xamc.targets.kernels.kv_pages import Pool
 
 TILE = 64
 """Keys attended to at a time: 16 KiB of float32 at D = 64."""
@@ -114,7 +116,6 @@ class _Part:
         self.isa, self.group, self.d, self.scale = isa, group, keys.d, scale
         self.q, self.keys, self.values, self.partial = q, keys, values, partial
         self.i, self.head, self.task = i, head, task
-        self.grain = min(isa.lanes, GRAIN)
 
     def clear(self) -> None:
         with E.serial(self.group) as member:
@@ -136,54 +137,33 @@ class _Part:
         self.emit_softmax(scores, shrinks, t0, count, hidden)
         self.emit_values(scores, shrinks, t0, count)
 
-    def grains(self, t0: E.Expr, block: E.Expr, count: E.Expr) -> list[tuple[E.Expr, E.Expr]]:
-        """Where each run of `grain` positions of a vector begins; surplus runs repeat the last one."""
-        last = E.let((count - 1) // self.grain)
-        parts = self.isa.lanes // self.grain
-        return [
-            self.keys.place(self.i, E.let(t0 + E.minimum(block * parts + part, last) * self.grain))
-            for part in range(parts)
-        ]
-
     def emit_scores(self, scores: E.Buffer, t0: E.Expr, count: E.Expr) -> None:
         """scores[g, t] = scale q_g k_t; beyond `count` whatever the cache holds, which is masked afterwards."""
-        lanes, d = self.isa.lanes, self.d
-        with E.serial(E.let((count + (lanes - 1)) // lanes)) as block:
-            starts = self.grains(t0, block, count)
-            at = [(starts[t // self.grain][0], starts[t // self.grain][1] + t % self.grain) for t in range(lanes)]
+        keys, lanes = self.keys, min(self.isa.lanes, self.keys.block)
+        tile, vectors = tile_of(self.group, TILE // lanes, self.isa)
+        last = E.let((count - 1) // lanes)
+        with E.serial(E.let(last // vectors + 1)) as part:
+            # surplus vectors repeat the last one
+            first = [E.let(E.minimum(part * vectors + v, last)) for v in range(vectors)]
+            places = [keys.place(self.i, E.let(t0 + index * lanes)) for index in first]
+            with E.serial(self.group // tile) as outer:
+                queries = [E.let((self.head * self.group + outer * tile + g) * self.d) for g in range(tile)]
 
-            def key(t: int, e: E.Expr, width: int) -> E.Expr:
-                value = self.keys.load(at[t], self.head, e, width)
-                if self.keys.scales is None:
-                    return value
-                return value * E.splat(self.keys.scale(at[t], self.head), width)
+                def finish(g: int, v: int, total: E.Expr) -> None:
+                    factor = E.const(self.scale, lanes)
+                    if keys.scales is not None:
+                        factor = factor * keys.scale(places[v], self.head, lanes)
+                    E.store(scores, [outer * tile + g, (part * vectors + v) * lanes], total * factor, lanes)
 
-            if self.group == 1:
-                self.dot(scores, 0, block, key)
-            else:
-                # Converted once, used by every query of the group.
-                rows = E.scratch((lanes, d))
-                for t in range(lanes):
-                    E.lanewise(d, self.isa, lambda e, width: E.store(rows, [t, e], key(t, e, width), width))  # noqa: B023
-                with E.serial(self.group) as member:
-                    self.dot(scores, member, block, lambda t, e, width: E.load(rows, [t, e], width))
-
-    def dot(self, scores: E.Buffer, member: E.Expr | int, block: E.Expr, key: E.KeyReader) -> None:
-        lanes, d = self.isa.lanes, self.d
-        sums = [E.Register(lanes, initial=E.const(0, lanes)) for _ in range(lanes)]
-        base = E.let((self.head * self.group + member) * d)
-        with E.serial(d // lanes) as c:
-            query = E.let(E.load(self.q, [self.i, 0, base + c * lanes], lanes))
-            for t, register in enumerate(sums):
-                register.set(E.fma(query, key(t, c * lanes, lanes), register.get(), lanes))
-        result = E.gather_sums([register.get() for register in sums])
-        store = E.Register(lanes, initial=result)
-        if d % lanes:
-            with E.serial(d // lanes * lanes, d) as e:
-                query = E.let(E.load(self.q, [self.i, 0, base + e]))
-                for t in range(lanes):
-                    E.store(store.buffer, [t], E.fma(query, key(t, e, 1), E.load(store.buffer, [t]), 1))
-        E.store(scores, [member, block * lanes], store.get() * E.const(self.scale, lanes), lanes)
+                sums = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in range(vectors)] for _ in range(tile)]
+                with E.serial(self.d) as e:
+                    accumulate(
+                        sums,
+                        lambda g: E.load(self.q, [self.i, 0, queries[g] + e]),
+                        lambda v: keys.load(places[v], self.head, e, lanes),
+                        lanes,
+                    )
+                each(sums, finish)
 
     def emit_softmax(
         self, scores: E.Buffer, shrinks: E.Buffer, t0: E.Expr, count: E.Expr, hidden: E.Expr | None
@@ -213,33 +193,28 @@ class _Part:
             total = E.reduce(sums.get(), lanes, E.add)
             self.put(member, self.d + 1, E.fma(self.get(member, self.d + 1), shrink, total, 1), 1)
         if self.values.scales is not None:
-            with E.serial(E.let((count + (self.grain - 1)) // self.grain)) as run:
-                place = self.values.place(self.i, E.let(t0 + run * self.grain))
-                factor = E.let(self.values.scale(place, self.head, self.grain))
+            width = min(lanes, self.values.block)
+            with E.serial(E.let((count + (width - 1)) // width)) as run:
+                place = self.values.place(self.i, E.let(t0 + run * width))
+                factor = E.let(self.values.scale(place, self.head, width))
                 with E.serial(self.group) as member:
-                    at = [member, run * self.grain]
-                    E.store(scores, at, E.load(scores, at, self.grain) * factor, self.grain)
+                    at = [member, run * width]
+                    E.store(scores, at, E.load(scores, at, width) * factor, width)
 
     def emit_values(self, scores: E.Buffer, shrinks: E.Buffer, t0: E.Expr, count: E.Expr) -> None:
         """o_g = shrink_g o_g + sum_t p[g, t] v_t, a register tile of queries and elements at a time."""
-        lanes, d = self.isa.lanes, self.d
-        tile = max(size for size in (1, 2, 3, 4) if self.group % size == 0)
-        budget = max(1, (self.isa.registers - 4) // tile)
-        vectors = max((size for size in range(1, budget + 1) if (d // lanes) % size == 0), default=1)
+        lanes, whole = self.isa.lanes, self.d // self.isa.lanes
+        tile, vectors = tile_of(self.group, whole, self.isa)
         with E.serial(self.group // tile) as outer:
             members = [E.let(outer * tile + g) for g in range(tile)]
+            if whole:
+                with E.serial(whole // vectors) as block:
+                    self.weigh(scores, shrinks, members, E.let(block * (lanes * vectors)), vectors, lanes, t0, count)
+            if self.d % lanes:
+                with E.serial(whole * lanes, self.d) as e:
+                    self.weigh(scores, shrinks, members, e, 1, 1, t0, count)
 
-            def weighted(first: E.Expr, count_: int, width: int) -> None:
-                self.weighted(scores, shrinks, members, first, count_, width, t0, count)
-
-            if d >= lanes:
-                with E.serial(d // (lanes * vectors)) as block:
-                    weighted(E.let(block * (lanes * vectors)), vectors, lanes)
-            if d % lanes:
-                with E.serial(d // lanes * lanes, d) as e:
-                    weighted(e, 1, 1)
-
-    def weighted(
+    def weigh(
         self,
         scores: E.Buffer,
         shrinks: E.Buffer,
@@ -250,26 +225,57 @@ class _Part:
         t0: E.Expr,
         count: E.Expr,
     ) -> None:
-        sums = [
-            [
-                E.Register(
-                    lanes,
-                    initial=self.get(member, first + v * lanes, lanes) * E.splat(E.load(shrinks, [member]), lanes),
-                )
-                for v in range(vectors)
-            ]
-            for member in members
-        ]
+        """Elements [first, first + vectors * lanes) of the outputs of `members`."""
+
+        def before(member: E.Expr, v: int) -> E.Expr:
+            return self.get(member, first + v * lanes, lanes) * E.splat(E.load(shrinks, [member]), lanes)
+
+        sums = [[E.Register(lanes, initial=before(member, v)) for v in range(vectors)] for member in members]
         run = min(self.values.block, TILE)
         with E.serial(E.let((count + (run - 1)) // run)) as index:
             page, offset = self.values.place(self.i, E.let(t0 + index * run))
             with E.serial(E.let(E.minimum(count - index * run, E.i64(run)))) as t:
-                place = (page, offset + t)
-                values = [E.let(self.values.load(place, self.head, first + v * lanes, lanes)) for v in range(vectors)]
-                for member, registers in zip(members, sums):
-                    weight = E.let(E.splat(E.load(scores, [member, index * run + t]), lanes))
-                    for value, register in zip(values, registers):
-                        register.set(E.fma(weight, value, register.get(), lanes))
-        for member, registers in zip(members, sums):
-            for v, register in enumerate(registers):
-                self.put(member, first + v * lanes, register.get(), lanes)
+                accumulate(
+                    sums,
+                    lambda g: E.load(scores, [members[g], index * run + t]),
+                    lambda v: self.values.load((page, offset + t), self.head, first + v * lanes, lanes),
+                    lanes,
+                )
+        each(sums, lambda g, v, total: self.put(members[g], first + v * lanes, total, lanes))
+
+
+def tile_of(group: int, vectors: int, isa: Isa) -> tuple[int, int]:
+    """Queries and vectors of a register tile that divide `group` and `vectors`.
+
+    Chosen for the fewest instructions per multiply-add, with about three for a vector (load and widen) and one for the
+    broadcast of a query's factor.
+    """
+    room = isa.registers - 4
+    tiles = [
+        (queries, width)
+        for queries in range(1, min(group, room) + 1)
+        for width in range(1, max(vectors, 1) + 1)
+        if group % queries == 0 and max(vectors, 1) % width == 0 and queries * width <= room
+    ]
+    return min(tiles, key=lambda tile: ((3 * tile[1] + tile[0]) / (tile[0] * tile[1]), -tile[0] * tile[1]))
+
+
+def accumulate(
+    sums: list[list[E.Register]],
+    factor: Callable[[int], E.Expr],
+    vector: Callable[[int], E.Expr],
+    lanes: int,
+) -> None:
+    """sums[g][v] += factor(g) * vector(v), the vectors read once for all g."""
+    values = [E.let(vector(v)) for v in range(len(sums[0]))]
+    for g, registers in enumerate(sums):
+        weight = E.let(E.splat(factor(g), lanes))
+        for value, register in zip(values, registers):
+            register.set(E.fma(weight, value, register.get(), lanes))
+
+
+def each(sums: list[list[E.Register]], finish: Callable[[int, int, E.Expr], None]) -> None:
+    """Hands every sum to `finish(g, v, sum)`."""
+    for g, registers in enumerate(sums):
+        for v, register in enumerate(registers):
+            finish(g, v, register.get())

@@ -1,7 +1,7 @@
 """Attention for many queries per sequence, blocked with an online softmax (Dao et al., 2022, FlashAttention).
 
 A task is one KV head of one sequence and a block of queries; with grouped queries its rows are all query heads of the
-group, row = query * group + member, so that keys and values are converted and transposed once for all of them. For
+group, row = query * group + member, so that keys and values are converted once for all of them. For
 each block of keys, with m the running maximum, l the running sum of exponentials and o the running output of a row:
 
     s = scale q k^T;  m' = max(m, max s);  p = exp(s - m');  a = exp(m - m')
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.kv_pages import GRAIN, Pool
+from xamc.targets.kernels.kv_pages import Pool
 from xamc.targets.kernels.microkernel import FLOAT32, cut_rows, emit_tile, row_tiles, tile_size
 
 BLOCK_T = 64
@@ -105,7 +105,7 @@ class _Task:
         def visit(block: E.Expr) -> None:
             t0 = E.let(block * BLOCK_T)
             count = E.let(E.minimum(stop - t0, E.i64(BLOCK_T)))
-            self.transpose(pool_k, keys, i, head, t0, count)
+            self.widen(pool_k, keys, i, head, t0, count)
             self.score(query, keys, scores, rows)
             self.soften(scores, state, output, rows, position, t0)
             self.convert(pool_v, values, i, head, t0, count)
@@ -128,27 +128,20 @@ class _Task:
 
             E.lanewise(d, self.isa, finish)
 
-    def transpose(self, pool: Pool, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
+    def widen(self, pool: Pool, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
         """keys[d, t] = k[t0 + t, d]; beyond the last key whatever the cache holds, which is masked later."""
-        lanes, d = min(self.lanes, GRAIN), self.d  # wider transposes compile slowly and gain nothing
-        last = E.let((count - 1) // lanes)
-        with E.serial(BLOCK_T // lanes) as block:
-            page, offset = pool.place(i, E.let(t0 + E.minimum(block, last) * lanes))
-            at = [(page, offset + t) for t in range(lanes)]
-            scales = [] if pool.scales is None else [E.let(pool.scale(place, head)) for place in at]
-
-            def column(t: int, e: E.Expr, width: int) -> E.Expr:
-                value = pool.load(at[t], head, e, width)
-                return value * E.splat(scales[t], width) if scales else value
-
-            with E.serial(d // lanes) as c:
-                columns = [E.let(column(t, c * lanes, lanes)) for t in range(lanes)]
-                for e, vector in enumerate(E.transpose(columns)):
-                    E.store(keys, [c * lanes + e, block * lanes], vector, lanes)
-            if d % lanes:
-                with E.serial(d // lanes * lanes, d) as e:
-                    for t in range(lanes):
-                        E.store(keys, [e, block * lanes + t], column(t, e, 1))
+        run = min(pool.block, BLOCK_T)
+        lanes = min(self.lanes, run)
+        last = E.let((count - 1) // run)
+        with E.serial(BLOCK_T // run) as part:
+            page, offset = pool.place(i, E.let(t0 + E.minimum(part, last) * run))
+            with E.serial(self.d) as e:
+                for t in range(0, run, lanes):
+                    place = (page, offset + t)
+                    value = pool.load(place, head, e, lanes)
+                    if pool.scales is not None:
+                        value = value * pool.scale(place, head, lanes)
+                    E.store(keys, [e, part * run + t], value, lanes)
 
     def score(self, query: E.Buffer, keys: E.Buffer, scores: E.Buffer, rows: E.Expr) -> None:
         lanes = self.lanes

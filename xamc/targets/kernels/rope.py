@@ -129,27 +129,22 @@ def rope_kv_write(
             def write() -> None:
                 place = keys.place(i, slot)
                 with E.serial(hkv) as head:
-                    read = reader(E.let((hq + head) * d), norms[1])
-                    if keys.scales is None:
-
-                        def put(e: E.Expr, value: E.Expr, lanes: int) -> None:
-                            keys.put(place, head, e, value, lanes)
-
-                        _rotate(read, put, cos, sin, position, d, isa)
-                    else:
-                        turned = E.scratch((d,))
-                        _rotate(
-                            read,
-                            lambda e, value, lanes: E.store(turned, [e], value, lanes),
-                            cos,
-                            sin,
-                            position,
-                            d,
-                            isa,
-                        )
-                        keys.quantize(place, head, turned)
+                    key, value = E.scratch((d,)), E.scratch((d,))
+                    _rotate(
+                        reader(E.let((hq + head) * d), norms[1]),
+                        lambda e, new, lanes: E.store(key, [e], new, lanes),
+                        cos,
+                        sin,
+                        position,
+                        d,
+                        isa,
+                    )
+                    keys.write(place, head, key)
                     first = E.let((hq + hkv + head) * d)
-                    values.write(place, head, lambda e, lanes: E.load(qkv, [i, j, first + e], lanes))
+                    E.lanewise(
+                        d, isa, lambda e, lanes: E.store(value, [e], E.load(qkv, [i, j, first + e], lanes), lanes)
+                    )
+                    values.write(place, head, value)
 
             E.when(slot < keys.capacity, write)
 
