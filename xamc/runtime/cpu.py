@@ -14,7 +14,7 @@ from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.executor import F32, Step
-from xamc.runtime.memory import Bytes, aligned_zeros, map_file
+from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault
 from xamc.runtime.threads import check_threads, configure_tvm_threads
 from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
 
@@ -25,8 +25,10 @@ _BIT_DTYPES = {"bfloat16": np.dtype(np.uint16)}
 class CpuExecutor:
     """See `xamc.runtime.executor.Executor`; `docs/runtime.md` describes the functions called."""
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None) -> None:
-        """Loads the code and maps the weights; nothing is read from the disk before it is needed.
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int | None = None, prefault_weights: bool = False
+    ) -> None:
+        """Loads the code and maps the weights, which are read from the disk as they are needed, or here if asked.
 
         Raises:
             UnsupportedError: E1607, this CPU lacks features.
@@ -51,6 +53,8 @@ class CpuExecutor:
         self._free_unused = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
         self._create_view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
         mapped = map_file(folder / weights.file, weights.nbytes)
+        if prefault_weights:
+            prefault(mapped)
         self._weights = self._ffi.Array([self._weight(mapped, entry) for entry in weights.tensors])
         self.pages = BlockCache(manifest.kv.block, manifest.context_limit, manifest.max_batch, self._copy_block)
         self._pools, self._kv = self._make_pools()

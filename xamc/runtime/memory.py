@@ -62,6 +62,11 @@ def map_file(path: Path, nbytes: int) -> Bytes:
     return np.frombuffer(mapped, np.uint8)
 
 
+def prefault(block: Bytes) -> None:
+    """Reads a byte of every page of a mapping, so that the disk is read now and not by the first tokens."""
+    block[:: mmap.PAGESIZE].max(initial=0)
+
+
 def available_bytes(meminfo: Path = _MEMINFO) -> int | None:
     """Memory that can still be taken without swapping, or None where Linux does not say."""
     if meminfo.exists():

@@ -25,7 +25,7 @@ Batch = Sequence[str] | Sequence[I64] | Sequence[list[int]]
 Events = Iterator[tuple[int, str] | list[Generation]]
 
 
-def load(path: str | Path, threads: int | None = None) -> Any:
+def load(path: str | Path, threads: int | None = None, prefault: bool = False) -> Any:
     """Loads an artifact: a `Model` for a language model, a `GraphModel` for a graph.
 
     `load_language_model` and `load_graph` take one kind and have a type.
@@ -35,15 +35,17 @@ def load(path: str | Path, threads: int | None = None) -> Any:
     """
     if isinstance(read_any(path), GraphArtifact):
         return load_graph(path, threads)
-    return load_language_model(path, threads)
+    return load_language_model(path, threads, prefault)
 
 
-def load_language_model(path: str | Path, threads: int | None = None) -> Model:
+def load_language_model(path: str | Path, threads: int | None = None, prefault: bool = False) -> Model:
     """Loads the artifact of a language model.
 
     Args:
         path: the folder that `xamc compile` made.
         threads: threads of the kernels; None takes every CPU of the process's affinity.
+        prefault: read all weights from the disk now; else they are read as the first tokens need them. Of the targets
+            that map their weights only the CPU's has the choice.
 
     Raises:
         InputError: E15xx and E1611, no artifact or a damaged one; E1640, one of a graph.
@@ -52,14 +54,14 @@ def load_language_model(path: str | Path, threads: int | None = None) -> Model:
         MisuseError: E1608, a bad number of threads.
     """
     artifact = read_artifact(path)
-    return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads))
+    return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads, prefault))
 
 
-def _executor(folder: Path, manifest: Manifest, threads: int | None) -> Executor:
+def _executor(folder: Path, manifest: Manifest, threads: int | None, prefault: bool) -> Executor:
     if manifest.target == "tvm_cpu":
         from xamc.runtime.cpu import CpuExecutor
 
-        return CpuExecutor(folder, manifest, threads)
+        return CpuExecutor(folder, manifest, threads, prefault)
     if manifest.target == "reference":
         from xamc.runtime.reference import ReferenceExecutor
 

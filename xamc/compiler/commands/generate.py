@@ -25,13 +25,14 @@ def run_command(
     threads: int | None,
     target: str | None,
     as_json: bool,
+    prefault: bool,
 ) -> None:
     """Stream an answer to stdout, then its speed to stderr; with `as_json` one document instead.
 
     Raises:
         MisuseError: E1705, the artifact is not for `target`.
     """
-    model = load_language_model(artifact, threads)
+    model = load_language_model(artifact, threads, prefault)
     if target is not None and model.manifest.target != target:
         raise MisuseError(
             "E1705",
@@ -55,9 +56,10 @@ def chat_command(
     max_new_tokens: int | None,
     options: Mapping[str, Any],
     threads: int | None,
+    prefault: bool,
 ) -> None:
     """A conversation on the terminal: every answer sees all that was said before."""
-    model = load_language_model(artifact, threads)
+    model = load_language_model(artifact, threads, prefault)
     template = None if chat_template is None else _read_template(chat_template)
     history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     console = message_console()
