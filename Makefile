@@ -13,10 +13,10 @@ PROMPT ?= What is a compiler? Answer in one sentence.
 ARTIFACT ?=
 XDIST  ?= 2
 
-.PHONY: help venv compile test lint format golden bench verify scale clean
+.PHONY: help venv compile test lint format golden bench bench-long verify scale clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Installed once, and again when a pin or an extra changes.
 $(STAMP): pyproject.toml constraints.txt tools/bootstrap.py
@@ -46,6 +46,9 @@ golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read
 
 bench: $(STAMP) ## race other engines, measure fidelity (BENCH=vacc: VACC's graphs); results go to docs/benchmarks
 	@$(BIN)/python -m tools.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
+
+bench-long: $(STAMP) ## decode speed and memory over contexts of up to 64k tokens on a 1.1B shape; takes hours
+	@$(BIN)/python -m tools.bench.long_context $(BENCH_ARGS)
 
 verify: $(STAMP) ## re-check ARTIFACT's digests and golden logits (default: all below vacc_deploy)
 	@for artifact in $(or $(ARTIFACT),$(wildcard vacc_deploy/*)); do $(BIN)/xamc verify $$artifact || exit $$?; done

@@ -52,6 +52,20 @@ def test_fewer_bits_take_fewer_bytes(spec: dict[str, Any]) -> None:
     assert sizes[0] > 1.9 * sizes[1]
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
+def test_running_memory_follows_the_context_and_the_type_of_the_kv_cache(spec: dict[str, Any], dtype: str) -> None:
+    config = json.loads((Path(spec["frontend"]["checkpoint"]) / "config.json").read_text())
+    width = config["head_dim"]
+    per_head = {"fp32": 4 * width, "fp16": 2 * width, "bf16": 2 * width, "int8": width + 4}[dtype]
+    per_token = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * per_head
+    spec["frontend"]["shape"] = {"input_ids": [[16], [4096]]}
+    plan = make_plan(spec, [f"runtime.kv_dtype={dtype}", "runtime.max_batch=3"])
+    running = plan.running
+    assert running is not None and running.kv_sequence == 4096 * per_token and plan.kv_cache == 3 * 4096 * per_token
+    assert running.weights == _weights(plan) and running.total < running.weights + running.kv_sequence + 200 * 2**20
+    assert any("4096 tokens" in line and "KV cache" in line for line in plan.totals())
+
+
 def test_keys_passes_and_phases_are_listed(spec: dict[str, Any]) -> None:
     spec["frontend"]["shape"] = {"input_ids": [[16, 32], [64]]}
     plan = make_plan(spec, ["passes.disable=[norm_residual]"])

@@ -254,6 +254,7 @@ def test_token_ids_need_no_tokenizer(make_artifact: Any, toy: Any, vocab_size: i
 def test_logits_that_are_not_numbers(toy_path: Path, model: Model) -> None:
     class Broken:
         threads = 1
+        pages = None
 
         def allocate(self, batch: int) -> None:
             pass
@@ -265,9 +266,10 @@ def test_logits_that_are_not_numbers(toy_path: Path, model: Model) -> None:
         Model(toy_path, model.manifest, Broken()).generate([1], 3)
 
 
-def test_kv_cache_that_memory_cannot_hold(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kv_cache_that_memory_cannot_hold(toy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from xamc.runtime import session
 
+    model = load(toy_path, threads=1)
     monkeypatch.setattr(session, "available_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"E1606.*2 x 16 tokens.*MiB"):
         model.logits(np.ones((2, 16), np.int64))
@@ -321,7 +323,7 @@ class Counting:
 
     def __init__(self, executor: Any) -> None:
         self._executor = executor
-        self.threads = executor.threads
+        self.threads, self.pages = executor.threads, executor.pages
         self.prefilled = 0
 
     def allocate(self, batch: int) -> None:
@@ -340,25 +342,67 @@ def test_the_cache_of_the_turn_before_is_kept(toy_path: Path, model: Model, toy:
     for turn in range(3):
         want = toy.greedy(history, 5, vocab_size)
         executor.prefilled = 0
-        assert chat.generate(history, 5, ignore_eos=True, reuse_cache=True).token_ids == want
+        assert chat.generate(history, 5, ignore_eos=True).token_ids == want
         # Of the answer before, all but its last token is cached.
         assert executor.prefilled == (len(PROMPTS[1]) if turn == 0 else 4)
         history += [*want, 30 + turn, 40, 41]
     edited = [*history[:9], 99, 98]
     executor.prefilled = 0
-    assert chat.generate(edited, 5, ignore_eos=True, reuse_cache=True).token_ids == toy.greedy(edited, 5, vocab_size)
+    assert chat.generate(edited, 5, ignore_eos=True).token_ids == toy.greedy(edited, 5, vocab_size)
     assert executor.prefilled == 2
-    assert chat.generate(edited, 5, ignore_eos=True, reuse_cache=True).token_ids == toy.greedy(edited, 5, vocab_size)
+    assert chat.generate(edited, 5, ignore_eos=True).token_ids == toy.greedy(edited, 5, vocab_size)
     chat.generate(PROMPTS, 3, ignore_eos=True)
-    assert chat.generate(edited, 5, ignore_eos=True, reuse_cache=True).token_ids == toy.greedy(edited, 5, vocab_size)
+    assert chat.generate(edited, 5, ignore_eos=True).token_ids == toy.greedy(edited, 5, vocab_size)
     executor.prefilled = 0
-    chat.generate(edited, 1)
+    chat.generate(edited, 1, prefix_cache=False)
     assert executor.prefilled == len(edited)
+
+
+def test_prompts_of_a_batch_share_their_beginning(make_artifact: Any, toy: Any, vocab_size: int) -> None:
+    model = load(make_artifact(), threads=1)
+    executor = Counting(model._executor)
+    counted = Model(model.path, model.manifest, executor)
+    system = list(range(20, 39))  # two blocks of eight and a bit
+    prompts = [[*system, 50], [*system, 60, 61, 62], [*system[:17], 70]]
+    answers = counted.generate(prompts, 4, ignore_eos=True)
+    assert [answer.token_ids for answer in answers] == [toy.greedy(prompt, 4, vocab_size) for prompt in prompts]
+    assert executor.prefilled == sum(map(len, prompts)) - 2 * 16
+    assert [answer.reused_tokens for answer in answers] == [0, 16, 16]
+    executor.prefilled = 0
+    again = counted.generate(prompts[::-1], 4, ignore_eos=True)
+    assert [answer.token_ids for answer in again] == [toy.greedy(prompt, 4, vocab_size) for prompt in prompts[::-1]]
+    assert [answer.reused_tokens for answer in again] == [len(prompt) - 1 for prompt in prompts[::-1]]
+
+
+def test_what_was_forgotten_is_computed_again(make_artifact: Any, toy: Any, vocab_size: int) -> None:
+    """Prompts that together are longer than what the cache keeps, in turns: always right, rarely reused."""
+    model = load(make_artifact(), threads=1)
+    prompts = [[seed + i for i in range(30)] for seed in (5, 40, 75)]
+    reused = []
+    for prompt in (*prompts, *prompts, prompts[2]):
+        answer = model.generate(prompt, 2, ignore_eos=True)
+        assert answer.token_ids == toy.greedy(prompt, 2, vocab_size)
+        reused.append(answer.reused_tokens)
+    assert reused[:4] == [0, 0, 0, 0] and reused[-1] == 29
+
+
+def test_a_dynamic_rope_reuses_only_keys_of_its_own_base(make_artifact: Any, toy: Any, vocab_size: int) -> None:
+    """Beyond the trained length of 16 the base follows the prompt's length, so that other lengths share nothing."""
+    config = toy.config(vocab_size, RopeConfig("dynamic", 100.0, factor=2.0))
+    model = load(make_artifact(model=config), threads=1)
+    prompt = list(range(3, 23))
+    fresh = {size: load(make_artifact(model=config), threads=1).generate(prompt[:size], 3) for size in (9, 10, 18, 20)}
+    reused = []
+    for size in (9, 10, 18, 20, 20):
+        answer = model.generate(prompt[:size], 3)
+        assert answer.token_ids == fresh[size].token_ids
+        reused.append(answer.reused_tokens)
+    assert reused == [0, 9, 0, 0, 19]
 
 
 def test_a_kept_cache_is_taken_from_the_older_stream(model: Model) -> None:
     stream = iter(model.stream("the quick", 20, ignore_eos=True))
     next(stream)
-    model.generate("the quick fox", 2, reuse_cache=True)
+    model.generate("the quick fox", 2)
     with pytest.raises(MisuseError, match="E1618"):
         list(stream)

@@ -58,6 +58,41 @@ def test_a_process_that_runs_artifacts_is_light(make_artifact: Any) -> None:
     assert result["ready"] < 0.9
 
 
+STEADY = """
+import ctypes, json, sys, tracemalloc
+from xamc import runtime
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+model = runtime.load(sys.argv[1], 1, prefault=True)
+seen = []
+
+def look(row, piece):
+    info = libc.mallinfo2()
+    seen.append((tracemalloc.get_traced_memory()[0], info.arena + info.hblkhd))
+
+tracemalloc.start()
+model.generate("the quick brown fox jumps over", 20, ignore_eos=True, on_text=look, repetition_penalty=1.3)
+print(json.dumps(seen))
+"""
+
+
+def test_decoding_takes_no_more_memory_with_every_token(make_artifact: Any) -> None:
+    """Neither Python's objects nor the C heap, which holds TVM's pool, grow beyond the answer's own few bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", STEADY, str(make_artifact())], capture_output=True, text=True, check=True, timeout=120
+    )
+    seen = json.loads(done.stdout)
+    assert len(seen) > 8
+    python, heap = ([entry[index] for entry in seen[3:]] for index in range(2))
+    assert (python[-1] - python[0]) / (len(python) - 1) < 400  # token ids and text; a row of logits has 1,200 bytes
+    assert heap[-1] == heap[0]
+
+
 def test_all_cpus_are_used_and_none_is_pinned(make_artifact: Any) -> None:
     path = make_artifact()
     everything = sorted(os.sched_getaffinity(0))

@@ -22,6 +22,7 @@ class Recorder:
     """An executor whose cache holds token ids, and whose logits name the token they belong to."""
 
     threads = 1
+    pages = None
 
     def __init__(self, table: RopeTable) -> None:
         self._table = table

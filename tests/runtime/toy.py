@@ -29,7 +29,7 @@ from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.runtime.rope import rope_table
 
-HEADS, DIM, CAPACITY, CHUNK = 2, 4, 48, 8
+HEADS, DIM, CAPACITY, CHUNK, BLOCK = 2, 4, 48, 8, 8
 TEXT = "the quick brown fox jumps over the lazy dog. 你好,世界! 😀 Once upon a time, 中文字符 in a test."
 
 
@@ -135,7 +135,7 @@ def write_artifact(folder: Path, target: str, code: Path, tokenizer: Any = None,
         "context_limit": CAPACITY,
         "prefill_chunk": CHUNK,
         "max_batch": 3,
-        "kv": KvCache("float32"),
+        "kv": KvCache.paged("float32", BLOCK if target == "tvm_cpu" else 0),
         "functions": functions,
         "phases": (Phase("decode", functions[:1]), Phase("prefill", functions[1:])),
         "code_file": f"code/{name}",

@@ -23,12 +23,13 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
+from xamc.compiler.contract import KV_BLOCK
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import KvDtype
 from xamc.targets.kernels.linear import linear
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
-from xamc.targets.kernels.rope import KvDtype
 
 PROBE_BYTES = 192 * 2**20
 """Beyond the last-level cache of the machines we know."""
@@ -162,17 +163,25 @@ def linears(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[R
                 yield measure(f"gemm m={m} {name}", "Gflop/s", 2 * m * n * k / 1e9, multiply, peak, repeats)
 
 
+def cache(generator: np.random.Generator, shape: tuple[int, ...], dtype: KvDtype) -> list[Any]:
+    """Keys and values of one layer, and the scales of int8 ones."""
+    both = ((*shape[:2], shape[3], shape[2]), shape)
+    if dtype == "int8":
+        codes = [tensor(generator.integers(-127, 128, shape, np.int8)) for shape in both]
+        return codes + [tensor(np.full(shape[:3], 0.01, np.float32)) for _ in both]
+    return [tensor(generator.standard_normal(shape, np.float32).astype(dtype)) for shape in both]
+
+
 def attentions(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[Result]:
     generator = np.random.default_rng(0)
-    dtypes: tuple[KvDtype, ...] = ("float32", "float16")
+    dtypes: tuple[KvDtype, ...] = ("float32", "float16", "int8")
     for hq, hkv, d in ((9, 3, 64), (32, 4, 64), (16, 8, 128)):
         for dtype in dtypes:
             capacity = 4096
-            layers = max(1, PROBE_BYTES // (2 * hkv * capacity * d * np.dtype(dtype).itemsize))
-            caches = [
-                [tensor(generator.standard_normal((1, hkv, capacity, d)).astype(dtype)) for _ in range(2)]
-                for _ in range(layers)
-            ]
+            per_layer = 2 * hkv * capacity * (d * np.dtype(dtype).itemsize + (4 if dtype == "int8" else 0))
+            blocks = capacity // KV_BLOCK
+            table = tensor(generator.permutation(blocks).astype(np.int32)[None])
+            caches = [cache(generator, (blocks, hkv, KV_BLOCK, d), dtype) for _ in range(PROBE_BYTES // per_layer + 1)]
             name = f"{hq}/{hkv} heads of {d}, {dtype} cache"
             for m, s, past in (("one", 1, capacity - 1), ("any", 512, 0)):
                 run = compiled(attention(hq, hkv, d, dtype, isa, scale=d**-0.5, m=m), isa)  # type: ignore[arg-type]
@@ -180,13 +189,16 @@ def attentions(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterato
                 y, index = tensor(np.zeros((1, s, hq * d), np.float32)), tensor(np.array([past]))
 
                 def attend(
-                    run: Any = run, some: Any = caches if s == 1 else caches[:1], rest: Any = (index, y), q: Any = q
+                    run: Any = run,
+                    some: Any = caches if s == 1 else caches[:1],
+                    inputs: Any = (q, table, index),
+                    y: Any = y,
                 ) -> None:
-                    for k, v in some:
-                        run(q, k, v, *rest)
+                    for pools in some:
+                        run(*inputs, *pools, y)
 
                 if s == 1:
-                    moved = layers * 2 * hkv * capacity * d * np.dtype(dtype).itemsize / 1e9
+                    moved = len(caches) * per_layer / 1e9
                     yield measure(f"attention decode at {capacity}, {name}", "GB/s", moved, attend, bandwidth, repeats)
                 else:
                     work = 4 * hq * d * s * (s + 1) / 2 / 1e9

@@ -49,6 +49,12 @@ TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the lik
 TopKOption = Annotated[int, typer.Option(min=0, help="Sample among the K likeliest tokens; 0: all.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens of sum P.")]
 PenaltyOption = Annotated[float, typer.Option(help="Above 1 makes tokens that occurred less likely.")]
+PrefaultOption = Annotated[
+    bool, typer.Option("--prefault", help="Read all weights from the disk before the first token.")
+]
+NoPrefixCacheOption = Annotated[
+    bool, typer.Option("--no-prefix-cache", help="Compute every prompt from its first token on.")
+]
 SeedOption = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
 AnswerTokensOption = Annotated[
     int | None,
@@ -182,6 +188,8 @@ def _run(
     stop: StopOption = None,
     seed: SeedOption = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")] = False,
+    no_prefix_cache: NoPrefixCacheOption = False,
+    prefault: PrefaultOption = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -201,8 +209,11 @@ def _run(
         "stop": tuple(stop or ()),
         "seed": seed,
         "ignore_eos": ignore_eos,
+        "prefix_cache": not no_prefix_cache,
     }
-    run_command(artifact, prompt, chat, max_new_tokens, options, threads, _target_name(target), as_json=json)
+    run_command(
+        artifact, prompt, chat, max_new_tokens, options, threads, _target_name(target), as_json=json, prefault=prefault
+    )
 
 
 @app.command("chat")
@@ -218,6 +229,8 @@ def _chat(
     top_p: TopPOption = 1.0,
     repetition_penalty: PenaltyOption = 1.0,
     seed: SeedOption = None,
+    no_prefix_cache: NoPrefixCacheOption = False,
+    prefault: PrefaultOption = False,
     threads: ThreadsOption = None,
 ) -> None:
     """Talk with an artifact; an empty line or end of file leaves."""
@@ -229,8 +242,9 @@ def _chat(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
+        "prefix_cache": not no_prefix_cache,
     }
-    chat_command(artifact, system, chat_template, max_new_tokens, options, threads)
+    chat_command(artifact, system, chat_template, max_new_tokens, options, threads, prefault)
 
 
 @app.command("verify")

@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+KV_BLOCK = 64
+"""Positions of a block of the CPU target's paged KV cache: one tile of the attention kernels, 8 KiB of a head of 64 in
+16 bits. Smaller ones would share more of a prefix, and take more look-ups."""
+
 RopeKind = Literal["default", "linear", "dynamic", "llama3"]
 
 DTYPE_BYTES: Mapping[str, float] = {
@@ -101,3 +105,9 @@ def present_key(layer: int) -> str:
 def present_value(layer: int) -> str:
     """Name of the graph output that holds a layer's values after the step, [B, Hkv, P + S, D]."""
     return f"present_value.{layer}"
+
+
+def kv_bytes_per_token(config: ModelConfig, dtype: str) -> int:
+    """Bytes of one token's keys and values in all layers; with int8 a float32 scale per head beside them."""
+    head = config.head_dim * DTYPE_BYTES[dtype] + (4 if dtype == "int8" else 0)
+    return int(2 * config.num_layers * config.num_kv_heads * head)

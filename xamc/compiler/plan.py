@@ -15,11 +15,12 @@ from typing import Any
 from xamc.compiler.artifact.manifest import plan_layout
 from xamc.compiler.artifact.staging import free_bytes
 from xamc.compiler.cache import default_cache_folder
-from xamc.compiler.contract import ModelConfig
+from xamc.compiler.contract import ModelConfig, kv_bytes_per_token
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
+from xamc.compiler.running_memory import RunningMemory, running_memory
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
@@ -91,6 +92,7 @@ class Plan:
             stage cache. On different file systems both hold them.
         free_memory, free_disk: what this machine has now.
         kv_cache: bytes of the KV cache for `max_batch` sequences of full length.
+        running: what one sequence of full length takes at run time, where that is known.
         where: the folder whose disk is meant.
         static: what every rank holds, for a target of static graphs.
     """
@@ -112,6 +114,7 @@ class Plan:
     free_memory: int
     free_disk: int
     kv_cache: int
+    running: RunningMemory | None
     where: Path
     static: StaticPlan | None = None
 
@@ -128,10 +131,20 @@ class Plan:
                 model,
                 f"{self.target} can't be compiled for yet; sizes are those of the weights as they are stored",
             )
-        running = f"; running adds {size(self.kv_cache)} of KV cache at full batch and length" if self.kv_cache else ""
+        adds = f"; running adds {size(self.kv_cache)} of KV cache at full batch and length" if self.kv_cache else ""
+        run = self.running
+        lines = (
+            ()
+            if run is None
+            else (
+                f"running  ~{size(run.total)} for a sequence of {run.context} tokens: weights {size(run.weights)}, "
+                f"{run.kv_dtype} KV cache {size(run.kv_sequence)}, the rest {size(run.activations + run.base)}",
+            )
+        )
         return (
             model,
-            f"memory   ~{size(self.peak_memory)} while compiling, {size(self.free_memory)} available{running}",
+            f"memory   ~{size(self.peak_memory)} while compiling, {size(self.free_memory)} available{adds}",
+            *lines,
             f"disk     {size(self.peak_disk)}, {size(self.free_disk)} free in {self.where}",
             f"time     ~{duration(self.seconds)} on 2 cores",
         )
@@ -231,11 +244,14 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     workers = packing_workers(spec.workspace.workers)
     stages = tuple(_stages(spec, config, checkpoint, parameters, weights, workers, caps)) if caps.available else ()
     destination = spec.workspace.path
-    kv_bytes = 2 if request is not None and request.kv_dtype != "float32" else (4 if caps.available else 2)
+    kv_dtype = "float16" if request is None else request.kv_dtype
     context = spec.context_limit or config.max_position_embeddings
     # an embedding model's graphs give no caches
-    layers = 0 if request is not None and request.is_embedding else config.num_layers
-    per_token = 2 * layers * config.num_kv_heads * config.head_dim * kv_bytes
+    is_embedding = request is not None and request.is_embedding
+    per_token = 0 if is_embedding else kv_bytes_per_token(config, kv_dtype)
+    running = None
+    if caps.available and caps.kv_layout == "in_place":
+        running = running_memory(config, weights, context, spec.prefill_chunk, kv_dtype)
     rows = spec.runtime.max_batch if caps.dynamic_shapes else 1
     same_disk = _device(destination) == _device(default_cache_folder())
     return Plan(
@@ -256,6 +272,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         free_memory=available_bytes(),
         free_disk=free_bytes(destination),
         kv_cache=per_token * context * rows,
+        running=running,
         where=destination,
         static=static,
     )

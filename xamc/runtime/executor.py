@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.errors import InternalError
+
+if TYPE_CHECKING:
+    from xamc.runtime.block_cache import BlockCache
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -35,6 +38,16 @@ class Step:
     rope_sin: F32
     all_positions: bool = False
 
+    def of_rows(self, rows: NDArray[np.intp]) -> Step:
+        """The step of some rows alone, no wider than they need."""
+        width = int(self.lengths[rows].max())
+        return replace(
+            self,
+            input_ids=self.input_ids[rows, :width],
+            write_index=self.write_index[rows],
+            lengths=self.lengths[rows],
+        )
+
     @property
     def position_ids(self) -> I64:
         """int64[B, S]; positions of padding are kept inside the table, as no kernel checks them."""
@@ -57,6 +70,11 @@ class Executor(Protocol):
     @property
     def threads(self) -> int:
         """How many threads the kernels use."""
+        ...
+
+    @property
+    def pages(self) -> BlockCache | None:
+        """Whose block is whose, if the KV cache is paged; begins batches then in place of `allocate`."""
         ...
 
     def allocate(self, batch: int) -> None:

@@ -28,6 +28,7 @@ class Generation:
         finish_reason: "eos" an end-of-sequence token, "stop" a stop string, "length" max_new_tokens reached,
             "context" the artifact's context limit reached.
         prompt_tokens: tokens of this prompt.
+        reused_tokens: how many of them were not computed for this answer, because the KV cache had them.
         prefill_tokens_per_s: prompt tokens of the whole batch that were not cached, per second of prefill.
         decode_tokens_per_s: tokens of this answer after its first per second, sampling and text included; 0 if there
             was only one.
@@ -37,6 +38,7 @@ class Generation:
     token_ids: list[int]
     finish_reason: FinishReason
     prompt_tokens: int
+    reused_tokens: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
 
@@ -48,14 +50,14 @@ class Options(Sampling):
     Attributes:
         ignore_eos: whether to go on after an end-of-sequence token.
         stop: string or strings that end an answer and are left out of its text.
-        reuse_cache: keep what the KV cache holds of the call before as far as the prompt begins with the same tokens,
-            as the next turn of a chat does. Saves time, but sums are then made in another order, so an answer may
-            differ where two tokens are equally likely to the last digits. One prompt only.
+        prefix_cache: don't compute again what the KV cache still holds of earlier calls, as far as a prompt begins
+            with the same tokens: a system prompt, the turns before of a chat. Saves time, but sums are then made in
+            another order, so an answer may differ where two tokens are equally likely to the last digits.
     """
 
     ignore_eos: bool = False
     stop: str | Sequence[str] = ()
-    reuse_cache: bool = False
+    prefix_cache: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,14 @@ class _Row:
             return "context"
         return None
 
-    def result(self, prefill_tokens_per_s: float) -> Generation:
+    def result(self, reused_tokens: int, prefill_tokens_per_s: float) -> Generation:
         seconds, tokens = self._last - self._first, len(self.token_ids) - 1
         return Generation(
             text=self.text,
             token_ids=self.token_ids,
             finish_reason=self.finish_reason or "length",
             prompt_tokens=self.prompt_tokens,
+            reused_tokens=reused_tokens,
             prefill_tokens_per_s=prefill_tokens_per_s,
             decode_tokens_per_s=tokens / seconds if tokens and seconds > 0 else 0.0,
         )
@@ -138,7 +141,7 @@ def run(
     """Generates answers to a batch of prompts.
 
     Args:
-        session: of as many rows as there are prompts; what it has cached already is a part of them.
+        session: of as many rows as there are prompts, and begun with them.
         prompts: token ids; lengths may differ.
         limits: when an answer ends.
         sampling: how tokens are chosen.
@@ -153,9 +156,9 @@ def run(
         for index, prompt in enumerate(prompts)
     ]
     started = time.perf_counter()
-    missing = [prompt[cached:] for prompt, cached in zip(prompts, session.lengths.tolist())]
-    logits = session.prefill(missing)[:, 0]
-    prefill_tokens_per_s = sum(map(len, missing)) / (time.perf_counter() - started)
+    logits = session.prefill_prompts()[:, 0]
+    computed = sum(map(len, prompts)) - int(session.reused.sum())
+    prefill_tokens_per_s = computed / (time.perf_counter() - started)
     active = np.ones(len(rows), np.bool_)
     tokens = np.zeros(len(rows), np.int64)
     while True:
@@ -171,7 +174,7 @@ def run(
         if not active.any():
             break
         logits = session.decode(tokens, active)
-    yield [row.result(prefill_tokens_per_s) for row in rows]
+    yield [row.result(reused, prefill_tokens_per_s) for row, reused in zip(rows, session.reused.tolist())]
 
 
 def collect(

@@ -23,11 +23,17 @@ _MAP_NORESERVE = 0x4000
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
     """An array of zeros on a 64-byte boundary, as compiled kernels expect.
 
-    Large arrays take memory only where they are written.
+    Large arrays take memory only where they are written, page by page, and are not counted before.
+
+    Raises:
+        OSError: this process may not map so much.
     """
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     if nbytes >= mmap.PAGESIZE:
-        block: Bytes = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+        mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        # a huge page would take 2 MiB for the first byte of each
+        mapped.madvise(mmap.MADV_NOHUGEPAGE)
+        block: Bytes = np.frombuffer(mapped, np.uint8)
     else:
         raw: Bytes = np.zeros(nbytes + ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT
@@ -54,6 +60,11 @@ def map_file(path: Path, nbytes: int) -> Bytes:
     except OSError as error:
         raise InputError("E1611", f"{path} can't be read: {error.strerror}", fix) from error
     return np.frombuffer(mapped, np.uint8)
+
+
+def prefault(block: Bytes) -> None:
+    """Reads a byte of every page of a mapping, so that the disk is read now and not by the first tokens."""
+    block[:: mmap.PAGESIZE].max(initial=0)
 
 
 def available_bytes(meminfo: Path = _MEMINFO) -> int | None:

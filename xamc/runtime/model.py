@@ -25,7 +25,7 @@ Batch = Sequence[str] | Sequence[I64] | Sequence[list[int]]
 Events = Iterator[tuple[int, str] | list[Generation]]
 
 
-def load(path: str | Path, threads: int | None = None) -> Any:
+def load(path: str | Path, threads: int | None = None, prefault: bool = False) -> Any:
     """Loads an artifact: a `Model` for a language model, a `GraphModel` for a graph.
 
     `load_language_model` and `load_graph` take one kind and have a type.
@@ -35,15 +35,17 @@ def load(path: str | Path, threads: int | None = None) -> Any:
     """
     if isinstance(read_any(path), GraphArtifact):
         return load_graph(path, threads)
-    return load_language_model(path, threads)
+    return load_language_model(path, threads, prefault)
 
 
-def load_language_model(path: str | Path, threads: int | None = None) -> Model:
+def load_language_model(path: str | Path, threads: int | None = None, prefault: bool = False) -> Model:
     """Loads the artifact of a language model.
 
     Args:
         path: the folder that `xamc compile` made.
         threads: threads of the kernels; None takes every CPU of the process's affinity.
+        prefault: read all weights from the disk now; else they are read as the first tokens need them. Of the targets
+            that map their weights only the CPU's has the choice.
 
     Raises:
         InputError: E15xx and E1611, no artifact or a damaged one; E1640, one of a graph.
@@ -52,14 +54,14 @@ def load_language_model(path: str | Path, threads: int | None = None) -> Model:
         MisuseError: E1608, a bad number of threads.
     """
     artifact = read_artifact(path)
-    return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads))
+    return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads, prefault))
 
 
-def _executor(folder: Path, manifest: Manifest, threads: int | None) -> Executor:
+def _executor(folder: Path, manifest: Manifest, threads: int | None, prefault: bool) -> Executor:
     if manifest.target == "tvm_cpu":
         from xamc.runtime.cpu import CpuExecutor
 
-        return CpuExecutor(folder, manifest, threads)
+        return CpuExecutor(folder, manifest, threads, prefault)
     if manifest.target == "reference":
         from xamc.runtime.reference import ReferenceExecutor
 
@@ -191,7 +193,7 @@ class Model:
             max_new_tokens: most tokens of an answer; None: up to the context limit.
             on_text: called with (row, piece of text) as text becomes certain.
             **options: fields of `Options`: ignore_eos, stop, temperature, top_k, top_p, repetition_penalty, seed,
-                reuse_cache.
+                prefix_cache.
 
         Returns:
             A `Generation`, or a list of them for a list of prompts.
@@ -308,17 +310,25 @@ class Model:
             stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop),
         )
         tokens = longest if max_new_tokens is None else longest + max_new_tokens
-        session = self._session(prompts, tokens, options.reuse_cache)
+        session = self._session(prompts, tokens, options.prefix_cache)
         vocab_size = self.manifest.model.vocab_size
         # Token ids in, token ids out works without a tokenizer; only text needs one.
         has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
         decoder = self.tokenizer if has_tokenizer or limits.stop else None
         return run(session, prompts, limits, options, vocab_size, decoder)
 
-    def _session(self, rows: Sequence[I64], tokens: int, reuse_cache: bool = False) -> Session:
-        previous = self._current
-        keep = previous.common_prefix(rows[0]) if reuse_cache and previous is not None and len(rows) == 1 else 0
-        session = Session(self._executor, self.manifest, self._table, len(rows), tokens, previous, keep)
+    def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:
+        """A session that takes the KV cache over; None for `prefix_cache`: one that `prefill` feeds by itself."""
+        session = Session(
+            self._executor,
+            self.manifest,
+            self._table,
+            len(rows),
+            tokens,
+            self._current,
+            rows if prefix_cache is not None else (),
+            bool(prefix_cache),
+        )
         self._current = session
         return session
 

@@ -44,6 +44,8 @@ class ReferenceExecutor:
         self._weights = self._map_weights(folder, manifest)
         self._rows: list[dict[str, Any]] = []
 
+    pages = None
+
     @property
     def threads(self) -> int:
         return self._threads

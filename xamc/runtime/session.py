@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.contract import DTYPE_BYTES
+from xamc.compiler.contract import kv_bytes_per_token
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.runtime.executor import F32, I64, Executor, Step
 from xamc.runtime.memory import available_bytes
@@ -43,10 +43,11 @@ def check_token_ids(token_ids: object, vocab_size: int) -> I64:
 
 
 class Session:
-    """Sequences of one batch, from an empty KV cache on.
+    """Sequences of one batch.
 
     Attributes:
         lengths: int64[B], tokens cached per row.
+        reused: int64[B], how many of a row's prompt were not computed for it: cached before, or by another row.
         history: the cached tokens of each row.
     """
 
@@ -58,7 +59,8 @@ class Session:
         batch: int,
         tokens: int,
         previous: Session | None = None,
-        keep: int = 0,
+        prompts: Sequence[I64] = (),
+        reuse: bool = False,
     ) -> None:
         """Takes the executor's KV cache over and makes it fit.
 
@@ -69,7 +71,8 @@ class Session:
             batch: rows B.
             tokens: the most tokens a row will have; only used to refuse what memory can't hold.
             previous: the session that has the KV cache until now; no step of it is possible any more.
-            keep: how many cached tokens of `previous` to start with; above 0 both sessions are of one row.
+            prompts: what `prefill_prompts` will feed to each row; empty to use `prefill` alone.
+            reuse: whether to begin with what is cached of the prompts, and to keep these sequences for later ones.
 
         Raises:
             InputError: E1603, E1604 or E1606: more tokens, rows or memory than there is.
@@ -79,24 +82,77 @@ class Session:
         self._table = table
         self._reached = LengthReached(manifest.model.max_position_embeddings)
         self._check_room(batch, tokens)
-        self.lengths: I64 = np.full(batch, keep, np.int64)
-        self.history: list[list[int]] = [[] for _ in range(batch)]
+        self._prompts = prompts
+        self._reuse = reuse and bool(prompts)
         self._is_closed = False
         if previous is not None:
             previous._is_closed = True
-        if previous is not None and keep:
-            self.history = [previous.history[0][:keep]]
-            self._reached = previous._reached
-        else:
-            executor.allocate(batch)
+        self.lengths: I64 = self._begin(batch, previous)
+        self.reused: I64 = self.lengths.copy()
+        self.history: list[list[int]] = [[] for _ in range(batch)]
+        for row, prompt in enumerate(prompts):
+            self.history[row] = prompt[: self.lengths[row]].tolist()
 
-    def common_prefix(self, prompt: I64) -> int:
-        """How many tokens of `prompt` a next session could keep: all but its last one at most, 0 for a batch."""
-        if len(self.history) > 1:
-            return 0
-        cached = self.history[0]
-        most = min(len(cached), len(prompt) - 1)
-        return next((index for index in range(most) if cached[index] != prompt[index]), most)
+    def _begin(self, batch: int, previous: Session | None) -> I64:
+        """Gives the rows their caches; returns how many tokens of each prompt are cached."""
+        nothing: I64 = np.zeros(batch, np.int64)
+        pages, prompts = self._executor.pages, self._prompts
+        self._base = self._rope_base(max(map(len, prompts), default=0))
+        if pages is not None:
+            return pages.begin(prompts or [nothing[:1]] * batch, self._reuse, self._base)
+        # a contiguous cache is reused by the one row that follows another
+        if self._reuse and batch == 1 and previous is not None and len(previous.history) == 1:
+            cached, most = previous.history[0], len(prompts[0]) - 1
+            keep = next(
+                (at for at, (old, new) in enumerate(zip(cached, prompts[0])) if old != new),
+                min(len(cached), len(prompts[0])),
+            )
+            if keep and self._base == previous._base == self._rope_base(len(cached)):
+                return np.array([min(keep, most)], np.int64)
+        self._executor.allocate(batch)
+        return nothing
+
+    def _rope_base(self, length: int) -> int:
+        """What decides the angles of a sequence that has reached `length` tokens; equal for all of most models."""
+        model = self._manifest.model
+        return max(length, model.max_position_embeddings) if model.rope.kind == "dynamic" else 0
+
+    def prefill_prompts(self) -> F32:
+        """Feeds what is not cached of the prompts; what all rows begin with is computed once.
+
+        Returns:
+            float32[B, 1, V], the logits of each prompt's last token.
+
+        Raises:
+            as `prefill`.
+        """
+        self._share_beginning()
+        return self.prefill([prompt[cached:] for prompt, cached in zip(self._prompts, self.lengths.tolist())])
+
+    def _share_beginning(self) -> None:
+        """Computes the whole blocks that all rows begin with in one row, and lets the others share them."""
+        pages, prompts = self._executor.pages, self._prompts
+        if pages is None or not self._reuse or len(prompts) < 2:
+            return
+        shortest = min(map(len, prompts)) - 1
+        differs = np.any([prompt[:shortest] != prompts[0][:shortest] for prompt in prompts], axis=0)
+        common = int(np.argmax(differs)) if differs.any() else shortest
+        common -= common % pages.block
+        if common <= int(self.lengths.min()):
+            return
+        first = int(np.argmax(self.lengths))
+        reached = self._reached.advance(max(map(len, prompts)))
+        while (start := int(self.lengths[first])) < common:
+            counts = np.zeros(len(prompts), np.int64)
+            counts[first] = min(common - start, self._manifest.prefill_chunk)
+            ids = np.zeros((len(prompts), int(counts[first])), np.int64)
+            ids[first] = prompts[first][start : start + counts[first]]
+            self._step(ids, counts, reached, False)
+        for row, prompt in enumerate(prompts):
+            if self.lengths[row] < common:
+                pages.detach(row)
+                self.lengths[row] = self.reused[row] = pages.attach(row, prompt[:-1].tolist(), self._base)
+            self.history[row] = prompt[: self.lengths[row]].tolist()
 
     def prefill(self, rows: Sequence[I64], all_positions: bool = False) -> F32:
         """Feeds each row's tokens, in chunks of at most the artifact's prefill chunk.
@@ -186,8 +242,14 @@ class Session:
             rope_sin=self._table.sin,
             all_positions=all_positions,
         )
+        pages = self._executor.pages
+        if pages is not None and self._reuse and self._rope_base(reached) != self._base:
+            pages.stop_indexing()
         logits = self._executor.forward(step)
         self.lengths = self.lengths + counts
+        if pages is not None and self._reuse:
+            for row in np.flatnonzero(active).tolist():
+                pages.extend(row, ids[row, : counts[row]].tolist())
         return logits
 
     def _check_length(self, lengths: I64) -> None:
@@ -202,15 +264,18 @@ class Session:
                 f"{batch} sequences at once; the artifact takes 1 to {manifest.max_batch}",
                 "split the batch, or compile with --set runtime.max_batch=N",
             )
-        model = manifest.model
-        per_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim * DTYPE_BYTES[manifest.kv.dtype]
-        needed, available = int(batch * tokens * per_token), available_bytes()
+        needed = batch * tokens * kv_bytes_per_token(manifest.model, manifest.kv.dtype)
+        if self._executor.pages is not None:
+            # what was written before is there to be written again
+            pages = self._executor.pages
+            needed -= pages.touched * pages.block * kv_bytes_per_token(manifest.model, manifest.kv.dtype)
+        available = available_bytes()
         if available is not None and needed > available:
             raise InputError(
                 "E1606",
                 f"the KV cache of {batch} x {tokens} tokens takes {needed / 2**20:.0f} MiB; "
                 f"{available / 2**20:.0f} MiB of memory are available",
-                "use fewer sequences or tokens, or compile with a smaller KV type: --set runtime.kv_dtype=fp16",
+                "use fewer sequences or tokens, or compile with a smaller KV type: --set runtime.kv_dtype=int8",
             )
 
 

@@ -79,6 +79,7 @@ class Generated:
         buffers: (name, dtype, shape) of every buffer in that file, in order.
         passes: reports of the passes the target ran by itself (Relax), as JSON.
         seconds: time by step.
+        kv_block: positions of a block of the KV cache, 0 where it is contiguous.
     """
 
     code: Path
@@ -91,3 +92,4 @@ class Generated:
     passes: tuple[Mapping[str, Any], ...] = ()
     kernel_proof: Mapping[str, Any] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    kv_block: int = 0

@@ -273,7 +273,7 @@ def test_borders_that_are_allowed() -> None:
         (with_(runtime={"max_batch": "1_000"}), "E1022", "runtime.max_batch"),
         (with_(runtime={"max_batch": True}), "E1022", "runtime.max_batch"),
         (with_(runtime={"max_batch": 0}), "E1025", "runtime.max_batch"),
-        (with_(runtime={"kv_dtype": "int8"}), "E1023", "runtime.kv_dtype"),
+        (with_(runtime={"kv_dtype": "int4"}), "E1023", "runtime.kv_dtype"),
         (with_(verify={"final": "yes"}), "E1026", "verify.final"),
         (with_(verify={"passes": True}), "E1023", "verify.passes"),
         (with_(verify={"prompts": "hello"}), "E1022", "verify.prompts"),

@@ -76,6 +76,13 @@ def test_kv8_keeps_weights_in_float16(dtype: str) -> None:
     assert quantization == Quantization("w16kv8", "w16kv8")
 
 
+def test_an_int8_cache_is_asked_for_where_a_target_needs_no_calibration() -> None:
+    assert _request("w4a16_rtn", "int4", target="tvm_cpu", kv_dtype="int8")[0].kv_dtype == "int8"
+    with pytest.raises(UnsupportedError) as error:
+        _request("w8a16_rtn", "int8", kv_dtype="int8")
+    assert error.value.code == "E1410" and "fp16" in error.value.fix
+
+
 def test_kv8_and_another_kv_dtype_disagree() -> None:
     with pytest.raises(InputError) as error:
         _request("w16kv8", "int8", kv_dtype="fp16")

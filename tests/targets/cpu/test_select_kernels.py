@@ -13,7 +13,9 @@ from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.target import RELAX_PASS_NAMES
 from xamc.targets.cpu.twin_proof import TwinProof, pack_twin
 from xamc.targets.cpu.weight_plan import plan_weights
+from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import Pool
 
 
 def _proof(kind: str, stored: str, kv_dtype: str) -> TwinProof:
@@ -32,6 +34,7 @@ def _proof(kind: str, stored: str, kv_dtype: str) -> TwinProof:
         ("tied", "w4", "float16"),
         ("windowed", "w8", "bfloat16"),
         ("windowed", "fp16", "float32"),
+        ("windowed", "fp32", "int8"),
     ],
 )
 def test_kernels_answer_like_onnx_runtime(kind: str, stored: str, kv_dtype: str) -> None:
@@ -94,6 +97,27 @@ def test_a_forgotten_window_is_noticed() -> None:
         patch.setattr("xamc.targets.cpu.twin_proof.select_kernels", wrong.select_kernels)
         with pytest.raises(InternalError) as caught:
             proof.prove_kernels(Isa.host(), "float32", "float32")
+    assert caught.value.code == "E1406"
+
+
+@pytest.mark.parametrize("wrong", ["first block", "first row"])
+def test_a_wrong_entry_of_the_block_table_is_noticed(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Pool.place
+
+    def misplaced(self: Pool, i: E.Expr, position: E.Expr) -> tuple[E.Expr, E.Expr]:
+        return place(self, i, position % self.block) if wrong == "first block" else place(self, E.i64(0), position)
+
+    monkeypatch.setattr(Pool, "place", misplaced)
+    with pytest.raises(InternalError) as caught:
+        _proof("tied", "fp32", "float32").prove_kernels(Isa.host(), "float32", "float32")
+    assert caught.value.code == "E1406"
+
+
+def test_the_scale_of_another_head_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    scale = Pool.scale
+    monkeypatch.setattr(Pool, "scale", lambda self, place, head, positions=1: scale(self, place, E.i64(0), positions))
+    with pytest.raises(InternalError) as caught:
+        _proof("windowed", "fp32", "int8").prove_kernels(Isa.host(), "int8", "float32")
     assert caught.value.code == "E1406"
 
 

@@ -1,4 +1,4 @@
-"""Attention kernels against NumPy in float64: grouped queries, ragged lengths, windows, 16-bit caches, odd heads."""
+"""Attention kernels against NumPy in float64: grouped queries, ragged lengths, windows, narrow caches, pages."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.targets.kernels.harness import LEVELS_HERE, WIDE, assembly, assert_close, kernel, normal, rng
-from tests.targets.kernels.test_rope import storage
+from tests.targets.kernels.pages import block_table, keys_turned, quantize, scatter, storage
+from xamc.compiler.contract import KV_BLOCK
 from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.rope import KvDtype
+from xamc.targets.kernels.kv_pages import KvDtype
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,19 @@ class Case:
     d: int
     dtype: KvDtype
     window: int | None = None
+    block: int = KV_BLOCK
 
     def __str__(self) -> str:
-        return f"{self.hq}-{self.hkv}x{self.d}-{self.dtype}-{self.window}"
+        return f"{self.hq}-{self.hkv}x{self.d}-{self.dtype}-{self.window}-{self.block}"
 
 
 CASES = [
     Case(9, 3, 64, "float32"),
-    Case(8, 1, 128, "float16", 50),
-    Case(4, 4, 18, "bfloat16"),  # a head no vector divides
+    Case(8, 1, 128, "float16", 50, block=8),
+    Case(4, 4, 18, "bfloat16", block=16),  # a head no vector divides
     Case(2, 2, 40, "float32", 5),  # a window shorter than a block
+    Case(4, 1, 64, "int8"),
+    Case(3, 3, 20, "int8", 70, block=8),
 ]
 SCALE = 0.2
 
@@ -49,27 +53,55 @@ def reference(case: Case, q: np.ndarray, k: np.ndarray, v: np.ndarray, index: np
 def check(case: Case, isa: Isa, m: str, shapes: list[tuple[int, tuple[int, ...], int]]) -> None:
     """Shapes are (S, write_index, C)."""
     run = kernel(
-        attention(case.hq, case.hkv, case.d, case.dtype, isa, scale=SCALE, m=m, window=case.window),  # type: ignore[arg-type]
+        attention(
+            case.hq,
+            case.hkv,
+            case.d,
+            case.dtype,
+            isa,
+            scale=SCALE,
+            m=m,  # type: ignore[arg-type]
+            window=case.window,
+            block=case.block,
+        ),
         isa,
     )
     for s, index, capacity in shapes:
         b = len(index)
         g = rng(s, b)
         q = normal(g, b, s, case.hq * case.d) * 2
-        k, v = normal(g, 2, b, case.hkv, capacity, case.d).astype(storage(case.dtype))
-        written = np.array(index)
+        exact = normal(g, 2, b, case.hkv, capacity, case.d)
         for i, first in enumerate(index):  # what lies beyond must not matter
-            k[i, :, first + s :] = v[i, :, first + s :] = np.nan
+            exact[:, i, :, first + s :] = np.nan
+        table, entries = block_table(g, b, capacity, case.block)
+        if case.dtype == "int8":
+            codes, scales = quantize(np.nan_to_num(exact))
+            stored = codes * scales[..., None]
+            scales[np.isnan(exact).all(-1)] = np.nan
+            pools = keys_turned([scatter(x, table, entries, case.block, 0) for x in codes])
+            pools += [scatter(x, table, entries, case.block) for x in scales]
+        else:
+            stored = exact.astype(storage(case.dtype))
+            pools = keys_turned([scatter(x, table, entries, case.block) for x in stored])
         y = np.full(q.shape, np.nan, np.float32)
-        run(q, k, v, written, y)
-        assert_close(y, reference(case, q, k, v, written), "kernel_attention")
+        run(q, table, np.array(index), *pools, y)
+        assert_close(y, reference(case, q, stored[0], stored[1], np.array(index)), "kernel_attention")
 
 
-@pytest.mark.parametrize("isa", LEVELS_HERE, ids=lambda isa: isa.name)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case, isa",
+    [(case, LEVELS_HERE[-1]) for case in CASES] + [(CASES[2], LEVELS_HERE[0]), (CASES[4], LEVELS_HERE[0])],
+    ids=lambda value: value.name if isinstance(value, Isa) else str(value),
+)
 def test_decode(case: Case, isa: Isa) -> None:
     """First token, a full split, a token more, many splits, and ragged lengths in one batch."""
     check(case, isa, "one", [(1, (0,), 8), (1, (63,), 64), (1, (64,), 70), (1, (299,), 300), (1, (5, 130, 0), 131)])
+
+
+def test_decode_in_more_tiles_than_parts() -> None:
+    """A part is several tiles, of unequal number; beside it sequences with fewer tiles than parts."""
+    case = Case(6, 2, 16, "float16", block=16)
+    check(case, LEVELS_HERE[-1], "one", [(1, (45 * 64,), 45 * 64 + 1), (1, (33 * 64 - 1, 7, 900), 33 * 64)])
 
 
 @pytest.mark.parametrize("isa", LEVELS_HERE[-1:], ids=lambda isa: isa.name)

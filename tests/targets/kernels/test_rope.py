@@ -1,20 +1,17 @@
-"""RoPE and the cache update against NumPy: rows of a wider buffer, ragged positions, capacity, 16-bit caches."""
+"""RoPE and the cache update against NumPy: rows of a wider buffer, ragged positions, capacity, pages, 16 and 8 bits."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from tests.targets.kernels.harness import LEVELS_HERE, assert_close, kernel, normal, rng
+from tests.targets.kernels.pages import block_table, gather, keys_turned, quantize, scatter, storage
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.rope import KvDtype, kv_write, rope, rope_kv_write
+from xamc.targets.kernels.kv_pages import KvDtype
+from xamc.targets.kernels.rope import rope, rope_kv_write
 
 levels = pytest.mark.parametrize("isa", LEVELS_HERE, ids=lambda isa: isa.name)
 HEADS = [(9, 3, 64), (4, 4, 18)]
-POSITIONS, CAPACITY, EPS = 300, 24, 1e-5
-
-
-def storage(dtype: KvDtype) -> np.dtype:
-    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+POSITIONS, CAPACITY, BLOCK, EPS = 300, 24, 8, 1e-5
 
 
 def tables(d: int) -> tuple[np.ndarray, np.ndarray]:
@@ -44,50 +41,55 @@ def test_rope_reads_heads_out_of_wider_rows(isa: Isa, hq: int, hkv: int, d: int)
 
 
 @levels
-@pytest.mark.parametrize("heads_first", [True, False])
-def test_kv_write_scatters_along_the_sequence_and_drops_what_lies_beyond_the_capacity(
-    isa: Isa, heads_first: bool
-) -> None:
-    hkv, d = 3, 20
-    run = kernel(kv_write(hkv, d, "bfloat16", isa, heads_first=heads_first), isa)
-    for s, index in ((1, (5, 0)), (6, (0, CAPACITY - 4))):
-        new = normal(rng(s), 2, s, hkv, d)
-        cache = normal(rng(9), 2, hkv, CAPACITY, d).astype(storage("bfloat16"))
-        expected = cache.copy()
-        for i, first in enumerate(index):
-            kept = min(s, CAPACITY - first)
-            expected[i, :, first : first + kept] = new[i, :kept].transpose(1, 0, 2).astype(cache.dtype)
-        update = np.ascontiguousarray(new.transpose(0, 2, 1, 3)) if heads_first else new.reshape(2, s, hkv * d)
-        run(update, np.array(index), cache)
-        np.testing.assert_array_equal(cache.view(np.uint16), expected.view(np.uint16))
-
-
-@levels
 @pytest.mark.parametrize(
     ("hq", "hkv", "d", "dtype", "norm"),
-    [(*HEADS[0], "float16", False), (*HEADS[0], "float32", True), (*HEADS[1], "bfloat16", True)],
+    [
+        (*HEADS[0], "float16", False),
+        (*HEADS[0], "float32", True),
+        (*HEADS[1], "bfloat16", True),
+        (*HEADS[0], "int8", False),
+        (*HEADS[1], "int8", True),
+    ],
 )
 def test_rope_kv_write(isa: Isa, hq: int, hkv: int, d: int, dtype: KvDtype, norm: bool) -> None:
-    run = kernel(rope_kv_write(hq, hkv, d, dtype, isa, qk_norm=norm, eps=EPS), isa)
+    """Rows beyond the table are dropped; nothing else of the pool changes."""
+    run = kernel(rope_kv_write(hq, hkv, d, dtype, isa, qk_norm=norm, eps=EPS, block=BLOCK), isa)
     for b, s, index in ((1, 1, (7,)), (2, 6, (0, CAPACITY - 4))):
         g = rng(b)
         qkv, w = normal(g, b, s, (hq + 2 * hkv) * d), normal(g, 2, d)
         positions = g.integers(0, POSITIONS, (b, s))
-        caches = normal(g, 2, b, hkv, CAPACITY, d).astype(storage(dtype))
+        qkv[0, 0, hq * d : (hq + 1) * d] = 0  # a key of zeros
+        before = normal(g, 2, b, hkv, CAPACITY, d)
         q, k, v = np.split(qkv.reshape(b, s, -1, d).astype(np.float64), (hq, hq + hkv), axis=2)
         if norm:
             q, k = (x / np.sqrt((x**2).mean(-1, keepdims=True) + EPS) * weight for x, weight in zip((q, k), w))
         q, k = rotate(q, positions), rotate(k, positions)
-        expected = caches.astype(np.float64)
+        codes, scales = quantize(before)
+        expected = codes * scales[..., None] if dtype == "int8" else before.astype(storage(dtype)).astype(np.float64)
         for i, first in enumerate(index):
             kept = min(s, CAPACITY - first)
             for cache, new in zip(expected, (k, v)):
                 cache[i, :, first : first + kept] = new[i, :kept].transpose(1, 0, 2)
+        table, entries = block_table(g, b, CAPACITY, BLOCK)
+        initial = [*codes, *scales] if dtype == "int8" else [*before.astype(storage(dtype))]
+        pools = keys_turned([scatter(x, table, entries, BLOCK, 9) for x in initial])
         out = np.zeros((b, s, hq * d), np.float32)
-        actual = caches[0].copy(), caches[1].copy()
-        run(qkv, positions, np.array(index), *tables(d), *(w if norm else ()), *actual, out)
+        run(qkv, positions, table, np.array(index), *tables(d), *(w if norm else ()), *pools, out)
         assert_close(out, q.reshape(out.shape), "kernel_elementwise")
-        # A key that lies near a rounding boundary may round the other way: one unit in the last place.
-        unit = {"float32": 1e-6, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
-        np.testing.assert_allclose(actual[0].astype(np.float64), expected[0], rtol=unit, atol=1e-6)
-        np.testing.assert_array_equal(actual[1].astype(np.float32), expected[1].astype(caches.dtype).astype(np.float32))
+        unused = np.setdiff1d(np.arange(entries), table)
+        assert all((pool[unused].astype(np.float32) == 9).all() for pool in pools)
+        actual = [gather(pool, table, CAPACITY) for pool in keys_turned(pools)]
+        if dtype == "int8":
+            step = actual[2:]
+            for cache, scale, want in zip(actual[:2], step, expected):
+                assert np.isfinite(scale).all()
+                np.testing.assert_allclose(scale, np.abs(want).max(-1) / 127, rtol=1e-5)
+                # half a step, and what the fp32 rotation is off where that is near the middle between two codes
+                error = np.abs(cache * scale[..., None].astype(np.float64) - want)
+                assert (error <= 0.501 * scale[..., None] + 1e-12).all()
+        else:
+            # A key that lies near a rounding boundary may round the other way: one unit in the last place.
+            unit = {"float32": 1e-6, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
+            np.testing.assert_allclose(actual[0].astype(np.float64), expected[0], rtol=unit, atol=1e-6)
+            rounded = expected[1].astype(storage(dtype)).astype(np.float32)
+            np.testing.assert_array_equal(actual[1].astype(np.float32), rounded)

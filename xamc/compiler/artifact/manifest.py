@@ -91,14 +91,29 @@ class Weights:
 
 @dataclass(frozen=True)
 class KvCache:
-    """The KV cache's element type and axes: ``BHCD`` is [batch, KV head, capacity, head_dim]."""
+    """The KV cache's element type and axes.
+
+    Attributes:
+        dtype: of keys and values; int8 on a paged cache has a float32 scale per token and head.
+        layout: ``BHCD`` is [batch, KV head, capacity, head_dim]; ``paged`` are pools of blocks found through a block
+            table, values [block, KV head, position, head_dim] and keys [block, KV head, head_dim, position].
+        block: positions of a block, 0 where there are none.
+    """
 
     dtype: str
-    layout: Literal["BHCD"] = "BHCD"
+    layout: Literal["BHCD", "paged"] = "BHCD"
+    block: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
             raise RecordError("dtype", f"unknown dtype {self.dtype!r}")
+        if self.block < 0 or (self.block > 0) != (self.layout == "paged"):
+            raise RecordError("block", f"{self.block} does not go with layout {self.layout}")
+
+    @staticmethod
+    def paged(dtype: str, block: int) -> KvCache:
+        """Of blocks, or contiguous if `block` is 0."""
+        return KvCache(dtype, "paged", block) if block else KvCache(dtype)
 
 
 @dataclass(frozen=True)

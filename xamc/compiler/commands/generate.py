@@ -26,6 +26,7 @@ def run_command(
     threads: int | None,
     target: str | None,
     as_json: bool,
+    prefault: bool,
 ) -> None:
     """Stream an answer to stdout, then its speed to stderr; with `as_json` one document instead.
 
@@ -39,7 +40,7 @@ def run_command(
             f"{artifact} is compiled for {compiled}, not for {target}",
             "leave --target out, or give the artifact of that target",
         )
-    model = load_language_model(artifact, threads)
+    model = load_language_model(artifact, threads, prefault)
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = model.chat_prompt([{"role": "user", "content": text}]) if chat else text
     if as_json:
@@ -57,9 +58,10 @@ def chat_command(
     max_new_tokens: int | None,
     options: Mapping[str, Any],
     threads: int | None,
+    prefault: bool,
 ) -> None:
     """A conversation on the terminal: every answer sees all that was said before."""
-    model = load_language_model(artifact, threads)
+    model = load_language_model(artifact, threads, prefault)
     template = None if chat_template is None else _read_template(chat_template)
     history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     console = message_console()
@@ -68,19 +70,20 @@ def chat_command(
         history.append({"role": "user", "content": line})
         ids = model.chat_prompt(history, template=template)
         # Every turn begins with the turns before, which are in the KV cache already.
-        answer = _show(model, ids, max_new_tokens or _room(model, ids), {**options, "reuse_cache": True})
+        answer = _show(model, ids, max_new_tokens or _room(model, ids), options)
         console.print(speed(answer, model), style="dim")
         history.append({"role": "assistant", "content": answer.text})
 
 
 def speed(answer: Generation, model: Model) -> str:
-    """For example ``12 + 40 tokens, prefill 310 tokens/s, decode 52.1 tokens/s, 2 threads``.
+    """For example ``212 (192 reused) + 40 tokens, prefill 310 tokens/s, decode 52.1 tokens/s, 2 threads``.
 
     The speed of a simulator says nothing about the hardware, and the line says so first.
     """
     simulated = f"simulated for {model.manifest.target}, not run on a card; " if model.manifest.simulated else ""
+    reused = f" ({answer.reused_tokens} reused)" if answer.reused_tokens else ""
     return (
-        f"{simulated}{answer.prompt_tokens} + {len(answer.token_ids)} tokens, "
+        f"{simulated}{answer.prompt_tokens}{reused} + {len(answer.token_ids)} tokens, "
         f"prefill {answer.prefill_tokens_per_s:.0f} tokens/s, "
         f"decode {answer.decode_tokens_per_s:.1f} tokens/s, {model.threads} threads"
     )

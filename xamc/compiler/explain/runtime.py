@@ -17,7 +17,8 @@ the list, or compile with `--set runtime.max_batch=16`.""",
 `lengths=[...]` with the number of tokens that count in each row.""",
     "E1606": """The KV cache for this many sequences and tokens would not fit into the memory that is available now, for
 example 8 sequences of 32768 tokens of an 8B model. Use fewer sequences or a smaller max_new_tokens, or store keys
-and values in 16 bits: compile with `--set runtime.kv_dtype=fp16`.""",
+and values in 8 bits: compile with `--set runtime.kv_dtype=int8`. A limit on the process's address space (`ulimit -v`)
+is another cause: room for the largest batch is reserved when an artifact is loaded, and taken as it is used.""",
     "E1607": """The artifact's code uses CPU instructions that this machine lacks, for example avx512f in an artifact
 compiled with `mcpu: native` on a newer machine. It would die with an illegal instruction. Compile it on this
 machine, or for a common denominator: `--set backend.compile.mcpu=x86-64-v3` (AVX2) or `x86-64-v2` (any).""",
@@ -75,6 +76,8 @@ decode's.""",
 `frontend.shape.input_ids`, so that its graphs yield the hidden states after the final norm instead of logits, and there
 is nothing to generate from. In Python `model.hidden_states(token_ids)` gives them. To generate, compile with
 `input_ids: [[512], [1024]]`.""",
+    "E1624": """The artifact was compiled by an xamc whose code worked on a contiguous KV cache; this runtime keeps it
+in blocks. Compile the model again: nothing else has to change.""",
     "E1623": """Hidden states were asked of an artifact that yields logits. Only embedding models give them: for VACC,
 compile with an empty second list, `frontend.shape.input_ids: [[512], []]`.""",
 }

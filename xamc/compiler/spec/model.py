@@ -20,7 +20,7 @@ KeyPath = tuple[str | int, ...]
 FrontendType = Literal["huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet", "caffe"]
 BackendType = Literal["tvm_vacc", "tvm_cpu", "tvm_ascend", "reference"]
 WeightDtype = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-KvDtype = Literal["auto", "fp32", "fp16", "bf16"]
+KvDtype = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
 #: Round-to-nearest types: they need no calibration data.
 RTN_TYPES = ("w8a16_rtn", "w4a16_rtn")

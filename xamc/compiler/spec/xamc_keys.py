@@ -92,8 +92,9 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "runtime.kv_dtype",
-        OneOf(("auto", "fp32", "fp16", "bf16")),
-        "How keys and values are stored; auto leaves it to the target.",
+        OneOf(("auto", "fp32", "fp16", "bf16", "int8")),
+        "How keys and values are stored; auto leaves it to the target. int8 has a scale per token and head, and "
+        "needs no calibration (on VACC that is `frontend.quantize.type: w16kv8`).",
         _USED,
         "auto",
     ),

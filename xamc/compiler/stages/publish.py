@@ -61,7 +61,7 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
         context_limit=parts.context_limit,
         prefill_chunk=parts.prefill_chunk,
         max_batch=parts.spec.runtime.max_batch,
-        kv=KvCache(parts.request.kv_dtype),
+        kv=KvCache.paged(parts.request.kv_dtype, generated.kv_block),
         functions=generated.functions,
         phases=generated.phases,
         code_file=generated.code_name,

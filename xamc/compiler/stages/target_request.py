@@ -41,7 +41,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
     kv_dtype = "int8" if quantization.used == INT8_KV else spec.runtime.kv_dtype
     if kv_dtype == "auto":
         kv_dtype = "fp32" if weight_dtype == "float32" or "fp16" not in caps.kv_dtypes else "fp16"
-    if kv_dtype not in (*caps.kv_dtypes, "int8"):
+    if kv_dtype not in caps.kv_dtypes and quantization.used != INT8_KV:
         raise UnsupportedError(
             "E1410",
             f"{caps.name} has no KV cache of runtime.kv_dtype {kv_dtype}",

@@ -97,6 +97,13 @@ _ALL = (
         "as kv_float16 with 8 bits (2^-8 = 3.9e-3 relative each): eight times as much",
     ),
     Tolerance(
+        "kv_int8",
+        0.03,
+        "keys and values off by up to 1/254 of the largest element of their head and token, which the scores of peaked "
+        "attention carry into the exponential; measured 0.009 and 0.014 on twins; a test sees another head's scales "
+        "go beyond",
+    ),
+    Tolerance(
         "golden",
         5e-3,
         "the same artifact on another CPU level: sums in another order, and keys or values that therefore round the "

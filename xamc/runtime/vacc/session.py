@@ -44,6 +44,8 @@ class VaccExecutor:
         self._graphs = VaccGraphs(folder, manifest.graphs, threads)
         self._rows: list[SequenceCache] = []
 
+    pages = None
+
     @property
     def threads(self) -> int:
         return self._graphs.threads

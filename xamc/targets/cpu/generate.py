@@ -18,6 +18,7 @@ from xamc.compiler.artifact.manifest import Cpu, Phase, plan_layout
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
+from xamc.compiler.contract import KV_BLOCK
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, save_cases
 from xamc.compiler.verify.twin_file import write_weights
@@ -87,6 +88,7 @@ def generate(
         weights=weights,
         passes=tuple({**entry, **shown.get(entry["name"], unproven)} for entry in result["passes"]),
         kernel_proof=None if proof is None else proof["kernels"],
+        kv_block=KV_BLOCK,
         seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
 

@@ -15,7 +15,10 @@ from xamc.passes.relax.rope_cache import RopeCache
 
 
 def relax_passes(kv_dtype: str) -> Sequence[RelaxPass]:
-    """From weights as they are stored, over merged projections, to fused attention and norms."""
+    """From weights as they are stored, over merged projections, to fused attention and norms.
+
+    An int8 cache is the kernels' matter, as its blocks are: the program's own caches stay float32.
+    """
     return (
         DequantizeMatmul(),
         LinearBias(),
@@ -23,5 +26,5 @@ def relax_passes(kv_dtype: str) -> Sequence[RelaxPass]:
         PackedSwiGLU(),
         RopeCache(),
         NormResidual(),
-        KvStorage(kv_dtype),
+        KvStorage("float32" if kv_dtype == "int8" else kv_dtype),
     )

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.relax import op
 from tvm.relax.utils import copy_with_new_vars
 
+from xamc.compiler.contract import KV_BLOCK
 from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.lowering.body import Body, substitute
 from xamc.compiler.lowering.dialect import DialectCall, decode
@@ -24,26 +25,42 @@ from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.embedding import embedding
 from xamc.targets.kernels.gather_position import gather_position
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import KvDtype
 from xamc.targets.kernels.linear import Activations, linear
 from xamc.targets.kernels.norm import add_rms_norm, rms_norm
 from xamc.targets.kernels.packing import WeightFormat
-from xamc.targets.kernels.rope import KvDtype, rope_kv_write
+from xamc.targets.kernels.rope import rope_kv_write
 from xamc.targets.kernels.swiglu import silu_mul
 
 FunctionName = Literal["decode", "prefill_last", "prefill_all"]
 FUNCTIONS: tuple[FunctionName, ...] = ("decode", "prefill_last", "prefill_all")
 
 # data inputs of every function, before the caches and the weights
-DATA_INPUTS = ("input_ids", "position_ids", "write_index", "last_index", "rope_cos", "rope_sin")
+DATA_INPUTS = ("input_ids", "position_ids", "write_index", "last_index", "block_table", "rope_cos", "rope_sin")
 
 
 def select_kernels(
-    program: RelaxProgram, plan: WeightPlan, isa: Isa, kv_dtype: KvDtype, activations: Activations
+    program: RelaxProgram,
+    plan: WeightPlan,
+    isa: Isa,
+    kv_dtype: KvDtype,
+    activations: Activations,
+    block: int = KV_BLOCK,
 ) -> tvm.IRModule:
     """A module with the functions of `FUNCTIONS` and the kernels they call; no dialect call is left.
 
-    Each function takes the data inputs, the caches as one tuple (k0, v0, k1, v1, ...) and the weights as one tuple,
-    updates the caches in place and returns the logits.
+    Here the caches [B, Hkv, C, D] of the program become pools of blocks (see `kernels.kv_pages`): each function takes
+    the data inputs, with the block table int32 [B, M] among them, the pools as one tuple (k0, v0, k1, v1, ...; with
+    int8 k0, v0, k0's scales, v0's scales, ...) and the weights as one tuple, updates the pools in place and returns
+    the logits.
+
+    Args:
+        program: the model after its Relax passes.
+        plan: its packed weights.
+        isa: the level to generate for.
+        kv_dtype: how keys and values are stored.
+        activations: what linear layers with integer weights multiply their inputs as.
+        block: positions of a block.
 
     Raises:
         UnsupportedError: E1403 when a dialect call has no kernel, because a pass was disabled or didn't match.
@@ -51,7 +68,7 @@ def select_kernels(
     builder = relax.BlockBuilder()
     kernels = _Kernels(builder)
     for name in FUNCTIONS:
-        _Selection(program, plan, isa, kv_dtype, activations, name, builder, kernels).build()
+        _Selection(program, plan, isa, kv_dtype, activations, block, name, builder, kernels).build()
     return builder.finalize()
 
 
@@ -88,12 +105,14 @@ class _Selection:
         isa: Isa,
         kv_dtype: KvDtype,
         activations: Activations,
+        block: int,
         name: FunctionName,
         builder: relax.BlockBuilder,
         kernels: _Kernels,
     ) -> None:
-        self.plan, self.isa, self.kv_dtype, self.name, self.kernels = plan, isa, kv_dtype, name, kernels
-        self.activations, self.weights = activations, program.weights
+        self.plan, self.isa, self.name, self.kernels = plan, isa, name, kernels
+        self.kv_dtype, self.activations, self.block = kv_dtype, activations, block
+        self.weights = program.weights
         module = program.module
         if name == "decode":
             module = relax.transform.BindSymbolicVars({"batch": 1, "seq": 1}, func_name="main")(module)
@@ -109,18 +128,37 @@ class _Selection:
         self.as_whole: dict[Any, Any] = {}
         # values that are tuples: the Relax tuple, and which of its items are rows
         self.tuples: dict[Any, tuple[Any, tuple[int, ...]]] = {}
+        # pools of 8-bit keys and values by the name of the cache they stand for: their scales
+        self.scales: dict[str, Any] = {}
+        # after a cache update
+        self.updated_scales: dict[Any, list[Any]] = {}
+        table = relax.TensorType([self.shape.batch, tirx.Var("table_width", "int64")], "int32")
+        self.table = relax.Var("block_table", table)
 
     def build(self) -> None:
-        data = [self.params[name] for name in DATA_INPUTS]
+        data = [self.table if name == "block_table" else self.params[name] for name in DATA_INPUTS]
         caches = [p for p in self.body.params if p.name.startswith(("cache_key.", "cache_value."))]
-        kv_types = [relax.TensorType(list(c.ty.shape), self.kv_dtype) for c in caches]
+        entries = tirx.Var("pool_blocks", "int64")
+        pools: list[tuple[str, Any]] = []
+        for pair in zip(caches[::2], caches[1::2], strict=True):
+            _, heads, _, dim = pair[0].ty.shape
+            shapes = [[entries, heads, dim, self.block], [entries, heads, self.block, dim]]
+            pools += [(c.name, relax.TensorType(s, self.kv_dtype)) for c, s in zip(pair, shapes, strict=True)]
+            if self.kv_dtype == "int8":
+                scale = relax.TensorType([entries, heads, self.block], "float32")
+                pools += [(f"{c.name}_scale", scale) for c in pair]
         weight_types = [relax.TensorType(list(b.shape), b.dtype) for b in self.plan.buffers]
-        kv = relax.Var("kv", relax.TupleType(kv_types))
+        kv = relax.Var("kv", relax.TupleType([ty for _, ty in pools]))
         weights = relax.Var("weights", relax.TupleType(weight_types))
         with self.builder.function(self.name, [*data, kv, weights]):
             with self.builder.dataflow():
-                for position, cache in enumerate(caches):
-                    self.as_whole[cache] = self.builder.emit(relax.TupleGetItem(kv, position), cache.name)
+                items = {
+                    name: self.builder.emit(relax.TupleGetItem(kv, position), name)
+                    for position, (name, _) in enumerate(pools)
+                }
+                for cache in caches:
+                    self.as_whole[cache] = items[cache.name]
+                    self.scales[cache.name] = items.get(f"{cache.name}_scale")
                 self.packed = [
                     self.builder.emit(relax.TupleGetItem(weights, i), b.name) for i, b in enumerate(self.plan.buffers)
                 ]
@@ -247,38 +285,69 @@ class _Selection:
         qkv, positions, index, cos, sin, cache_key, cache_value, *norms = call.tensors
         heads, kv_heads, dim = (call.attributes[k] for k in ("heads", "kv_heads", "head_dim"))
         epsilon = call.attributes["epsilon"]
-        caches = [self._whole(cache_key), self._whole(cache_value)]
-        arguments = [self._whole(qkv), positions, index, cos, sin, *map(self._vector, norms), *caches]
+        pools = [self._whole(cache_key), self._whole(cache_value)]
+        scales = [scale for scale in (self.scales[c.name] for c in (cache_key, cache_value)) if scale is not None]
+        mutated = [*pools, *scales]
+        arguments = [self._whole(qkv), positions, self.table, index, cos, sin, *map(self._vector, norms), *mutated]
         query = relax.TensorType([self.shape.batch, self.shape.seq, heads * dim], "float32")
         normed = "" if epsilon is None else f"_normed_{_number(epsilon)}"
         kernel = self.kernels.get(
-            f"rope_kv_write_{heads}_{kv_heads}_{dim}_{self.kv_dtype}{normed}",
+            f"rope_kv_write_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_b{self.block}{normed}",
             lambda: rope_kv_write(
-                heads, kv_heads, dim, self.kv_dtype, self.isa, qk_norm=epsilon is not None, eps=epsilon or 0.0
+                heads,
+                kv_heads,
+                dim,
+                self.kv_dtype,
+                self.isa,
+                qk_norm=epsilon is not None,
+                eps=epsilon or 0.0,
+                block=self.block,
             ),
         )
-        first = len(arguments) - 2
+        places = list(range(len(arguments) - len(mutated), len(arguments)))
         result = self.builder.emit(
             relax.call_tir_inplace(
-                kernel, relax.Tuple(arguments), [-1, first, first + 1], [query, caches[0].ty, caches[1].ty]
+                kernel, relax.Tuple(arguments), [-1, *places], [query, *(pool.ty for pool in mutated)]
             ),
             var.name,
         )
         self.tuples[var] = (result, ())
+        # what reads the updated cache finds its scales behind the update too, so that it can't run before
+        self.updated_scales[var] = [
+            self.builder.emit(relax.TupleGetItem(result, 3 + position), "updated_scale")
+            for position, scale in enumerate(scales)
+        ]
 
     def _attention_rows(self, var: Any, call: DialectCall) -> None:
         query, key, value, index = call.tensors
         heads, window, scale = call.attributes["heads"], call.attributes["window"], float(call.attributes["scale"])
-        cache = self._whole(key)
-        kv_heads, dim = int(cache.ty.shape[1]), int(cache.ty.shape[3])
+        pools = [self._whole(key), self._whole(value)]
+        kv_heads, dim = int(pools[0].ty.shape[1]), int(pools[0].ty.shape[2])
         q = self._whole(query)
+        name = f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_b{self.block}_{window}_{_number(scale)}_{self.m}"
         self.as_whole[var] = self._call(
-            f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_{window}_{_number(scale)}_{self.m}",
-            lambda: attention(heads, kv_heads, dim, self.kv_dtype, self.isa, scale=scale, m=self.m, window=window),
-            [q, cache, self._whole(value), index],
+            name,
+            lambda: attention(
+                heads,
+                kv_heads,
+                dim,
+                self.kv_dtype,
+                self.isa,
+                scale=scale,
+                m=self.m,
+                window=window,
+                block=self.block,
+            ),
+            [q, self.table, index, *pools, *self._scales_of(key)],
             [q.ty],
             var.name,
         )
+
+    def _scales_of(self, key: Any) -> list[Any]:
+        """The scales of the cache update that `key` is an item of."""
+        update = self.body.producer(key)
+        assert isinstance(update, relax.TupleGetItem)
+        return self.updated_scales[update.tuple_value]
 
     def _swiglu_packed(self, var: Any, call: DialectCall) -> None:
         x = self._rows(call.tensors[0])

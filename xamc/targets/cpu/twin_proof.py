@@ -32,9 +32,9 @@ from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import GRAIN, LARGEST_CODE, KvDtype
 from xamc.targets.kernels.linear import Activations
 from xamc.targets.kernels.packing import pack_rows
-from xamc.targets.kernels.rope import KvDtype
 
 Array = NDArray[np.generic]
 
@@ -89,11 +89,16 @@ class TwinProof:
         return worst
 
     def prove_kernels(self, isa: Isa, kv_dtype: str, activations: str) -> dict[str, Any]:
-        """Compiles the twin with the real kernels and compares the logits; not on a CPU that can't execute them."""
+        """Compiles the twin with the real kernels and compares the logits; not on a CPU that can't execute them.
+
+        The kernels are those of an artifact but for the blocks of the KV cache, which are so small here that sequences
+        of a dozen tokens take several: they lie in random order in their pools, so that a wrong table entry shows.
+        """
         if Isa.host().name != isa.name and not set(isa.cpu_flags) <= set(Isa.host().cpu_flags):
             return {"executed": False, "reason": f"this machine cannot execute {isa.name}"}
         plan = plan_weights(self.program)
-        module = select_kernels(self.program, plan, isa, cast(KvDtype, kv_dtype), cast(Activations, activations))
+        dtypes = cast(KvDtype, kv_dtype), cast(Activations, activations)
+        module = select_kernels(self.program, plan, isa, *dtypes, block=GRAIN)
         bound = "cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}"
         if activations == "int8" and _has_short_activations(plan, isa):
             bound = "int8_activations_twin"
@@ -116,15 +121,14 @@ class TwinProof:
 
     @staticmethod
     def _run(machine: Any, function: str, call: Case, weights: list[Any], kv_dtype: str) -> Array:
-        dtype = np.dtype(ml_dtypes.bfloat16) if kv_dtype == "bfloat16" else np.dtype(kv_dtype)
         layers = sum(1 for name in call.feeds if name.startswith("cache_key."))
         caches = [
-            tvm.runtime.tensor(np.asarray(call.feeds[f"cache_{kind}.{layer}"]).astype(dtype))
-            for layer in range(layers)
-            for kind in ("key", "value")
+            np.asarray(call.feeds[f"cache_{kind}.{layer}"]) for layer in range(layers) for kind in ("key", "value")
         ]
-        data = [tvm.runtime.tensor(np.ascontiguousarray(call.feeds[name])) for name in DATA_INPUTS]
-        result: Array = machine[function](*data, caches, weights).numpy()
+        table, pools = paged(caches, kv_dtype, GRAIN)
+        feeds = {**call.feeds, "block_table": table}
+        data = [tvm.runtime.tensor(np.ascontiguousarray(feeds[name])) for name in DATA_INPUTS]
+        result: Array = machine[function](*data, [tvm.runtime.tensor(pool) for pool in pools], weights).numpy()
         return result
 
     @staticmethod
@@ -145,6 +149,44 @@ def _has_short_activations(plan: WeightPlan, isa: Isa) -> bool:
     """Whether some layer rounds its activations to 8 bits; those rounded to 16 are as good as float32."""
     formats = {weight.layout.format for weight in plan.weights if weight.layout and weight.layout.format.quantized}
     return any(IntegerDot.of(fmt, isa).levels == 127 for fmt in formats)
+
+
+def paged(caches: Sequence[Array], kv_dtype: str, block: int) -> tuple[Array, list[Array]]:
+    """Contiguous caches as pools of blocks in random order, see `kernels.kv_pages`.
+
+    Args:
+        caches: float32 [B, Hkv, C, D] each: k0, v0, k1, v1, ...
+        kv_dtype: how the pools store them.
+        block: positions of a block.
+
+    Returns:
+        The block table int32 [B, M], and the pools in the order of the functions' KV tuple. Blocks of no sequence hold
+        large numbers, which would show if they were read.
+    """
+    batch, heads, capacity, _ = caches[0].shape
+    blocks = -(-capacity // block)
+    entries = batch * blocks + 2
+    table = np.random.default_rng(entries).permutation(entries)[: batch * blocks].astype(np.int32)
+
+    def pool(array: Array, turned: bool = False) -> Array:
+        """[B, Hkv, C, ...] as [N, Hkv, block, ...], or with the last two axes turned."""
+        rest = array.shape[3:]
+        padding = [(0, 0), (0, 0), (0, blocks * block - capacity), *((0, 0) for _ in rest)]
+        cut = np.pad(array, padding).reshape(batch, heads, blocks, block, *rest)
+        result = np.full((entries, heads, block, *rest), 99).astype(array.dtype)
+        result[table] = np.moveaxis(cut, 2, 1).reshape(batch * blocks, heads, block, *rest)
+        return np.ascontiguousarray(np.swapaxes(result, -1, -2)) if turned else result
+
+    pools: list[Array] = []
+    for pair in zip(caches[::2], caches[1::2], strict=True):
+        if kv_dtype == "int8":
+            scales = [(np.abs(array).max(-1) / LARGEST_CODE).astype(np.float32) for array in pair]
+            codes = [np.rint(a / np.maximum(s, 1e-30)[..., None]) for a, s in zip(pair, scales, strict=True)]
+            pools += [pool(codes[0].astype(np.int8), True), pool(codes[1].astype(np.int8)), *map(pool, scales)]
+        else:
+            dtype = np.dtype(ml_dtypes.bfloat16) if kv_dtype == "bfloat16" else np.dtype(kv_dtype)
+            pools += [pool(pair[0].astype(dtype), True), pool(pair[1].astype(dtype))]
+    return table.reshape(batch, blocks), pools
 
 
 def pack_twin(plan: WeightPlan, program: RelaxProgram) -> list[Array]:

@@ -1,14 +1,15 @@
-"""Causal attention over an in-place KV cache, with grouped queries, ragged lengths and sliding windows."""
+"""Causal attention over a paged KV cache, with grouped queries, ragged lengths and sliding windows."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from xamc.compiler.contract import KV_BLOCK
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention_decode import emit_decode
 from xamc.targets.kernels.attention_prefill import emit_prefill
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.rope import KvDtype
+from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
 
 
 def attention(
@@ -21,11 +22,12 @@ def attention(
     scale: float,
     m: Literal["one", "any"],
     window: int | None = None,
+    block: int = KV_BLOCK,
 ) -> E.PrimFunc:
     """softmax(scale q k^T) v, exactly, accumulated in float32.
 
     Query j of sequence i sits at position p = write_index[i] + j and attends to the cached positions t with
-    p - window < t <= p; the new keys and values are in the cache already.
+    p - window < t <= p; the new keys and values are in the cache already. See `kv_pages` for the cache's layout.
 
     Args:
         hq: query heads, a multiple of `hkv`.
@@ -36,25 +38,26 @@ def attention(
         scale: factor of the scores.
         m: ``one`` for exactly one query per sequence (S = 1), ``any`` for a symbolic S.
         window: length of the sliding window, None for full attention.
+        block: positions of a block of the cache.
 
     Returns:
-        A PrimFunc (q float32 [B, S, Hq * D], cache_k [B, Hkv, C, D], cache_v [B, Hkv, C, D], write_index int64 [B],
-        y float32 [B, S, Hq * D]).
+        A PrimFunc (q float32 [B, S, Hq * D], block_table int32 [B, M], write_index int64 [B], the pools of keys and
+        values (see `declare_pools`), y float32 [B, S, Hq * D]).
     """
 
     def body() -> None:
-        b, c = E.dynamic("b"), E.dynamic("c")
+        b = E.dynamic("b")
         s = 1 if m == "one" else E.dynamic("s")
         q = E.parameter("q", (b, s, hq * d), "float32")
-        cache_k = E.parameter("cache_k", (b, hkv, c, d), kv_dtype)
-        cache_v = E.parameter("cache_v", (b, hkv, c, d), kv_dtype)
+        table = E.parameter("block_table", (b, E.dynamic("m")), "int32")
         write_index = E.parameter("write_index", (b,), "int64")
+        keys, values = declare_pools(hkv, d, kv_dtype, table, isa, block)
         y = E.parameter("y", (b, s, hq * d), "float32")
-        arguments = (q, cache_k, cache_v, write_index, y, isa, scale, window)
+        arguments = (q, keys, values, write_index, y, isa, scale, window)
         if m == "one":
             emit_decode(*arguments)
         else:
             E.when(s == 1, lambda: emit_decode(*arguments), lambda: emit_prefill(*arguments))
 
     suffix = f"_w{window}" if window else ""
-    return E.build(f"attention_{m}_{hq}_{hkv}x{d}_{kv_dtype}{suffix}", body)
+    return E.build(f"attention_{m}_{hq}_{hkv}x{d}_{kv_dtype}_b{block}{suffix}", body)

@@ -1,167 +1,184 @@
 """Attention for one query per sequence: bound by reading the cache, so each KV byte is read once per group.
 
-The keys of a sequence are cut into splits that are attended to independently (in parallel over sequence, KV head and
-split) and then merged: with m the maximum of a split's scores, l the sum of exp(score - m) and o the weighted sum of
-its values, splits combine as o = sum_i exp(m_i - m) o_i / sum_i exp(m_i - m) l_i (Dao et al., 2023, Flash-Decoding).
+The keys of a sequence are cut into at most `SPLITS` parts of whole tiles that are attended to in parallel and then
+merged: with m the maximum of a part's scores, l the sum of exp(score - m) and o the weighted sum of its values, parts
+combine as o = sum_i exp(m_i - m) o_i / sum_i exp(m_i - m) l_i (Dao et al., 2023, Flash-Decoding). Within a part the
+same is done tile by tile (the online softmax of FlashAttention).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import Pool
 
-SPLIT = 64
-"""Keys of a split: 16 KiB of float32 at D = 64, and enough tasks for two threads from 65 tokens on."""
+TILE = 64
+"""Keys attended to at a time: 16 KiB of float32 at D = 64."""
+
+SPLITS = 32
+"""Most parts of a sequence. With three KV heads 96 tasks keep two threads busy to within 2 %, one head 16 threads; more
+parts would only write and read more partial results."""
+
+_NONE = -3.0e38
 
 
 def emit_decode(
     q: E.Buffer,
-    cache_k: E.Buffer,
-    cache_v: E.Buffer,
+    keys: Pool,
+    values: Pool,
     write_index: E.Buffer,
     y: E.Buffer,
     isa: Isa,
     scale: float,
     window: int | None,
 ) -> None:
-    """Emits the body for S = 1; q and y [B, S, Hq * D], caches [B, Hkv, C, D], write_index [B]."""
-    b, c = q.shape[0], cache_k.shape[2]
-    hkv, d = int(cache_k.shape[1]), int(cache_k.shape[3])
+    """Emits the body for S = 1; q and y [B, S, Hq * D], write_index [B]."""
+    b, hkv, d = q.shape[0], keys.heads, keys.d
     group = int(q.shape[2]) // (hkv * d)
 
-    longest = E.scratch((1,), "int64")
-    E.store(longest, [0], E.i64(0))
-    with E.serial(b) as i:
-        E.store(longest, [0], E.maximum(E.load(longest, [0]), E.load(write_index, [i]) + 1))
-    keys = E.let(E.load(longest, [0]) if window is None else E.minimum(E.load(longest, [0]), E.i64(window)))
-    splits = E.let((keys + (SPLIT - 1)) // SPLIT)
-    tasks = E.let(b * hkv * splits)
-
-    # Per query head of a task: o[0:D], the maximum and the sum of the exponentials. TVM allocates at the start of
-    # the function, where only the shapes are known, so the capacity bounds the number of splits.
-    bound = c if window is None else E.minimum(c, window)
-    partial = E.scratch((b * hkv * ((bound + (SPLIT - 1)) // SPLIT), group, d + 2))
-
-    def attend(task: E.Expr) -> None:
-        row, split = E.let(task // splits), E.let(task % splits)
-        head, i = E.let(row % hkv), E.let(row // hkv)
+    def span(i: E.Expr) -> tuple[E.Expr, E.Expr, E.Expr, E.Expr]:
+        """First visible key, one past the last, first tile and number of tiles of sequence i."""
         stop = E.let(E.load(write_index, [i]) + 1)
         start = E.i64(0) if window is None else E.let(E.maximum(stop - window, E.i64(0)))
-        first = E.let(start + split * SPLIT)
-        count = E.let(E.minimum(stop - first, E.i64(SPLIT)))
-        task_ = _Task(isa, q, cache_k, cache_v, partial, i, head, group, d, first, count, task, scale)
-        E.when(count > 0, task_.emit, task_.emit_empty)
+        first = E.let(start // TILE)
+        return start, stop, first, E.let((stop + (TILE - 1)) // TILE - first)
+
+    most = E.scratch((1,), "int64")
+    E.store(most, [0], E.i64(0))
+    with E.serial(b) as i:
+        E.store(most, [0], E.maximum(E.load(most, [0]), span(i)[3]))
+    splits = E.let(E.minimum(E.load(most, [0]), E.i64(SPLITS)))
+    rows = E.let(b * hkv)
+
+    # Per query head of a task: o[0:D], the maximum and the sum of the exponentials. TVM allocates at the start of
+    # the function, where only the shapes are known.
+    partial = E.scratch((b * hkv * SPLITS, group, d + 2))
+
+    def attend(task: E.Expr) -> None:
+        # Parts vary slowest, so that a thread's contiguous share has its part of every sequence, long or short.
+        row, split = E.let(task % rows), E.let(task // rows)
+        head, i = E.let(row % hkv), E.let(row // hkv)
+        start, stop, first, tiles = span(i)
+        part = _Part(isa, q, keys, values, partial, i, head, group, task, scale)
+        part.clear()
+        with E.serial(E.let(split * tiles // splits), E.let((split + 1) * tiles // splits)) as tile:
+            t0 = E.let((first + tile) * TILE)
+            count = E.let(E.minimum(stop - t0, E.i64(TILE)))
+            hidden = None if window is None else E.let(E.maximum(start - t0, E.i64(0)))
+            part.emit(t0, count, hidden)
 
     def combine(index: E.Expr) -> None:
         i, qhead = E.let(index // (hkv * group)), E.let(index % (hkv * group))
-        first = E.let((i * hkv + qhead // group) * splits)
-        member = E.let(qhead % group)
-        top = E.Register(1, initial=E.f32(-3.0e38))
+        first, member = E.let(i * hkv + qhead // group), E.let(qhead % group)
+        top = E.Register(1, initial=E.f32(_NONE))
         with E.serial(splits) as split:
-            top.set(E.maximum(top.get(), E.load(partial, [first + split, member, d])))
+            top.set(E.maximum(top.get(), E.load(partial, [first + split * rows, member, d])))
         total = E.Register(1, initial=E.f32(0))
         with E.serial(splits) as split:
-            weight = E.exp(E.load(partial, [first + split, member, d]) - top.get(), 1)
-            E.store(partial, [first + split, member, d], weight)
-            total.set(E.fma(weight, E.load(partial, [first + split, member, d + 1]), total.get(), 1))
+            weight = E.exp(E.load(partial, [first + split * rows, member, d]) - top.get(), 1)
+            E.store(partial, [first + split * rows, member, d], weight)
+            total.set(E.fma(weight, E.load(partial, [first + split * rows, member, d + 1]), total.get(), 1))
         inverse = E.let(E.f32(1) / total.get())
 
         def merge(e: E.Expr, lanes: int) -> None:
             value = E.Register(lanes, initial=E.const(0, lanes))
             with E.serial(splits) as split:
-                weight = E.splat(E.load(partial, [first + split, member, d]), lanes)
-                value.set(E.fma(weight, E.load(partial, [first + split, member, e], lanes), value.get(), lanes))
+                weight = E.splat(E.load(partial, [first + split * rows, member, d]), lanes)
+                value.set(E.fma(weight, E.load(partial, [first + split * rows, member, e], lanes), value.get(), lanes))
             E.store(y, [i, 0, qhead * d + e], value.get() * E.splat(inverse, lanes), lanes)
 
         E.lanewise(d, isa, merge)
 
-    with E.parallel(tasks) as task:
+    with E.parallel(rows * splits) as task:
         attend(task)
     with E.serial(b * hkv * group) as row:
         combine(row)
 
 
-class _Task:
-    """One KV head's keys [first, first + count) and the queries of its group."""
+class _Part:
+    """One KV head's part of a sequence's keys, and the queries of its group."""
 
     def __init__(
         self,
         isa: Isa,
         q: E.Buffer,
-        cache_k: E.Buffer,
-        cache_v: E.Buffer,
+        keys: Pool,
+        values: Pool,
         partial: E.Buffer,
         i: E.Expr,
         head: E.Expr,
         group: int,
-        d: int,
-        first: E.Expr,
-        count: E.Expr,
         task: E.Expr,
         scale: float,
     ) -> None:
-        self.isa, self.group, self.d, self.scale = isa, group, d, scale
-        self.q, self.cache_k, self.cache_v, self.partial = q, cache_k, cache_v, partial
-        self.i, self.head, self.first, self.count, self.task = i, head, first, count, task
+        self.isa, self.group, self.d, self.scale = isa, group, keys.d, scale
+        self.q, self.keys, self.values, self.partial = q, keys, values, partial
+        self.i, self.head, self.task = i, head, task
 
-    def emit_empty(self) -> None:
+    def clear(self) -> None:
         with E.serial(self.group) as member:
             E.lanewise(self.d, self.isa, lambda e, lanes: self.put(member, e, E.const(0, lanes), lanes))
-            self.put(member, self.d, E.f32(-3.0e38), 1)
+            self.put(member, self.d, E.f32(_NONE), 1)
             self.put(member, self.d + 1, E.f32(0), 1)
 
-    def put(self, member: E.Expr, e: E.Expr, value: E.Expr, lanes: int) -> None:
+    def get(self, member: E.Expr, e: E.Expr | int, lanes: int = 1) -> E.Expr:
+        return E.load(self.partial, [self.task, member, e], lanes)
+
+    def put(self, member: E.Expr, e: E.Expr | int, value: E.Expr, lanes: int) -> None:
         E.store(self.partial, [self.task, member, e], value, lanes)
 
-    def emit(self) -> None:
-        scores = E.scratch((self.group, SPLIT))
-        self.emit_scores(scores)
-        self.emit_softmax(scores)
-        self.emit_values(scores)
+    def emit(self, t0: E.Expr, count: E.Expr, hidden: E.Expr | None) -> None:
+        """Attends to positions [t0, t0 + count), of which the first `hidden` lie before the window."""
+        scores = E.scratch((self.group, TILE))
+        shrinks = E.scratch((self.group,))
+        self.emit_scores(scores, t0, count)
+        self.emit_softmax(scores, shrinks, t0, count, hidden)
+        self.emit_values(scores, shrinks, t0, count)
 
-    def emit_scores(self, scores: E.Buffer) -> None:
-        """scores[g, t] = scale q_g k_t; the last block's surplus is a copy of the last key and masked afterwards."""
-        lanes, d = self.isa.lanes, self.d
-        last = E.let(self.count - 1)
-        with E.serial(E.let((self.count + (lanes - 1)) // lanes)) as block:
-            at = [E.let(self.first + E.minimum(block * lanes + t, last)) for t in range(lanes)]
-            if self.group == 1:
-                self.dot(scores, 0, block, lambda t, e, width: self.key(at[t], e, width))
-            else:
-                # Converted once, used by every query of the group.
-                keys = E.scratch((lanes, d))
-                for t in range(lanes):
-                    E.lanewise(d, self.isa, lambda e, width: E.store(keys, [t, e], self.key(at[t], e, width), width))  # noqa: B023
-                with E.serial(self.group) as member:
-                    self.dot(scores, member, block, lambda t, e, width: E.load(keys, [t, e], width))
+    def emit_scores(self, scores: E.Buffer, t0: E.Expr, count: E.Expr) -> None:
+        """scores[g, t] = scale q_g k_t; beyond `count` whatever the cache holds, which is masked afterwards."""
+        keys, lanes = self.keys, min(self.isa.lanes, self.keys.block)
+        tile, vectors = tile_of(self.group, TILE // lanes, self.isa)
+        last = E.let((count - 1) // lanes)
+        with E.serial(E.let(last // vectors + 1)) as part:
+            # surplus vectors repeat the last one
+            first = [E.let(E.minimum(part * vectors + v, last)) for v in range(vectors)]
+            places = [keys.place(self.i, E.let(t0 + index * lanes)) for index in first]
+            with E.serial(self.group // tile) as outer:
+                queries = [E.let((self.head * self.group + outer * tile + g) * self.d) for g in range(tile)]
 
-    def key(self, position: E.Expr, e: E.Expr, lanes: int) -> E.Expr:
-        return E.load_float(self.cache_k, [self.i, self.head, position, e], lanes, self.isa)
+                def finish(g: int, v: int, total: E.Expr) -> None:
+                    factor = E.const(self.scale, lanes)
+                    if keys.scales is not None:
+                        factor = factor * keys.scale(places[v], self.head, lanes)
+                    E.store(scores, [outer * tile + g, (part * vectors + v) * lanes], total * factor, lanes)
 
-    def dot(self, scores: E.Buffer, member: E.Expr | int, block: E.Expr, key: E.KeyReader) -> None:
-        lanes, d = self.isa.lanes, self.d
-        sums = [E.Register(lanes, initial=E.const(0, lanes)) for _ in range(lanes)]
-        base = E.let((self.head * self.group + member) * d)
-        with E.serial(d // lanes) as c:
-            query = E.let(E.load(self.q, [self.i, 0, base + c * lanes], lanes))
-            for t, register in enumerate(sums):
-                register.set(E.fma(query, key(t, c * lanes, lanes), register.get(), lanes))
-        result = E.gather_sums([register.get() for register in sums])
-        store = E.Register(lanes, initial=result)
-        if d % lanes:
-            with E.serial(d // lanes * lanes, d) as e:
-                query = E.let(E.load(self.q, [self.i, 0, base + e]))
-                for t in range(lanes):
-                    E.store(store.buffer, [t], E.fma(query, key(t, e, 1), E.load(store.buffer, [t]), 1))
-        E.store(scores, [member, block * lanes], store.get() * E.const(self.scale, lanes), lanes)
+                sums = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in range(vectors)] for _ in range(tile)]
+                with E.serial(self.d) as e:
+                    accumulate(
+                        sums,
+                        lambda g: E.load(self.q, [self.i, 0, queries[g] + e]),
+                        lambda v: keys.load(places[v], self.head, e, lanes),
+                        lanes,
+                    )
+                each(sums, finish)
 
-    def emit_softmax(self, scores: E.Buffer) -> None:
+    def emit_softmax(
+        self, scores: E.Buffer, shrinks: E.Buffer, t0: E.Expr, count: E.Expr, hidden: E.Expr | None
+    ) -> None:
+        """Scores to exponentials (times the values' scales); updates m and l, and how much o shrinks."""
         lanes = self.isa.lanes
-        blocks = E.let((self.count + (lanes - 1)) // lanes)
+        blocks = E.let((count + (lanes - 1)) // lanes)
         with E.serial(self.group) as member:
-            with E.serial(self.count, blocks * lanes) as t:
-                E.store(scores, [member, t], E.f32(-3.0e38))
-            tops = E.Register(lanes, initial=E.const(-3.0e38, lanes))
+            with E.serial(count, blocks * lanes) as t:
+                E.store(scores, [member, t], E.f32(_NONE))
+            if hidden is not None:
+                with E.serial(hidden) as t:
+                    E.store(scores, [member, t], E.f32(_NONE))
+            before = E.let(self.get(member, self.d))
+            tops = E.Register(lanes, initial=E.splat(before, lanes))
             with E.serial(blocks) as block:
                 tops.set(E.maximum(tops.get(), E.load(scores, [member, block * lanes], lanes)))
             top = E.reduce(tops.get(), lanes, E.maximum)
@@ -170,35 +187,95 @@ class _Task:
                 weight = E.exp(E.let(E.load(scores, [member, block * lanes], lanes) - E.splat(top, lanes)), lanes)
                 E.store(scores, [member, block * lanes], weight, lanes)
                 sums.set(sums.get() + weight)
+            shrink = E.exp(E.let(before - top), 1)
+            E.store(shrinks, [member], shrink)
             self.put(member, self.d, top, 1)
-            self.put(member, self.d + 1, E.reduce(sums.get(), lanes, E.add), 1)
+            total = E.reduce(sums.get(), lanes, E.add)
+            self.put(member, self.d + 1, E.fma(self.get(member, self.d + 1), shrink, total, 1), 1)
+        if self.values.scales is not None:
+            width = min(lanes, self.values.block)
+            with E.serial(E.let((count + (width - 1)) // width)) as run:
+                place = self.values.place(self.i, E.let(t0 + run * width))
+                factor = E.let(self.values.scale(place, self.head, width))
+                with E.serial(self.group) as member:
+                    at = [member, run * width]
+                    E.store(scores, at, E.load(scores, at, width) * factor, width)
 
-    def emit_values(self, scores: E.Buffer) -> None:
-        """o_g = sum_t p[g, t] v_t, a register tile of queries and elements at a time."""
-        lanes, d = self.isa.lanes, self.d
-        tile = max(size for size in (1, 2, 3, 4) if self.group % size == 0)
-        budget = max(1, (self.isa.registers - 4) // tile)
-        vectors = max((size for size in range(1, budget + 1) if (d // lanes) % size == 0), default=1)
+    def emit_values(self, scores: E.Buffer, shrinks: E.Buffer, t0: E.Expr, count: E.Expr) -> None:
+        """o_g = shrink_g o_g + sum_t p[g, t] v_t, a register tile of queries and elements at a time."""
+        lanes, whole = self.isa.lanes, self.d // self.isa.lanes
+        tile, vectors = tile_of(self.group, whole, self.isa)
         with E.serial(self.group // tile) as outer:
             members = [E.let(outer * tile + g) for g in range(tile)]
-            if d >= lanes:
-                with E.serial(d // (lanes * vectors)) as block:
-                    self.weighted(scores, members, E.let(block * (lanes * vectors)), vectors, lanes)
-            if d % lanes:
-                with E.serial(d // lanes * lanes, d) as e:
-                    self.weighted(scores, members, e, 1, 1)
+            if whole:
+                with E.serial(whole // vectors) as block:
+                    self.weigh(scores, shrinks, members, E.let(block * (lanes * vectors)), vectors, lanes, t0, count)
+            if self.d % lanes:
+                with E.serial(whole * lanes, self.d) as e:
+                    self.weigh(scores, shrinks, members, e, 1, 1, t0, count)
 
-    def weighted(self, scores: E.Buffer, members: list[E.Expr], first: E.Expr, vectors: int, lanes: int) -> None:
-        sums = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in range(vectors)] for _ in members]
-        with E.serial(self.count) as t:
-            index = [self.i, self.head, self.first + t]
-            values = [
-                E.let(E.load_float(self.cache_v, [*index, first + v * lanes], lanes, self.isa)) for v in range(vectors)
-            ]
-            for member, registers in zip(members, sums):
-                weight = E.let(E.splat(E.load(scores, [member, t]), lanes))
-                for value, register in zip(values, registers):
-                    register.set(E.fma(weight, value, register.get(), lanes))
-        for member, registers in zip(members, sums):
-            for v, register in enumerate(registers):
-                self.put(member, first + v * lanes, register.get(), lanes)
+    def weigh(
+        self,
+        scores: E.Buffer,
+        shrinks: E.Buffer,
+        members: list[E.Expr],
+        first: E.Expr,
+        vectors: int,
+        lanes: int,
+        t0: E.Expr,
+        count: E.Expr,
+    ) -> None:
+        """Elements [first, first + vectors * lanes) of the outputs of `members`."""
+
+        def before(member: E.Expr, v: int) -> E.Expr:
+            return self.get(member, first + v * lanes, lanes) * E.splat(E.load(shrinks, [member]), lanes)
+
+        sums = [[E.Register(lanes, initial=before(member, v)) for v in range(vectors)] for member in members]
+        run = min(self.values.block, TILE)
+        with E.serial(E.let((count + (run - 1)) // run)) as index:
+            page, offset = self.values.place(self.i, E.let(t0 + index * run))
+            with E.serial(E.let(E.minimum(count - index * run, E.i64(run)))) as t:
+                accumulate(
+                    sums,
+                    lambda g: E.load(scores, [members[g], index * run + t]),
+                    lambda v: self.values.load((page, offset + t), self.head, first + v * lanes, lanes),
+                    lanes,
+                )
+        each(sums, lambda g, v, total: self.put(members[g], first + v * lanes, total, lanes))
+
+
+def tile_of(group: int, vectors: int, isa: Isa) -> tuple[int, int]:
+    """Queries and vectors of a register tile that divide `group` and `vectors`.
+
+    Chosen for the fewest instructions per multiply-add, with about three for a vector (load and widen) and one for the
+    broadcast of a query's factor.
+    """
+    room = isa.registers - 4
+    tiles = [
+        (queries, width)
+        for queries in range(1, min(group, room) + 1)
+        for width in range(1, max(vectors, 1) + 1)
+        if group % queries == 0 and max(vectors, 1) % width == 0 and queries * width <= room
+    ]
+    return min(tiles, key=lambda tile: ((3 * tile[1] + tile[0]) / (tile[0] * tile[1]), -tile[0] * tile[1]))
+
+
+def accumulate(
+    sums: list[list[E.Register]],
+    factor: Callable[[int], E.Expr],
+    vector: Callable[[int], E.Expr],
+    lanes: int,
+) -> None:
+    """sums[g][v] += factor(g) * vector(v), the vectors read once for all g."""
+    values = [E.let(vector(v)) for v in range(len(sums[0]))]
+    for g, registers in enumerate(sums):
+        weight = E.let(E.splat(factor(g), lanes))
+        for value, register in zip(values, registers):
+            register.set(E.fma(weight, value, register.get(), lanes))
+
+
+def each(sums: list[list[E.Register]], finish: Callable[[int, int, E.Expr], None]) -> None:
+    """Hands every sum to `finish(g, v, sum)`."""
+    for g, registers in enumerate(sums):
+        for v, register in enumerate(registers):
+            finish(g, v, register.get())

@@ -1,7 +1,7 @@
 """Attention for many queries per sequence, blocked with an online softmax (Dao et al., 2022, FlashAttention).
 
 A task is one KV head of one sequence and a block of queries; with grouped queries its rows are all query heads of the
-group, row = query * group + member, so that keys and values are converted and transposed once for all of them. For
+group, row = query * group + member, so that keys and values are converted once for all of them. For
 each block of keys, with m the running maximum, l the running sum of exponentials and o the running output of a row:
 
     s = scale q k^T;  m' = max(m, max s);  p = exp(s - m');  a = exp(m - m')
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import Pool
 from xamc.targets.kernels.microkernel import FLOAT32, cut_rows, emit_tile, row_tiles, tile_size
 
 BLOCK_T = 64
@@ -26,17 +27,16 @@ _MASKED = -3.0e38
 
 def emit_prefill(
     q: E.Buffer,
-    cache_k: E.Buffer,
-    cache_v: E.Buffer,
+    pool_k: Pool,
+    pool_v: Pool,
     write_index: E.Buffer,
     y: E.Buffer,
     isa: Isa,
     scale: float,
     window: int | None,
 ) -> None:
-    """Emits the body; q and y [B, S, Hq * D], caches [B, Hkv, C, D], write_index [B]."""
-    b, s = q.shape[0], q.shape[1]
-    hkv, d = int(cache_k.shape[1]), int(cache_k.shape[3])
+    """Emits the body; q and y [B, S, Hq * D], write_index [B]."""
+    b, s, hkv, d = q.shape[0], q.shape[1], pool_k.heads, pool_k.d
     group = int(q.shape[2]) // (hkv * d)
     queries = query_block(group, isa)
     blocks = E.let((s + (queries - 1)) // queries)
@@ -46,7 +46,7 @@ def emit_prefill(
         turn = E.let(index % blocks)
         block = E.let(E.choose(turn % 2 == 0, turn // 2, blocks - 1 - turn // 2))
         task = _Task(isa, group, d, queries, scale, window)
-        task.emit(q, cache_k, cache_v, y, i, head, E.let(block * queries), s, E.let(E.load(write_index, [i])))
+        task.emit(q, pool_k, pool_v, y, i, head, E.let(block * queries), s, E.let(E.load(write_index, [i])))
 
 
 def query_block(group: int, isa: Isa) -> int:
@@ -68,8 +68,8 @@ class _Task:
     def emit(
         self,
         q: E.Buffer,
-        cache_k: E.Buffer,
-        cache_v: E.Buffer,
+        pool_k: Pool,
+        pool_v: Pool,
         y: E.Buffer,
         i: E.Expr,
         head: E.Expr,
@@ -105,10 +105,10 @@ class _Task:
         def visit(block: E.Expr) -> None:
             t0 = E.let(block * BLOCK_T)
             count = E.let(E.minimum(stop - t0, E.i64(BLOCK_T)))
-            self.transpose(cache_k, keys, i, head, t0, count)
+            self.widen(pool_k, keys, i, head, t0, count)
             self.score(query, keys, scores, rows)
             self.soften(scores, state, output, rows, position, t0)
-            self.convert(cache_v, values, i, head, t0, count)
+            self.convert(pool_v, values, i, head, t0, count)
             self.accumulate(scores, values, output, rows, count)
 
         with E.serial(E.let((stop + (BLOCK_T - 1)) // BLOCK_T)) as block:
@@ -128,19 +128,20 @@ class _Task:
 
             E.lanewise(d, self.isa, finish)
 
-    def transpose(self, cache_k: E.Buffer, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
-        """keys[d, t] = k[t0 + t, d]; the surplus of the last block repeats its last key and is masked later."""
-        lanes, d = min(self.lanes, 8), self.d  # wider transposes compile slowly and gain nothing
-        with E.serial(BLOCK_T // lanes) as block:
-            at = [E.let(t0 + E.minimum(block * lanes + t, count - 1)) for t in range(lanes)]
-            with E.serial(d // lanes) as c:
-                columns = [E.let(E.load_float(cache_k, [i, head, row, c * lanes], lanes, self.isa)) for row in at]
-                for e, vector in enumerate(E.transpose(columns)):
-                    E.store(keys, [c * lanes + e, block * lanes], vector, lanes)
-            if d % lanes:
-                with E.serial(d // lanes * lanes, d) as e:
-                    for t, row in enumerate(at):
-                        E.store(keys, [e, block * lanes + t], E.load_float(cache_k, [i, head, row, e], 1, self.isa))
+    def widen(self, pool: Pool, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
+        """keys[d, t] = k[t0 + t, d]; beyond the last key whatever the cache holds, which is masked later."""
+        run = min(pool.block, BLOCK_T)
+        lanes = min(self.lanes, run)
+        last = E.let((count - 1) // run)
+        with E.serial(BLOCK_T // run) as part:
+            page, offset = pool.place(i, E.let(t0 + E.minimum(part, last) * run))
+            with E.serial(self.d) as e:
+                for t in range(0, run, lanes):
+                    place = (page, offset + t)
+                    value = pool.load(place, head, e, lanes)
+                    if pool.scales is not None:
+                        value = value * pool.scale(place, head, lanes)
+                    E.store(keys, [e, part * run + t], value, lanes)
 
     def score(self, query: E.Buffer, keys: E.Buffer, scores: E.Buffer, rows: E.Expr) -> None:
         lanes = self.lanes
@@ -214,12 +215,15 @@ class _Task:
 
         E.when(partial, hide)
 
-    def convert(self, cache_v: E.Buffer, values: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
+    def convert(self, pool: Pool, values: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
         """values[t, e] = v[t0 + t, e] as float32, padded with zeros to whole tiles."""
         with E.serial(count) as t:
+            place = pool.place(i, E.let(t0 + t))
+            scale = None if pool.scales is None else E.let(pool.scale(place, head))
 
             def copy(e: E.Expr, width: int) -> None:
-                E.store(values, [t, e], E.load_float(cache_v, [i, head, t0 + t, e], width, self.isa), width)
+                value = pool.load(place, head, e, width)
+                E.store(values, [t, e], value if scale is None else value * E.splat(scale, width), width)
 
             E.lanewise(self.d, self.isa, copy)
             if self.padded > self.d:

@@ -351,8 +351,10 @@ def float_to_bfloat(value: Expr, lanes: int) -> Expr:
 
 
 def load_float(buffer: Buffer, index: Sequence[Expr | int], lanes: int, isa: Isa) -> Expr:
-    """Elements of a float32, float16 or bfloat16 buffer as float32."""
+    """Elements of a float32, float16, bfloat16 or int8 buffer as float32."""
     value, dtype = load(buffer, index, lanes), str(buffer.ty.dtype)
+    if dtype == "int8":
+        return cast(value, "float32", lanes)
     if dtype == "float16":
         return half_to_float(value, lanes, isa)
     if dtype == "bfloat16":
@@ -368,6 +370,29 @@ def store_float(buffer: Buffer, index: Sequence[Expr | int], value: Expr, lanes:
     elif dtype == "bfloat16":
         value = bits(float_to_bfloat(value, lanes), "bfloat16", lanes)
     store(buffer, index, value, lanes)
+
+
+def largest_magnitude(buffer: Buffer, extent: int, isa: Isa) -> Expr:
+    """max |x| over the first `extent` elements of a flat float32 buffer."""
+    lanes = isa.lanes
+    tops = Register(lanes, initial=const(0, lanes))
+    with serial(extent // lanes) as index:
+        value = let(load(buffer, [index * lanes], lanes))
+        tops.set(maximum(tops.get(), maximum(value, const(0, lanes) - value)))
+    result = Register(1, initial=reduce(tops.get(), lanes, maximum))
+    with serial(extent // lanes * lanes, extent) as index:
+        single = let(load(buffer, [index]))
+        result.set(maximum(result.get(), maximum(single, f32(0) - single)))
+    return result.get()
+
+
+def round_to_int8(value: Expr, lanes: int) -> Expr:
+    """float32 in [-127, 127] to int8, to nearest even.
+
+    Adding 1.5 * 2^23 rounds to an integer and leaves it in the low mantissa bits, whose lowest byte is the result.
+    """
+    shifted = bits(let(value + const(12582912.0, lanes)), "int32", lanes)
+    return cast(shifted, "int8", lanes)
 
 
 def exp(value: Expr, lanes: int) -> Expr:

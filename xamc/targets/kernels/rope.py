@@ -6,13 +6,11 @@ y1 = x1 cos - x2 sin, y2 = x2 cos + x1 sin. Cosines and sines are float32 [R, D/
 
 from __future__ import annotations
 
-from typing import Literal
-
+from xamc.compiler.contract import KV_BLOCK
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
 from xamc.targets.kernels.norm import inverse_rms
-
-KvDtype = Literal["float32", "float16", "bfloat16"]
 
 _ROW_THRESHOLD = 4
 
@@ -60,49 +58,16 @@ def rope(heads: int, d: int, isa: Isa, *, width: int | None = None, offset: int 
     return E.build(f"rope_{heads}x{d}_{width or heads * d}_{offset}", body)
 
 
-def kv_write(hkv: int, d: int, kv_dtype: KvDtype, isa: Isa, *, heads_first: bool = False) -> E.PrimFunc:
-    """Writes new keys or values into their cache (TensorScatter along the sequence axis).
-
-    Args:
-        hkv: number of heads Hkv.
-        d: elements D of a head.
-        kv_dtype: dtype of the cache; values are rounded to nearest even.
-        isa: the level to generate for.
-        heads_first: the update's layout: [B, Hkv, S, D] if true, else [B, S, Hkv * D].
-
-    Returns:
-        A PrimFunc (update float32, write_index int64 [B], cache [B, Hkv, C, D], mutated). Row j of sequence i goes to
-        position write_index[i] + j; positions from C on are dropped.
-    """
-
-    def body() -> None:
-        b, s, c = E.dynamic("b"), E.dynamic("s"), E.dynamic("c")
-        update = E.parameter("update", (b, hkv, s, d) if heads_first else (b, s, hkv * d), "float32")
-        write_index = E.parameter("write_index", (b,), "int64")
-        cache = E.parameter("cache", (b, hkv, c, d), kv_dtype)
-
-        def row(index: E.Expr) -> None:
-            i, j = E.let(index // s), E.let(index % s)
-            slot = E.let(E.load(write_index, [i]) + j)
-
-            def write() -> None:
-                with E.serial(hkv) as head:
-
-                    def copy(e: E.Expr, lanes: int) -> None:
-                        source = [i, head, j, e] if heads_first else [i, j, head * d + e]
-                        E.store_float(cache, [i, head, slot, e], E.load(update, source, lanes), lanes, isa)
-
-                    E.lanewise(d, isa, copy)
-
-            E.when(slot < c, write)
-
-        E.rows(b * s, row, _ROW_THRESHOLD)
-
-    return E.build(f"kv_write_{hkv}x{d}_{kv_dtype}{'_heads_first' if heads_first else ''}", body)
-
-
 def rope_kv_write(
-    hq: int, hkv: int, d: int, kv_dtype: KvDtype, isa: Isa, *, qk_norm: bool = False, eps: float = 1e-6
+    hq: int,
+    hkv: int,
+    d: int,
+    kv_dtype: KvDtype,
+    isa: Isa,
+    *,
+    qk_norm: bool = False,
+    eps: float = 1e-6,
+    block: int = KV_BLOCK,
 ) -> E.PrimFunc:
     """What lies between a fused QKV projection and attention, in one pass: q/k norm, RoPE, cache update.
 
@@ -110,28 +75,29 @@ def rope_kv_write(
         hq: query heads.
         hkv: key and value heads.
         d: elements D of a head.
-        kv_dtype: dtype of the caches; values are rounded to nearest even.
+        kv_dtype: dtype of the caches; values are rounded to nearest even, int8 with a scale per token and head.
         isa: the level to generate for.
         qk_norm: whether queries and keys are RMS-normalized per head before RoPE.
         eps: of that norm.
+        block: positions of a block of the cache.
 
     Returns:
-        A PrimFunc (qkv float32 [B, S, (Hq + 2 Hkv) * D], position_ids int64 [B, S], write_index int64 [B],
-        cos float32 [R, D/2], sin float32 [R, D/2], q_norm float32 [D] and k_norm float32 [D] if `qk_norm`,
-        cache_k [B, Hkv, C, D] and cache_v [B, Hkv, C, D], mutated, q_out float32 [B, S, Hq * D]). Positions from C
-        on are dropped.
+        A PrimFunc (qkv float32 [B, S, (Hq + 2 Hkv) * D], position_ids int64 [B, S], block_table int32 [B, M],
+        write_index int64 [B], cos float32 [R, D/2], sin float32 [R, D/2], q_norm float32 [D] and k_norm float32 [D] if
+        `qk_norm`, the pools of keys and values (see `declare_pools`), mutated, q_out float32 [B, S, Hq * D]). Row j of
+        sequence i goes to position write_index[i] + j; positions beyond the table are dropped.
     """
 
     def body() -> None:
-        b, s, r, c = E.dynamic("b"), E.dynamic("s"), E.dynamic("r"), E.dynamic("c")
+        b, s, r = E.dynamic("b"), E.dynamic("s"), E.dynamic("r")
         qkv = E.parameter("qkv", (b, s, (hq + 2 * hkv) * d), "float32")
         positions = E.parameter("position_ids", (b, s), "int64")
+        table = E.parameter("block_table", (b, E.dynamic("m")), "int32")
         write_index = E.parameter("write_index", (b,), "int64")
         cos = E.parameter("cos", (r, d // 2), "float32")
         sin = E.parameter("sin", (r, d // 2), "float32")
         norms = [E.parameter(name, (d,), "float32") for name in ("q_norm", "k_norm")] if qk_norm else [None, None]
-        cache_k = E.parameter("cache_k", (b, hkv, c, d), kv_dtype)
-        cache_v = E.parameter("cache_v", (b, hkv, c, d), kv_dtype)
+        keys, values = declare_pools(hkv, d, kv_dtype, table, isa, block)
         q_out = E.parameter("q_out", (b, s, hq * d), "float32")
 
         def row(index: E.Expr) -> None:
@@ -161,30 +127,31 @@ def rope_kv_write(
                 )
 
             def write() -> None:
+                place = keys.place(i, slot)
                 with E.serial(hkv) as head:
+                    key, value = E.scratch((d,)), E.scratch((d,))
                     _rotate(
                         reader(E.let((hq + head) * d), norms[1]),
-                        lambda e, value, lanes: E.store_float(cache_k, [i, head, slot, e], value, lanes, isa),
+                        lambda e, new, lanes: E.store(key, [e], new, lanes),
                         cos,
                         sin,
                         position,
                         d,
                         isa,
                     )
-                    value = E.let((hq + hkv + head) * d)
+                    keys.write(place, head, key)
+                    first = E.let((hq + hkv + head) * d)
+                    E.lanewise(
+                        d, isa, lambda e, lanes: E.store(value, [e], E.load(qkv, [i, j, first + e], lanes), lanes)
+                    )
+                    values.write(place, head, value)
 
-                    def copy(e: E.Expr, lanes: int) -> None:
-                        new = E.load(qkv, [i, j, value + e], lanes)
-                        E.store_float(cache_v, [i, head, slot, e], new, lanes, isa)
-
-                    E.lanewise(d, isa, copy)
-
-            E.when(slot < c, write)
+            E.when(slot < keys.capacity, write)
 
         E.rows(b * s, row, _ROW_THRESHOLD)
 
     norm = "_norm" if qk_norm else ""
-    return E.build(f"rope_kv_write_{hq}_{hkv}x{d}_{kv_dtype}{norm}", body)
+    return E.build(f"rope_kv_write_{hq}_{hkv}x{d}_{kv_dtype}_b{block}{norm}", body)
 
 
 def _rotate(

@@ -1,0 +1,162 @@
+"""The paged cache against a pool of token ids: whatever rows share, copy or evict, each finds its own tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xamc.compiler.errors import InternalError
+from xamc.runtime.block_cache import BlockCache
+
+BLOCK, CONTEXT, ROWS = 4, 20, 3
+
+
+class Pool:
+    """What an executor does with the cache, with token ids for keys."""
+
+    def __init__(self, max_batch: int = ROWS) -> None:
+        self.cache = BlockCache(BLOCK, CONTEXT, max_batch, self._copy)
+        self.memory = np.full((self.cache.blocks, BLOCK), -1)
+        self.rows: list[list[int]] = []
+        self.copied: list[tuple[int, int]] = []
+
+    def _copy(self, source: int, target: int) -> None:
+        self.memory[target] = self.memory[source]
+        self.copied.append((source, target))
+
+    def begin(self, prompts: list[list[int]], reuse: bool = True, kind: object = None) -> list[int]:
+        kept = self.cache.begin([np.array(prompt) for prompt in prompts], reuse, kind).tolist()
+        self.rows = [prompt[:length] for prompt, length in zip(prompts, kept)]
+        self.check()
+        return kept
+
+    def feed(self, index: int, tokens: list[int]) -> None:
+        lengths = np.array([len(row) for row in self.rows])
+        lengths[index] += len(tokens)
+        self.cache.reserve(lengths)
+        for offset, token in enumerate(tokens):
+            position = len(self.rows[index]) + offset
+            self.memory[self.cache.table[index, position // BLOCK], position % BLOCK] = token
+        self.rows[index] += tokens
+        self.cache.extend(index, tokens)
+        self.check()
+
+    def check(self) -> None:
+        for index, row in enumerate(self.rows):
+            blocks = self.cache.table[index, : -(-len(row) // BLOCK)]
+            assert (blocks > 0).all()
+            assert self.memory[blocks].ravel()[: len(row)].tolist() == row
+        assert self.cache.touched <= self.cache.blocks - 1
+
+    def run(self, prompt: list[int], reuse: bool = True) -> int:
+        """A whole request; returns how many tokens were cached."""
+        (kept,) = self.begin([prompt], reuse)
+        self.feed(0, prompt[kept:])
+        return kept
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_every_row_finds_its_own_tokens(data: st.DataObject) -> None:
+    pool = Pool()
+    token = st.integers(0, 1)  # few tokens: many equal beginnings
+    for _ in range(data.draw(st.integers(1, 8))):
+        prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=CONTEXT), min_size=1, max_size=ROWS))
+        kept = pool.begin(prompts, data.draw(st.booleans()), data.draw(st.sampled_from([None, 1])))
+        assert all(length < len(prompt) for length, prompt in zip(kept, prompts))
+        for index, prompt in enumerate(prompts):
+            rest = prompt[kept[index] :]
+            while rest:
+                step = data.draw(st.integers(1, len(rest)))
+                pool.feed(index, rest[:step])
+                rest = rest[step:]
+        for _ in range(data.draw(st.integers(0, 6))):
+            index = data.draw(st.integers(0, len(prompts) - 1))
+            if data.draw(st.integers(0, 9)) == 0:
+                pool.cache.stop_indexing()
+            if len(pool.rows[index]) < CONTEXT:
+                pool.feed(index, [data.draw(token)])
+
+
+def test_a_prompt_that_is_cached_as_a_whole_still_runs_its_last_token() -> None:
+    pool = Pool()
+    prompt = list(range(8))
+    assert pool.run(prompt) == 0
+    assert pool.run(prompt) == 7  # three of four tokens of the second block, copied
+    assert len(pool.copied) == 1
+    assert pool.run([*prompt, 99]) == 8
+    assert len(pool.copied) == 1  # whole blocks are shared, not copied
+    assert pool.run([7]) == 0
+
+
+def test_the_next_turn_begins_where_the_last_one_ended() -> None:
+    pool = Pool()
+    assert pool.run([1, 2, 3, 4, 5, 6]) == 0
+    assert pool.run([1, 2, 3, 4, 5, 6, 7, 8, 9]) == 6
+    assert pool.run([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) == 9
+    assert pool.run([1, 2, 3, 0, 5]) == 3
+
+
+def test_switched_off_nothing_is_reused_or_kept() -> None:
+    pool = Pool()
+    prompt = list(range(9))
+    assert [pool.run(prompt, reuse=False) for _ in range(2)] == [0, 0]
+    assert pool.run(prompt) == 0
+    assert pool.run(prompt, reuse=False) == 0
+    assert pool.run(prompt) == 8
+
+
+def test_another_kind_of_keys_is_another_prefix() -> None:
+    pool = Pool()
+    for kind, kept in ((40, 0), (41, 0), (40, 8)):
+        assert pool.begin([list(range(9))], kind=kind) == [kept]
+        pool.feed(0, list(range(kept, 9)))
+
+
+def test_keys_of_a_base_that_changed_are_not_kept() -> None:
+    pool = Pool()
+    pool.begin([[*list(range(4)), 9]])
+    pool.feed(0, [0, 1, 2, 3])
+    pool.cache.stop_indexing()
+    pool.feed(0, [9, 9, 9, 9])
+    assert pool.begin([[0, 1, 2, 3, 9, 9, 9, 9, 9]]) == [4]
+
+
+def test_the_block_used_longest_ago_goes_first_and_memory_stays_that_of_one_context() -> None:
+    pool = Pool()
+    prompts = [[10 * n + i for i in range(9)] for n in range(3)]  # three blocks each; a context has five
+    for prompt in prompts:
+        assert pool.run(prompt) == 0
+    assert pool.cache.touched == CONTEXT // BLOCK
+    assert pool.run(prompts[2]) == 8  # the last one is whole
+    assert pool.run(prompts[0]) == 0  # the first one is gone
+    for n in range(50):
+        pool.run([100 + n] * 17)
+    assert pool.cache.touched == CONTEXT // BLOCK
+
+
+def test_rows_share_what_is_cached_and_one_of_equal_blocks_is_kept() -> None:
+    pool = Pool()
+    prompt = list(range(9))
+    pool.run(prompt)
+    assert pool.begin([prompt, [*prompt[:8], 50, 51]]) == [8, 8]
+    assert (pool.cache.table[0, :2] == pool.cache.table[1, :2]).all()
+    pool.feed(0, [1])
+    pool.feed(1, [2, 3])
+    fresh = Pool()
+    fresh.begin([prompt, prompt])
+    for index in range(2):
+        fresh.feed(index, prompt)
+    assert (fresh.cache.table[0, :2] == fresh.cache.table[1, :2]).all()
+    assert fresh.cache.table[0, 2] != fresh.cache.table[1, 2]
+
+
+def test_more_than_the_pool_has_is_refused() -> None:
+    pool = Pool(max_batch=1)
+    pool.begin([[1], [2]], reuse=False)
+    with pytest.raises(InternalError, match="E1617"):
+        for _ in range(CONTEXT):
+            pool.feed(0, [1])
+            pool.feed(1, [1])

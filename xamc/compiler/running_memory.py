@@ -1,0 +1,70 @@
+"""What running an artifact of the CPU target takes, before the fact.
+
+The weights are mapped and count once they are read, the KV cache as it is written, and activations are bounded by the
+prefill chunk, however long a prompt is. Compared with what a process really takes by `make bench-long`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xamc.compiler.contract import ModelConfig, kv_bytes_per_token
+
+_MIB = 2**20
+# Python, NumPy, the tokenizer and TVM's runtime library, measured by tests/runtime/test_process.py, and what glibc and
+# TVM's pools keep beside what is in use
+BASE_BYTES = 110 * _MIB
+# what prefill attention and the matrix products keep per thread: tiles of queries, keys, values, scores, activations
+_THREAD_BYTES = 4 * _MIB
+_THREADS = 2
+
+
+@dataclass(frozen=True)
+class RunningMemory:
+    """Bytes of a process that runs one sequence of full length.
+
+    Attributes:
+        weights: all of them.
+        kv_sequence: KV cache of that sequence.
+        activations: of the largest call, and the RoPE tables.
+        base: everything else.
+        kv_dtype: how keys and values are stored.
+        context: tokens of the sequence.
+    """
+
+    weights: int
+    kv_sequence: int
+    activations: int
+    base: int
+    kv_dtype: str
+    context: int
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.weights + self.kv_sequence + self.activations + self.base
+
+
+def running_memory(config: ModelConfig, weights: int, context: int, chunk: int, kv_dtype: str) -> RunningMemory:
+    """What one sequence of `context` tokens takes at run time.
+
+    Args:
+        config: the model.
+        weights: bytes of its packed weights.
+        context: tokens of the sequence, prompt and answer.
+        chunk: most tokens of a prefill call.
+        kv_dtype: of the KV cache, a long name (float16).
+    """
+    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    # of a layer: the hidden states before and after, normalized, projected, and the gated MLP; and the GEMM's copy
+    row = 4 * (4 * config.hidden_size + heads + config.num_heads * config.head_dim + 4 * config.intermediate_size)
+    tables = 2 * 4 * context * (config.head_dim // 2)
+    logits = 2 * 4 * config.vocab_size
+    return RunningMemory(
+        weights=weights,
+        kv_sequence=context * kv_bytes_per_token(config, kv_dtype),
+        activations=min(chunk, context) * row + tables + logits + _THREADS * _THREAD_BYTES,
+        base=BASE_BYTES,
+        kv_dtype=kv_dtype,
+        context=context,
+    )

@@ -1,0 +1,208 @@
+"""A paged KV cache: rows of a batch own blocks of a pool through a block table, and share those of equal prefixes.
+
+The pool's memory is reserved and taken only where blocks are written; a sequence that grows takes one more block, and
+nothing is ever copied but the partly filled last block of a prefix that another sequence goes on from. Entry 0 of the
+pool belongs to nobody: padding is written there.
+
+Computed blocks stay in an index when their sequence ends, so that a later prompt with the same beginning starts behind
+it. They are given up, least recently used first, as soon as their room is wanted; blocks that were used before are
+taken before fresh ones, so that the memory touched stays what one full sequence, or the largest batch, needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.errors import InternalError
+from xamc.runtime.executor import I64
+from xamc.runtime.memory import aligned_zeros
+from xamc.runtime.prefix_index import Node, PrefixIndex
+
+I32 = NDArray[np.int32]
+
+
+@dataclass
+class _Row:
+    """One sequence.
+
+    Attributes:
+        blocks: in order of positions.
+        node: what the blocks that are in the index end at; None when the row is not to be indexed.
+        indexed: how many blocks those are.
+        tail: tokens cached behind them.
+    """
+
+    blocks: list[int]
+    node: Node | None
+    indexed: int = 0
+    tail: list[int] = field(default_factory=list)
+
+
+class BlockCache:
+    """Who owns which block. The pools themselves belong to the executor, which copies blocks on request.
+
+    Attributes:
+        table: int32[B, M], the block of every M-th part of each row; 0 where there is none yet.
+        blocks: size of the pools, block 0 included.
+        touched: blocks that have been written since the start, block 0 not counted.
+    """
+
+    def __init__(self, block: int, context_limit: int, max_batch: int, copy: Callable[[int, int], None]) -> None:
+        """Args:
+        block: positions of a block.
+        context_limit: most positions of a sequence.
+        max_batch: most sequences at once.
+        copy: copies a block (from, to) in the pools of all layers.
+        """
+        self.block = block
+        self.width = -(-context_limit // block)
+        self.blocks = 1 + max_batch * self.width
+        self.touched = 0
+        self.table: I32 = aligned_zeros((1, self.width), np.int32)
+        self._copy = copy
+        self._references = np.zeros(self.blocks, np.int32)
+        self._free: list[int] = []
+        self._rows: list[_Row] = []
+        self._index = PrefixIndex(block)
+
+    @property
+    def rows(self) -> int:
+        """Sequences of the batch at hand."""
+        return len(self._rows)
+
+    def begin(self, prompts: Sequence[I64], reuse: bool, kind: Hashable) -> I64:
+        """Ends the sequences of before, whose blocks stay in the index, and starts new ones.
+
+        Args:
+            prompts: tokens of each new row, of which at least the last is going to be computed.
+            reuse: whether to start behind what is cached of a prompt, and to keep these sequences for later ones.
+            kind: what besides its tokens decides the keys of a sequence (the base of a dynamic RoPE).
+
+        Returns:
+            int64[B], how many tokens of each prompt are cached.
+        """
+        self.end()
+        self.table = aligned_zeros((len(prompts), self.width), np.int32)
+        root = self._index.root(kind) if reuse else None
+        self._rows = [_Row([], root) for _ in prompts]
+        kept = np.zeros(len(prompts), np.int64)
+        if root is not None:
+            for index, prompt in enumerate(prompts):
+                kept[index] = self.attach(index, prompt[:-1].tolist(), kind)
+        return kept
+
+    def attach(self, index: int, tokens: list[int], kind: Hashable) -> int:
+        """Starts an empty row behind what is cached of `tokens`; returns how many that are."""
+        root, row = self._index.root(kind), self._rows[index]
+        path, partial, same = self._index.find(root, tokens)
+        for node in path:
+            self._references[node.block] += 1
+            row.blocks.append(node.block)
+        row.node, row.indexed = path[-1] if path else root, len(path)
+        if partial is not None:
+            self._references[partial.block] += 1  # it must outlive the search for a block to copy it to
+            own = self._take()
+            self._copy(partial.block, own)
+            self._drop(partial.block)
+            row.blocks.append(own)
+            row.tail = list(partial.tokens[:same])
+        self.table[index, : len(row.blocks)] = row.blocks
+        return len(path) * self.block + same
+
+    def detach(self, index: int) -> None:
+        """Makes a row empty again; what it has put into the index stays there."""
+        row = self._rows[index]
+        for block in row.blocks:
+            self._drop(block)
+        self.table[index] = 0
+        self._rows[index] = _Row([], row.node)
+
+    def reserve(self, lengths: I64) -> None:
+        """Gives every row blocks for its first `lengths` positions."""
+        for index, length in enumerate(lengths.tolist()):
+            row = self._rows[index]
+            while len(row.blocks) * self.block < length:
+                self.table[index, len(row.blocks)] = block = self._take()
+                row.blocks.append(block)
+
+    def extend(self, index: int, tokens: Sequence[int]) -> None:
+        """Registers tokens of a row that have been computed; full blocks can be shared from now on."""
+        row = self._rows[index]
+        if row.node is None:
+            return
+        row.tail.extend(tokens)
+        while len(row.tail) >= self.block:
+            full = tuple(row.tail[: self.block])
+            del row.tail[: self.block]
+            row.node = self._publish(index, row.node, full)
+            row.indexed += 1
+
+    def stop_indexing(self) -> None:
+        """From now on the rows' keys are not what their tokens say: a dynamic RoPE has changed its base."""
+        for index, row in enumerate(self._rows):
+            if row.node is not None and row.tail:
+                self._publish(index, row.node, tuple(row.tail))
+            row.node = None
+
+    def end(self) -> None:
+        """Ends all sequences; what they cached stays in the index."""
+        for index, row in enumerate(self._rows):
+            if row.node is not None and row.tail:
+                self._publish(index, row.node, tuple(row.tail))
+            for block in row.blocks:
+                self._drop(block)
+        self._rows = []
+        for _ in range(sum(1 for _ in self._index.nodes()) - self.width):
+            self._evict()
+
+    def _publish(self, index: int, parent: Node, tokens: tuple[int, ...]) -> Node:
+        """Puts the row's next block, which holds `tokens`, behind `parent`.
+
+        Where the index has a block like it, the row takes that one, so that equal beginnings are in memory once.
+        """
+        row = self._rows[index]
+        at = row.indexed
+        node = self._index.add(parent, tokens, row.blocks[at])
+        if node is None:
+            known = parent.children.get(tokens)
+            if known is None or len(tokens) < self.block:
+                return parent  # at a sequence's end, or one that goes on writing into a block of its own
+            self._references[known.block] += 1
+            self._drop(row.blocks[at])
+            self.table[index, at] = row.blocks[at] = known.block
+            return known
+        self._references[node.block] += 1
+        for other in self._index.covered(node):
+            self._index.remove(other)
+            self._drop(other.block)
+        return node
+
+    def _take(self) -> int:
+        """A block nobody has: one used before, a fresh one while a full sequence would take it, or an evicted one."""
+        if not self._free:
+            if self.touched >= self.width:
+                self._evict()
+            if not self._free:
+                if self.touched + 1 >= self.blocks:
+                    raise InternalError("E1617", f"all {self.blocks} blocks of the KV cache are in use")
+                self.touched += 1
+                self._free.append(self.touched)
+        block = self._free.pop()
+        self._references[block] = 1
+        return block
+
+    def _evict(self) -> None:
+        """Gives up the cached block that was used least recently, if no row has it."""
+        node = self._index.oldest(lambda block: bool(self._references[block] == 1))
+        if node is not None:
+            self._index.remove(node)
+            self._drop(node.block)
+
+    def _drop(self, block: int) -> None:
+        self._references[block] -= 1
+        if self._references[block] == 0:
+            self._free.append(block)
