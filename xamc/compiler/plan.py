@@ -394,16 +394,14 @@ def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tupl
     """Names of the passes in order, without those the spec disables."""
     if request is None:
         return ()
-    from xamc.targets.registry import target
+    from xamc.targets.registry import StaticTarget, target
 
     chosen = target(caps.name)
     chosen.check(request)
-    if chosen.static_passes is not None:
-        passes = chosen.static_passes(request)
-        names = [graph_pass.name for graph_pass in passes.common]
-        for bucket in passes.buckets:
-            names += [graph_pass.name for graph_pass in passes.of_bucket(bucket, bucket.length, None)]
-        names = list(dict.fromkeys([*names, *(["kv_int8"] if request.kv_dtype == "int8" else []), passes.split.name]))
+    if isinstance(chosen, StaticTarget):
+        names = chosen.static_passes(request).names
+        if request.kv_dtype == "int8":
+            names.insert(names.index("shard"), "kv_int8")
     else:
         names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
     return tuple(name for name in names if name not in spec.passes.disable)

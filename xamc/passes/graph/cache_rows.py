@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -269,7 +269,7 @@ class _Sizes:
         self._graph.insert_before(self._first, node)
         return node.outputs[0]
 
-    def emit(self, op: str, operands: Sequence[ir.Value], name: str, **attributes: int) -> ir.Value:
+    def emit(self, op: str, operands: Sequence[ir.Value], name: str, **attributes: Any) -> ir.Value:
         """A node in front of the graph."""
         node = new_node(op, operands, [name], **attributes)
         self._graph.insert_before(self._first, node)
@@ -352,7 +352,7 @@ def _window_of(node: ir.Node) -> int | None:
         return None
     if producer is None or (producer.domain, producer.op_type) != (MASK_DOMAIN, MASK_OP):
         raise _unexpected(f"{node.outputs[0].name} has the mask {mask.name!r}, which is no sliding window")
-    return producer.attributes["window"].as_int()
+    return int(producer.attributes["window"].as_int())
 
 
 def _gather_last(graph: ir.Graph, last_index: ir.Value, sizes: _Sizes) -> None:

@@ -31,9 +31,9 @@ class EagerAttention(SameSignature):
                 y = MatMul(Softmax(Add(Mul(MatMul(q, Transpose(keys)), 1 / sqrt(D)), mask)), values)
 
     repeat_kv copies each KV head for the H / Hkv query heads that share it, as Unsqueeze [1, Hkv, 1, S, D], Expand
-    [1, Hkv, H / Hkv, S, D] and Reshape [1, H, S, D]: query head h reads KV head h // (H / Hkv). Batch and lengths may be
-    symbolic; Expand and Reshape then name only the sizes that are known. Softmax runs in float32 whatever the target's
-    activations are.
+    [1, Hkv, H / Hkv, S, D] and Reshape [1, H, S, D]: query head h reads KV head h // (H / Hkv). Batch and lengths may
+    be symbolic; Expand and Reshape then name only the sizes that are known. Softmax runs in float32 whatever the
+    target's activations are.
 
     Args:
         scale_query: multiply the query by 1 / sqrt(D) instead of the scores, so that these stay as small as they can
