@@ -81,7 +81,8 @@ def compile_spec(
             target.check(request)
             destination = options.output or spec.workspace.path / spec.name
             check_replaceable(destination)
-            progress.header(spec.name, f"{spec.backend.type} ({spec.backend.mcpu})")
+            machine = request.atc.soc_version if request.atc is not None else spec.backend.mcpu
+            progress.header(spec.name, f"{spec.backend.type} ({machine})")
             summary.warnings(progress, loaded, quantization)
             stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 

@@ -18,6 +18,7 @@ from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.gear_plan import GearPlan, gear_plan
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
@@ -42,6 +43,8 @@ _CODEGEN_BYTES = 420 * _MIB  # the generating child: tvm, LLVM and the kernels
 _CODEGEN_BYTES_PER_LAYER = 5 * _MIB
 _PACKER_BYTES = 200 * _MIB  # one packing process with its blocks
 _RUN_BYTES = 200 * _MIB  # the artifact's own run besides its weights, which are mapped
+_GEAR_BYTES = 400 * _MIB  # ONNX Runtime on the twin; long prefill gears take more
+_STREAMED_BYTES_PER_SECOND = 40e6  # one process that reads, converts and writes
 _SIMULATOR_BYTES = 700_000  # a bucket's code besides its calls
 _JSON_BYTES_PER_NODE = 600
 _BUCKET_SECONDS, _BUCKET_SECONDS_PER_LAYER = 12.0, 0.4
@@ -92,7 +95,8 @@ class Plan:
         free_memory, free_disk: what this machine has now.
         kv_cache: bytes of the KV cache for `max_batch` sequences of full length.
         where: the folder whose disk is meant.
-        static: what every rank holds, for a target of static graphs.
+        static: what every rank holds, for a target of static graphs on ranks.
+        gears: the graphs of Ascend's ATC road.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Plan:
     kv_cache: int
     where: Path
     static: StaticPlan | None = None
+    gears: GearPlan | None = None
 
     @property
     def seconds(self) -> float:
@@ -218,9 +223,15 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
     config = checkpoint.config
     request = target_request(spec, caps, allow_rtn)[0] if caps.available else None
-    static = None
+    static, gears = None, None
     if request is not None and not caps.dynamic_shapes:
         request = static_request(spec, caps, request)
+    passes = _passes(spec, request, caps)
+    if request is not None and request.atc is not None:
+        gears = gear_plan(config, request)
+        weights = gears.weights
+        code_file, files = 0, tuple(_gear_files(checkpoint, spec, gears))
+    elif request is not None and not caps.dynamic_shapes:
         static = static_plan(config, request)
         weights = static.ranks * static.rank_bytes
         code_file, files = 0, tuple(_static_files(checkpoint, static))
@@ -245,7 +256,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         keys=key_uses(loaded, caps.name),
         warnings=tuple(str(warning) for warning in loaded.warnings),
         stages=stages,
-        passes=_passes(spec, request, caps),
+        passes=passes,
         phases=tuple(_phases(spec, caps, context)),
         files=files,
         peak_memory=max((stage.peak_bytes for stage in stages), default=0),
@@ -255,7 +266,26 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         kv_cache=per_token * context * spec.runtime.max_batch,
         where=destination,
         static=static,
+        gears=gears,
     )
+
+
+def _gear_files(checkpoint: Checkpoint, spec: Spec, gears: GearPlan) -> Iterator[PlannedFile]:
+    """ONNX files, the weights they share, and the text files."""
+    for graph in gears.graphs:
+        listed = ", ".join(f"{batch}x{length}" for batch, length in graph.gears)
+        yield PlannedFile(f"{graph.name}.onnx", graph.onnx, f"gears {listed}" if len(graph.gears) > 1 else listed)
+    yield PlannedFile("weights.bin", gears.weights, "float16 weights and RoPE tables of all graphs")
+    yield PlannedFile("atc.sh, *.ini, gears.json", 8_000 * len(gears.graphs), "for CANN, and how to drive the graphs")
+    yield _tokenizer_file(checkpoint)
+    if gears.weights <= SMALL_WEIGHTS or spec.verify.final:
+        yield _golden_file(spec, checkpoint.config)
+
+
+def _golden_file(spec: Spec, config: ModelConfig) -> PlannedFile:
+    prompts = len(spec.verify.prompts or DEFAULT_PROMPTS)
+    nbytes = prompts * PROMPT_TOKENS * config.vocab_size * 4 * (2 if spec.verify.final else 1)
+    return PlannedFile("golden", nbytes, f"logits of {prompts} x {PROMPT_TOKENS} positions")
 
 
 def _static_files(checkpoint: Checkpoint, static: StaticPlan) -> Iterator[PlannedFile]:
@@ -333,9 +363,7 @@ def _files(
         what = "kernels and host program" if caps.kv_layout == "in_place" else "graph"
         files.append(PlannedFile("code", code, what))
     if caps.available and (weights <= SMALL_WEIGHTS or spec.verify.final):
-        prompts = len(spec.verify.prompts or DEFAULT_PROMPTS)
-        nbytes = prompts * PROMPT_TOKENS * config.vocab_size * 4 * (2 if spec.verify.final else 1)
-        files.append(PlannedFile("golden", nbytes, f"logits of {prompts} x {PROMPT_TOKENS} positions"))
+        files.append(_golden_file(spec, config))
     return code, tuple(files)
 
 
@@ -366,6 +394,17 @@ def _stages(
     yield PlannedStage("export", export, seconds, _BASE_BYTES + _EXPORT_BYTES + _EXPORT_BYTES_PER_LAYER * layers)
     what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
     yield PlannedStage("passes", what, _PROOF_SECONDS + _PROOF_SECONDS_PER_LAYER * layers, _BASE_BYTES + 50 * _MIB)
+    if caps.name == "tvm_ascend":
+        if proofs:
+            yield PlannedStage("gears", "run every gear on the twin", 6.0, _BASE_BYTES + _GEAR_BYTES)
+        seconds = (inputs + weights) / _STREAMED_BYTES_PER_SECOND
+        yield PlannedStage("onnx", f"read {size(inputs)}, write {size(weights)}", seconds, _BASE_BYTES + _PACKER_BYTES)
+        golden = weights <= SMALL_WEIGHTS or spec.verify.final
+        seconds = 2.0 + (inputs + weights) / _HASHED_BYTES_PER_SECOND + (30.0 if golden else 0.0)
+        # ONNX Runtime widens every float16 weight to float32, beside the file
+        peak = _BASE_BYTES + (_RUN_BYTES + 4 * weights if golden else 0)
+        yield PlannedStage("publish", "hash, run once, rename" if golden else "hash, rename", seconds, peak)
+        return
     if not caps.dynamic_shapes:
         buckets = len(spec.prefill_lengths) + len(spec.total_lengths)
         seconds = buckets * (_BUCKET_SECONDS + _BUCKET_SECONDS_PER_LAYER * layers)

@@ -15,16 +15,18 @@ SCRIPT, OUTPUT = "atc.sh", "om"
 _HEAD = f"""#!/usr/bin/env bash
 # Compiles the ONNX files of this folder with ATC, which is in Huawei's CANN toolkit: source its set_env.sh first.
 # Written by xamc and {NEVER_RUN}. docs/ascend.md explains every option and how the host drives the graphs.
+# Usage: bash atc.sh [FOLDER FOR THE .om FILES], by default {OUTPUT} beside this script.
 set -euo pipefail
+output="$(realpath -m -- "${{1:-$(dirname "${{BASH_SOURCE[0]}}")/{OUTPUT}}}")"
 cd "$(dirname "${{BASH_SOURCE[0]}}")"
-mkdir -p {OUTPUT}
+mkdir -p "$output"
 """
 
 
 def atc_script(graphs: Sequence[GearGraph], config: ModelConfig, soc_version: str) -> str:
     """atc.sh: one command per graph."""
     commands = [
-        " \\\n  ".join(["atc", *(shlex.quote(argument) for argument in atc_arguments(graph, config, soc_version))])
+        " \\\n  ".join(["atc", *(_quoted(argument) for argument in atc_arguments(graph, config, soc_version))])
         for graph in graphs
     ]
     return "\n".join([_HEAD, *(f"{command}\n" for command in commands)])
@@ -35,7 +37,7 @@ def atc_arguments(graph: GearGraph, config: ModelConfig, soc_version: str) -> It
     _require_known(soc_version)
     yield "--framework=5"
     yield f"--model={graph.name}.onnx"
-    yield f"--output={OUTPUT}/{graph.name}"
+    yield f"--output=$output/{graph.name}"
     yield f"--soc_version={soc_version}"
     yield "--input_format=ND"
     yield f"--input_shape={shape_text(graph.inputs(config))}"
@@ -74,6 +76,12 @@ def ge_config(graph: GearGraph, config: ModelConfig, soc_version: str) -> str:
     if not graph.is_static:
         lines += [f"ge.dynamicDims={dims_text(graph)}", "ge.dynamicNodeType=1"]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(argument: str) -> str:
+    """For bash; only the output's folder, which the script sets, is not taken literally."""
+    option, found, name = argument.partition("=$output/")
+    return f'{option}="$output"/{shlex.quote(name)}' if found else shlex.quote(argument)
 
 
 def _require_known(soc_version: str) -> None:
