@@ -32,9 +32,8 @@ def _passes(kind: str, sizes: str) -> list[object]:
     return [Cleanup(), *([LastPosition()] if kind == "prefill" else []), CacheRows(kind, *TWIN_CACHE, batch, length)]
 
 
-@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-@pytest.mark.parametrize("kind", twins.KINDS)
+@pytest.mark.parametrize(("kind", "sizes"), [("tied", "symbolic"), *(("windowed", sizes) for sizes in SIZES)])
 def test_proven(kind: str, phase: str, sizes: str) -> None:
     """Two rows of one length as a batch, and three ragged ones, always on shuffled rows of the cache."""
     program, cases = twins.twin(kind)

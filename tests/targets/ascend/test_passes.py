@@ -42,12 +42,8 @@ def _twin_passes(request: TargetRequest, kind: str) -> list[object]:
     return [*passes.common, *passes.of_twin(Bucket(kind, LENGTHS[kind]), TWIN_DECODE_LENGTH, None)]  # type: ignore[arg-type]
 
 
-# of the others, the end-to-end tests compare prefill and decode with transformers
-CASES = [(name, "decode") for name in (*FAMILIES, "qwen2_window")]
-CASES += [(name, "prefill") for name in ("llama", "internlm", "qwen3", "qwen2_window")]
-
-
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+@pytest.mark.parametrize("name", (*FAMILIES, "qwen2_window"))
 def test_every_pass_keeps_what_transformers_computes(name: str, kind: str) -> None:
     program = twins.family(name)
     report = prove(_twin_passes(GEARS, kind), program, twins.family_answers(name)).require()  # type: ignore[arg-type]
