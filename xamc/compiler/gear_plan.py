@@ -12,6 +12,9 @@ from xamc.compiler.onnx_weights import ALIGNMENT
 from xamc.targets.ascend.gears import GearGraph, graphs_of
 from xamc.targets.request import TargetRequest
 
+#: a gear that would take more memory than this on the twin is not run while compiling
+MOST_GEAR_BYTES = 3 * 2**30
+
 _HALF, _INT64 = 2, 8
 # what a node, or the constants it needs, takes in an ONNX file
 _ONNX_BYTES_PER_LAYER = 16_000

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.manifest import plan_layout
 from xamc.compiler.artifact.staging import free_bytes
@@ -18,7 +18,6 @@ from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.gear_plan import GearPlan, gear_plan
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
@@ -29,9 +28,13 @@ from xamc.compiler.stages.job import packing_workers
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.static_plan import StaticPlan, static_plan
+from xamc.compiler.verify.twin import twin_config
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
+
+if TYPE_CHECKING:
+    from xamc.compiler.gear_plan import GearPlan
 
 _MIB = 2**20
 
@@ -43,7 +46,8 @@ _CODEGEN_BYTES = 420 * _MIB  # the generating child: tvm, LLVM and the kernels
 _CODEGEN_BYTES_PER_LAYER = 5 * _MIB
 _PACKER_BYTES = 200 * _MIB  # one packing process with its blocks
 _RUN_BYTES = 200 * _MIB  # the artifact's own run besides its weights, which are mapped
-_GEAR_BYTES = 400 * _MIB  # ONNX Runtime on the twin; long prefill gears take more
+_GEAR_BYTES = 300 * _MIB  # ONNX Runtime on the twin, besides the scores of long prefills
+_SCORE_BYTES_PER_SECOND = 100e6
 _STREAMED_BYTES_PER_SECOND = 40e6  # one process that reads, converts and writes
 _SIMULATOR_BYTES = 700_000  # a bucket's code besides its calls
 _JSON_BYTES_PER_NODE = 600
@@ -228,6 +232,8 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         request = static_request(spec, caps, request)
     passes = _passes(spec, request, caps)
     if request is not None and request.atc is not None:
+        from xamc.compiler.gear_plan import gear_plan  # it knows the graphs, and with them onnx
+
         gears = gear_plan(config, request)
         weights = gears.weights
         code_file, files = 0, tuple(_gear_files(checkpoint, spec, gears))
@@ -395,8 +401,13 @@ def _stages(
     what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
     yield PlannedStage("passes", what, _PROOF_SECONDS + _PROOF_SECONDS_PER_LAYER * layers, _BASE_BYTES + 50 * _MIB)
     if caps.name == "tvm_ascend":
+        from xamc.compiler.gear_plan import MOST_GEAR_BYTES
+
         if proofs:
-            yield PlannedStage("gears", "run every gear on the twin", 6.0, _BASE_BYTES + _GEAR_BYTES)
+            # four copies of the scores of the longest prefill, in float32; see `verify.gears`
+            scores = 4 * 4 * twin_config(config).num_heads * spec.prefill_chunk**2
+            peak = _BASE_BYTES + _GEAR_BYTES + min(scores, MOST_GEAR_BYTES)
+            yield PlannedStage("gears", "run every gear on the twin", 6.0 + scores / _SCORE_BYTES_PER_SECOND, peak)
         seconds = (inputs + weights) / _STREAMED_BYTES_PER_SECOND
         yield PlannedStage("onnx", f"read {size(inputs)}, write {size(weights)}", seconds, _BASE_BYTES + _PACKER_BYTES)
         golden = weights <= SMALL_WEIGHTS or spec.verify.final

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from xamc.compiler.artifact.manifest import HOST_ONNXRUNTIME
+
 KvLayout = Literal["in_place", "past_present"]
 
 
@@ -96,7 +98,7 @@ CAPS: dict[str, TargetCaps] = {
             length_multiple=1,
             kv_layout="in_place",
             max_tensor_parallel=1,
-            executes_on="host-onnxruntime",
+            executes_on=HOST_ONNXRUNTIME,
         ),
     )
 }

@@ -89,4 +89,4 @@ def test_an_embedding_model_is_refused_with_a_remedy() -> None:
 
 def test_the_registry_knows_it() -> None:
     found = target("tvm_ascend")
-    assert isinstance(found, StaticTarget) and found.check is check and found.caps.executes_on == "host-onnxruntime"
+    assert isinstance(found, StaticTarget) and found.check is check and "never run on an NPU" in found.caps.executes_on

@@ -43,7 +43,7 @@ MANIFEST = "manifest.json"
 REPORT = "report.json"
 ALIGNMENT = 64
 HOST_SIMULATOR = "host-simulator"
-HOST_ONNXRUNTIME = "host-onnxruntime"
+HOST_ONNXRUNTIME = "host-onnxruntime; never run on an NPU"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -199,7 +199,7 @@ class Manifest:
         functions: names of the VM functions in `code_file`, or in every graph's code.
         code_file, weights: the library and its weights file; None for a target of static graphs.
         graphs: the static graphs, each with files of its own.
-        executes_on: what runs the artifact; `host-simulator` and `host-onnxruntime` mark one that is for other
+        executes_on: what runs the artifact; `host-simulator` and `host-onnxruntime; ...` mark one that is for other
             hardware, whose results here are those of a check on the host.
         tokenizer: folder of the artifact with tokenizer.json.
         golden: folder of the artifact with token ids and reference logits, or None.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xamc.compiler.artifact import GraphManifest
 from xamc.compiler.artifact.publish import distinct_bytes
 from xamc.compiler.commands.graphs import plan_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.commands.sizes import parse_size
-from xamc.compiler.gear_plan import GearPlan
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan import Plan, make_plan
 from xamc.compiler.progress import Progress, duration, size
@@ -19,6 +19,9 @@ from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.static_plan import StaticPlan
+
+if TYPE_CHECKING:
+    from xamc.compiler.gear_plan import GearPlan
 
 
 def compile_command(

@@ -108,7 +108,7 @@ def inspect_command(path: Path, *, as_json: bool) -> None:
         ("weights", f"{used}; {_weights_row(manifest)}"),
         ("context", f"{manifest.context_limit} tokens, prefill in chunks of {manifest.prefill_chunk}"),
         ("KV cache", f"{manifest.kv.dtype} {manifest.kv.layout}, at most {manifest.max_batch} sequences"),
-        ("executes on", manifest.executes_on + (f" ({manifest.caveat})" if manifest.caveat else "")),
+        ("executes on", manifest.executes_on),
         ("functions", ", ".join(manifest.functions)),
         ("golden logits", _golden_row(artifact, report)),
         ("made by", f"xamc {manifest.xamc_version}; " + ", ".join(f"{k} {v}" for k, v in manifest.tools.items())),

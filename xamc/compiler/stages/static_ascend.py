@@ -20,6 +20,7 @@ from xamc.compiler.artifact.manifest import (
 from xamc.compiler.artifact.publish import ArtifactWriter
 from xamc.compiler.artifact.staging import disk_errors
 from xamc.compiler.contract import ModelConfig
+from xamc.compiler.gear_plan import MOST_GEAR_BYTES
 from xamc.compiler.onnx_weights import WEIGHTS, SharedWeights, write_onnx
 from xamc.compiler.program import Program
 from xamc.compiler.progress import Progress, Stage, size
@@ -87,10 +88,10 @@ def _prove(parts: StaticParts, planned: Sequence[GearGraph], original: Program, 
             passes = [*parts.passes.common, *gear_passes(graph.cache_rows())]
             return select_passes(passes, parts.spec.passes.disable, parts.passes.names, parts.passes.required)
 
-        for gear in graph.gears:
-            stage.progress(len(proofs), total, "gears")
-            sizes = [GearSizes(gear.batch, gear.length)]
-            proofs += prove_gears(graph.name, graph.kind, sizes, original, make, (graph.rows, graph.capacity))
+        stage.progress(len(proofs), total, "gears")
+        sizes = [GearSizes(gear.batch, gear.length) for gear in graph.gears]
+        cache = (graph.rows, graph.capacity)
+        proofs += prove_gears(graph.name, graph.kind, sizes, original, make, cache, MOST_GEAR_BYTES)
     return proofs
 
 

@@ -23,8 +23,6 @@ from xamc.passes.runner import run_passes
 from xamc.runtime.rope import rope_table
 
 TOLERANCE = "gears_float16"
-#: a gear that would take more memory than this on the twin is not run, and the report says so
-MOST_BYTES = 3 * 2**30
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ def prove_gears(
     original: Program,
     make: Callable[[], Sequence[GraphPass]],
     cache: tuple[int, int],
+    most_bytes: int,
 ) -> list[GearProof]:
     """Runs every gear of one graph.
 
@@ -69,6 +68,7 @@ def prove_gears(
         original: the exported twin; it is not changed.
         make: makes the passes of the real graph, those before the fork included.
         cache: rows and slots of the real graph's cache.
+        most_bytes: a gear that would take more memory than this is not run, and its proof says so.
 
     Raises:
         InternalError: E1328, a gear answers otherwise than the exported program.
@@ -82,7 +82,7 @@ def prove_gears(
     proofs = []
     for gear in gears:
         needed = _bytes(original, kind, gear, cache)
-        if needed > MOST_BYTES:
+        if needed > most_bytes:
             proofs.append(GearProof(name, gear, None, f"it would take {needed / 2**30:.0f} GiB of memory here"))
             continue
         worst = _Call(original, kind, gear, cache).deviation(graph, reference, names)
