@@ -73,7 +73,8 @@ def write_ascend(
         if parts.spec.verify.final or nbytes <= golden_stage.SMALL_WEIGHTS:
             golden, distance = golden_stage.record(job, parts.spec, parts.checkpoint, manifest, writer.folder, "")
             manifest = replace(manifest, golden=add_golden(writer, golden))
-        stage.result(f"{summary.published(writer.nbytes, '', distance)}, checked in ONNX Runtime, {NEVER_RUN}")
+        checked = "run in ONNX Runtime" if golden is not None else "its own weights not run here"
+        stage.result(f"{summary.published(writer.nbytes, '', distance)}, {checked}, {NEVER_RUN}")
         report = static_summary.report(progress, stage, graphs, golden, distance)
         report |= {"gears": [_gear_report(proof) for proof in proofs], "npu": NEVER_RUN}
         return writer.publish(manifest, report), report
