@@ -53,7 +53,12 @@ def test_attention_that_does_more_is_refused_by_name() -> None:
     program = twins.after("tied", Cleanup())
     for node in twins.nodes(program, "Attention"):
         node.attributes.pop("is_causal")
-    with pytest.raises(InternalError, match="not heads of static shape"):
+    query = twins.nodes(program, "Attention")[0].inputs[0]
+    query.shape = ir.Shape(["batch", "heads", "seq", 16])
+    with pytest.raises(InternalError, match="heads heads and 2 KV heads, which are no numbers"):
+        EagerAttention().run(program)
+    query.shape = ir.Shape(["batch", 6, "seq"])
+    with pytest.raises(InternalError, match="not heads of one shape"):
         EagerAttention().run(program)
 
 

@@ -143,7 +143,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("valid[:, -1] = 1", "valid[:, -1] = 0"),
         ("node.replace_input_with(1, keys.outputs[0])", "pass"),
         ("np.array(self.bucket.length, np.int64)", "np.array(self.bucket.length - 1, np.int64)"),
-        ("np.array(shape, np.int64)", "np.array([0, *shape[1:]], np.int64)"),
+        ("write_reshape_sizes(graph)", "pass"),
     ],
     "causal_mask": [
         ("np.arange(1, query[2] + 1, dtype", "np.arange(query[2], dtype"),
