@@ -41,7 +41,9 @@ def first_layer(text: str) -> str:
             skip = re.match(r"model\.layers\.[1-9]", heading[1]) is not None
         elif not line.startswith("  "):
             skip = False
-        if re.match(r"  (model\.layers|past_\w+|present_\w+)\.[1-9]", line) or (skip and "SlidingWindow" not in line):
+        if re.match(r"  (model\.layers|past_\w+|present_\w+|cache_\w+|updated_\w+)\.[1-9]", line) or (
+            skip and "SlidingWindow" not in line
+        ):
             continue
         kept.append(line)
     return "\n".join(kept) + "\n"

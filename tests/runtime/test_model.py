@@ -219,7 +219,9 @@ def test_unknown_option_is_a_type_error(model: Model) -> None:
 
 
 def test_other_machines_artifacts_are_refused(make_artifact: Any) -> None:
-    with pytest.raises(UnsupportedError, match=r"E1610.*tvm_ascend"):
+    with pytest.raises(UnsupportedError, match=r"E1610.*tvm_other"):
+        load(make_artifact("tvm_other"))
+    with pytest.raises(InputError, match=r"E1502.*gears.json"):
         load(make_artifact("tvm_ascend"))
     with pytest.raises(InputError, match=r"E1502.*tvm_vacc and holds no static graphs"):
         load(make_artifact("tvm_vacc"))

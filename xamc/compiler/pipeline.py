@@ -27,10 +27,12 @@ from xamc.compiler.stages.graph_road import compile_graph
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
+from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_request import static_request
-from xamc.compiler.stages.static_road import StaticParts, compile_static
+from xamc.compiler.stages.static_road import compile_static
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.stages.weights import write_weights
+from xamc.targets.registry import StaticTarget
 from xamc.targets.registry import target as target_named
 
 
@@ -74,12 +76,13 @@ def compile_spec(
             spec = loaded.spec
             target = target_named(spec.backend.type)
             request, quantization = target_request(spec, target.caps, options.allow_rtn)
-            target.check(request)
-            if target.static_passes is not None:
+            if isinstance(target, StaticTarget):
                 request = static_request(spec, target.caps, request)
+            target.check(request)
             destination = options.output or spec.workspace.path / spec.name
             check_replaceable(destination)
-            progress.header(spec.name, f"{spec.backend.type} ({spec.backend.mcpu})")
+            machine = request.atc.soc_version if request.atc is not None else spec.backend.mcpu
+            progress.header(spec.name, f"{spec.backend.type} ({machine})")
             summary.warnings(progress, loaded, quantization)
             stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
@@ -99,7 +102,7 @@ def compile_spec(
                 exported = export(job, checkpoint, spec.verify.passes == "each", group, request.tp)
                 stage.result(summary.export(checkpoint.config), summary.cached(cache, "export"))
 
-            if target.static_passes is not None:
+            if isinstance(target, StaticTarget):
                 with ArtifactWriter(destination) as writer:
                     static = StaticParts(spec, checkpoint, request, quantization, target.static_passes(request))
                     return Compiled(destination, *compile_static(job, static, exported, progress, writer))

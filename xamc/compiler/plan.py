@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.manifest import plan_layout
 from xamc.compiler.artifact.staging import free_bytes
@@ -29,9 +29,13 @@ from xamc.compiler.stages.job import packing_workers
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.static_plan import StaticPlan, static_plan
+from xamc.compiler.verify.twin import twin_config
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
+
+if TYPE_CHECKING:
+    from xamc.compiler.gear_plan import GearPlan
 
 _MIB = 2**20
 
@@ -43,6 +47,9 @@ _CODEGEN_BYTES = 420 * _MIB  # the generating child: tvm, LLVM and the kernels
 _CODEGEN_BYTES_PER_LAYER = 5 * _MIB
 _PACKER_BYTES = 200 * _MIB  # one packing process with its blocks
 _RUN_BYTES = 200 * _MIB  # the artifact's own run besides its weights, which are mapped
+_GEAR_BYTES = 300 * _MIB  # ONNX Runtime on the twin, besides the scores of long prefills
+_SCORE_BYTES_PER_SECOND = 100e6
+_STREAMED_BYTES_PER_SECOND = 40e6  # one process that reads, converts and writes
 _SIMULATOR_BYTES = 700_000  # a bucket's code besides its calls
 _JSON_BYTES_PER_NODE = 600
 _BUCKET_SECONDS, _BUCKET_SECONDS_PER_LAYER = 12.0, 0.4
@@ -94,7 +101,8 @@ class Plan:
         kv_cache: bytes of the KV cache for `max_batch` sequences of full length.
         running: what one sequence of full length takes at run time, where that is known.
         where: the folder whose disk is meant.
-        static: what every rank holds, for a target of static graphs.
+        static: what every rank holds, for a target of static graphs on ranks.
+        gears: the graphs of Ascend's ATC road.
     """
 
     name: str
@@ -117,6 +125,7 @@ class Plan:
     running: RunningMemory | None
     where: Path
     static: StaticPlan | None = None
+    gears: GearPlan | None = None
 
     @property
     def seconds(self) -> float:
@@ -231,9 +240,17 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
     config = checkpoint.config
     request = target_request(spec, caps, allow_rtn)[0] if caps.available else None
-    static = None
+    static, gears = None, None
     if request is not None and not caps.dynamic_shapes:
         request = static_request(spec, caps, request)
+    passes = _passes(spec, request, caps)
+    if request is not None and request.atc is not None:
+        from xamc.compiler.gear_plan import gear_plan  # it knows the graphs, and with them onnx
+
+        gears = gear_plan(config, request)
+        weights = gears.weights
+        code_file, files = 0, tuple(_gear_files(checkpoint, spec, gears))
+    elif request is not None and not caps.dynamic_shapes:
         static = static_plan(config, request)
         weights = static.ranks * static.rank_bytes
         code_file, files = 0, tuple(_static_files(checkpoint, static))
@@ -264,7 +281,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         keys=key_uses(loaded, caps.name),
         warnings=tuple(str(warning) for warning in loaded.warnings),
         stages=stages,
-        passes=_passes(spec, request, caps),
+        passes=passes,
         phases=tuple(_phases(spec, caps, context)),
         files=files,
         peak_memory=max((stage.peak_bytes for stage in stages), default=0),
@@ -275,7 +292,26 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         running=running,
         where=destination,
         static=static,
+        gears=gears,
     )
+
+
+def _gear_files(checkpoint: Checkpoint, spec: Spec, gears: GearPlan) -> Iterator[PlannedFile]:
+    """ONNX files, the weights they share, and the text files."""
+    for graph in gears.graphs:
+        listed = ", ".join(f"{batch}x{length}" for batch, length in graph.gears)
+        yield PlannedFile(f"{graph.name}.onnx", graph.onnx, f"gears {listed}" if len(graph.gears) > 1 else listed)
+    yield PlannedFile("weights.bin", gears.weights, "float16 weights and RoPE tables of all graphs")
+    yield PlannedFile("atc.sh, *.ini, gears.json", 8_000 * len(gears.graphs), "for CANN, and how to drive the graphs")
+    yield _tokenizer_file(checkpoint)
+    if gears.weights <= SMALL_WEIGHTS or spec.verify.final:
+        yield _golden_file(spec, checkpoint.config)
+
+
+def _golden_file(spec: Spec, config: ModelConfig) -> PlannedFile:
+    prompts = len(spec.verify.prompts or DEFAULT_PROMPTS)
+    nbytes = prompts * PROMPT_TOKENS * config.vocab_size * 4 * (2 if spec.verify.final else 1)
+    return PlannedFile("golden", nbytes, f"logits of {prompts} x {PROMPT_TOKENS} positions")
 
 
 def _static_files(checkpoint: Checkpoint, static: StaticPlan) -> Iterator[PlannedFile]:
@@ -353,9 +389,7 @@ def _files(
         what = "kernels and host program" if caps.kv_layout == "in_place" else "graph"
         files.append(PlannedFile("code", code, what))
     if caps.available and (weights <= SMALL_WEIGHTS or spec.verify.final):
-        prompts = len(spec.verify.prompts or DEFAULT_PROMPTS)
-        nbytes = prompts * PROMPT_TOKENS * config.vocab_size * 4 * (2 if spec.verify.final else 1)
-        files.append(PlannedFile("golden", nbytes, f"logits of {prompts} x {PROMPT_TOKENS} positions"))
+        files.append(_golden_file(spec, config))
     return code, tuple(files)
 
 
@@ -386,6 +420,22 @@ def _stages(
     yield PlannedStage("export", export, seconds, _BASE_BYTES + _EXPORT_BYTES + _EXPORT_BYTES_PER_LAYER * layers)
     what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
     yield PlannedStage("passes", what, _PROOF_SECONDS + _PROOF_SECONDS_PER_LAYER * layers, _BASE_BYTES + 50 * _MIB)
+    if caps.name == "tvm_ascend":
+        from xamc.compiler.gear_plan import MOST_GEAR_BYTES
+
+        if proofs:
+            # four copies of the scores of the longest prefill, in float32; see `verify.gears`
+            scores = 4 * 4 * twin_config(config).num_heads * spec.prefill_chunk**2
+            peak = _BASE_BYTES + _GEAR_BYTES + min(scores, MOST_GEAR_BYTES)
+            yield PlannedStage("gears", "run every gear on the twin", 6.0 + scores / _SCORE_BYTES_PER_SECOND, peak)
+        seconds = (inputs + weights) / _STREAMED_BYTES_PER_SECOND
+        yield PlannedStage("onnx", f"read {size(inputs)}, write {size(weights)}", seconds, _BASE_BYTES + _PACKER_BYTES)
+        golden = weights <= SMALL_WEIGHTS or spec.verify.final
+        seconds = 2.0 + (inputs + weights) / _HASHED_BYTES_PER_SECOND + (30.0 if golden else 0.0)
+        # ONNX Runtime widens every float16 weight to float32, beside the file
+        peak = _BASE_BYTES + (_RUN_BYTES + 4 * weights if golden else 0)
+        yield PlannedStage("publish", "hash, run once, rename" if golden else "hash, rename", seconds, peak)
+        return
     if not caps.dynamic_shapes:
         buckets = len({*spec.prefill_lengths}) + len({*spec.total_lengths})
         seconds = buckets * (_BUCKET_SECONDS + _BUCKET_SECONDS_PER_LAYER * layers)
@@ -416,16 +466,14 @@ def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tupl
     """Names of the passes in order, without those the spec disables."""
     if request is None:
         return ()
-    from xamc.targets.registry import target
+    from xamc.targets.registry import StaticTarget, target
 
     chosen = target(caps.name)
     chosen.check(request)
-    if chosen.static_passes is not None:
-        passes = chosen.static_passes(request)
-        names = [graph_pass.name for graph_pass in passes.common]
-        for bucket in passes.buckets:
-            names += [graph_pass.name for graph_pass in passes.of_bucket(bucket, bucket.length, None)]
-        names = list(dict.fromkeys([*names, *(["kv_int8"] if request.kv_dtype == "int8" else []), passes.split.name]))
+    if isinstance(chosen, StaticTarget):
+        names = chosen.static_passes(request).names
+        if request.kv_dtype == "int8":
+            names.insert(names.index("shard"), "kv_int8")
     else:
         names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
     return tuple(name for name in names if name not in spec.passes.disable)

@@ -55,6 +55,7 @@ _STANDARD = (
     "Reciprocal",
     "Reshape",
     "RotaryEmbedding",
+    "ScatterND",
     "Shape",
     "Sigmoid",
     "Slice",
@@ -170,7 +171,7 @@ def _weight_problems(program: Program) -> Iterator[str]:
 
 
 def _cache_problems(program: Program) -> Iterator[str]:
-    """N layers have 2N past inputs and present outputs, or 2N cache inputs that 2N outputs update in place.
+    """N layers have 2N past inputs and present outputs, or 2N cache inputs that 2N outputs update, in place or not.
 
     A static prefill graph has no past, and its tokens' positions are constants; that of an embedding model has no
     outputs but its hidden states either.
@@ -178,8 +179,8 @@ def _cache_problems(program: Program) -> Iterator[str]:
     graph, layers = program.model.graph, range(program.config.num_layers)
     inputs = {value.name: value for value in graph.inputs}
     outputs = {value.name: value for value in graph.outputs}
-    in_place = "write_index" in inputs
-    pairs = [(f"{old}{i}", f"{new}{i}") for i in layers for old, new in (_CACHES if in_place else _PASTS)]
+    in_place, in_rows = "write_index" in inputs, "batch_index" in inputs
+    pairs = [(f"{old}{i}", f"{new}{i}") for i in layers for old, new in (_CACHES if in_place or in_rows else _PASTS)]
     expected_outputs = {"logits", *(new for _, new in pairs)}
     is_embedding = "position_ids" not in inputs and set(outputs) == {"logits"}
     if set(outputs) != expected_outputs and not is_embedding:
@@ -192,11 +193,15 @@ def _cache_problems(program: Program) -> Iterator[str]:
         "write_index",
         "last_index",
         "attention_mask",
+        *(("tokens", "batch_index", "batch_valid_length", "zactivate_len") if in_rows else ()),
         *(old for old, _ in pairs),
     }
     for value in program.data_inputs():
         if value.name not in known:
             yield f"the input {value.name!r} is neither a weight nor part of the signature"
+    if in_rows:
+        yield from (f"the input {old!r} is missing" for old, _ in pairs if old not in inputs)
+        return
     if "position_ids" not in inputs:
         # prefill: positions are 0 to S - 1 and there is nothing before them
         yield from (f"the input {old!r} has no place in a prefill graph" for old, _ in pairs if old in inputs)

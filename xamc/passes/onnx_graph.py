@@ -198,6 +198,20 @@ def infer_types_and_shapes(model: ir.Model) -> None:
                 value.shape = ir.Shape([dim.dim_param or dim.dim_value for dim in tensor.shape.dim])
 
 
+def write_reshape_sizes(graph: ir.Graph) -> None:
+    """Gives every Reshape a constant of its own with every size written out, so that a rank can change it."""
+    for node in list(graph):
+        if node.op_type == "Reshape" and node.domain == "":
+            shape = static_dims(node.outputs[0])
+            sizes = constant_node(np.array(shape, np.int64), f"sizes_of.{node.outputs[0].name}")
+            graph.insert_before(node, sizes)
+            node.replace_input_with(1, sizes.outputs[0])
+            node.attributes.pop("allowzero", None)
+    for node in list(graph):
+        if node.op_type == "Constant" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            graph.remove(node, safe=True)
+
+
 def forget_shapes(values: Iterable[ir.Value]) -> None:
     """Drops recorded shapes that a change upstream has made wrong, so that inference fills them again."""
     for value in values:

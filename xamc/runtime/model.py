@@ -70,6 +70,10 @@ def _executor(folder: Path, manifest: Manifest, threads: int | None, prefault: b
         from xamc.runtime.vacc.session import VaccExecutor
 
         return VaccExecutor(folder, manifest, threads)
+    if manifest.target == "tvm_ascend":
+        from xamc.runtime.ascend import AscendExecutor
+
+        return AscendExecutor(folder, manifest, threads)
     raise UnsupportedError(
         "E1610",
         f"{folder} is compiled for {manifest.target}, which this runtime can't run",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from xamc.compiler.artifact.manifest import HOST_ONNXRUNTIME
+
 KvLayout = Literal["in_place", "past_present"]
 
 
@@ -90,16 +92,16 @@ CAPS: dict[str, TargetCaps] = {
         ),
         TargetCaps(
             name="tvm_ascend",
-            summary="Huawei Ascend NPUs; not available yet",
-            available=False,
-            weight_dtypes=("fp16", "bf16", "int8", "int4"),
+            summary="Huawei Ascend NPUs through ATC: ONNX with gears, GE configuration; never run on an NPU",
+            available=True,
+            weight_dtypes=("fp16",),
             kv_dtypes=("fp16",),
             quantize_types=(),
             dynamic_shapes=False,
-            length_multiple=16,
+            length_multiple=1,
             kv_layout="in_place",
             max_tensor_parallel=1,
-            executes_on="ascend",
+            executes_on=HOST_ONNXRUNTIME,
         ),
     )
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.compiler.errors import InternalError, UnsupportedError
+from xamc.compiler.errors import UnsupportedError
 from xamc.passes.protocol import GraphPass
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import Generated, StaticPasses, TargetRequest
@@ -17,7 +17,6 @@ class Target:
     """A target: its capabilities, its graph passes, the names of the passes it runs itself, and its generator.
 
     `required_passes` are graph passes without whose result the generator can't work; a spec may not disable them.
-    A target of static graphs has `static_passes` instead of `graph_passes` and `generate`.
     `check` refuses a request that the generator would refuse, before anything is exported for it.
     """
 
@@ -27,10 +26,21 @@ class Target:
     generate: Callable[..., Generated]
     required_passes: tuple[str, ...] = ()
     check: Callable[[TargetRequest], object] = lambda request: None
-    static_passes: Callable[[TargetRequest], StaticPasses] | None = None
 
 
-def target(name: str) -> Target:
+@dataclass(frozen=True)
+class StaticTarget:
+    """A target of static graphs: its capabilities, and its graph passes.
+
+    What it makes of the rewritten graphs is a stage of its own, see `xamc.compiler.stages.static_road`.
+    """
+
+    caps: TargetCaps
+    static_passes: Callable[[TargetRequest], StaticPasses]
+    check: Callable[[TargetRequest], object] = lambda request: None
+
+
+def target(name: str) -> Target | StaticTarget:
     """The target called `name`.
 
     Raises:
@@ -59,11 +69,11 @@ def target(name: str) -> Target:
     if name == "tvm_vacc":
         from xamc.targets.vacc.passes import static_passes
 
-        return Target(caps, _no_dynamic_graph, (), _no_dynamic_graph, static_passes=static_passes)
+        return StaticTarget(caps, static_passes)
+    if name == "tvm_ascend":
+        from xamc.targets.ascend.passes import check, static_passes
+
+        return StaticTarget(caps, static_passes, check)
     from xamc.targets.reference.generate import generate as generate_reference
 
     return Target(caps, reference_graph_passes, (), generate_reference)
-
-
-def _no_dynamic_graph(*_: object) -> Any:
-    raise InternalError("E1407", "a target of static graphs was asked for one of dynamic shapes", "report this spec")

@@ -16,6 +16,21 @@ from xamc.targets.pack_weights import PackedWeight
 
 
 @dataclass(frozen=True)
+class AtcRequest:
+    """What a spec says for Ascend's ATC road.
+
+    Attributes:
+        soc_version: the NPU, in ATC's word.
+        gears: (batch, active slots) of every gear of the one decode graph; empty for one static graph per length.
+        rows: sequences that the KV cache holds.
+    """
+
+    soc_version: str
+    gears: tuple[tuple[int, int], ...]
+    rows: int
+
+
+@dataclass(frozen=True)
 class TargetRequest:
     """The part of a spec that a target reads.
 
@@ -29,6 +44,7 @@ class TargetRequest:
         buckets: the static graphs a target of fixed shapes makes; empty for dynamic shapes.
         tp: tensor-parallel degree, the number of ranks.
         merge_params: whether the graphs of a rank share one file of weights.
+        atc: the ATC road's part, for Ascend.
     """
 
     weight_dtype: str
@@ -40,6 +56,7 @@ class TargetRequest:
     buckets: tuple[Bucket, ...] = ()
     tp: int = 1
     merge_params: bool = False
+    atc: AtcRequest | None = None
 
     @property
     def is_embedding(self) -> bool:
@@ -55,18 +72,28 @@ class StaticPasses:
         common: run once, before the graph is copied for every bucket.
         of_bucket: (bucket, positions of the RoPE tables, scales of an int8 KV cache or None) -> the passes of that
             bucket's copy, in order.
-        split: what makes one program per rank of a bucket's graph.
+        split: what makes one program per rank of a bucket's graph; None where there is one rank.
         buckets: the buckets of the compile.
         shared_tables: whether all buckets read the same RoPE tables, as long as the longest of them needs.
         required: names of passes that the target can't do without.
+        of_twin: as `of_bucket`, for a bucket of the twin; None where `of_bucket` serves it as well.
     """
 
     common: list[GraphPass]
     of_bucket: Callable[[Bucket, int, KvScales | None], list[GraphPass]]
-    split: SplitsRanks
+    split: SplitsRanks | None
     buckets: tuple[Bucket, ...]
     shared_tables: bool = False
     required: tuple[str, ...] = ()
+    of_twin: Callable[[Bucket, int, KvScales | None], list[GraphPass]] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all passes, in order."""
+        names = [graph_pass.name for graph_pass in self.common]
+        for bucket in self.buckets:
+            names += [graph_pass.name for graph_pass in self.of_bucket(bucket, bucket.length, None)]
+        return list(dict.fromkeys([*names, *([self.split.name] if self.split is not None else [])]))
 
 
 @dataclass(frozen=True)

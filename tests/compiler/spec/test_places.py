@@ -41,8 +41,8 @@ CASES = {
         ("checkpoint: package:xamc_no_such/model.gguf", "E1102", 3, "package:xamc_no_such/model.gguf"),
         ("checkpoint: model.pth", "E1100", 3, "model.pth"),
     ],
-    "tvm_cpu": [("tvm_ascend", "E1407", 6, "tvm_ascend")],
-    "mcpu: native": [("mcpu: k6", "E1461", 8, "k6")],
+    "  dtype: fp16": [("  dtype: bf16", "E1410", 7, "bf16")],
+    "mcpu: native": [("mcpu: k6", "E1461", 8, "k6"), ("route: kernels", "E1415", 8, "kernels")],
     "workspace:": [
         ("runtime: {{kv_dtype: fp16}}\nworkspace:", "E1410", 9, "fp16"),
     ],
@@ -65,8 +65,11 @@ def test_the_key_is_underlined(
     text = SPEC.replace(old, new).format(checkpoint=checkpoint)
     file = tmp_path / "build.yaml"
     file.write_text(text)
-    # only the reference target has fewer KV types than the spec knows
-    wishes = ["backend.type=reference"] if code == "E1410" else []
+    # not all targets have as many types as the spec knows, or the same options
+    targets = {"fp16": "reference", "bf16": "tvm_ascend", "kernels": "tvm_ascend"}
+    wishes = [f"backend.type={targets[underlined]}"] if underlined in targets else []
+    if code == "E1415":
+        wishes.append("frontend.shape.input_ids=[[16], [32]]")
     with pytest.raises(XamcError) as caught:
         compile_spec(file, wishes)
     error = caught.value
@@ -75,10 +78,9 @@ def test_the_key_is_underlined(
     assert (place.path, place.line) == (file, line)
     shown = text.splitlines()[line - 1][place.column - 1 :][: place.length]
     assert shown == underlined or shown.endswith(f"/{underlined}")
-    if code != "E1407":  # a target that is not available yet can be planned for
-        with pytest.raises(XamcError) as planned:
-            make_plan(file, wishes)
-        assert (planned.value.code, planned.value.locations) == (code, (place,))
+    with pytest.raises(XamcError) as planned:
+        make_plan(file, wishes)
+    assert (planned.value.code, planned.value.locations) == (code, (place,))
 
 
 def test_the_screen_has_a_caret_and_the_exit_code_stays(

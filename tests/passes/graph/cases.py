@@ -16,15 +16,18 @@ from xamc.compiler.program import Program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
 from xamc.compiler.weights.kv_scales import KvScales
+from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.eager_attention import EagerAttention
+from xamc.passes.graph.fp16_clamp import Fp16Clamp
 from xamc.passes.graph.insert_slice import InsertSlice
 from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.graph.quantize_weights import QuantizeWeights
 from xamc.passes.graph.rope_table import RopeTables
 from xamc.passes.graph.swiglu import SwiGlu
+from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
 from xamc.passes.text import program_text
 
@@ -49,6 +52,15 @@ class PassCase:
 
 PREFILL = Bucket("prefill", TWIN_PREFILL_LENGTH)
 DECODE = Bucket("decode", TWIN_DECODE_LENGTH)
+#: slots and rows of the cache of graphs on cache rows
+TWIN_CACHE = (TWIN_DECODE_LENGTH, 4)
+_TO_HALF: tuple[GraphPass, ...] = (
+    CausalMask(),
+    RopeTables(TWIN_DECODE_LENGTH),
+    EagerAttention(scale_query=True),
+    Fp16Clamp(),
+    WeightStorage("float16", vectors=True),
+)
 _STATIC: tuple[GraphPass, ...] = (CausalMask(), RopeTables(), EagerAttention(), InsertSlice())
 
 
@@ -88,6 +100,18 @@ PASSES: dict[str, PassCase] = {
     "weight_storage": PassCase(lambda m: m.WeightStorage("float16")),
     "quantize_weights": PassCase(lambda m: m.QuantizeWeights.to_bits(4, 32)),
     "quantize_per_channel": PassCase(lambda m: m.QuantizePerChannel(), kind="windowed"),
+    "cache_rows": PassCase(
+        lambda m: m.CacheRows("prefill", *TWIN_CACHE, 3),
+        (Cleanup(), LastPosition()),
+        "windowed",
+        PassCase(lambda m: m.CacheRows("decode", *TWIN_CACHE), (Cleanup(),), "windowed"),
+    ),
+    "half_precision": PassCase(
+        lambda m: m.HalfPrecision(),
+        (Cleanup(), LastPosition(), CacheRows("prefill", *TWIN_CACHE), *_TO_HALF),
+        "windowed",
+        PassCase(lambda m: m.HalfPrecision(), (Cleanup(), CacheRows("decode", *TWIN_CACHE, 3, 12), *_TO_HALF)),
+    ),
     "kv_int8": PassCase(lambda m: m.KvInt8(twin_kv_scales())),
     "byte_codes": PassCase(lambda m: m.ByteCodes(), before=(Cleanup(), QuantizeWeights.to_bits(4, 32))),
 }
@@ -101,7 +125,7 @@ def golden_text(name: str, graph_pass: GraphPass, case: PassCase | None = None) 
     report = graph_pass.run(program)
     after = program_text(program)
     counts = "".join(f"# {rule}: {count}\n" for rule, count in report.matched.items())
-    if name == "phase":
+    if name in ("phase", "cache_rows", "half_precision"):
         return counts + first_layer(after)
     return counts + (after if name == "cleanup" else rewrite_text(before, after))
 

@@ -5,15 +5,18 @@ import pytest
 
 from tests import twins
 from tests.golden_files import check_golden
-from tests.passes.graph.cases import DECODE, PREFILL, golden_of
+from tests.mutation import mutated
+from tests.passes.graph.cases import DECODE, PREFILL, TWIN_CACHE, golden_of
 from xamc.compiler.contract import Bucket
 from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.proof import prove
 from xamc.passes.graph import eager_attention
+from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.eager_attention import EagerAttention
 from xamc.passes.graph.phase import StaticPhase
+from xamc.passes.graph.rope_table import RopeTables
 
 
 def test_golden() -> None:
@@ -50,5 +53,33 @@ def test_attention_that_does_more_is_refused_by_name() -> None:
     program = twins.after("tied", Cleanup())
     for node in twins.nodes(program, "Attention"):
         node.attributes.pop("is_causal")
-    with pytest.raises(InternalError, match="not heads of static shape"):
+    query = twins.nodes(program, "Attention")[0].inputs[0]
+    query.shape = ir.Shape(["batch", "heads", "seq", 16])
+    with pytest.raises(InternalError, match="heads heads and 2 KV heads, which are no numbers"):
         EagerAttention().run(program)
+    query.shape = ir.Shape(["batch", 6, "seq"])
+    with pytest.raises(InternalError, match="not heads of one shape"):
+        EagerAttention().run(program)
+
+
+ON_ROWS = (Cleanup(), CacheRows("decode", *TWIN_CACHE), CausalMask(), RopeTables(12))
+SYMBOLIC_MUTATIONS = {
+    "[1, 1, heads // kv_heads, 1, 1]": "[1, heads // kv_heads, 1, 1, 1]",
+    "[0, heads, -1, head_dim]": "[0, -1, heads, head_dim]",
+    '"Mul", [q, factor.outputs[0]]': '"Add", [q, factor.outputs[0]]',
+    '"MatMul", [scaled.outputs[0], turned.outputs[0]]': '"MatMul", [q, turned.outputs[0]]',
+}
+
+
+@pytest.mark.parametrize("edit", [None, *SYMBOLIC_MUTATIONS.items()])
+@pytest.mark.parametrize("kind", twins.KINDS)
+def test_symbolic_sizes_and_a_scaled_query(kind: str, edit: tuple[str, str] | None) -> None:
+    """Batch and slots are symbols, and the query is scaled before it meets the keys; each edit of that is noticed."""
+    module = eager_attention if edit is None else mutated(eager_attention, *edit)
+    program, cases = twins.twin(kind)
+    passes = (*ON_ROWS, module.EagerAttention(scale_query=True))
+    if edit is None:
+        assert len(prove(passes, program, cases).require().cases) == 6
+        return
+    with pytest.raises(InternalError):
+        prove(passes, program, cases).require()

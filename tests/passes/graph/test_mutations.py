@@ -143,7 +143,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("valid[:, -1] = 1", "valid[:, -1] = 0"),
         ("node.replace_input_with(1, keys.outputs[0])", "pass"),
         ("np.array(self.bucket.length, np.int64)", "np.array(self.bucket.length - 1, np.int64)"),
-        ("np.array(shape, np.int64)", "np.array([0, *shape[1:]], np.int64)"),
+        ("write_reshape_sizes(graph)", "pass"),
     ],
     "causal_mask": [
         ("np.arange(1, query[2] + 1, dtype", "np.arange(query[2], dtype"),
@@ -176,7 +176,7 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
     "eager_attention": [
         ('"Concat", [past, new]', '"Concat", [new, past]'),
         ("axis=2)", "axis=1)"),
-        ("[1, kv_heads, heads // kv_heads, length", "[1, heads // kv_heads, kv_heads, length"),
+        ("[batch, kv_heads, heads // kv_heads, length", "[batch, heads // kv_heads, kv_heads, length"),
         ('node.attributes["scale"].as_float()', '1.01 * node.attributes["scale"].as_float()'),
         ("perm=[0, 1, 3, 2]", "perm=[1, 0, 3, 2]"),
         ('"Add", [scores.outputs[0], mask]', '"Sub", [scores.outputs[0], mask]'),
@@ -185,6 +185,45 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("k = _repeat(graph, node, k", "k = _repeat(graph, node, v"),
         ("k, v = (concat", "v, k = (concat"),
         ("if mask is not None:", "if mask is None:"),
+    ],
+    "cache_rows": [
+        ('[following, slots], "visible"', '[own, slots], "visible"'),
+        ('[slots, oldest], f"window', '[oldest, slots], f"window'),
+        ("[visible, inside]", "[visible, visible]"),
+        ("windows[window] = sizes.visible(window)", "windows[window] = sizes.visible(None)"),
+        (
+            "(contract.past_value, cache_value, updated_value, 2)",
+            "(contract.past_value, cache_value, updated_value, 1)",
+        ),
+        ("[past, places, turned.outputs[0]]", "[past, places, past]"),
+        ('[f"{names[1]}.new"], like=node, perm=[0, 2, 1, 3]', '[f"{names[1]}.new"], like=node, perm=[0, 1, 2, 3]'),
+        ("[scatter.outputs[0], *bounds]", "[past, *bounds]"),
+        ('sizes.call["batch_index"]], [f"{stem}_rows"]', 'sizes.call["batch_valid_length"]], [f"{stem}_rows"]'),
+        (
+            '"Sub", [sizes.call["batch_valid_length"], sizes.one]',
+            '"Add", [sizes.call["batch_valid_length"], sizes.one]',
+        ),
+        ('sizes.batch_numbers(), [1, 2], "last.row"', 'sizes.call["batch_index"], [1, 2], "last.row"'),
+        ('attention.attributes.pop("is_causal", None)', "pass"),
+        (
+            'self.lifted(self.call["batch_valid_length"], [1], "positions")',
+            'self.lifted(self.call["batch_index"], [1], "positions")',
+        ),
+        (
+            'pair = [self.lifted(rows, [2], "places.row"), self.lifted(positions, [2], "places.slot")]',
+            'pair = [self.lifted(positions, [2], "places.row"), self.lifted(rows, [2], "places.slot")]',
+        ),
+        ('inputs["position_ids"].replace_all_uses_with(positions)', "pass"),
+    ],
+    "half_precision": [
+        ('_WIDE = ("RMSNormalization", "Softmax")', '_WIDE = ("RMSNormalization",)'),
+        ('_WIDE = ("RMSNormalization", "Softmax")', '_WIDE = ("Softmax",)'),
+        ("if node in masked:", "if node in ():"),
+        ("node.outputs[0].replace_all_uses_with(source)", "pass"),
+        ("array.astype(np.float16)", "(1.5 * array).astype(np.float16)"),
+        ("_narrow_result(graph, node)\n", "pass\n"),
+        ("result.replace_all_uses_with(half.outputs[0])", "pass"),
+        ("if value not in wide:", "if not wide:"),
     ],
     "insert_slice": [
         ('("start", length - 1)', '("start", length - 2)'),

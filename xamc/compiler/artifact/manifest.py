@@ -43,6 +43,7 @@ MANIFEST = "manifest.json"
 REPORT = "report.json"
 ALIGNMENT = 64
 HOST_SIMULATOR = "host-simulator"
+HOST_ONNXRUNTIME = "host-onnxruntime; never run on an NPU"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -217,7 +218,8 @@ class Manifest:
         functions: names of the VM functions in `code_file`, or in every graph's code.
         code_file, weights: the library and its weights file; None for a target of static graphs.
         graphs: the static graphs, each with files of its own.
-        executes_on: what runs the artifact; `host-simulator` marks one whose results are simulated.
+        executes_on: what runs the artifact; `host-simulator` and `host-onnxruntime; ...` mark one that is for other
+            hardware, whose results here are those of a check on the host.
         tokenizer: folder of the artifact with tokenizer.json.
         golden: folder of the artifact with token ids and reference logits, or None.
         inputs: digests of the checkpoint's files and of the spec's own files.
@@ -273,8 +275,15 @@ class Manifest:
 
     @property
     def simulated(self) -> bool:
-        """Whether a simulator runs the artifact, and not the hardware it is for."""
-        return self.executes_on == HOST_SIMULATOR
+        """Whether something else runs the artifact than the hardware it is for."""
+        return self.executes_on in (HOST_SIMULATOR, HOST_ONNXRUNTIME)
+
+    @property
+    def caveat(self) -> str:
+        """What has to stand beside every result of this artifact; empty where the hardware itself runs it."""
+        if self.executes_on == HOST_ONNXRUNTIME:
+            return "ONNX Runtime on the host; never run on an NPU"
+        return f"simulated for {self.target}, not run on a card" if self.simulated else ""
 
     @property
     def is_embedding(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xamc.compiler.artifact import GraphManifest
 from xamc.compiler.artifact.publish import distinct_bytes
@@ -18,6 +19,9 @@ from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.static_plan import StaticPlan
+
+if TYPE_CHECKING:
+    from xamc.compiler.gear_plan import GearPlan
 
 
 def compile_command(
@@ -93,6 +97,8 @@ def _print_plan(plan: Plan) -> None:
     print_table(console, ("phase", "tokens", "ranks"), [(p.kind, p.tokens, str(p.ranks)) for p in plan.phases])
     if plan.static is not None:
         _print_ranks(plan.static)
+    if plan.gears is not None:
+        _print_gears(plan.gears)
     console.print("\nfiles", style="bold")
     print_table(console, ("file", "size", "holds"), [(f.path, size(f.nbytes), f.holds) for f in plan.files])
     console.print()
@@ -114,6 +120,22 @@ def _print_ranks(static: StaticPlan) -> None:
     names = dict.fromkeys(name for graph in static.graphs for name in graph.operators)
     counts = [(name, *(str(graph.operators.get(name, 0)) for graph in static.graphs)) for name in names]
     print_table(console, ("operator", *(graph.bucket.name for graph in static.graphs)), counts)
+
+
+def _print_gears(plan: GearPlan) -> None:
+    """What each graph takes, the gears it has, and what an NPU holds."""
+    console = result_console()
+    console.print(f"\ngraphs for {plan.soc_version}, never run on an NPU", style="bold")
+    rows = []
+    for graph in plan.graphs:
+        inputs = "; ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in graph.inputs.items())
+        gears = ", ".join(f"{batch} x {length}" for batch, length in graph.gears)
+        rows.append((graph.name, gears, inputs, size(graph.activations)))
+    print_table(console, ("graph", "gears", "inputs (of caches one)", "activations"), rows)
+    console.print(
+        f"  weights {size(plan.weights)}, KV caches {size(plan.cache)} in {plan.caches} tensors, two sets of them; "
+        f"at most {size(plan.device)} on the device"
+    )
 
 
 def _shown(path: Path) -> str:

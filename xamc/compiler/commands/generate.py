@@ -78,12 +78,12 @@ def chat_command(
 def speed(answer: Generation, model: Model) -> str:
     """For example ``212 (192 reused) + 40 tokens, prefill 310 tokens/s, decode 52.1 tokens/s, 2 threads``.
 
-    The speed of a simulator says nothing about the hardware, and the line says so first.
+    The speed of a check on the host says nothing about the hardware, and the line says so first.
     """
-    simulated = f"simulated for {model.manifest.target}, not run on a card; " if model.manifest.simulated else ""
+    caveat = f"{model.manifest.caveat}; " if model.manifest.caveat else ""
     reused = f" ({answer.reused_tokens} reused)" if answer.reused_tokens else ""
     return (
-        f"{simulated}{answer.prompt_tokens}{reused} + {len(answer.token_ids)} tokens, "
+        f"{caveat}{answer.prompt_tokens}{reused} + {len(answer.token_ids)} tokens, "
         f"prefill {answer.prefill_tokens_per_s:.0f} tokens/s, "
         f"decode {answer.decode_tokens_per_s:.1f} tokens/s, {model.threads} threads"
     )

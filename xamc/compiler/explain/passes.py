@@ -65,6 +65,16 @@ where all of it is masked. Use a finite number.""",
     "E1325": """A pass that fixes a graph's phase and length leaves it able to serve only some calls. None of those
 that the proof on the twin has left fits, so the pass would be "proven" by nothing. Example: the decode length of the
 twin is shorter than every past of its scenario. Choose a length that at least one call fits in.""",
+    "E1326": """The pass `cache_rows` puts the KV caches of several sequences into tensors of fixed size. It needs an
+export with past and present that it has not rewritten yet, sliding windows as the only masks, and for a prefill
+`last_position` before it. Otherwise this is a defect of ours; report the model.""",
+    "E1327": """The pass `half_precision` found a weight that is not stored as float16, a constant beyond ±65504, or a
+cast that widens something else than a weight. `weight_storage` and `fp16_clamp` have to run before it; a spec can't
+disable them on Ascend.""",
+    "E1328": """A gear of Ascend's graphs, one choice of batch and length, was run on the twin in ONNX Runtime and
+answers otherwise than the exported model, or touched a row of the KV cache that is not its own. The message names the
+graph and the gear. Leave the gear out of `backend.compile.gears` to get going, and report the model; it is a defect of
+ours.""",
     "E1330": """The pass `vocab_padding` walks from the output `logits` back to lm_head: a bias at most, the matrix
 product,
 the transpose, a cast of a 16-bit weight, the weight. It found something else. Disable the pass

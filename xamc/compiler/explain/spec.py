@@ -65,6 +65,12 @@ numbers that the message names. On `tvm_cpu` any length goes.""",
 Example: `[[2048], [1024]]`. Swap the two, or raise the second.""",
     "E1035": """`frontend.type` says one format and the checkpoint's extension another, for example `type: huggingface`
 with a .gguf file. Remove `frontend.type` to let the extension decide, or give another checkpoint.""",
+    "E1036": """`backend.compile.gears` lists the sizes that Ascend's decode graph can be driven in, as pairs [batch,
+active slots]: `[[1, 512], [4, 512], [4, 2048]]`. GE takes 2 to 100 of them, all different. One size needs no gears:
+leave the key out, and every length of `frontend.shape.input_ids` becomes a static graph.""",
+    "E1037": """The gears and the KV cache disagree. The cache has as many slots as the largest total length of
+`frontend.shape.input_ids`, which one gear has to look at, and as many rows as `runtime.max_batch`, which no gear's
+batch may exceed. Example: `gears: [[1, 512], [8, 512]]` with `input_ids: [[256], [1024]]` never reaches slot 1023.""",
     "E1041": """`backend.dtype` asks for int8 or int4 weights, and no `frontend.quantize.type` says how to get there.
 Add `frontend.quantize: {type: w8a16_rtn}` (or `w4a16_rtn` for int4), or set a floating-point dtype.
 `backend.quantize` is for the activations of CNN graphs and quantizes no language model.""",

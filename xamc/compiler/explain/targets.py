@@ -39,7 +39,12 @@ Remedy: export the tower to ONNX and compile that file with `frontend.type: onnx
 tokens and a decode graph for sequences of up to 2048; an empty second list, `[[512], []]`, makes an embedding
 model.""",
     "E1414": """`frontend.model_kwargs.tp` is a number of ranks that the target doesn't divide a model among. VACC takes
-1, 2, 4, 8 or 16; heads and MLP columns that don't divide evenly are padded. Example: `tp: 3` is refused.""",
+1, 2, 4, 8 or 16; heads and MLP columns that don't divide evenly are padded. Example: `tp: 3` is refused. Ascend's
+ATC road compiles for one device, `tp: 1`.""",
+    "E1415": """`backend.compile.route: kernels` asks for Ascend's road of fused kernels, which this version does not
+have. `route: atc`, the default, writes ONNX that Huawei's ATC compiles.""",
+    "E1416": """An embedding model (an empty second list in `frontend.shape.input_ids`) has no decode graph, and
+Ascend's ATC road makes both. Add a total length, `[[512], [2048]]`, or compile for `backend.type: tvm_vacc`.""",
     "E1420": """A tensor that should go to a parameter file of VACC's contract has a type that the card does not have
 (bfloat16 or 4 bits, for example), or yields other rows than it declares. A defect of the graph pass that chose how
 the weight is stored.""",

@@ -28,10 +28,10 @@ from xamc.compiler.handoff.readme import readme
 from xamc.compiler.handoff.readme_zh import readme_zh
 from xamc.compiler.handoff.safetensors_shards import tensor_bytes, write_shards
 from xamc.compiler.handoff.source import load_source
-from xamc.compiler.handoff.static_onnx import WEIGHTS, SharedWeights, weight_bytes, write_static_onnx
 from xamc.compiler.handoff.tokenizer_files import write_tokenizer
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
 from xamc.compiler.memory import MemorySampler
+from xamc.compiler.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_bytes, write_onnx
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.spec import LoadedSpec, Spec
 from xamc.compiler.stages import summary
@@ -180,7 +180,7 @@ def _asked(spec: Spec) -> tuple[str, ...]:
 def _room(llama: LlamaCheckpoint | None, graphs: StaticGraphs | None) -> int:
     """Bytes of everything large."""
     checkpoint = sum(map(tensor_bytes, llama.tensors.values())) if llama else 0
-    return checkpoint + (weight_bytes(graphs.programs) if graphs else 0)
+    return checkpoint + (weight_bytes(graphs.programs.values()) if graphs else 0)
 
 
 def _write_llama(
@@ -224,7 +224,8 @@ def _write_onnx(
         weights = SharedWeights(stream, _counter(stage, sum(math.prod(t.shape) for t in unique.values())))
         for bucket, program in graphs.programs.items():
             file = f"{bucket.name}.onnx"
-            shapes[bucket.name] = write_static_onnx(program, target / file, weights)
+            shapes[bucket.name] = input_shapes(program)
+            write_onnx(program, target / file, weights)
             build = onnx_build(f"{spec.name}-{bucket.name}", file, shapes[bucket.name], workspace)
             write_vamc(target / f"build_{bucket.name}.yaml", build, f"static {bucket.kind} graph of {spec.name}, tp 1")
         (target / "tokenizer").mkdir()

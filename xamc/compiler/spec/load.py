@@ -12,7 +12,6 @@ from xamc.compiler.spec.check import Checked, check
 from xamc.compiler.spec.document import from_mapping, parse, read_text
 from xamc.compiler.spec.errors import SET_PATH, SpecErrors
 from xamc.compiler.spec.model import (
-    DEFAULT_MAX_BATCH,
     DTYPES_OF_QUANTIZE,
     Backend,
     Frontend,
@@ -27,7 +26,7 @@ from xamc.compiler.spec.model import (
     Workspace,
 )
 from xamc.compiler.spec.overrides import apply_overrides, set_text
-from xamc.compiler.spec.rules import apply_rules, backend_type, frontend_type
+from xamc.compiler.spec.rules import apply_rules, backend_type, frontend_type, max_batch
 
 DEFAULT_WORKSPACE = "./vacc_deploy"
 DEFAULT_W4_GROUP_SIZE = 32
@@ -114,8 +113,10 @@ def _build(checked: Checked, path: Path | None) -> Spec:
             remove_params=get("backend.remove_params"),
             compile=_present(
                 section("backend.compile"),
-                mcpu=get("backend.compile.mcpu"),
-                activations=get("backend.compile.activations"),
+                **{
+                    name: get(f"backend.compile.{name}")
+                    for name in ("mcpu", "activations", "route", "soc_version", "gears")
+                },
             ),
             quantize=_present(section("backend.quantize")),
             values=_others(section("backend"), "type dtype merge_params remove_params compile quantize"),
@@ -131,7 +132,7 @@ def _build(checked: Checked, path: Path | None) -> Spec:
         verify=Verify(
             get("verify.passes") or "each", bool(get("verify.final")), tuple(get("verify.prompts") or ())
         ),
-        runtime=Runtime(get("runtime.max_batch") or DEFAULT_MAX_BATCH, get("runtime.kv_dtype") or "auto"),
+        runtime=Runtime(max_batch(checked), get("runtime.kv_dtype") or "auto"),
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from xamc.compiler.errors import InputError, Location
 from xamc.compiler.spec.check import Checked
 from xamc.compiler.spec.document import dotted
-from xamc.compiler.spec.model import DTYPES_OF_QUANTIZE, KeyPath, SpecWarning
+from xamc.compiler.spec.model import DEFAULT_MAX_BATCH, DTYPES_OF_QUANTIZE, KeyPath, SpecWarning
+from xamc.targets.ascend.assumptions import LEAST_GEARS, MOST_GEARS
 
 VACC_LENGTH_MULTIPLE = 16
 MAX_NAME_BYTES = 200
@@ -80,6 +81,16 @@ def frontend_type(checked: Checked) -> str:
 def backend_type(checked: Checked) -> str:
     """`backend.type`, or vamc's default."""
     return checked.get("backend.type") or "tvm_vacc"
+
+
+def max_batch(checked: Checked) -> int:
+    """`runtime.max_batch`, or what the target needs: for Ascend the largest batch of the gears, 1 without gears."""
+    written = checked.get("runtime.max_batch")
+    if written is not None:
+        return int(written)
+    if backend_type(checked) == "tvm_ascend":
+        return max((gear[0] for gear in checked.get("backend.compile.gears") or ()), default=1)
+    return DEFAULT_MAX_BATCH
 
 
 def _suffix(checked: Checked) -> str:
@@ -210,6 +221,46 @@ def _lengths(checked: Checked) -> Iterator[Problem]:
             f"frontend.shape.input_ids: a total length of {total} cannot hold a prefill of {prefill} tokens",
             f"raise the total length to at least {prefill}, or lower the prefill length",
             checked.document.at((*path, 0), "prefill") + checked.document.at((*path, 1), "prompt and answer together"),
+        )
+
+
+@rule("backend.compile.gears", "frontend.shape.input_ids", "runtime.max_batch", "backend.type")
+def _gears(checked: Checked) -> Iterator[Problem]:
+    """Pairs of batch and slots that the KV cache has, and as many as GE takes."""
+    gears = checked.get("backend.compile.gears")
+    if gears is None or backend_type(checked) != "tvm_ascend":
+        return
+    path = "backend.compile.gears"
+    if any(len(gear) != 2 for gear in gears) or not LEAST_GEARS <= len(gears) <= MOST_GEARS:
+        yield InputError(
+            "E1036",
+            f"{path} is a list of {LEAST_GEARS} to {MOST_GEARS} pairs [batch, active slots]",
+            "write for example [[1, 512], [4, 512], [4, 2048]]; leave gears out for static graphs",
+            _at(checked, path),
+        )
+        return
+    same = sorted({tuple(gear) for gear in gears if gears.count(gear) > 1})
+    if same:
+        yield InputError("E1036", f"{path} has {list(same[0])} twice", "remove one of them", _at(checked, path))
+    lists = checked.get("frontend.shape.input_ids") or []
+    totals = lists[1] if len(lists) > 1 and isinstance(lists[1], list) else []
+    slots, batch = max(gear[1] for gear in gears), max(gear[0] for gear in gears)
+    if totals and slots != max(totals):
+        yield InputError(
+            "E1037",
+            f"the gears look at up to {slots} slots, and the total length is {max(totals)}",
+            f"add a gear of {max(totals)} slots"
+            if slots < max(totals)
+            else "raise the total length, or lower the gear",
+            _at(checked, path, f"up to {slots} slots")
+            + _at(checked, "frontend.shape.input_ids", "the KV cache's slots"),
+        )
+    if batch > max_batch(checked):
+        yield InputError(
+            "E1037",
+            f"a gear has a batch of {batch}, and runtime.max_batch is {max_batch(checked)}",
+            f"set runtime.max_batch: {batch}, or remove it",
+            _at(checked, path, f"a batch of {batch}") + _at(checked, "runtime.max_batch", "the KV cache's rows"),
         )
 
 

@@ -73,7 +73,10 @@ _FRONTEND = (
         "prefill chunk, the largest of the second the context limit. On VACC each is a bucket and a multiple of 16. "
         "Other graphs: the input's shape, or two shapes `[[min], [max]]`.",
         on(
-            {"tvm_vacc": ("used", "one prefill graph per first length, one decode graph per second")},
+            {
+                "tvm_vacc": ("used", "one prefill graph per first length, one decode graph per second"),
+                "tvm_ascend": ("used", "a prefill graph or gear per first length, a decode graph per second"),
+            },
             ("used", "the largest lengths are the prefill chunk and the context limit"),
         ),
         "prefill 512, context = the model's max_position_embeddings",
@@ -89,7 +92,11 @@ _FRONTEND = (
         Int(1, 1024),
         "Tensor-parallel degree: one rank is one die.",
         on(
-            {"tvm_cpu": ("no effect", "runs in one process: tp becomes 1"), "reference": ("no effect", "tp becomes 1")},
+            {
+                "tvm_cpu": ("no effect", "runs in one process: tp becomes 1"),
+                "reference": ("no effect", "tp becomes 1"),
+                "tvm_ascend": ("used", "1; more is refused"),
+            },
             ("used", "number of ranks"),
         ),
         "1",
@@ -310,7 +317,10 @@ _WORKSPACE = (
         "workspace.workers",
         Int(1, 1024),
         "Processes that work at the same time.",
-        everywhere("used", "processes that pack weights"),
+        on(
+            {"tvm_ascend": ("no effect", "one process writes the weights")},
+            ("used", "processes that pack weights"),
+        ),
         "the CPUs that the process may use",
     ),
     _recorded(

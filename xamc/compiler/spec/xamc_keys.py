@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from xamc.compiler.spec.keys import READ_BY_ALL, Key, everywhere, on
 from xamc.compiler.spec.kinds import Bool, Int, ListOf, MapOf, OneOf, Text
+from xamc.targets.ascend.assumptions import DEFAULT_SOC_VERSION, SOC_VERSIONS
 
 _USED = everywhere("used", READ_BY_ALL)
+_ASCEND = on({"tvm_ascend": ("used", "read by Ascend's ATC road")}, ("no effect", "an option of the Ascend target"))
 
 KEYS: tuple[Key, ...] = (
     Key(
@@ -49,6 +51,29 @@ KEYS: tuple[Key, ...] = (
         "auto: int8 for weights of 4 and 8 bits",
     ),
     Key(
+        "backend.compile.route",
+        OneOf(("atc", "kernels")),
+        "How a model gets to an Ascend NPU: `atc` writes ONNX for Huawei's ATC; `kernels` (fused kernels) is not "
+        "available yet.",
+        _ASCEND,
+        "atc",
+    ),
+    Key(
+        "backend.compile.soc_version",
+        OneOf(SOC_VERSIONS),
+        "The NPU that ATC compiles for.",
+        _ASCEND,
+        DEFAULT_SOC_VERSION,
+    ),
+    Key(
+        "backend.compile.gears",
+        ListOf(ListOf(Int(1))),
+        "Pairs [batch, active slots]: one decode graph with a gear for each, and one prefill graph with a gear for "
+        "each prefill length. The largest number of slots is the total length.",
+        _ASCEND,
+        "none: one static graph per length",
+    ),
+    Key(
         "passes.disable",
         ListOf(Text()),
         "Names of passes to leave out.",
@@ -88,7 +113,7 @@ KEYS: tuple[Key, ...] = (
         Int(1, 4096),
         "Sequences that are decoded together, at most; sizes the KV cache.",
         _USED,
-        "8",
+        "8; for tvm_ascend the largest batch of backend.compile.gears, 1 without gears",
     ),
     Key(
         "runtime.kv_dtype",

@@ -92,7 +92,7 @@ def rewrite_static(
         InternalError: E1309 naming the first pass and node that left its tolerance; E1305 a broken invariant.
     """
     graphs = StaticGraphs()
-    names = _names(passes)
+    names = passes.names
     select_passes(passes.common, wishes.disable, names, passes.required)
     if exported.twin is not None:
         _prove(graphs, exported, passes, wishes, names, kv_scales is not None)
@@ -104,11 +104,13 @@ def rewrite_static(
         runs = _run(job, program, passes.of_bucket(bucket, rows, kv_scales), wishes, names, bucket.name)
         graphs.runs[bucket.name] = runs
         start = time.perf_counter()
-        ranks = passes.split.split(program)
-        # the ranks' graphs are one and the same, node for node
-        check_invariants(ranks[0], after=passes.split.name)
-        _check_ranks(passes.split.name, len(ranks), wishes)
-        runs.append(PassRun(passes.split.name, PassReport({"rank": len(ranks)}), time.perf_counter() - start))
+        ranks = [program]
+        if passes.split is not None:
+            ranks = passes.split.split(program)
+            # the ranks' graphs are one and the same, node for node
+            check_invariants(ranks[0], after=passes.split.name)
+            _check_ranks(passes.split.name, len(ranks), wishes)
+            runs.append(PassRun(passes.split.name, PassReport({"rank": len(ranks)}), time.perf_counter() - start))
         graphs.ranks[bucket] = ranks
         job.dump(f"19-{bucket.name}-rank0.txt", program_text(ranks[0]))
     return graphs
@@ -146,14 +148,17 @@ def _prove(
             continue
         bucket = Bucket(kind, _TWIN_LENGTHS[kind])
         mine = copy_program(twin)
-        mine_passes = passes.of_bucket(bucket, TWIN_DECODE_LENGTH, scales)
+        mine_passes = (passes.of_twin or passes.of_bucket)(bucket, TWIN_DECODE_LENGTH, scales)
         chosen = select_passes(mine_passes, wishes.disable, names, passes.required)
         fresh = [Case(case.run, case.step, dict(case.feeds), dict(case.fetches)) for case in common.cases]
         report = prove(chosen, mine, fresh).require(passes.required)
-        split = prove_split(passes.split, mine, report.cases)
-        ProofReport([split], split.seconds, []).require(passes.required, _UNDIVIDED)
-        graphs.proofs[kind], graphs.split_proofs[kind] = report, split
-        graphs.proof_seconds += report.seconds + split.seconds
+        graphs.proofs[kind] = report
+        graphs.proof_seconds += report.seconds
+        if passes.split is not None:
+            split = prove_split(passes.split, mine, report.cases)
+            ProofReport([split], split.seconds, []).require(passes.required, _UNDIVIDED)
+            graphs.split_proofs[kind] = split
+            graphs.proof_seconds += split.seconds
 
 
 def _run(
@@ -174,14 +179,6 @@ def _run(
         elsewhere=names,
         on_pass=dump if job.options.dump_ir is not None else None,
     )
-
-
-def _names(passes: StaticPasses) -> list[str]:
-    """Every name that `passes.disable` and `passes.expect` may hold."""
-    names = [graph_pass.name for graph_pass in passes.common]
-    for bucket in passes.buckets:
-        names += [graph_pass.name for graph_pass in passes.of_bucket(bucket, bucket.length, None)]
-    return list(dict.fromkeys([*names, passes.split.name]))
 
 
 def copy_program(program: Program) -> Program:

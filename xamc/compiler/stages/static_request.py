@@ -8,10 +8,12 @@ from xamc.compiler.contract import Bucket, ModelConfig
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.progress import Progress
 from xamc.compiler.spec.model import Spec
+from xamc.targets.ascend.assumptions import DEFAULT_SOC_VERSION
 from xamc.targets.base import TargetCaps
-from xamc.targets.request import TargetRequest
+from xamc.targets.request import AtcRequest, TargetRequest
 
 RANKS = (1, 2, 4, 8, 16)
+DEFAULT_ROUTE = "atc"
 
 
 def static_request(spec: Spec, caps: TargetCaps, request: TargetRequest) -> TargetRequest:
@@ -24,7 +26,7 @@ def static_request(spec: Spec, caps: TargetCaps, request: TargetRequest) -> Targ
 
     Raises:
         InputError: E1413 a spec without lengths.
-        UnsupportedError: E1414 a number of ranks that the target doesn't have.
+        UnsupportedError: E1414 a number of ranks that the target doesn't have; E1415 a road that isn't built yet.
     """
     if not spec.prefill_lengths or "input_ids" not in spec.frontend.shape:
         raise InputError(
@@ -33,16 +35,33 @@ def static_request(spec: Spec, caps: TargetCaps, request: TargetRequest) -> Targ
             fix="add frontend.shape.input_ids: [[1024], [2048]], the prefill and the total lengths in tokens",
             keys=("frontend.shape.input_ids", "frontend.shape", "frontend.type"),
         )
-    if spec.tp not in RANKS or spec.tp > caps.max_tensor_parallel:
+    able = [ranks for ranks in RANKS if ranks <= caps.max_tensor_parallel]
+    if spec.tp not in able:
+        several = "divides a model among 1, 2, 4, 8 or 16 ranks" if len(able) > 1 else "compiles for one device"
         raise UnsupportedError(
             "E1414",
-            f"frontend.model_kwargs.tp is {spec.tp}; {caps.name} divides a model among 1, 2, 4, 8 or 16 ranks",
-            fix="set tp to one of them",
+            f"frontend.model_kwargs.tp is {spec.tp}; {caps.name} {several}",
+            fix="set tp to one of them" if len(able) > 1 else "set tp to 1, or remove it",
             keys=("frontend.model_kwargs.tp",),
         )
     buckets = [Bucket("prefill", length) for length in dict.fromkeys(spec.prefill_lengths)]
     buckets += [Bucket("decode", length) for length in dict.fromkeys(spec.total_lengths)]
-    return replace(request, buckets=tuple(buckets), tp=spec.tp, merge_params=bool(spec.backend.merge_params))
+    request = replace(request, buckets=tuple(buckets), tp=spec.tp, merge_params=bool(spec.backend.merge_params))
+    return replace(request, atc=_atc(spec)) if caps.name == "tvm_ascend" else request
+
+
+def _atc(spec: Spec) -> AtcRequest:
+    options = spec.backend.compile
+    route = options.get("route", DEFAULT_ROUTE)
+    if route != DEFAULT_ROUTE:
+        raise UnsupportedError(
+            "E1415",
+            f"backend.compile.route is {route}, Ascend's road of fused kernels, which is not available yet",
+            fix=f"set backend.compile.route: {DEFAULT_ROUTE}, the road through ONNX and ATC",
+            keys=("backend.compile.route",),
+        )
+    gears = tuple((int(batch), int(slots)) for batch, slots in options.get("gears") or ())
+    return AtcRequest(options.get("soc_version", DEFAULT_SOC_VERSION), gears, spec.runtime.max_batch)
 
 
 def warn_of_lengths(request: TargetRequest, config: ModelConfig, progress: Progress) -> None:
@@ -52,9 +71,10 @@ def warn_of_lengths(request: TargetRequest, config: ModelConfig, progress: Progr
         return
     limit = config.max_position_embeddings
     if config.rope.kind == "dynamic":
+        length = "the KV cache's length" if request.atc is not None else "its own length"
         progress.warn(
             f"lengths up to {longest} exceed the model's max_position_embeddings {limit}: every graph has the RoPE "
-            "base of its own length, so that answers differ from transformers' unless a sequence fills the graph"
+            f"base of {length}, so that answers differ from transformers' unless a sequence fills the graph"
         )
     else:
         progress.warn(f"lengths up to {longest} exceed the model's max_position_embeddings {limit}, its training")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.golden import Golden
 from xamc.compiler.artifact.records import to_json
@@ -12,7 +12,9 @@ from xamc.compiler.contract import Bucket
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.compiler.verify.golden import Distance
-from xamc.targets.vacc.generate import GeneratedBucket
+
+if TYPE_CHECKING:
+    from xamc.targets.vacc.generate import GeneratedBucket
 
 
 def passes(graphs: StaticGraphs) -> tuple[str, str]:
@@ -44,7 +46,6 @@ def report(
     progress: Progress,
     running: Stage,
     graphs: StaticGraphs,
-    generated: Mapping[Bucket, GeneratedBucket],
     golden: Golden | None,
     distance: Distance | None,
 ) -> dict[str, Any]:
@@ -54,7 +55,6 @@ def report(
         "peak_bytes": progress.sampler.peak if progress.sampler else None,
         "warnings": list(progress.warnings),
         "graph_passes": graphs.report(),
-        "codegen_seconds": {bucket.name: dict(code.seconds) for bucket, code in generated.items()},
         "proof_seconds": round(graphs.proof_seconds, 3) if graphs.proofs else None,
         "golden": None if golden is None else {"prompts": len(golden.samples), "not_run": golden.not_run or None},
         "final": None if distance is None else to_json(distance),

@@ -152,6 +152,24 @@ _ALL = (
         "or a wrong mask, shows as 1e-1",
     ),
     Tolerance(
+        "float16_rounding",
+        2e-3,
+        "the same float32 islands spelled otherwise in a graph whose other operators round to float16: a value near "
+        "the middle of two float16 numbers may round the other way, 2^-10 relative; measured up to 1.1e-4",
+    ),
+    Tolerance(
+        "ascend_fp16",
+        4e-3,
+        "logits of an Ascend artifact in ONNX Runtime against fp32: weights and operators' results rounded to float16, "
+        "through tiny random models; one wrong token in the context shows as 2e-1",
+    ),
+    Tolerance(
+        "gears_float16",
+        0.02,
+        "a gear of a float16 graph on the twin against fp32 with the same float16 weights: every operator rounds, over "
+        "random caches of up to thousands of slots; a slot too many or too few, or a wrong row, shows as 1e-1",
+    ),
+    Tolerance(
         "vacc_fp16",
         4e-3,
         "logits of a simulated VACC artifact against fp32: weights and every operator's result rounded to float16, "

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
-from xamc.passes.onnx_graph import constant_node, infer_types_and_shapes, new_node, remove_dead, static_dims, take_over
+from xamc.passes.onnx_graph import (
+    constant_node,
+    dims,
+    infer_types_and_shapes,
+    new_node,
+    remove_dead,
+    static_dims,
+    take_over,
+)
 from xamc.passes.protocol import PassReport, SameSignature
 
 
+@dataclass(frozen=True)
 class EagerAttention(SameSignature):
-    """Replaces `Attention` by eager attention on static shapes (Vaswani et al. 2017; grouped heads: Ainslie 2023).
+    """Replaces `Attention` by eager attention (Vaswani et al. 2017; grouped heads: Ainslie 2023).
 
         before: y, present_key, present_value = Attention(q, k, v, mask, past_key, past_value)
         after:  present_key = Concat(past_key, k); present_value = Concat(past_value, v)      if there is a past
@@ -20,31 +31,37 @@ class EagerAttention(SameSignature):
                 y = MatMul(Softmax(Add(Mul(MatMul(q, Transpose(keys)), 1 / sqrt(D)), mask)), values)
 
     repeat_kv copies each KV head for the H / Hkv query heads that share it, as Unsqueeze [1, Hkv, 1, S, D], Expand
-    [1, Hkv, H / Hkv, S, D] and Reshape [1, H, S, D]: query head h reads KV head h // (H / Hkv). Softmax runs in
-    float32 whatever the target's activations are.
+    [1, Hkv, H / Hkv, S, D] and Reshape [1, H, S, D]: query head h reads KV head h // (H / Hkv). Batch and lengths may
+    be symbolic; Expand and Reshape then name only the sizes that are known. Softmax runs in float32 whatever the
+    target's activations are.
+
+    Args:
+        scale_query: multiply the query by 1 / sqrt(D) instead of the scores, so that these stay as small as they can
+            be: where scores are float16, large queries and keys would overflow before they are scaled.
     """
 
-    name = "eager_attention"
-    tolerance = "reassociated"
+    scale_query: bool = False
+    name: str = "eager_attention"
+    tolerance: str = "reassociated"
 
     def run(self, program: Program) -> PassReport:
         report = PassReport()
         model, graph = program.model, program.model.graph
         for node in list(graph):
             if node.op_type == "Attention" and node.domain == "":
-                _open(graph, node, program.config.head_dim)
+                _open(graph, node, program.config.head_dim, self.scale_query)
                 report.count("attention")
         remove_dead(model)
         infer_types_and_shapes(model)
         return report
 
 
-def _open(graph: ir.Graph, node: ir.Node, head_dim: int) -> None:
+def _open(graph: ir.Graph, node: ir.Node, head_dim: int, scale_query: bool) -> None:
     place = node.outputs[0].name or "Attention"
     q, k, v, mask, past_key, past_value = _operands(node, place)
-    query, key, value = static_dims(q), static_dims(k), static_dims(v)
-    if query is None or key is None or key != value or len(query) != 4:
-        raise _unexpected(f"{place} has the operands {query}, {key} and {value}, not heads of static shape")
+    query, key, value = dims(q), dims(k), dims(v)
+    if query is None or key is None or value is None or len(query) != 4 or key[1] != value[1]:
+        raise _unexpected(f"{place} has the operands {query}, {key} and {value}, not heads of one shape")
     if past_key is not None and past_value is not None:
         whole = [
             new_node("Concat", [past, new], [f"{place}.{name}"], like=node, axis=2)
@@ -54,15 +71,23 @@ def _open(graph: ir.Graph, node: ir.Node, head_dim: int) -> None:
         for concat, present in zip(whole, node.outputs[1:], strict=True):
             take_over(concat.outputs[0], present)
         k, v = (concat.outputs[0] for concat in whole)
-    if query[1] != key[1]:
-        k = _repeat(graph, node, k, query[1], f"{place}.keys")
-        v = _repeat(graph, node, v, query[1], f"{place}.values")
+    heads, kv_heads = query[1], key[1]
+    if not isinstance(heads, int) or not isinstance(kv_heads, int):
+        raise _unexpected(f"{place} has {heads} heads and {kv_heads} KV heads, which are no numbers")
+    if heads != kv_heads:
+        k = _repeat(graph, node, k, heads, f"{place}.keys")
+        v = _repeat(graph, node, v, heads, f"{place}.values")
     scale = node.attributes["scale"].as_float() if "scale" in node.attributes else 1 / np.sqrt(head_dim)
     factor = constant_node(np.array(scale, np.float32), f"{place}.scale")
     turned = new_node("Transpose", [k], [f"{place}.keys_transposed"], like=node, perm=[0, 1, 3, 2])
-    products = new_node("MatMul", [q, turned.outputs[0]], [f"{place}.products"], like=node)
-    scores = new_node("Mul", [products.outputs[0], factor.outputs[0]], [f"{place}.scores"], like=node)
-    new = [factor, turned, products, scores]
+    if scale_query:
+        scaled = new_node("Mul", [q, factor.outputs[0]], [f"{place}.scaled_query"], like=node)
+        scores = new_node("MatMul", [scaled.outputs[0], turned.outputs[0]], [f"{place}.scores"], like=node)
+        new = [factor, turned, scaled, scores]
+    else:
+        products = new_node("MatMul", [q, turned.outputs[0]], [f"{place}.products"], like=node)
+        scores = new_node("Mul", [products.outputs[0], factor.outputs[0]], [f"{place}.scores"], like=node)
+        new = [factor, turned, products, scores]
     if mask is not None:
         new.append(new_node("Add", [scores.outputs[0], mask], [f"{place}.masked"], like=node))
     new.append(new_node("Softmax", [new[-1].outputs[0]], [f"{place}.weights"], like=node, axis=-1))
@@ -87,15 +112,20 @@ def _operands(node: ir.Node, place: str) -> list[ir.Value | None]:
 
 
 def _repeat(graph: ir.Graph, node: ir.Node, x: ir.Value | None, heads: int, stem: str) -> ir.Value:
-    """[1, Hkv, S, D] -> [1, H, S, D], every head H / Hkv times in a row."""
-    shape = static_dims(x)
+    """[B, Hkv, S, D] -> [B, H, S, D], every head H / Hkv times in a row."""
+    shape = dims(x)
     assert shape is not None
-    _, kv_heads, length, head_dim = shape
+    batch, kv_heads, length, head_dim = shape
+    assert isinstance(kv_heads, int) and isinstance(head_dim, int)
+    whole = static_dims(x) is not None
     axis = constant_node(np.array([2], np.int64), f"{stem}.axis")
     alone = new_node("Unsqueeze", [x, axis.outputs[0]], [f"{stem}.alone"], like=node)
-    copies = constant_node(np.array([1, kv_heads, heads // kv_heads, length, head_dim], np.int64), f"{stem}.copies")
+    # a size of 1 leaves a symbolic one as it is; Reshape takes 0 as the operand's own size and -1 as what is left
+    copied = [batch, kv_heads, heads // kv_heads, length, head_dim] if whole else [1, 1, heads // kv_heads, 1, 1]
+    joined = [batch, heads, length, head_dim] if whole else [0, heads, -1, head_dim]
+    copies = constant_node(np.array(copied, np.int64), f"{stem}.copies")
     group = new_node("Expand", [alone.outputs[0], copies.outputs[0]], [f"{stem}.group"], like=node)
-    sizes = constant_node(np.array([1, heads, length, head_dim], np.int64), f"sizes_of.{stem}")
+    sizes = constant_node(np.array(joined, np.int64), f"sizes_of.{stem}")
     repeated = new_node("Reshape", [group.outputs[0], sizes.outputs[0]], [stem], like=node)
     graph.insert_before(node, [axis, alone, copies, group, sizes, repeated])
     return repeated.outputs[0]

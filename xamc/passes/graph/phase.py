@@ -21,6 +21,7 @@ from xamc.passes.onnx_graph import (
     remove_dead,
     static_dims,
     take_over,
+    write_reshape_sizes,
 )
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
@@ -86,7 +87,7 @@ class StaticPhase:
             self._decode(graph, inputs, config.num_layers, report)
         remove_dead(model)
         _infer_static_shapes(model, masks, self._tokens, length)
-        _write_reshape_sizes(graph)
+        write_reshape_sizes(graph)
         return report
 
     def _size_masks(self, graph: ir.Graph) -> list[ir.Node]:
@@ -229,20 +230,6 @@ def _infer_static_shapes(model: ir.Model, masks: list[ir.Node], tokens: int, len
             shape = static_dims(value)
             if shape is None or any(dim < 1 for dim in shape):
                 raise _unexpected(f"{node.op_type} {value.name!r} has no static shape but {dims(value)}")
-
-
-def _write_reshape_sizes(graph: ir.Graph) -> None:
-    """Gives every Reshape a constant of its own with every size written out, so that a rank can change it."""
-    for node in list(graph):
-        if node.op_type == "Reshape" and node.domain == "":
-            shape = static_dims(node.outputs[0])
-            sizes = constant_node(np.array(shape, np.int64), f"sizes_of.{node.outputs[0].name}")
-            graph.insert_before(node, sizes)
-            node.replace_input_with(1, sizes.outputs[0])
-            node.attributes.pop("allowzero", None)
-    for node in list(graph):
-        if node.op_type == "Constant" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
-            graph.remove(node, safe=True)
 
 
 def _unexpected(what: str) -> InternalError:

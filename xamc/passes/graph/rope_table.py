@@ -11,7 +11,15 @@ from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import ArrayTensor
-from xamc.passes.onnx_graph import constant_node, infer_types_and_shapes, new_node, remove_dead, static_dims, take_over
+from xamc.passes.onnx_graph import (
+    constant_node,
+    dims,
+    infer_types_and_shapes,
+    new_node,
+    remove_dead,
+    static_dims,
+    take_over,
+)
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 from xamc.runtime.rope import rope_table
 
@@ -69,7 +77,7 @@ class RopeTables:
             place = node.outputs[0].name or "RotaryEmbedding"
             positions = node.inputs[3] if len(node.inputs) > 3 else None
             settings = {name: node.attributes.get_int(name, 0) for name in ("interleaved", "rotary_embedding_dim")}
-            size = static_dims(node.inputs[0])
+            size = dims(node.inputs[0])
             if positions is None or any(settings.values()) or size is None or len(size) != 4:
                 raise _unexpected(f"{place} is no half-split rotation of whole heads by positions ({settings}, {size})")
             if positions not in gathered:

@@ -1,9 +1,9 @@
-"""Writes static graphs as ONNX files whose weights lie in one file beside them, streamed block by block."""
+"""Writes graphs as ONNX files whose weights lie in one file beside them, streamed block by block."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -12,13 +12,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from xamc.compiler.contract import Bucket
 from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.weights.fingerprint import fingerprint
 from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype, row_blocks
 from xamc.compiler.weights.transforms import check_finite
-from xamc.passes.onnx_graph import dims
+from xamc.passes.onnx_graph import dims, static_dims
 
 WEIGHTS = "weights.bin"
 # ONNX Runtime maps external data straight from the file when it begins at a page.
@@ -58,29 +57,23 @@ class SharedWeights:
         return self._places[key]
 
 
-def weight_bytes(programs: Mapping[Bucket, Program]) -> int:
+def weight_bytes(programs: Iterable[Program]) -> int:
     """Bytes that `SharedWeights` takes for all programs, a little more where tensors differ between them."""
     largest: dict[str, int] = {}
-    for program in programs.values():
+    for program in programs:
         for name, tensor in program.weights.items():
             size = math.prod(tensor.shape) * numpy_dtype(tensor.dtype).itemsize + ALIGNMENT
             largest[name] = max(size, largest.get(name, 0))
     return sum(largest.values())
 
 
-def write_static_onnx(program: Program, path: Path, weights: SharedWeights) -> dict[str, tuple[int, ...]]:
+def write_onnx(program: Program, path: Path, weights: SharedWeights) -> None:
     """Writes one graph to `path`, its weights as initializers in the file `WEIGHTS` beside it.
 
     Args:
-        program: after `passes.graph.standard_ops`; every shape is static, weights are float32 or float16.
+        program: after `passes.graph.standard_ops`; weights are float32 or float16.
         path: of the ONNX file; its folder holds `weights`' file.
         weights: shared by all graphs of the folder.
-
-    Returns:
-        Shape of every data input, in order.
-
-    Raises:
-        InternalError: E1458 a data input has no static shape.
     """
     names = {value.name for value in program.weight_inputs()}
     proto = ir.serde.serialize_model(program.model)
@@ -99,14 +92,22 @@ def write_static_onnx(program: Program, path: Path, weights: SharedWeights) -> d
     weights.stream.flush()
     path.write_bytes(proto.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path))
+
+
+def input_shapes(program: Program) -> dict[str, tuple[int, ...]]:
+    """Shape of every data input of a static graph, in order.
+
+    Raises:
+        InternalError: E1458 a data input has no static shape.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for value in program.data_inputs():
-        size = dims(value) or (None,)
-        if not all(isinstance(dim, int) for dim in size):
+        size = static_dims(value)
+        if size is None:
             raise InternalError(
-                "E1458", f"the input {value.name} of {path.name} has the shape {size}, which is not static"
+                "E1458", f"the input {value.name} of a static graph has the shape {dims(value)}, which is not static"
             )
-        shapes[str(value.name)] = tuple(int(dim) for dim in size if isinstance(dim, int))
+        shapes[str(value.name)] = size
     return shapes
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from xamc.compiler.contract import Bucket
 from xamc.compiler.progress import Progress
-from xamc.compiler.stages.static_road import _merge
+from xamc.compiler.stages.static_vacc import _merge
 from xamc.compiler.weights.fingerprint import fingerprint
 from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
 

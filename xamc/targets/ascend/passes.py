@@ -1,0 +1,94 @@
+"""The ATC road's graph passes: once for all, then per graph; what comes out is float16 in operators of opset 14."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from xamc.compiler.contract import Bucket
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.weights.kv_scales import KvScales
+from xamc.passes.graph.cache_rows import CacheRows
+from xamc.passes.graph.causal_mask import CausalMask
+from xamc.passes.graph.eager_attention import EagerAttention
+from xamc.passes.graph.fp16_clamp import Fp16Clamp
+from xamc.passes.graph.half_precision import HalfPrecision
+from xamc.passes.graph.last_position import LastPosition
+from xamc.passes.graph.rope_table import RopeTables
+from xamc.passes.graph.standard_ops import StandardOps
+from xamc.passes.graph.weight_storage import WeightStorage
+from xamc.passes.protocol import GraphPass
+from xamc.targets.ascend.gears import TWIN_ROWS, graphs_of
+from xamc.targets.graph_pipelines import static_common_passes
+from xamc.targets.request import StaticPasses, TargetRequest
+
+OPSET = 14
+_REQUIRED = (
+    "cleanup",
+    "last_position",
+    "cache_rows",
+    "causal_mask",
+    "rope_table",
+    "eager_attention",
+    "fp16_clamp",
+    "weight_storage",
+    "half_precision",
+    "standard_ops",
+)
+
+
+def check(request: TargetRequest) -> None:
+    """Refuses what this road can't make.
+
+    Raises:
+        UnsupportedError: E1416, an embedding model.
+    """
+    if request.is_embedding:
+        raise UnsupportedError(
+            "E1416",
+            "tvm_ascend makes a prefill and a decode graph, and frontend.shape.input_ids has no total length: an "
+            "embedding model",
+            fix="add a second list, [[512], [2048]], or compile the embedding model with backend.type: tvm_vacc",
+            keys=("frontend.shape.input_ids",),
+        )
+
+
+def gear_passes(rows: CacheRows) -> list[GraphPass]:
+    """One graph, from what `static_common_passes` left to what ATC reads.
+
+    Args:
+        rows: the pass that gives the graph its phase and sizes.
+    """
+    return [
+        *([LastPosition()] if rows.kind == "prefill" else []),
+        rows,
+        CausalMask(),
+        RopeTables(rows.capacity),
+        EagerAttention(scale_query=True),
+        Fp16Clamp(),
+        WeightStorage("float16", vectors=True),
+        HalfPrecision(),
+        StandardOps(OPSET, tolerance="float16_rounding"),
+    ]
+
+
+def static_passes(request: TargetRequest) -> StaticPasses:
+    """The passes that a request needs, in order."""
+    graphs = {graph.bucket: graph for graph in graphs_of(request)}
+
+    def of_bucket(bucket: Bucket, rope_rows: int, kv_scales: KvScales | None) -> list[GraphPass]:
+        return gear_passes(graphs[bucket].cache_rows())
+
+    def of_twin(bucket: Bucket, rope_rows: int, kv_scales: KvScales | None) -> list[GraphPass]:
+        like = next(graph for graph in graphs.values() if graph.kind == bucket.kind)
+        twin = replace(like, bucket=bucket, rows=TWIN_ROWS, capacity=rope_rows)
+        return gear_passes(twin.cache_rows(twin=True))
+
+    return StaticPasses(
+        common=static_common_passes(),
+        of_bucket=of_bucket,
+        split=None,
+        buckets=tuple(graphs),
+        shared_tables=True,
+        required=_REQUIRED,
+        of_twin=of_twin,
+    )
