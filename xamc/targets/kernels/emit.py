@@ -172,6 +172,12 @@ def minimum(a: Expr, b: Expr) -> Expr:
     return T.min(a, b)
 
 
+def prefetch(buffer: Buffer, index: Sequence[Expr | int]) -> None:
+    """Asks for the cache line of an element, which is going to be read."""
+    # read, keep in all levels, data
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[tuple(index)]), i32(0), i32(3), i32(1)))
+
+
 def sqrt(value: Expr) -> Expr:
     return T.call_llvm_pure_intrin("float32", "llvm.sqrt", value)
 
