@@ -44,7 +44,7 @@ format: $(STAMP) ## let ruff lay out the code
 golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read the diff before committing
 	@$(BIN)/python tools/golden.py
 
-bench: $(STAMP) ## measure speed and fidelity (BENCH=vacc: VACC's graphs); results go to docs/benchmarks
+bench: $(STAMP) ## race other engines, measure fidelity (BENCH=vacc: VACC's graphs); results go to docs/benchmarks
 	@$(BIN)/python -m tools.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
 bench-long: $(STAMP) ## decode speed and memory over contexts of up to 64k tokens on a 1.1B shape; takes hours

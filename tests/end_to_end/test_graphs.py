@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import onnx
 import pytest
 import yaml
 
+from tests.end_to_end.vacc_models import Worker
 from tests.onnx_models import MODELS, SHAPES, feeds, reference, write
 from xamc.compiler import cli
 from xamc.compiler.artifact import read_graph
@@ -53,8 +54,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(folder: Path) -> Callable[..., Path]:
-    """Compiles once per model, target and storage; the library is compiled once per model and storage."""
+def worker() -> Iterator[Worker]:
+    with Worker() as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def compiled(folder: Path, worker: Worker) -> Callable[..., Path]:
+    """Compiles once per model, target and storage; the library is compiled once per model and storage.
+
+    One process does what three would do for each; the other tests of this file compile in processes of their own.
+    """
     made: dict[tuple[str, ...], Path] = {}
 
     def compile(kind: str, target: str = "tvm_vacc", dtype: str = "fp16") -> Path:
@@ -64,7 +74,8 @@ def compiled(folder: Path) -> Callable[..., Path]:
             if dtype == "int8":
                 build["backend"]["quantize"] = {"calibrate_mode": "percentile"}
             build["backend"]["compile"]["mcpu"] = "x86-64-v3"
-            made[key] = compile_spec(build, options=CompileOptions(allow_rtn=dtype == "int8")).path
+            with worker.active():
+                made[key] = compile_spec(build, options=CompileOptions(allow_rtn=dtype == "int8")).path
         return made[key]
 
     return compile

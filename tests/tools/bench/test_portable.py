@@ -1,5 +1,4 @@
-from tools.bench.engines import ROOT
-from tools.bench.speed import portable
+from tools.bench.engines import ROOT, portable
 
 
 def test_a_recorded_command_names_no_folder_of_this_machine() -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from xamc.compiler.artifact import read_artifact
 from xamc.compiler.commands.output import message_console, print_json
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.runtime import Generation, Model, load_language_model
@@ -32,13 +33,14 @@ def run_command(
     Raises:
         MisuseError: E1705, the artifact is not for `target`.
     """
-    model = load_language_model(artifact, threads, prefault)
-    if target is not None and model.manifest.target != target:
+    # before the weights are loaded, which takes long
+    if target is not None and (compiled := read_artifact(artifact).manifest.target) != target:
         raise MisuseError(
             "E1705",
-            f"{artifact} is compiled for {model.manifest.target}, not for {target}",
+            f"{artifact} is compiled for {compiled}, not for {target}",
             "leave --target out, or give the artifact of that target",
         )
+    model = load_language_model(artifact, threads, prefault)
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = model.chat_prompt([{"role": "user", "content": text}]) if chat else text
     if as_json:

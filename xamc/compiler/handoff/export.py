@@ -33,7 +33,7 @@ from xamc.compiler.handoff.tokenizer_files import write_tokenizer
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
 from xamc.compiler.memory import MemorySampler
 from xamc.compiler.progress import Progress, Stage, size
-from xamc.compiler.spec import LoadedSpec
+from xamc.compiler.spec import LoadedSpec, Spec
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
@@ -126,6 +126,7 @@ def export_vamc(
                 total_lengths=spec.total_lengths,
                 llama=_write_llama(writer.folder, loaded, checkpoint, llama, progress) if llama else None,
                 onnx=_write_onnx(writer.folder, loaded, checkpoint, graphs, options, progress) if graphs else None,
+                asked=_asked(spec),
                 assumptions=stated((*(LLAMA_RESTS_ON if llama else ()), *(ONNX_RESTS_ON if graphs else ()))),
             )
             with progress.stage("publish") as stage:
@@ -168,6 +169,12 @@ def _graphs(
                 text, state = f"worst {worst.worst:.1e} at {worst.name}; {text}", f"{len(graphs.proofs)} proven"
             stage.result(text, state)
     return graphs
+
+
+def _asked(spec: Spec) -> tuple[str, ...]:
+    quantize = spec.frontend.quantize
+    tp = (f"tp: {spec.tp}",) if spec.tp > 1 else ()
+    return (*tp, f"quantize.type: {quantize.type}") if quantize is not None and quantize.type else tp
 
 
 def _room(llama: LlamaCheckpoint | None, graphs: StaticGraphs | None) -> int:

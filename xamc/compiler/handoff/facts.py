@@ -36,7 +36,10 @@ class OnnxRoad:
 
 @dataclass(frozen=True)
 class HandoffFacts:
-    """Everything; a road that was not written is None."""
+    """Everything; a road that was not written is None.
+
+    `asked`: what the build file asks for and the graphs don't have, such as ``tp: 4``; vamc does it in the other road.
+    """
 
     name: str
     workspace: str
@@ -44,6 +47,7 @@ class HandoffFacts:
     total_lengths: tuple[int, ...]
     llama: LlamaRoad | None
     onnx: OnnxRoad | None
+    asked: tuple[str, ...]
     assumptions: tuple[Stated, ...]
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,17 +84,25 @@ def checkpoint_of(artifact: Artifact) -> Checkpoint:
         stored = (vocab_rows, *shape[1:]) if name == _HEAD else shape
         tensor = _whole(name, stored, parts, plan)
         tensors[name] = tensor if tensor.shape == shape else RowRanges(tensor, ((0, shape[0]),))
-    tokenizer = artifact.file(manifest.tokenizer)
     template = manifest.generation.chat_template
     return Checkpoint(
         path=artifact.path,
         config=config,
         tensors=tensors,
-        tokenizer={file.name: file for file in sorted(tokenizer.iterdir()) if file.is_file()},
+        tokenizer=_tokenizer(artifact),
         chat_template=None if template is None else artifact.file(template).read_text(encoding="utf-8"),
         generation=GenerationDefaults(),
         files=tuple(path for path, _ in indices),
     )
+
+
+def _tokenizer(artifact: Artifact) -> dict[str, Path]:
+    """The tokenizer's files, less the copy of a chat template that tokenizer_config.json has as well."""
+    files = {f.name: f for f in sorted(artifact.file(artifact.manifest.tokenizer).iterdir()) if f.is_file()}
+    config, template = files.get("tokenizer_config.json"), artifact.manifest.generation.chat_template
+    if config is not None and template is not None and "chat_template" in json.loads(config.read_text("utf-8")):
+        files.pop(Path(template).name, None)
+    return files
 
 
 def _whole(name: str, shape: tuple[int, ...], parts: Sequence[LazyTensor], plan: ShardPlan) -> LazyTensor:

@@ -80,6 +80,9 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
         f"Opset 14, IR version 8, standard operators only; the weights ({road.dtype}) of all graphs are in "
         "`weights.bin`. Arithmetic is float32."
     )
+    if facts.asked:
+        yield ""
+        yield f"Not in these graphs, though the build file asks for it: {', '.join(f'`{a}`' for a in facts.asked)}."
     yield ""
     yield "| graph | inputs |"
     yield "|---|---|"

@@ -77,6 +77,9 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
     yield "## onnx/：静态图，单 rank"
     yield ""
     yield f"opset 14，IR 版本 8，只用标准算子；所有图的权重（{road.dtype}）都在 `weights.bin` 中。计算为 float32。"
+    if facts.asked:
+        yield ""
+        yield f"构建文件的以下要求不体现在这些图中：{'、'.join(f'`{a}`' for a in facts.asked)}。"
     yield ""
     yield "| 图 | 输入 |"
     yield "|---|---|"

@@ -46,11 +46,11 @@ def find_family(reader: ConfigReader) -> Family:
     model_type = reader.values.get("model_type")
     supported = model_types()
     if model_type not in supported:
-        close = difflib.get_close_matches(str(model_type).lower(), supported, n=3, cutoff=0.4)
+        close = difflib.get_close_matches(str(model_type).lower(), supported, n=3, cutoff=0.6)
         raise UnsupportedError(
             "E1105",
             f"{reader.source}: model_type {model_type!r} is not supported",
-            f"closest supported: {', '.join(close)}" if close else f"supported: {', '.join(supported)}",
+            f"supported are {', '.join(supported)}" + (f"; the closest is {close[0]}" if close else ""),
         )
     module = import_module(f"{__name__}.{model_type}")
     return Family(model_type, module.configure, module.parameters, getattr(module, "HEAD_NAME", "lm_head.weight"))
