@@ -351,10 +351,8 @@ def float_to_bfloat(value: Expr, lanes: int) -> Expr:
 
 
 def load_float(buffer: Buffer, index: Sequence[Expr | int], lanes: int, isa: Isa) -> Expr:
-    """Elements of a float32, float16, bfloat16 or int8 buffer as float32."""
+    """Elements of a float32, float16 or bfloat16 buffer as float32; integers stay as they are."""
     value, dtype = load(buffer, index, lanes), str(buffer.ty.dtype)
-    if dtype == "int8":
-        return cast(value, "float32", lanes)
     if dtype == "float16":
         return half_to_float(value, lanes, isa)
     if dtype == "bfloat16":

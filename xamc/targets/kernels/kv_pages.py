@@ -58,7 +58,8 @@ class Pool:
 
         Elements e, e + 1, ... of a value; of keys element e of consecutive positions of one block.
         """
-        return E.load_float(self.values, self._index(place, head, e), lanes, self._isa)
+        value = E.load_float(self.values, self._index(place, head, e), lanes, self._isa)
+        return value if self.scales is None else E.cast(value, "float32", lanes)
 
     def scale(self, place: Place, head: E.Expr, positions: int = 1) -> E.Expr:
         """The scales of `positions` consecutive positions of one block, int8 only."""
