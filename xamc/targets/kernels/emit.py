@@ -178,6 +178,12 @@ def minimum(a: Expr, b: Expr) -> Expr:
     return T.min(a, b)
 
 
+def prefetch(buffer: Buffer, index: Sequence[Expr | int]) -> None:
+    """Asks for the cache line of an element, which is going to be read."""
+    # read, keep in all levels, data
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[tuple(index)]), i32(0), i32(3), i32(1)))
+
+
 def sqrt(value: Expr) -> Expr:
     return T.call_llvm_pure_intrin("float32", "llvm.sqrt", value)
 
@@ -351,10 +357,8 @@ def float_to_bfloat(value: Expr, lanes: int) -> Expr:
 
 
 def load_float(buffer: Buffer, index: Sequence[Expr | int], lanes: int, isa: Isa) -> Expr:
-    """Elements of a float32, float16, bfloat16 or int8 buffer as float32."""
+    """Elements of a float32, float16 or bfloat16 buffer as float32; integers stay as they are."""
     value, dtype = load(buffer, index, lanes), str(buffer.ty.dtype)
-    if dtype == "int8":
-        return cast(value, "float32", lanes)
     if dtype == "float16":
         return half_to_float(value, lanes, isa)
     if dtype == "bfloat16":

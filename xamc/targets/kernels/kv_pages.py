@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from xamc.compiler.contract import KV_BLOCK
+from xamc.compiler.contract import DTYPE_BYTES, KV_BLOCK
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 
@@ -58,11 +58,29 @@ class Pool:
 
         Elements e, e + 1, ... of a value; of keys element e of consecutive positions of one block.
         """
-        return E.load_float(self.values, self._index(place, head, e), lanes, self._isa)
+        value = E.load_float(self.values, self._index(place, head, e), lanes, self._isa)
+        return value if self.scales is None else E.cast(value, "float32", lanes)
 
     def scale(self, place: Place, head: E.Expr, positions: int = 1) -> E.Expr:
         """The scales of `positions` consecutive positions of one block, int8 only."""
         return E.load(self.scales, [place[0], head, place[1]], positions)
+
+    @property
+    def lines(self) -> int:
+        """Cache lines of a head's part of a block."""
+        return self.block * self.d // self._line
+
+    @property
+    def _line(self) -> int:
+        """Elements of a cache line."""
+        return 64 // int(DTYPE_BYTES[str(self.values.ty.dtype)])
+
+    def prefetch(self, page: E.Expr, head: E.Expr, first: E.Expr, lines: int) -> None:
+        """Asks for lines [first, first + lines) of a head's part of a block."""
+        width = int(self.values.shape[3])
+        with E.serial(lines) as line:
+            at = E.let((first + line) * self._line)
+            E.prefetch(self.values, [page, head, at // width, at % width])
 
     def write(self, place: Place, head: E.Expr, row: E.Buffer) -> None:
         """Stores the float32 [D] of `row`, rounded to nearest even; int8 with a scale of its own."""

@@ -1,0 +1,49 @@
+"""Prompts that begin alike, through compiled kernels: what is reused gives the logits of what is computed anew."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.end_to_end.models import F32, I64, Workshop, answers, prompts
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.runtime import Model
+
+
+def logits_of(model: Model, rows: list[I64], reuse: bool) -> tuple[F32, list[int]]:
+    """The logits [B, V] of each prompt's last token, and how many tokens were reused."""
+    session = model._session(rows, max(map(len, rows)) + 1, reuse)
+    return session.prefill_prompts()[:, 0], session.reused.tolist()
+
+
+@pytest.mark.parametrize("kv_dtype, bound", [("fp32", "cpu_fp32"), ("int8", "kv_int8")])
+def test_reused_prefixes_give_the_same_logits(workshop: Workshop, kv_dtype: str, bound: str) -> None:
+    runtime = {"kv_dtype": kv_dtype}
+    model = workshop.model(workshop.checkpoint("llama"), f"prefix-{kv_dtype}", runtime=runtime)
+    (prompt, other), _ = prompts((100, 40))
+    branch = np.concatenate([prompt[:80], other])[:100]
+    fresh = {name: logits_of(model, [row], False) for name, row in (("prompt", prompt), ("branch", branch))}
+    assert all(reused == [0] for _, reused in fresh.values())
+    for row, name, reused in ((prompt, "prompt", 0), (prompt, "prompt", 99), (branch, "branch", 80)):
+        found, kept = logits_of(model, [row], True)
+        assert kept == [reused]
+        assert relative_error(found, fresh[name][0]) <= tolerance(bound)
+    # in a batch, where the first block is computed for both rows or cached
+    found, kept = logits_of(model, [branch, prompt], True)
+    assert min(kept) >= 64
+    assert relative_error(found, np.concatenate([fresh["branch"][0], fresh["prompt"][0]])) <= tolerance(bound)
+
+
+def test_an_int8_cache_is_near_the_exact_one(workshop: Workshop) -> None:
+    rows, following = prompts((70, 9), 4)
+    exact, coarse = (
+        answers(
+            workshop.model(workshop.checkpoint("llama"), f"prefix-{dtype}", runtime={"kv_dtype": dtype}),
+            rows,
+            following,
+        )
+        for dtype in ("fp32", "int8")
+    )
+    errors = [relative_error(mine, theirs) for mine, theirs in zip(coarse, exact, strict=True)]
+    assert 1e-5 < max(errors) <= tolerance("kv_int8")
