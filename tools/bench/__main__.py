@@ -113,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchError as error:
         Console(stderr=True).print(f"make bench: {error}", style="red", soft_wrap=True, markup=False)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -218,14 +218,14 @@ def readme_block(results: Results, machine: Mapping[str, str], when: str) -> str
                 cells.append(" / ".join(texts))
             rows.append(cells)
     counts_text = " / ".join(count_of(threads) for threads in results.threads)
+    counts_text += " where there are two numbers" if len(results.threads) > 1 else ""
     names = sorted({e.name.rsplit(" ", 1)[0] for e in results.engines if e.kind != OURS})
     place = f"{machine.get('cpu', '')}, {machine.get('level', '')}, {machine.get('cpus', '')} CPUs"
     lines = [
         BEGIN,
         f"On this machine ({place}; {when}),",
         f"xamc to the best of {', '.join(names)} at the same width, in one interleaved run;",
-        f"{counts_text} where there are two numbers; above 1 xamc is ahead, **bold** it is behind"
-        f" ({lost} of {all_cells} cells):",
+        f"{counts_text}; above 1 xamc is ahead, **bold** it is behind ({lost} of {all_cells} cells):",
         "",
         *table(("", *(name for name, *_ in _QUANTITIES)), rows),
         END,
