@@ -108,12 +108,6 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, lanes: int =
     T.buffer_store(buffer, value, [*index[:-1], last])
 
 
-def prefetch(buffer: Buffer, index: Sequence[Expr | int]) -> None:
-    """Asks for the cache line of an element, which need not exist; all levels of the cache, for reading."""
-    address = T.address_of(buffer[tuple(index)])
-    T.evaluate(T.call_llvm_intrin("", "llvm.prefetch", address, T.int32(0), T.int32(3), T.int32(1)))
-
-
 def let(value: Expr | int) -> Expr:
     """Evaluates `value` here, once.
 
@@ -179,7 +173,7 @@ def minimum(a: Expr, b: Expr) -> Expr:
 
 
 def prefetch(buffer: Buffer, index: Sequence[Expr | int]) -> None:
-    """Asks for the cache line of an element, which is going to be read."""
+    """Asks for the cache line of an element that is going to be read; it need not exist."""
     # read, keep in all levels, data
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[tuple(index)]), i32(0), i32(3), i32(1)))
 
