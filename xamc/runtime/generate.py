@@ -30,8 +30,8 @@ class Generation:
         prompt_tokens: tokens of this prompt.
         reused_tokens: how many of them were not computed for this answer, because the KV cache had them.
         prefill_tokens_per_s: prompt tokens of the whole batch that were not cached, per second of prefill.
-        decode_tokens_per_s: tokens of this answer after its first per second, sampling and text included; 0 if there
-            was only one.
+        decode_tokens_per_s: tokens of this answer after its first per second, with sampling, and with text where it is
+            wanted in pieces; 0 if there was only one.
     """
 
     text: str
@@ -80,10 +80,12 @@ class Limits:
 class _Row:
     """One answer in the making."""
 
-    def __init__(self, prompt: I64, limits: Limits, sampler: Sampler, decoder: Decoder | None) -> None:
+    def __init__(self, prompt: I64, limits: Limits, sampler: Sampler, decoder: Decoder | None, in_pieces: bool) -> None:
         self._limits = limits
         self._sampler = sampler
-        self._detokenizer = None if decoder is None else StreamDetokenizer(decoder)
+        self._decoder = decoder
+        # a text that nobody reads before its end is decoded there, at once
+        self._detokenizer = StreamDetokenizer(decoder) if decoder is not None and (in_pieces or limits.stop) else None
         self._stops = StopStrings(limits.stop)
         self.prompt_tokens = len(prompt)
         self.token_ids: list[int] = []
@@ -103,6 +105,8 @@ class _Row:
             piece += self._stops.push(self._detokenizer.flush()) + self._stops.flush()
             if self._stops.found:
                 self.finish_reason = "stop"
+        elif self.finish_reason is not None and self._decoder is not None:
+            piece = self._decoder.decode(self.token_ids)
         self.text += piece
         return piece
 
@@ -137,6 +141,7 @@ def run(
     sampling: Sampling,
     vocab_size: int,
     decoder: Decoder | None,
+    in_pieces: bool = True,
 ) -> Iterator[tuple[int, str] | list[Generation]]:
     """Generates answers to a batch of prompts.
 
@@ -147,12 +152,13 @@ def run(
         sampling: how tokens are chosen.
         vocab_size: V.
         decoder: makes text of tokens; None leaves texts empty.
+        in_pieces: whether text is wanted as it becomes certain; otherwise it comes as one piece.
 
     Yields:
         (row, piece of text) as it becomes certain, and at last the finished answers.
     """
     rows = [
-        _Row(prompt, limits, Sampler(sampling, prompt, vocab_size, index), decoder)
+        _Row(prompt, limits, Sampler(sampling, prompt, vocab_size, index), decoder, in_pieces)
         for index, prompt in enumerate(prompts)
     ]
     started = time.perf_counter()

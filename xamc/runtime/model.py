@@ -207,7 +207,9 @@ class Model:
             MisuseError: E1612, an option that means nothing.
         """
         prompts, is_batch = self._prompts(prompt)
-        answers = collect(self._events(prompts, max_new_tokens, Options(**options)), on_text)
+        answers = collect(
+            self._events(prompts, max_new_tokens, Options(**options), in_pieces=on_text is not None), on_text
+        )
         return answers if is_batch else answers[0]
 
     def stream(self, prompt: Prompt, max_new_tokens: int | None = None, **options: Any) -> Stream:
@@ -300,7 +302,9 @@ class Model:
         rows = [self.tokenizer.encode(item) if isinstance(item, str) else item for item in items]
         return [check_token_ids(row, self.manifest.model.vocab_size) for row in rows], is_batch
 
-    def _events(self, prompts: list[I64], max_new_tokens: int | None, options: Options) -> Events:
+    def _events(
+        self, prompts: list[I64], max_new_tokens: int | None, options: Options, in_pieces: bool = True
+    ) -> Events:
         longest, limit = max(map(len, prompts)), self.manifest.context_limit
         check_context(longest + 1, limit, f"prompt ({longest}) and one token of an answer together are")
         if max_new_tokens is not None:
@@ -319,7 +323,7 @@ class Model:
         # Token ids in, token ids out works without a tokenizer; only text needs one.
         has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
         decoder = self.tokenizer if has_tokenizer or limits.stop else None
-        return run(session, prompts, limits, options, vocab_size, decoder)
+        return run(session, prompts, limits, options, vocab_size, decoder, in_pieces)
 
     def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:
         """A session that takes the KV cache over; None for `prefix_cache`: one that `prefill` feeds by itself."""

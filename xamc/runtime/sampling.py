@@ -132,16 +132,17 @@ class Sampler:
         Raises:
             InternalError: E1617, the logits are not numbers.
         """
-        if np.isnan(logits.max()):
+        is_greedy = self._sampling.temperature == 0
+        scores = self.scores(logits)
+        # a NaN counts as the largest number in both
+        token = int(scores.argmax()) if is_greedy else 0
+        if np.isnan(scores[token] if is_greedy else logits.max()):
             raise InternalError(
                 "E1617",
                 "the model's logits are not numbers (NaN)",
                 "run `xamc verify` on the artifact; with fp16 weights, compile with --set backend.dtype=bf16",
             )
-        scores = self.scores(logits)
-        if self._sampling.temperature == 0:
-            token = int(scores.argmax())
-        else:
+        if not is_greedy:
             # Only tokens that can be chosen take part, so that adding a token to a vocabulary changes no draw.
             candidates = np.flatnonzero(scores > -np.inf)
             cumulative = np.cumsum(softmax(scores[candidates]))
