@@ -145,10 +145,12 @@ def test_the_static_form_says_the_same_as_the_gears(ascend: Workshop) -> None:
 
 def test_chat_reuses_the_cache(ascend: Workshop) -> None:
     model, tokens = ascend.model("llama"), text(20)
-    first = model.generate(tokens[:6], 3, ignore_eos=True, reuse_cache=True)
+    first = model.generate(tokens[:6], 3, ignore_eos=True)
     longer = np.concatenate([tokens[:6], first.token_ids, tokens[6:9]])
-    again = model.generate(longer, 5, ignore_eos=True, reuse_cache=True)
-    assert again.token_ids == model.generate(longer, 5, ignore_eos=True).token_ids
+    again = model.generate(longer, 5, ignore_eos=True)
+    anew = model.generate(longer, 5, ignore_eos=True, prefix_cache=False)
+    assert again.reused_tokens == 8 and anew.reused_tokens == 0  # the last token of an answer was never fed
+    assert again.token_ids == anew.token_ids
 
 
 def test_the_files(ascend: Workshop) -> None:
