@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,11 @@ HOST = Isa.host()
 LEVELS_HERE = [level for level in LEVELS.values() if set(level.cpu_flags) <= set(HOST.cpu_flags)]
 """Levels whose code this machine can run: always x86-64-v2."""
 WIDE = [level for level in LEVELS.values() if level.lanes == 16]
+
+_LOWER = {"mcpu": HOST.mcpu, "attributes": HOST.attributes, "has_f16c": HOST.has_f16c}
+SPLIT = replace(LEVELS["x86-64-v4"], **_LOWER, emulate_vnni=True)  # type: ignore[arg-type]
+"""The kernels of 512-bit levels, with 16 lanes and 32 registers, in code for this machine: LLVM splits the vectors.
+Only VNNI's instruction is emulated."""
 
 
 def rng(*seed: int) -> np.random.Generator:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tests.targets.kernels.harness import LEVELS_HERE, WIDE, assembly, assert_close, kernel, normal, rng
+from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, normal, rng
 from tests.targets.kernels.pages import block_table, keys_turned, quantize, scatter, storage
 from xamc.compiler.contract import KV_BLOCK
 from xamc.targets.kernels.attention import attention
@@ -90,7 +90,8 @@ def check(case: Case, isa: Isa, m: str, shapes: list[tuple[int, tuple[int, ...],
 
 @pytest.mark.parametrize(
     "case, isa",
-    [(case, LEVELS_HERE[-1]) for case in CASES] + [(CASES[2], LEVELS_HERE[0]), (CASES[4], LEVELS_HERE[0])],
+    [(case, LEVELS_HERE[-1]) for case in CASES]
+    + [(CASES[2], LEVELS_HERE[0]), (CASES[4], LEVELS_HERE[0]), (CASES[0], SPLIT), (CASES[4], SPLIT)],
     ids=lambda value: value.name if isinstance(value, Isa) else str(value),
 )
 def test_decode(case: Case, isa: Isa) -> None:
@@ -113,6 +114,10 @@ def test_any_number_of_queries(case: Case, isa: Isa) -> None:
 
 def test_prefill_on_the_lowest_level() -> None:
     check(CASES[0], LEVELS_HERE[0], "any", [(70, (0, 3), 80)])
+
+
+def test_prefill_with_wide_vectors() -> None:
+    check(CASES[0], SPLIT, "any", [(70, (0, 3), 80)])
 
 
 def test_wide_level_compiles_to_512_bits() -> None:

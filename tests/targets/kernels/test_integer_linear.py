@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.targets.kernels.harness import LEVELS_HERE, WIDE, assembly, assert_close, kernel, normal, rng
+from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, normal, rng
 from tests.targets.kernels.test_linear import N, name
 from tests.targets.kernels.test_packing import weights
+from xamc.compiler.verify.tolerances import tolerance
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear
@@ -30,13 +31,15 @@ def columns(fmt: WeightFormat) -> int:
 
 
 def rounded(x: np.ndarray, group: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Activations rounded to integers in groups, in float64, and the step of each."""
+    """Activations rounded to integers in groups, in float64, and the step of those that float32 may round otherwise."""
     out, steps = np.empty(x.shape), np.empty(x.shape)
     for start in range(0, x.shape[1], group):
         part = x[:, start : start + group]
         step = np.abs(part).max(axis=1, keepdims=True).astype(np.float64) / levels
-        out[:, start : start + group] = np.rint(part / np.where(step == 0, 1, step)) * step
-        steps[:, start : start + group] = step
+        codes = part / np.where(step == 0, 1, step)
+        out[:, start : start + group] = np.rint(codes) * step
+        near_tie = np.abs(np.abs(codes - np.floor(codes)) - 0.5) < 2**-22 * levels
+        steps[:, start : start + group] = step * near_tie
     return out, steps
 
 
@@ -55,12 +58,9 @@ def check(fmt: WeightFormat, isa: Isa, n: int, m: str, rows: tuple[int, ...], ex
         y = np.full((count, n), np.nan, np.float32)
         run(x, *buffers, *((bias, residual) if extras else ()), y)
         near, steps = rounded(x, dot.group, dot.levels)
-        if dot.levels == 127:
-            assert_close(y, near @ w.T + (bias + residual if extras else 0), "kernel_sums", np.abs(x) @ np.abs(w).T + 1)
-            continue
-        # of 32,767 levels, float32 puts some values on the other side of a tie: half a step more than the rounding
-        expected = x.astype(np.float64) @ w.T + (bias + residual if extras else 0)
-        assert (np.abs(y - expected) <= steps @ np.abs(w).T + 1e-5).all()
+        expected = near @ w.T + (bias + residual if extras else 0)
+        ties = steps @ np.abs(w).T / tolerance("kernel_sums")
+        assert_close(y, expected, "kernel_sums", np.abs(x) @ np.abs(w).T + 1 + ties)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,12 @@ def test_one_row(fmt: WeightFormat, isa: Isa) -> None:
 def test_any_rows(fmt: WeightFormat, isa: Isa) -> None:
     """Up to four rows are streamed; 249 are two row blocks, the last tiles partial."""
     check(fmt, isa, N, "any", (1, 2, 3, 9, 249), extras=True)
+
+
+@pytest.mark.parametrize("fmt", FORMATS[:3:2], ids=name)
+def test_wide_vectors_and_tall_tiles(fmt: WeightFormat) -> None:
+    check(fmt, SPLIT, N, "one", (1,), extras=True)
+    check(fmt, SPLIT, N, "any", (1, 3, 239, 480), extras=True)
 
 
 @pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[3]], ids=name)

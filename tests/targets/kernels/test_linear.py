@@ -1,15 +1,18 @@
 """Linear kernels against NumPy in float64, over odd shapes, every weight format and every level."""
 
+import math
 from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.targets.kernels.harness import LEVELS_HERE, WIDE, assembly, assert_close, kernel, module, normal, rng
+from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, module, normal, rng
 from tests.targets.kernels.test_packing import FORMATS, weights
-from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.gemm import block_rows
+from xamc.targets.kernels.isa import LEVELS, Isa
 from xamc.targets.kernels.linear import linear
+from xamc.targets.kernels.microkernel import row_tiles
 from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 N = 50
@@ -45,7 +48,7 @@ def check(fmt: WeightFormat, isa: Isa, n: int, m: str, rows: tuple[int, ...], ex
         assert_close(y, expected, "kernel_sums", np.abs(x) @ np.abs(w).T + 1)
 
 
-@pytest.mark.parametrize("isa", LEVELS_HERE, ids=name)
+@pytest.mark.parametrize("isa", [*LEVELS_HERE, SPLIT], ids=name)
 @pytest.mark.parametrize("fmt", FORMATS, ids=name)
 def test_one_row(fmt: WeightFormat, isa: Isa) -> None:
     check(fmt, isa, N, "one", (1,), extras=True)
@@ -62,6 +65,17 @@ def test_any_rows(fmt: WeightFormat, isa: Isa) -> None:
 def test_whole_panels_without_bias(fmt: WeightFormat) -> None:
     check(fmt, LEVELS_HERE[-1], 64, "any", (4, 21), extras=False)
     check(fmt, LEVELS_HERE[-1], 64, "one", (1,), extras=False)
+
+
+def test_blocks_of_rows_are_whole_tiles() -> None:
+    """Tiles of 14 rows, as with 32 registers, don't divide the 240 rows that a block would have with tiles of 6."""
+    check(WeightFormat("float16"), SPLIT, N, "any", (1, 3, 239, 480), extras=True)
+    for isa in LEVELS.values():
+        most, tallest = block_rows(isa), row_tiles(isa)[0]
+        assert most % tallest == 0 and most <= 240
+        for m in range(1, 3 * most):
+            height = math.ceil(m / math.ceil(m / most))
+            assert math.ceil(height / tallest) * tallest <= most, "a block's sums have a place for each row"
 
 
 def test_many_panels_share_the_work() -> None:

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from tests.targets.kernels.harness import LEVELS_HERE, assert_close, kernel, normal, rng
+from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, kernel, normal, rng
 from tests.targets.kernels.pages import block_table, gather, keys_turned, quantize, scatter, storage
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype
 from xamc.targets.kernels.rope import rope, rope_kv_write
 
-levels = pytest.mark.parametrize("isa", LEVELS_HERE, ids=lambda isa: isa.name)
+levels = pytest.mark.parametrize("isa", [*LEVELS_HERE, SPLIT], ids=lambda isa: isa.name)
 HEADS = [(9, 3, 64), (4, 4, 18)]
 POSITIONS, CAPACITY, BLOCK, EPS = 300, 24, 8, 1e-5
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.targets.kernels.harness import LEVELS_HERE, assert_close, kernel, normal, rng
+from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, kernel, normal, rng
 from tests.targets.kernels.test_packing import FORMATS, weights
 from xamc.targets.kernels.embedding import embedding
 from xamc.targets.kernels.isa import Isa
@@ -11,7 +11,7 @@ from xamc.targets.kernels.norm import add_rms_norm, rms_norm
 from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 from xamc.targets.kernels.swiglu import silu_mul
 
-levels = pytest.mark.parametrize("isa", LEVELS_HERE, ids=lambda isa: isa.name)
+levels = pytest.mark.parametrize("isa", [*LEVELS_HERE, SPLIT], ids=lambda isa: isa.name)
 EPS = 1e-5
 ROWS = (1, 3, 200)
 """One row, few (serial) and many (parallel)."""

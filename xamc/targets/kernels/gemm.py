@@ -28,8 +28,8 @@ from xamc.targets.kernels.weights import PackedWeight
 
 BLOCK_K = 256
 """Input features of a block: a multiple of every group size."""
-BLOCK_M = 240
-"""Rows of a block, at most: 240 KiB of float32, half of the second-level cache of common parts."""
+_BLOCK_M = 240
+"""Rows of a block, about: 240 KiB of float32, half of the second-level cache of common parts."""
 SERIAL_ROWS = 16
 """Up to this many rows X is copied by the calling thread."""
 
@@ -46,10 +46,16 @@ def gemm_arithmetic(weight: PackedWeight) -> Arithmetic:
     return bf16_arithmetic(weight.isa) or FLOAT32
 
 
-def cut_blocks(m: E.Expr, isa: Isa) -> tuple[E.Expr, E.Expr]:
-    """Number of blocks that M rows are cut into, and their height: up to `BLOCK_M`, a multiple of the tallest tile."""
-    blocks = E.let((m + (BLOCK_M - 1)) // BLOCK_M)
+def block_rows(isa: Isa) -> int:
+    """Most rows of a block: a multiple of the tallest tile, as blocks are cut into these."""
     tallest = row_tiles(isa)[0]
+    return _BLOCK_M // tallest * tallest
+
+
+def cut_blocks(m: E.Expr, isa: Isa) -> tuple[E.Expr, E.Expr]:
+    """Number of blocks that M rows are cut into, and their height: a multiple of the tallest tile."""
+    most, tallest = block_rows(isa), row_tiles(isa)[0]
+    blocks = E.let((m + (most - 1)) // most)
     return blocks, E.let(((m + blocks - 1) // blocks + (tallest - 1)) // tallest * tallest)
 
 
@@ -80,7 +86,7 @@ class _Gemm:
                 values = E.scratch(
                     (PANEL // self.width, BLOCK_K // self.arithmetic.k, self.width), self.arithmetic.dtype
                 )
-                output = GemmOutput(self.weight, self.bias, self.residual, self.y, BLOCK_M)
+                output = GemmOutput(self.weight, self.bias, self.residual, self.y, block_rows(self.isa))
                 output.clear(rows)
                 with E.serial(self.blocks) as block:
                     k = E.let(E.minimum(self.k - block * BLOCK_K, BLOCK_K))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemm import BLOCK_K, BLOCK_M, SERIAL_ROWS, cut_blocks
+from xamc.targets.kernels.gemm import BLOCK_K, SERIAL_ROWS, block_rows, cut_blocks
 from xamc.targets.kernels.gemm_output import GemmOutput
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.microkernel import cut_rows, row_tiles, tile_size
@@ -58,7 +58,7 @@ class _IntegerGemm:
             operands = E.scratch((parts, self.block_groups * self.group_units, self.width), "int32")
             factors = E.scratch((parts, self.block_groups, self.width))
             zeros = E.scratch((parts, self.block_groups, self.width))
-            output = GemmOutput(self.weight, self.bias, self.residual, self.y, BLOCK_M)
+            output = GemmOutput(self.weight, self.bias, self.residual, self.y, block_rows(self.isa))
             output.clear(rows)
             with E.serial(blocks) as block:
                 count = E.let(E.minimum(groups - block * self.block_groups, self.block_groups))
