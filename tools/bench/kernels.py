@@ -28,7 +28,7 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype
-from xamc.targets.kernels.linear import linear
+from xamc.targets.kernels.linear import Activations, linear
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 
 PROBE_BYTES = 192 * 2**20
@@ -40,6 +40,11 @@ FORMATS = (
     WeightFormat("int8"),
     WeightFormat("uint4", 32),
 )
+ARITHMETICS: tuple[tuple[WeightFormat, Activations], ...] = (
+    *((fmt, "float32") for fmt in FORMATS),
+    *((fmt, "int8") for fmt in FORMATS if fmt.quantized),
+)
+"""Formats, and what they are multiplied as; integer rows too are fractions of the float32 multiply-add peak."""
 SHAPES = {"135M gate_up": (3072, 576), "1.1B gate_up": (11264, 2048), "1.1B down": (2048, 5632)}
 ROWS = (4, 128, 512)
 Limit = Callable[[], float]
@@ -135,15 +140,16 @@ def measure(kernel: str, unit: str, amount: float, call: Callable[[], None], lim
 def linears(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[Result]:
     generator = np.random.default_rng(0)
     for shape, (n, k) in SHAPES.items():
-        for fmt in FORMATS:
+        for fmt, activations in ARITHMETICS:
             layout = packed_layout(n, k, fmt)
 
             def weight(layout: Any = layout) -> list[Any]:
                 return [tensor(np.ones(b.shape, b.dtype)) for b in layout.buffers]
 
             name = f"{fmt.kind}{f' g{fmt.group_size}' if fmt.group_size else ''} {shape} {n}x{k}"
+            name = f"{'integer ' if activations == 'int8' else ''}{name}"
             copies = [weight() for _ in range(max(1, PROBE_BYTES // layout.nbytes))]
-            one = compiled(linear(n, k, fmt, isa, m="one"), isa)
+            one = compiled(linear(n, k, fmt, isa, m="one", activations=activations), isa)
             x, y = tensor(generator.standard_normal((1, k)).astype(np.float32)), tensor(np.zeros((1, n), np.float32))
 
             def stream(one: Any = one, copies: Any = copies, x: Any = x, y: Any = y) -> None:
@@ -152,7 +158,7 @@ def linears(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[R
 
             moved = layout.nbytes * len(copies) / 1e9
             yield measure(f"gemv {name}", "GB/s", moved, stream, bandwidth, repeats)
-            many = compiled(linear(n, k, fmt, isa, m="any"), isa)
+            many = compiled(linear(n, k, fmt, isa, m="any", activations=activations), isa)
             for m in ROWS:
                 x = tensor(generator.standard_normal((m, k)).astype(np.float32))
                 y = tensor(np.zeros((m, n), np.float32))

@@ -8,9 +8,10 @@ import pytest
 
 from tests import twins
 from tests.mutation import mutated
+from xamc.compiler.artifact.gears import GearEntry
 from xamc.compiler.errors import InternalError
 from xamc.compiler.verify import gears
-from xamc.compiler.verify.gears import GearProof, GearSizes, prove_gears
+from xamc.compiler.verify.gears import GearProof, prove_gears
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.passes.graph import cache_rows
 from xamc.passes.protocol import GraphPass
@@ -18,11 +19,11 @@ from xamc.targets.ascend.passes import gear_passes
 from xamc.targets.graph_pipelines import static_common_passes
 
 CACHE = (4, 24)
-DECODE = [GearSizes(1, 8), GearSizes(3, 8), GearSizes(1, 24), GearSizes(4, 24)]
-PREFILL = [GearSizes(1, 4), GearSizes(1, 16)]
+DECODE = [GearEntry(1, 8), GearEntry(3, 8), GearEntry(1, 24), GearEntry(4, 24)]
+PREFILL = [GearEntry(1, 4), GearEntry(1, 16)]
 
 
-def _prove(kind: str, sizes: list[GearSizes], module: object = cache_rows, most_bytes: int = 2**30) -> list[GearProof]:
+def _prove(kind: str, sizes: list[GearEntry], module: object = cache_rows, most_bytes: int = 2**30) -> list[GearProof]:
     original, _ = twins.twin("windowed")
 
     def make() -> list[GraphPass]:
@@ -33,7 +34,7 @@ def _prove(kind: str, sizes: list[GearSizes], module: object = cache_rows, most_
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [("prefill", PREFILL), ("decode", DECODE)])
-def test_every_gear_is_proven(kind: str, sizes: list[GearSizes]) -> None:
+def test_every_gear_is_proven(kind: str, sizes: list[GearEntry]) -> None:
     proofs = _prove(kind, sizes)
     assert [proof.gear for proof in proofs] == sizes
     assert all(0 < (proof.deviation or 0) <= tolerance("gears_float16") for proof in proofs)

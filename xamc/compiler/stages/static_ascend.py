@@ -30,7 +30,7 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.publish import add_golden, common_fields
 from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
-from xamc.compiler.verify.gears import GearProof, GearSizes, prove_gears
+from xamc.compiler.verify.gears import GearProof, prove_gears
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import select_passes
 from xamc.targets.ascend.gears import GearGraph, graphs_of
@@ -90,7 +90,7 @@ def _prove(parts: StaticParts, planned: Sequence[GearGraph], original: Program, 
             return select_passes(passes, parts.spec.passes.disable, parts.passes.names, parts.passes.required)
 
         stage.progress(len(proofs), total, "gears")
-        sizes = [GearSizes(gear.batch, gear.length) for gear in graph.gears]
+        sizes = [GearEntry(gear.batch, gear.length) for gear in graph.gears]
         cache = (graph.rows, graph.capacity)
         proofs += prove_gears(graph.name, graph.kind, sizes, original, make, cache, MOST_GEAR_BYTES)
     return proofs

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from xamc.compiler import contract
+from xamc.compiler.artifact.gears import GearEntry
 from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import Array, relative_error
@@ -23,14 +24,6 @@ from xamc.passes.runner import run_passes
 from xamc.runtime.rope import rope_table
 
 TOLERANCE = "gears_float16"
-
-
-@dataclass(frozen=True)
-class GearSizes:
-    """A gear of one graph: sequences per call, tokens of a prefill or slots of a decode."""
-
-    batch: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class GearProof:
     """
 
     graph: str
-    gear: GearSizes
+    gear: GearEntry
     deviation: float | None
     not_run: str = ""
 
@@ -53,7 +46,7 @@ class GearProof:
 def prove_gears(
     name: str,
     kind: Literal["prefill", "decode"],
-    gears: Sequence[GearSizes],
+    gears: Sequence[GearEntry],
     original: Program,
     make: Callable[[], Sequence[GraphPass]],
     cache: tuple[int, int],
@@ -98,7 +91,7 @@ def prove_gears(
     return proofs
 
 
-def _bytes(program: Program, kind: str, gear: GearSizes, cache: tuple[int, int]) -> int:
+def _bytes(program: Program, kind: str, gear: GearEntry, cache: tuple[int, int]) -> int:
     """Roughly what a run takes: four copies of the scores, and of the caches."""
     config = program.config
     tokens = gear.length if kind == "prefill" else 1
@@ -114,7 +107,7 @@ def _rounded(weights: Mapping[str, Array]) -> dict[str, Array]:
 class _Call:
     """One call: sequences of different lengths, the first as long as the gear takes, on shuffled rows of the cache."""
 
-    def __init__(self, program: Program, kind: str, gear: GearSizes, cache: tuple[int, int]) -> None:
+    def __init__(self, program: Program, kind: str, gear: GearEntry, cache: tuple[int, int]) -> None:
         self._config, self._kind, self._gear = program.config, kind, gear
         self._rows, self._slots = cache
         random = np.random.default_rng([gear.batch, gear.length])

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from xamc.targets.assumption import Assumption
+
 Ground = Literal["header", "documentation", "inferred"]
 
 SOC_VERSIONS = (
@@ -180,25 +182,6 @@ GE_KEYS: tuple[Option, ...] = (
     ),
 )
 """What the .ini files hold, in their order."""
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """One thing that this road builds on without having run it.
-
-    Attributes:
-        id: short and stable.
-        statement: what is assumed.
-        ground: on what ground.
-        used_in: files of this repository that build on it.
-        if_wrong: what would change.
-    """
-
-    id: str
-    statement: str
-    ground: Ground
-    used_in: tuple[str, ...]
-    if_wrong: str
 
 
 ASSUMPTIONS: tuple[Assumption, ...] = (

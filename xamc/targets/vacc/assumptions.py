@@ -1,37 +1,14 @@
 """What this target takes for granted about VACC without a public document that says so, in one place.
 
-There is no public SDK, manual or sample artifact. Each entry says what is assumed, on what ground, where it is built
-in, and what would have to change if it is wrong. `docs/vacc.md` and the hand-off's README list them; mod.json names
-the list's entries that it relies on.
+There is no public SDK, manual or sample artifact. Each entry says what is assumed, where it is built in, what would have
+to change if it is wrong, and on what ground: `vendor's files` where public build files, patches or tools of the vendor
+show it but nothing specifies it; `inferred` where it follows by analogy; `third party` for texts of others.
+`docs/vacc.md` and the hand-off's README list them; mod.json names the list's entries that it relies on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-Ground = Literal["vendor's files", "inferred", "third party"]
-
-
-@dataclass(frozen=True)
-class Assumption:
-    """One inferred item of the contract.
-
-    Attributes:
-        id: short and stable; what other files refer to it by.
-        statement: what is assumed.
-        ground: `vendor's files` where public build files, patches or tools of the vendor show it but nothing specifies
-            it; `inferred` where it follows by analogy; `third party` for texts of others.
-        used_in: files of this repository that build on it.
-        if_wrong: what would change.
-    """
-
-    id: str
-    statement: str
-    ground: Ground
-    used_in: tuple[str, ...]
-    if_wrong: str
-
+from xamc.targets.assumption import Assumption
 
 ASSUMPTIONS: tuple[Assumption, ...] = (
     Assumption(
