@@ -1,8 +1,9 @@
 """What this target takes for granted about VACC without a public document that says so, in one place.
 
 There is no public SDK, manual or sample artifact. Each entry says what is assumed, where it is built in, what would
-have to change if it is wrong, and on what ground: `vendor's files` where public build files, patches or tools of the vendor
-show it but nothing specifies it; `inferred` where it follows by analogy; `third party` for texts of others.
+have to change if it is wrong, and on what ground: `vendor's files` where public build files, patches or tools of
+the vendor show it but nothing specifies it; `inferred` where it follows by analogy; `third party` for texts of
+others.
 `docs/vacc.md` and the hand-off's README list them; mod.json names the list's entries that it relies on.
 """
 
