@@ -8,6 +8,7 @@ Layout of an artifact folder::
     manifest.json           this
     report.json             times, memory, tolerances reached, pass counts
     code/model.so           kernels and the Relax VM's functions
+    code/decode.json        the program of one token
     weights.bin             packed tensors, each 64-byte aligned
     tokenizer/              tokenizer.json, chat template
     golden/                 token ids and reference logits, re-checked by `xamc verify`
@@ -217,6 +218,7 @@ class Manifest:
         max_batch: most sequences at once.
         functions: names of the VM functions in `code_file`, or in every graph's code.
         code_file, weights: the library and its weights file; None for a target of static graphs.
+        step_file: the program of one token (`step_program`), if the library's `decode` runs one.
         graphs: the static graphs, each with files of its own.
         executes_on: what runs the artifact; `host-simulator` and `host-onnxruntime; ...` mark one that is for other
             hardware, whose results here are those of a check on the host.
@@ -251,6 +253,7 @@ class Manifest:
     ranks: int = 1
     graphs: tuple[StaticGraph, ...] = ()
     executes_on: str = "cpu"
+    step_file: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -259,7 +262,7 @@ class Manifest:
                 raise RecordError(key, f"{getattr(self, key)} is less than 1")
         if self.prefill_chunk > self.context_limit:
             raise RecordError("prefill_chunk", f"{self.prefill_chunk} is above context_limit {self.context_limit}")
-        for key in ("code_file", "tokenizer", "golden"):
+        for key in ("code_file", "step_file", "tokenizer", "golden"):
             if getattr(self, key) is not None:
                 check_relative(key, getattr(self, key))
         if (self.code_file is None) != bool(self.graphs) or (self.weights is None) != bool(self.graphs):
@@ -308,7 +311,7 @@ class Manifest:
     def needed_files(self) -> set[str]:
         """Paths of the files without which nothing runs."""
         if self.code_file is not None and self.weights is not None:
-            return {self.code_file, self.weights.file}
+            return {self.code_file, self.weights.file, *([self.step_file] if self.step_file else [])}
         return {path for graph in self.graphs for path in (graph.code, graph.graph, graph.params)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xamc
@@ -20,6 +20,7 @@ from xamc.compiler.artifact.manifest import (
     dumps,
 )
 from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec, sha256_of
+from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import tool_version
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
@@ -54,7 +55,12 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
     """
     generated = parts.generated
     # digests were taken when the cache entry was made; gigabytes are not read again
-    for path, name in ((generated.code, generated.code_name), (parts.weights.path, parts.weights.table.file)):
+    files = [(generated.code, generated.code_name), (parts.weights.path, parts.weights.table.file)]
+    step_file = None
+    if generated.step is not None:
+        step_file = str(PurePosixPath(generated.code_name).with_name(STEP_FILE))
+        files.append((generated.step, step_file))
+    for path, name in files:
         writer.add_file(name, path, job.cache.digests(path.parent).get(path.name))
     manifest = Manifest(
         **common_fields(job, parts.spec, parts.checkpoint, writer),
@@ -65,6 +71,7 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
         functions=generated.functions,
         phases=generated.phases,
         code_file=generated.code_name,
+        step_file=step_file,
         weights=parts.weights.table,
         cpu=generated.cpu,
         quantization=parts.quantization,

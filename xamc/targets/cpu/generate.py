@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from xamc.compiler.artifact.manifest import Cpu, Phase, plan_layout
 from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.contract import KV_BLOCK
@@ -89,6 +90,7 @@ def generate(
         passes=tuple({**entry, **shown.get(entry["name"], unproven)} for entry in result["passes"]),
         kernel_proof=None if proof is None else proof["kernels"],
         kv_block=KV_BLOCK,
+        step=folder / STEP_FILE if (folder / STEP_FILE).is_file() else None,
         seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
 
