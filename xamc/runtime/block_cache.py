@@ -129,6 +129,11 @@ class BlockCache:
                 self.table[index, len(row.blocks)] = block = self._take()
                 row.blocks.append(block)
 
+    def reserve_one(self, length: int) -> None:
+        """`reserve` for the only row."""
+        if len(self._rows[0].blocks) * self.block < length:
+            self.reserve(np.array([length], np.int64))
+
     def extend(self, index: int, tokens: Sequence[int]) -> None:
         """Registers tokens of a row that have been computed; full blocks can be shared from now on."""
         row = self._rows[index]

@@ -16,7 +16,7 @@ from xamc.compiler.artifact.step_program import STEP_FUNCTION, load_step
 from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import check_cpu
-from xamc.runtime.executor import F32, Step
+from xamc.runtime.executor import F32, ForwardOne, Step
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault
 from xamc.runtime.step_runner import StepRunner
 from xamc.runtime.threads import check_threads, configure_tvm_threads
@@ -66,7 +66,8 @@ class CpuExecutor:
         self._rope: tuple[F32 | None, Any, Any] = (None, None, None)
         self._token_arrays: tuple[NDArray[Any], ...] = ()
         self._token_tensors: tuple[Any, ...] = ()
-        self._step = self._step_runner(folder, mapped) if manifest.step_file is not None else None
+        self.step_runner = self._make_step_runner(folder, mapped) if manifest.step_file is not None else None
+        self.forward_one: ForwardOne | None = self._forward_one if self.step_runner is not None else None
 
     @property
     def threads(self) -> int:
@@ -92,29 +93,39 @@ class CpuExecutor:
     def _call(self, step: Step, table: NDArray[np.int32]) -> F32:
         self._use_threads()
         batch, length = step.input_ids.shape
+        if batch == 1 and length == 1 and self.step_runner is not None:
+            token, position = int(step.input_ids[0, 0]), int(step.write_index[0])
+            return self._run_step(self.step_runner, token, position, table, step.rope_cos, step.rope_sin)[None]
         rope = self._rope_tensors(step.rope_cos, step.rope_sin)
         name = "prefill_all" if step.all_positions else "prefill_last"
-        if batch == 1 and length == 1 and "decode" in self._manifest.functions:
+        if batch == 1 and length == 1 and "decode" in self._functions:
             name = "decode"
         try:
-            if name == "decode" and self._step is not None:
-                self._step.table[:] = table
-                return self._step.run(int(step.input_ids[0, 0]), int(step.write_index[0]), *rope)[None]
             fed = (step.input_ids, step.position_ids, step.write_index, step.last_index, table)
             inputs = self._decode_inputs(fed) if name == "decode" else tuple(self._copied(array) for array in fed)
             logits = self._functions[name](*inputs, *rope, self._kv, self._weights)
         except TVM_ERRORS as error:
-            raise InternalError(
-                "E1617",
-                f"the artifact's function {name} failed on {batch} rows of {length} tokens",
-                "report it with the artifact's manifest.json",
-                details=tuple(str(error).strip().splitlines()[-5:]),
-            ) from error
+            raise _failed(name, batch, length, error) from error
         result = np.asarray(np.from_dlpack(logits), np.float32)
         if length > 1:
             # The pool keeps one set of buffers per length seen; without this, memory grows with every new one.
             self._free_unused()
         return result
+
+    def _forward_one(self, token: int, position: int, cos: F32, sin: F32) -> F32:
+        assert self.step_runner is not None
+        self._use_threads()
+        self.pages.reserve_one(position + 1)
+        return self._run_step(self.step_runner, token, position, self.pages.table, cos, sin)
+
+    def _run_step(
+        self, runner: StepRunner, token: int, position: int, table: NDArray[np.int32], cos: F32, sin: F32
+    ) -> F32:
+        runner.table[...] = table
+        try:
+            return runner.run(token, position, *self._rope_tensors(cos, sin))
+        except TVM_ERRORS as error:
+            raise _failed("decode", 1, 1, error) from error
 
     def _use_threads(self) -> int:
         """TVM has one thread pool per calling thread: configures this thread's at its first call."""
@@ -176,7 +187,7 @@ class CpuExecutor:
             tensors.append(self._weight(self._pool_bytes, entry))
         return pools, self._ffi.Array(tensors)
 
-    def _step_runner(self, folder: Path, weights: Bytes) -> StepRunner:
+    def _make_step_runner(self, folder: Path, weights: Bytes) -> StepRunner:
         """What runs `decode`.
 
         Raises:
@@ -206,3 +217,12 @@ class CpuExecutor:
     def _weight(self, mapped: Bytes, entry: TensorEntry) -> Any:
         tensor = self._ffi.from_dlpack(mapped[entry.offset : entry.offset + entry.nbytes])
         return self._create_view(tensor, self._ffi.Shape(entry.shape), entry.dtype, 0)
+
+
+def _failed(name: str, rows: int, tokens: int, error: Exception) -> InternalError:
+    return InternalError(
+        "E1617",
+        f"the artifact's function {name} failed on {rows} rows of {tokens} tokens",
+        "report it with the artifact's manifest.json",
+        details=tuple(str(error).strip().splitlines()[-5:]),
+    )
