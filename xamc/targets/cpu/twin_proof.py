@@ -31,6 +31,8 @@ from xamc.compiler.verify.twin_file import read_weights
 from xamc.passes.relax.protocol import RelaxPass
 from xamc.runtime.memory import Bytes, aligned_zeros
 from xamc.runtime.step_runner import StepRunner
+from xamc.runtime.threads import configure_tvm_threads
+from xamc.runtime.tvm_library import tvm_ffi
 from xamc.targets.cpu.codegen import build_library
 from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
@@ -41,6 +43,8 @@ from xamc.targets.kernels.linear import Activations
 from xamc.targets.kernels.packing import pack_rows
 
 Array = NDArray[np.generic]
+
+_THREADS = 3
 
 
 @dataclass
@@ -110,6 +114,8 @@ class TwinProof:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "twin.so"
             build_library(selected.module, isa, library)
+            # as many threads as show what they must not share
+            configure_tvm_threads(tvm_ffi(), _THREADS)
             loaded = tvm.runtime.load_module(str(library))
             machine = relax.VirtualMachine(loaded, tvm.cpu())
             packed = pack_twin(plan, self.program)
