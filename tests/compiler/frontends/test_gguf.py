@@ -301,7 +301,7 @@ def test_headers_are_checked(good: Path, tmp_path: Path) -> None:
     refused(with_bytes(16, struct.pack("<Q", 2**62)), "E1130", "announces")
     refused(with_bytes(24, struct.pack("<Q", 2**62)), "E1130", "asks for")
     kind = data.index(b"blk.0.ffn_up.weight") + len(b"blk.0.ffn_up.weight") + 4 + 16
-    refused(with_bytes(kind, struct.pack("<I", 10)), "E1132", "blk.0.ffn_up.weight", "Q2_K", error=UnsupportedError)
+    refused(with_bytes(kind, struct.pack("<I", 16)), "E1132", "blk.0.ffn_up.weight", "IQ2_XXS", error=UnsupportedError)
     refused(with_bytes(kind, struct.pack("<I", 999)), "E1132", "number 999", error=UnsupportedError)
     refused(with_bytes(kind + 4, struct.pack("<Q", 1)), "E1130", "blk.0.ffn_up.weight", "multiple of 32")
     refused(with_bytes(kind + 4, struct.pack("<Q", 0)), "E1131", "blk.0.ffn_up.weight", "overlap")

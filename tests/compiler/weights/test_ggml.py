@@ -13,7 +13,8 @@ from xamc.compiler.weights import ggml
 from xamc.compiler.weights.ggml import BLOCK_FORMATS, BlockTensor
 
 # Where a block's float16 numbers lie.
-FLOAT16_AT = dict.fromkeys(BLOCK_FORMATS, (0, 2)) | dict.fromkeys(("Q4_0", "Q5_0", "Q8_0"), (0,)) | {"Q6_K": (208,)}
+FLOAT16_AT = dict.fromkeys(BLOCK_FORMATS, (0, 2)) | dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS"), (0,))
+FLOAT16_AT |= {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)}
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)

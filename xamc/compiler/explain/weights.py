@@ -61,8 +61,8 @@ the model as bfloat16 or float32 (`backend.dtype`).""",
 occurs twice, a string is not UTF-8, a tensor's offset or shape is impossible. Download or convert the file again.""",
     "E1131": """A GGUF file is shorter than its tensors, or two tensors overlap: an interrupted download. Download
 it again.""",
-    "E1132": """A GGUF tensor has a type that is not read. Supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1,
-Q8_0, Q4_K, Q5_K and Q6_K; requantize with llama.cpp's llama-quantize, or use the original safetensors.""",
+    "E1132": """A GGUF tensor has a type that is not read; the message names tensor and type. Supported are F32, F16,
+BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS; requantize with llama.cpp's llama-quantize, or use the original safetensors.""",
     "E1133": """The GGUF file is of an old version, big-endian, or one part of a split model. Convert it with a
 current llama.cpp; merge parts with `llama-gguf-split --merge`.""",
     "E1134": """The tokenizer is missing, damaged, larger than the model's vocabulary or of an unsupported kind.
