@@ -66,8 +66,12 @@ BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS; requantize 
     "E1133": """The GGUF file is of an old version, big-endian, or one part of a split model. Convert it with a
 current llama.cpp; merge parts with `llama-gguf-split --merge`.""",
     "E1134": """The tokenizer is missing, damaged, larger than the model's vocabulary or of an unsupported kind.
-Supported are tokenizer.json, SentencePiece BPE (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's `gpt2`)
-with a known way of splitting words.""",
+Supported are tokenizer.json, SentencePiece BPE and Unigram (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's
+`gpt2`) with a known way of splitting words.""",
+    "E1163": """A SentencePiece tokenizer.model uses something that tokenizer.json, which artifacts carry, can't express:
+pieces marked as unused that SentencePiece joins and takes apart again, spaces at the end of words
+(`treat_whitespace_as_suffix`), or a user-defined piece that the model's own normalization would change. No published
+InternLM, Llama or Mistral model does. Put the tokenizer.json of the same model beside it, it is taken first.""",
     "E1150": """`group_size` does not divide the number of input features of a layer: 576 columns make no groups of
 128. The sizes that fit are named; set `frontend.quantize.group_size` (or calib_args) to one of them.""",
     "E1151": """Round-to-nearest quantization exists with 8 bits (one scale per output channel, or groups of 32, 64 or

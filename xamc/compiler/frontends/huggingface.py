@@ -12,6 +12,7 @@ from typing import Any
 
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.chat_defaults import with_stop
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
@@ -65,6 +66,9 @@ def open_huggingface(path: Path) -> Checkpoint:
     tensors = family.parameters(config, source)
     unused = source.finish()
     tokenizer = tokenizer_files(path, config)
+    # What generation_config.json says is enough, unless the chat template isn't the folder's own.
+    if tokenizer.stop is not None and (tokenizer.built_in_template or generation.values.get("eos_token_id") is None):
+        config = with_stop(config, tokenizer.stop)
     weights = sorted({tensor.path for _, tensor in stored.values()})
     data = [path / name for name in ("config.json", "generation_config.json", INDEX) if (path / name).exists()]
     return Checkpoint(
