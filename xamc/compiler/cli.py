@@ -185,6 +185,31 @@ def _export_vamc(
     export_vamc_command(source, _overrides(set_, target), options, as_json=json)
 
 
+@app.command("convert-weights")
+def _convert_weights(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A folder with pytorch_model*.bin or safetensors, or a .gguf file."),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            metavar="LAYOUT",
+            help="How DIR names its tensors: family, fused, meta, or a .json of names.",
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, float32, or source: as stored.")] = "source",
+    shard_size: Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Largest file.")] = "5GB",
+    json: JsonOption = False,
+) -> None:
+    """Write pickled weights or a GGUF file as safetensors, without running anything of theirs."""
+    from xamc.compiler.commands.convert import convert_weights_command
+
+    convert_weights_command(source, output, layout, dtype, shard_size, as_json=json)
+
+
 @app.command("run")
 def _run(
     artifact: ArtifactArgument,

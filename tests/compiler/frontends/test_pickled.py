@@ -22,6 +22,7 @@ from xamc.compiler.errors import InputError, UnsupportedError, XamcError
 from xamc.compiler.export import pickled_tensors
 from xamc.compiler.frontends import Checkpoint, open_checkpoint, pickled
 from xamc.compiler.frontends.pickled import read_pickled
+from xamc.compiler.plan import make_plan
 from xamc.compiler.weights.files import FileTensor
 
 
@@ -216,6 +217,19 @@ def test_damage_raises_our_errors_only(tmp_path: Path) -> None:
         except XamcError as error:
             outcomes.add(error.code)
     assert {"read", "E1165"} <= outcomes <= {"read", "E1164", "E1165", "E1166"}
+
+
+def test_plan_reads_them_where_allowed(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "run_child", lambda function, files, **_: pickled_tensors._located(files))
+    build = {
+        "name": "p",
+        "frontend": {"checkpoint": str(shards), "type": "huggingface", "shape": {"input_ids": [[8], [16]]}},
+        "backend": {"type": "tvm_cpu"},
+        "workspace": {"path": str(tmp_path)},
+    }
+    assert make_plan(build, allow_pickle=True).parameters > 0
+    with pytest.raises(UnsupportedError, match="E1116"):
+        make_plan(build)
 
 
 def test_a_child_out_of_bounds_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

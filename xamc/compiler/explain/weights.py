@@ -88,6 +88,10 @@ rewritten with `torch.save(torch.load(FILE, weights_only=True), FILE)`.""",
     "E1166": """A pickled weight file holds something else than a dictionary of plain tensors: other objects, sparse,
 quantized or complex tensors, or views into larger ones with gaps. Weights are read where they lie in the file, so they
 must lie there as a whole: save them with `torch.save({k: v.contiguous() for k, v in state.items()}, FILE)`.""",
+    "E1167": """`xamc convert-weights --layout` met a tensor that the layout doesn't fit: its rows are not those of its
+parts together, two tensors lead to one name, or the table says something else than names. A table is a JSON file,
+stored name to name, list of names (whose rows follow each other) or null; `{i}` stands for the number of a layer:
+`{"blocks.{i}.qkv.weight": ["model.layers.{i}.self_attn.q_proj.weight", ...], "blocks.{i}.rope": null}`.""",
     "E1190": """A transform of weights was built on tensors it doesn't fit: a defect of xamc, not of the checkpoint.
 Please report it with the build file and config.json.""",
     "E1152": """The .onnx file is damaged, cut off, above 2 GiB, of an IR version before 3, or breaks a rule that onnx's

@@ -40,6 +40,10 @@ def locate(files: list[str]) -> dict[str, dict[str, list[Any]]]:
     torch.set_num_threads(1)
     largest = max((os.path.getsize(file) for file in files), default=0)
     _limit(largest + _ADDRESS_SPACE)
+    return _located(files)
+
+
+def _located(files: list[str]) -> dict[str, dict[str, list[Any]]]:
     return {file: _locate(Path(file)) for file in files}
 
 

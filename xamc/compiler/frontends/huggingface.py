@@ -26,7 +26,7 @@ from xamc.compiler.weights.files import FileTensor
 from xamc.compiler.weights.lazy import LazyTensor
 
 # Buffers that old checkpoints saved beside their parameters; they are computed anew.
-_BUFFERS = (
+BUFFERS = (
     ".rotary_emb.inv_freq",
     ".rotary_emb.cos_cached",
     ".rotary_emb.sin_cached",
@@ -116,7 +116,7 @@ class _Floats(Mapping[str, LazyTensor]):
 
 
 def _harmless(tied: bool, head_name: str) -> Callable[[str], bool]:
-    return lambda name: name.endswith(_BUFFERS) or (tied and name == head_name)
+    return lambda name: name.endswith(BUFFERS) or (tied and name == head_name)
 
 
 def with_generation_ids(config: ModelConfig, generation: ConfigReader) -> ModelConfig:
