@@ -90,6 +90,7 @@ def test_gguf_becomes_a_folder_that_transformers_reads(name: str, tmp_path: Path
     run(tmp_path / "m.gguf", tmp_path / "half", dtype="float16")
     half = opened(tmp_path / "half")
     assert {tensor.dtype for tensor in half.tensors.values()} == {"float16"}
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["torch_dtype"] == "float16"
     same(half, opened(folder), off=2**-11)
 
 

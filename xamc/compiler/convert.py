@@ -15,7 +15,7 @@ from xamc.compiler.artifact.staging import StagingFolder, disk_errors, free_byte
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.configuration import ConfigReader, rope_parameters
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.huggingface import BUFFERS
 from xamc.compiler.frontends.json_file import read_json
@@ -114,7 +114,7 @@ def convert_weights(
                 stage.progress(done, total, "parameters")
 
             written = write_shards(staging.path, tensors, shard_bytes, advance)
-            for name, content in conversion.files.items():
+            for name, content in _with_dtype(conversion.files, dtype).items():
                 if isinstance(content, Path):
                     shutil.copyfile(content, staging.path / name)
                 else:
@@ -139,6 +139,16 @@ def _require_empty(destination: Path) -> None:
 
 def _stored_as(tensor: LazyTensor, dtype: str, name: str) -> LazyTensor:
     return tensor if dtype in ("source", tensor.dtype) else Cast(tensor, dtype, name)
+
+
+def _with_dtype(files: Mapping[str, bytes | Path], dtype: str) -> dict[str, bytes | Path]:
+    """`files` with a config.json that names `dtype` where all weights were cast to it."""
+    config = files.get("config.json")
+    if dtype == "source" or config is None:
+        return dict(files)
+    values = json.loads(config) if isinstance(config, bytes) else read_json(config)
+    values.pop("dtype", None)  # transformers 5's name for it
+    return {**files, "config.json": _json({**values, "torch_dtype": dtype})}
 
 
 def _open(path: Path, table: Layout | None, by_family: bool) -> Conversion:
@@ -188,11 +198,14 @@ def _standard_names(path: Path, table: Layout, tensors: Mapping[str, LazyTensor]
 def _standard(checkpoint: Checkpoint, beside: Mapping[str, Path]) -> Conversion:
     """An opened checkpoint under the names of its transformers class, with a config.json of that class."""
     config = checkpoint.config
+    rope = rope_parameters(config.rope)
     values: dict[str, Any] = {
         "architectures": [config.architecture],
         "model_type": _MODEL_TYPES[config.architecture],
-        **config.hf_config,
-        "rope_theta": config.rope.theta,
+        **{key: value for key, value in config.hf_config.items() if key != "rope_parameters"},
+        # the spelling that transformers 4 and 5 both read
+        "rope_theta": rope.pop("rope_theta"),
+        "rope_scaling": None if config.rope.kind == "default" else rope,
         "torch_dtype": checkpoint.tensors["model.embed_tokens.weight"].dtype,
     }
     defaults = {key: value for key, value in vars(checkpoint.generation).items() if value is not None}

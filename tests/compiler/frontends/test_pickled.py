@@ -219,6 +219,12 @@ def test_damage_raises_our_errors_only(tmp_path: Path) -> None:
     assert {"read", "E1165"} <= outcomes <= {"read", "E1164", "E1165", "E1166"}
 
 
+def test_a_pickle_that_asks_for_memory(tmp_path: Path) -> None:
+    path = one(tmp_path, {"w": torch.ones(2), "x": Runs(bytearray, 60 * 10**9)})
+    with pytest.raises(InputError, match=r"E1165.*more memory than its tensors need"):
+        read_pickled([path])
+
+
 def test_plan_reads_them_where_allowed(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickled, "run_child", lambda function, files, **_: pickled_tensors._located(files))
     build = {
