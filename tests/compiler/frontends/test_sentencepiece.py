@@ -152,6 +152,15 @@ def test_added_tokens_keep_their_rules(tmp_path: Path) -> None:
     assert ours.decode(ids, skip_special_tokens=False) == "a<|end|><|more|>"
 
 
+def test_ids_between_added_tokens_stay_free(tmp_path: Path) -> None:
+    size = sentencepiece.SentencePieceProcessor(model_proto=train("internlm")).vocab_size()
+    decoder = {str(size + 3): {"content": "<|end|>", "special": True}}
+    ours = convert(train("internlm"), tmp_path, added_tokens_decoder=decoder)
+    text = f"the [unassigned {size}]<|end|>"
+    ids = ours.encode(text, add_special_tokens=False).ids
+    assert ids[-1] == size + 3 and max(ids[:-1]) < size and ours.decode(ids, skip_special_tokens=False) == text
+
+
 def test_a_piece_that_is_named_special_is_found_whole(tmp_path: Path) -> None:
     ours = convert(train("internlm"), tmp_path, additional_special_tokens=["<tool>"])
     ids = ours.encode("x<tool>y", add_special_tokens=False).ids
@@ -204,6 +213,11 @@ def test_a_user_defined_piece_that_normalization_changes(tmp_path: Path) -> None
     )
     with pytest.raises(UnsupportedError, match=r"E1163.*'<TOOL>'"):
         convert(trained.getvalue(), tmp_path)
+
+
+def test_a_piece_of_absurd_length(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"E1134.*600 characters"):
+        convert(model(piece("a" * 600, -9, 1)), tmp_path)
 
 
 def test_pieces_that_stay_unused(tmp_path: Path) -> None:

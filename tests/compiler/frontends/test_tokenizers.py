@@ -144,6 +144,7 @@ def test_internlm2s_renamed_pieces_and_bos(folder: Path) -> None:
         {"3": "a"},
         {"3": {"content": 1}},
         {"9999": {"content": "far"}},
+        {"999999999": {"content": "far"}},
         {"5": {"content": "<s>"}},
         {"9" * 5000: {"content": "far"}},
     ],

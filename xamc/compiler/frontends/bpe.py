@@ -158,13 +158,17 @@ def add_specials(tokenizer: Tokenizer, vocabulary: Vocabulary, user_defined_norm
     """
     from tokenizers import AddedToken, processors
 
+    specials, others = [], []
     for number, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         rules = vocabulary.added_rules.get(number, {})
         if kind in (UNKNOWN, CONTROL):
-            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False, **rules)])
+            specials.append(AddedToken(token, special=True, normalized=False, **rules))
         elif kind == USER_DEFINED:
             normalized = user_defined_normalized and number not in vocabulary.added_rules
-            tokenizer.add_tokens([AddedToken(token, special=False, normalized=normalized, **rules)])
+            others.append(AddedToken(token, special=False, normalized=normalized, **rules))
+    # All at once: each call builds the search for all of them anew.
+    tokenizer.add_special_tokens(specials)
+    tokenizer.add_tokens(others)
     bos = vocabulary.token(vocabulary.bos_id) if vocabulary.add_bos else None
     eos = vocabulary.token(vocabulary.eos_id) if vocabulary.add_eos else None
     if bos or eos:

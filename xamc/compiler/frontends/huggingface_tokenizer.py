@@ -10,7 +10,7 @@ from typing import Any
 
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError
-from xamc.compiler.frontends.bpe import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+from xamc.compiler.frontends.bpe import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 from xamc.compiler.frontends.chat_defaults import chat_defaults
 from xamc.compiler.frontends.json_file import read_json, read_text
 from xamc.compiler.frontends.sentencepiece_model import read_sentencepiece
@@ -151,8 +151,13 @@ def with_added_tokens(vocabulary: Vocabulary, settings: Mapping[str, Any], added
     specials = _special_texts(settings)
     for number, text, special, rule in _added_entries(vocabulary, settings, added, specials):
         kind = CONTROL if special else USER_DEFINED
-        if number > len(tokens):
+        if number > len(tokens) + MAX_GAP:
             raise vocabulary.invalid(f"{text!r} is added with the id {number}, the last token is {len(tokens) - 1}")
+        for gap in range(len(tokens), number):
+            # Rows of the embedding that no text leads to.
+            tokens.append(f"[unassigned {gap}]")
+            types.append(UNUSED)
+            scores.append(0.0)
         if number == len(tokens):
             tokens.append(text)
             types.append(kind)
@@ -193,6 +198,7 @@ def with_added_tokens(vocabulary: Vocabulary, settings: Mapping[str, Any], added
     )
 
 
+MAX_GAP = 1 << 16  # ids without a token in a row
 _RULES = ("lstrip", "rstrip", "single_word")
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 SPACE = "▁"
+MAX_PIECE = 512  # characters; SentencePiece's default is 16
+MAX_USER_DEFINED = 2**18  # characters of all user-defined pieces
 
 
 def sentencepiece_tokenizer(vocabulary: Vocabulary) -> bytes:
@@ -48,6 +50,8 @@ def _bpe(vocabulary: Vocabulary) -> models.BPE:
     joinable = {token for token, kind in kinds.items() if kind in (NORMAL, UNUSED)}
     index, ranked = vocabulary.index, []
     for token in joinable:
+        if len(token) > MAX_PIECE:
+            raise vocabulary.invalid(f"a piece has {len(token)} characters, {MAX_PIECE} are possible")
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             if left not in joinable or right not in joinable:
@@ -106,6 +110,8 @@ def _normalizer(vocabulary: Vocabulary) -> normalizers.Normalizer:
         # Before every text that isn't empty. `tokenizers` sends the pieces of the user through the normalizer as well,
         # and they must come out as they are.
         alone = "|".join(re.escape(token) for token in _user_defined(vocabulary))
+        if len(alone) > MAX_USER_DEFINED:
+            raise _unsupported(vocabulary, f"{MAX_USER_DEFINED} characters of user-defined pieces and more")
         unless = f"(?!(?:{alone})\\z)" if alone else ""
         steps.append(normalizers.Replace(Regex(f"\\A(?=[\\s\\S]){unless}"), space))
     if vocabulary.escape_spaces:
