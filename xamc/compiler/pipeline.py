@@ -93,7 +93,7 @@ def compile_spec(
                 options.dump_ir.mkdir(parents=True, exist_ok=True)
 
             with progress.stage("frontend") as stage:
-                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
+                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, options.allow_pickle)
                 context_limit, chunk = context_lengths(spec, checkpoint.config, progress)
                 stage.result(summary.frontend(checkpoint))
 

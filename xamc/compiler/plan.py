@@ -217,27 +217,33 @@ class Plan:
             )
 
 
-def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), allow_rtn: bool = False) -> Plan:
+def make_plan(
+    source: Path | str | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    allow_rtn: bool = False,
+    allow_pickle: bool = False,
+) -> Plan:
     """Work out the plan of a spec.
 
     Args:
         source: a YAML file, or the same as a mapping.
         overrides: ``key.path=value`` strings, as of ``--set``.
         allow_rtn: as for a compile.
+        allow_pickle: as for a compile.
 
     Raises:
         XamcError: what a compile would raise for the spec and the checkpoint's headers.
     """
     loaded = load_spec(source, overrides)
     with PlacedErrors(loaded):
-        return _make_plan(loaded, allow_rtn)
+        return _make_plan(loaded, allow_rtn, allow_pickle)
 
 
-def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
+def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
     spec = loaded.spec
     require_supported(spec)
     caps = CAPS[spec.backend.type]
-    checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
+    checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, allow_pickle)
     config = checkpoint.config
     request = target_request(spec, caps, allow_rtn)[0] if caps.available else None
     static, gears = None, None

@@ -43,9 +43,10 @@ be a symbolic link, as in Hugging Face's cache. Download the index again.""",
 missing shards are listed below the error; download them.""",
     "E1115": """A tensor exists twice, in one file's header or in two shards: which one is meant can't be known.
 Download or convert the checkpoint again.""",
-    "E1116": """The folder has no safetensors weights. Pickles (pytorch_model.bin, .pt, .pth) are refused because
-reading them can run code; convert them once, on a machine where you trust them:
-`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OUT)`.""",
+    "E1116": """The folder has no safetensors weights. Pickles (pytorch_model.bin, .pt, .pth) are programs: whoever
+reads them carelessly runs what their author wanted. `--allow-pickle` reads them in a child process with torch's
+restricted unpickler (`weights_only=True`) and limits on time and memory, and takes the weights from the file itself;
+`xamc convert-weights FOLDER OUT` does so once and writes safetensors. Best is a safetensors revision of the model.""",
     "E1120": """A parameter of the model has no tensor in the checkpoint; all such are listed below the error. Either
 a shard is missing, or config.json belongs to another model (more layers, other biases).""",
     "E1121": """The checkpoint holds tensors that the model of config.json has no place for, for instance biases with
@@ -61,17 +62,36 @@ the model as bfloat16 or float32 (`backend.dtype`).""",
 occurs twice, a string is not UTF-8, a tensor's offset or shape is impossible. Download or convert the file again.""",
     "E1131": """A GGUF file is shorter than its tensors, or two tensors overlap: an interrupted download. Download
 it again.""",
-    "E1132": """A GGUF tensor has a type that is not read. Supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1,
-Q8_0, Q4_K, Q5_K and Q6_K; requantize with llama.cpp's llama-quantize, or use the original safetensors.""",
+    "E1132": """A GGUF tensor has a type that is not read; the message names tensor and type. Supported are F32, F16,
+BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS; requantize with llama.cpp's llama-quantize, or use
+the original safetensors.""",
     "E1133": """The GGUF file is of an old version, big-endian, or one part of a split model. Convert it with a
 current llama.cpp; merge parts with `llama-gguf-split --merge`.""",
     "E1134": """The tokenizer is missing, damaged, larger than the model's vocabulary or of an unsupported kind.
-Supported are tokenizer.json, SentencePiece BPE (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's `gpt2`)
-with a known way of splitting words.""",
+Supported are tokenizer.json, SentencePiece BPE and Unigram (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's
+`gpt2`) with a known way of splitting words.""",
+    "E1163": """A SentencePiece tokenizer.model uses something that tokenizer.json, which artifacts carry, can't
+express: pieces marked as unused that SentencePiece joins and takes apart again, spaces at the end of words
+(`treat_whitespace_as_suffix`), or a user-defined piece that the model's own normalization would change. No published
+InternLM, Llama or Mistral model does. Put the tokenizer.json of the same model beside it, it is taken first.""",
     "E1150": """`group_size` does not divide the number of input features of a layer: 576 columns make no groups of
 128. The sizes that fit are named; set `frontend.quantize.group_size` (or calib_args) to one of them.""",
     "E1151": """Round-to-nearest quantization exists with 8 bits (one scale per output channel, or groups of 32, 64 or
 128) and with 4 bits (groups of 32, 64 or 128).""",
+    "E1164": """A pickled weight file asks for a function or class that weights don't need, `os.system` for instance. It
+was refused before anything of it ran. That is how pickles attack whoever loads them; it can also be harmless, such as
+the settings of a training run beside the weights. Don't load the file elsewhere; get the model's safetensors, or the
+plain `state_dict` from somebody you trust.""",
+    "E1165": """A pickled weight file can't be read: it is damaged, was written by PyTorch before 1.6, holds compressed
+tensors, or takes more memory or time than the child process that reads it may have. Download it again; an old file is
+rewritten with `torch.save(torch.load(FILE, weights_only=True), FILE)`.""",
+    "E1166": """A pickled weight file holds something else than a dictionary of plain tensors: other objects, sparse,
+quantized or complex tensors, or views into larger ones with gaps. Weights are read where they lie in the file, so they
+must lie there as a whole: save them with `torch.save({k: v.contiguous() for k, v in state.items()}, FILE)`.""",
+    "E1167": """`xamc convert-weights --layout` met a tensor that the layout doesn't fit: its rows are not those of its
+parts together, two tensors lead to one name, or the table says something else than names. A table is a JSON file,
+stored name to name, list of names (whose rows follow each other) or null; `{i}` stands for the number of a layer:
+`{"blocks.{i}.qkv.weight": ["model.layers.{i}.self_attn.q_proj.weight", ...], "blocks.{i}.rope": null}`.""",
     "E1190": """A transform of weights was built on tensors it doesn't fit: a defect of xamc, not of the checkpoint.
 Please report it with the build file and config.json.""",
     "E1152": """The .onnx file is damaged, cut off, above 2 GiB, of an IR version before 3, or breaks a rule that onnx's

@@ -17,7 +17,7 @@ from xamc.compiler.weights.files import FileTensor
 
 MAX_HEADER_BYTES = 100 * 2**20
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_WIDTHS = {
+WIDTHS = {
     "F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1,
     "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
 }  # fmt: skip
@@ -71,8 +71,8 @@ def _check(path: Path, header: dict[str, Any], base: int, size: int) -> dict[str
     spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         stored, shape, begin, end = _entry(path, name, entry)
-        if end - begin != math.prod(shape) * _WIDTHS[stored]:
-            wanted = math.prod(shape) * _WIDTHS[stored]
+        if end - begin != math.prod(shape) * WIDTHS[stored]:
+            wanted = math.prod(shape) * WIDTHS[stored]
             raise _invalid(path, f"tensor {name}, {stored} {list(shape)}, needs {wanted} bytes and has {end - begin}")
         tensors[name] = (stored, FileTensor(path, base + begin, shape, DTYPES.get(stored, "uint8")))
         spans.append((begin, end, name))
@@ -101,7 +101,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     if not isinstance(entry, dict):
         raise _invalid(path, f"the entry of tensor {name} is not an object")
     stored, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(stored, str) or stored not in _WIDTHS:
+    if not isinstance(stored, str) or stored not in WIDTHS:
         raise _invalid(path, f"tensor {name} has the unknown dtype {stored!r}")
 
     extent, bounds = _sizes(shape), _sizes(span)
