@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from xamc.compiler.artifact.records import from_json
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InternalError
 from xamc.compiler.lowering.evaluate import evaluate
@@ -103,8 +103,8 @@ class TwinProof:
         if activations == "int8" and _has_short_activations(plan, isa):
             bound = "int8_activations_twin"
         worst = 0.0
-        with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "twin.so"
+        with temporary_folder("twin") as folder:
+            library = folder / "twin.so"
             build_library(module, isa, library)
             machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
             weights = [tvm.runtime.tensor(array) for array in pack_twin(plan, self.program)]
