@@ -8,9 +8,9 @@ compile, sends SIGKILL, SIGTERM or SIGINT at a random moment, and checks that
 - no process of the compile is alive any more,
 - the artifact's folder is either as it was or the new artifact, whole, with every digest right.
 
-Then the same compile runs again, to its end, and must find the cache usable, publish the artifact with the very digest
-of an undisturbed compile, and leave no file beside it: not beside the artifact, not in the cache, not in TMPDIR. A
-compile that was ended by SIGTERM or SIGINT must have left nothing by itself.
+After every third kill (`--chain`) the same compile runs again to its end; it must find the cache usable, publish the
+artifact with the very digest of an undisturbed compile, and leave no file beside it: not beside the artifact, not in
+the cache, not in TMPDIR. A compile that was ended by SIGTERM or SIGINT must have left nothing by itself.
 
 So that a trial takes seconds, compiles are forked from a process that has imported xamc, and what the expensive stages
 would make again in the second compile is taken from an undisturbed cache (`--whole N`: N trials do without).
@@ -56,10 +56,11 @@ CONFIG = {
 STATES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "empty cache": (("export", "codegen", "weights"), 2),
     "exported": (("codegen", "weights"), 2),
-    "no weights": (("weights",), 3),
-    "complete": ((), 5),
+    "no weights": (("weights",), 4),
+    "complete": ((), 4),
 }
 SIGNALS = (signal.SIGKILL,) * 8 + (signal.SIGTERM, signal.SIGINT)
+MOST_SECONDS = 6.0  # nine of ten moments are drawn from these
 MARK = "XAMC_KILL_TRIAL"
 _FOREIGN = {".ses"}  # ONNX Runtime's own, in TMPDIR
 
@@ -213,6 +214,7 @@ class KillTest:
             if status:
                 raise SystemExit(f"the undisturbed compile failed:\n{(self.root / 'log').read_text()}")
             self.seconds[state] = time.monotonic() - started
+        self.seconds["empty cache"] = max(self.seconds["empty cache"], MOST_SECONDS * 5)  # a warm one says too little
         self.seconds["exported"] = self.seconds["empty cache"] / 2
         self.seconds["no weights"] = self.seconds["complete"]
         problem = leftovers(self.template)
@@ -220,33 +222,24 @@ class KillTest:
             raise SystemExit(f"the undisturbed compile left {problem}")
         return artifact_state(self.template.artifact)
 
-    def trial(self, number: int, expected: str, whole: bool) -> list[str]:
-        """One kill and one compile after it; returns what went wrong."""
-        draw = self.random
-        state = draw.choices(list(STATES), [weight for _, weight in STATES.values()])[0]
-        number_of_signal = draw.choice(SIGNALS)
-        no_cache = state == "empty cache" and draw.random() < 0.5
-        replaced = draw.random() < 0.5
+    def trial(self, number: int, kills: int, expected: str, whole: bool) -> list[str]:
+        """So many compiles that are killed, each going on from what the one before left, and one that is not.
+
+        Returns:
+            What went wrong.
+        """
+        state = self.random.choices(list(STATES), [weight for _, weight in STATES.values()])[0]
         place = Place(self.root / f"trial-{number}")
         place.root.mkdir()
         clone(self.template, place, STATES[state][0])
-        if replaced:
+        before = "absent"
+        if self.random.random() < 0.5:
             shutil.copytree(self.template.artifact, place.artifact, copy_function=os.link)
-        moment = draw.random() * 0.9 * self.seconds[state]
-        what = f"trial {number} ({state}{', no cache' if no_cache else ''}, {number_of_signal.name} at {moment:.2f} s)"
+            before = expected
         problems: list[str] = []
-        pid = start(self.spec, place, place.root / "killed.log", no_cache)
-        self._wait(pid, moment)
-        os.kill(pid, number_of_signal)
-        status = finish(pid)
-        self.moments[state] = self.moments.get(state, 0) + (status != 0)
-        if alive := survivors(place):
-            problems.append(f"{what}: processes {alive} outlived it")
-        found = artifact_state(place.artifact)
-        if found not in ((expected,) if replaced else ("absent", expected)):
-            problems.append(f"{what}: the artifact is {found}")
-        if number_of_signal != signal.SIGKILL and status != -number_of_signal and (left := leftovers(place)):
-            problems.append(f"{what}: it left {left}")
+        for _ in range(kills):
+            problems += self._kill(place, state, before, expected, f"trial {number} ({state}")
+        what = f"trial {number} ({state})"
         if not whole:
             graft(self.template, place)
         status = finish(start(self.spec, place, place.root / "resumed.log"))
@@ -257,6 +250,30 @@ class KillTest:
         if left := leftovers(place):
             problems.append(f"{what}: the next compile left {left}")
         shutil.rmtree(place.root)
+        return problems
+
+    def _kill(self, place: Place, state: str, before: str, expected: str, what: str) -> list[str]:
+        """Starts a compile, ends it at a random moment, and looks at what is there."""
+        draw, problems = self.random, list[str]()
+        number_of_signal = draw.choice(SIGNALS)
+        no_cache = state == "empty cache" and draw.random() < 0.5
+        longest = 0.9 * self.seconds[state]
+        moment = draw.random() * (longest if draw.random() < 0.1 else min(longest, MOST_SECONDS))
+        what = f"{what}{', no cache' if no_cache else ''}, {number_of_signal.name} at {moment:.2f} s)"
+        held = set(leftovers(place)) if place.temporary.is_dir() else set()
+        pid = start(self.spec, place, place.root / "killed.log", no_cache)
+        self._wait(pid, moment)
+        os.kill(pid, number_of_signal)
+        status = finish(pid)
+        self.moments[state] = self.moments.get(state, 0) + (status != 0)
+        if alive := survivors(place):
+            problems.append(f"{what}: processes {alive} outlived it")
+        found = artifact_state(place.artifact)
+        if found not in (before, expected):
+            problems.append(f"{what}: the artifact is {found}")
+        own = [path for path in leftovers(place) if path not in held]
+        if number_of_signal != signal.SIGKILL and status != -number_of_signal and own:
+            problems.append(f"{what}: it left {own}")
         return problems
 
     def _wait(self, pid: int, seconds: float) -> None:
@@ -274,6 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--whole", type=int, default=2, help="trials whose second compile computes everything itself")
+    parser.add_argument("--chain", type=int, default=3, help="kills before a compile that must reach its end")
+    parser.add_argument("--warm", type=Path, help="a stage cache for the undisturbed compile to begin with")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, and record what ran")
     parser.add_argument("--no-record", action="store_true", help="leave docs/reliability.csv alone")
     options = parser.parse_args(arguments)
@@ -283,19 +302,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counter, failures, done, began = Counter("kill", options.kills), list[str](), 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="reliability-kill-") as name:
         test = KillTest(Path(name), options.seed)
+        if options.warm:
+            shutil.copytree(options.warm, test.template.cache)
         expected = test.undisturbed()
-        for number in range(options.kills):
+        trials = -(-options.kills // options.chain)
+        for number in range(trials):
             if time.monotonic() - began > 60 * options.minutes:
                 counter.say(f"stopped after {done} kills for lack of time")
                 break
-            problems = test.trial(number, expected, number >= options.kills - options.whole)
+            kills = min(options.chain, options.kills - done)
+            problems = test.trial(number, kills, expected, number >= trials - options.whole)
             for problem in problems:
                 counter.say(problem)
             failures += problems[:1]
-            done += 1
+            done += kills
             counter.step(done, len(failures))
         hit = sum(test.moments.values())
-    note = f"signals at random moments of a compile, {hit} of them before its end; the next compile is identical"
+    note = f"SIGKILL, SIGTERM and SIGINT at random moments of a compile, {hit} of them before its end"
     if not options.no_record:
         record([Row("kill", done, len(failures), options.seed, today(), note)])
     counter.say(f"{done} kills, {len(failures)} failed, {hit} hit a running compile: {test.moments}")

@@ -31,7 +31,7 @@ import xamc
 from xamc.compiler.artifact.manifest import FileDigest
 from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
-from xamc.compiler.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_temporary
+from xamc.compiler.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_locks, sweep_temporary
 from xamc.compiler.errors import InputError
 
 ENTRY = "entry.json"
@@ -276,6 +276,7 @@ class StageCache:
             return False
         fcntl.flock(self._users, fcntl.LOCK_SH)
         sweep(self.folder / _LAYOUT)
+        sweep_locks(self.folder / "locks")
         return True
 
     def _use_read_only(self) -> None:
@@ -351,11 +352,8 @@ def prune(max_bytes: int, folder: Path | None = None) -> CacheInfo:
                     break
                 total -= _sizes(place)[0]
                 shutil.rmtree(place)
-            for leftover in (*root.glob(f"{_LAYOUT}/.xamc-*"), *root.glob("locks/*")):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
-                else:
-                    leftover.unlink()
+            sweep(root / _LAYOUT)
+            sweep_locks(root / "locks")
     finally:
         os.close(users)
     return cache_info(root)

@@ -188,6 +188,23 @@ def _sweep_staged(parent: Path) -> None:
                 _remove_tree(leftover)
 
 
+def sweep_locks(folder: Path) -> None:
+    """Remove the lock files in `folder` that nobody holds; who opens one later checks `is_still`."""
+    for leftover in folder.glob("*"):
+        try:
+            descriptor = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_still(leftover, descriptor):
+                leftover.unlink()
+        except OSError:  # held
+            continue
+        finally:
+            os.close(descriptor)
+
+
 @contextmanager
 def temporary_folder(purpose: str) -> Iterator[Path]:
     """A folder in the system's temporary one, removed at the end, or after a kill by the next `sweep_temporary`.

@@ -16,7 +16,7 @@ from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, GenerationDefau
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.huggingface_tokenizer import tokenizer_files
-from xamc.compiler.frontends.json_file import read_json
+from xamc.compiler.frontends.json_file import is_file_name, read_json
 from xamc.compiler.frontends.parameters import TensorSource
 from xamc.compiler.frontends.safetensors import read_header, require_float
 from xamc.compiler.weights.files import FileTensor
@@ -148,13 +148,7 @@ def _read_shards(folder: Path) -> dict[str, tuple[str, FileTensor]]:
         raise InputError("E1113", f"{index} has no weight_map", "download the index again")
     for name, file in weight_map.items():
         # A shard is a plain name in the folder; anything else would read outside of the checkpoint.
-        if (
-            not isinstance(file, str)
-            or not file.endswith(".safetensors")
-            or Path(file).name != file
-            or "\\" in file
-            or "\0" in file
-        ):
+        if not isinstance(file, str) or not file.endswith(".safetensors") or not is_file_name(file):
             raise InputError(
                 "E1113",
                 f"{index} places {name} in {file!r}, which is not a file name beside it",
