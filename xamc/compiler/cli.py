@@ -1,7 +1,8 @@
 """The commands, their options and their exit codes; what they do is in `xamc.compiler.commands`.
 
 Exit codes: 0 done, 1 the user's input, 2 misuse of the command line, 3 unsupported, 4 toolchain, 70 a defect of xamc,
-130 interrupted. Imports of everything but typer are inside the commands, so that ``xamc --help`` answers at once.
+130 interrupted, 143 terminated. Imports of everything but typer are inside the commands, so that ``xamc --help``
+answers at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import xamc
+from xamc.compiler.commands.signals import Terminated, unwinding
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -106,16 +108,17 @@ def _compile(
     overrides = _overrides(set_, target)
     if workers is not None:
         overrides.append(f"workspace.workers={workers}")
-    compile_command(
-        spec,
-        overrides,
-        output=output,
-        allow_rtn=allow_rtn,
-        dump_ir=dump_ir,
-        use_cache=not no_cache,
-        as_json=json,
-        allow_pickle=allow_pickle,
-    )
+    with unwinding():
+        compile_command(
+            spec,
+            overrides,
+            output=output,
+            allow_rtn=allow_rtn,
+            dump_ir=dump_ir,
+            use_cache=not no_cache,
+            as_json=json,
+            allow_pickle=allow_pickle,
+        )
 
 
 @app.command("plan")
@@ -182,7 +185,8 @@ def _export_vamc(
     from xamc.compiler.commands.handoff import export_vamc_command, handoff_options
 
     options = handoff_options(road, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache, allow_pickle)
-    export_vamc_command(source, _overrides(set_, target), options, as_json=json)
+    with unwinding():
+        export_vamc_command(source, _overrides(set_, target), options, as_json=json)
 
 
 @app.command("convert-weights")
@@ -309,6 +313,19 @@ def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
     inspect_command(artifact, as_json=json)
 
 
+@app.command("diff")
+def _diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="An artifact's folder.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.", show_default=False)],
+    json: JsonOption = False,
+) -> None:
+    """Say which stage made two artifacts differ; exit code 0 for equal ones, 1 otherwise."""
+    from xamc.compiler.commands.differences import diff_command
+
+    if not diff_command(first, second, as_json=json):
+        raise typer.Exit(1)
+
+
 @app.command("targets")
 def _targets(json: JsonOption = False) -> None:
     """List the targets and what they can do."""
@@ -395,6 +412,9 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\ninterrupted\n")
         return 130
+    except Terminated as end:
+        sys.stderr.write(f"\n{end}; nothing is left half-done\n")
+        return end.exit_code
     except BrokenPipeError:
         _silence_stdout()
         return 141

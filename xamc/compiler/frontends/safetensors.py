@@ -6,13 +6,12 @@ Format: 8 bytes little-endian header length, a JSON object, then the tensors' by
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from xamc.compiler.errors import InputError
-from xamc.compiler.frontends.json_file import RepeatedKeyError, unique_object
+from xamc.compiler.frontends.json_file import RepeatedKeyError, parse_json
 from xamc.compiler.weights.files import FileTensor
 
 MAX_HEADER_BYTES = 100 * 2**20
@@ -55,7 +54,7 @@ def read_header(path: Path) -> dict[str, tuple[str, FileTensor]]:
             "E1111", f"{path} can't be read: {error.strerror}", "check the file and its permissions"
         ) from error
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_object)
+        header = parse_json(raw.decode("utf-8"))
     except RepeatedKeyError as error:
         raise InputError("E1115", f"{path} names the tensor {error} twice", "download the file again") from error
     except (ValueError, RecursionError) as error:

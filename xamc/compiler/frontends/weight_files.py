@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import pickled
-from xamc.compiler.frontends.json_file import read_json
+from xamc.compiler.frontends.json_file import is_file_name, read_json
 from xamc.compiler.frontends.safetensors import read_header
 from xamc.compiler.weights.files import FileTensor
 
@@ -97,13 +97,7 @@ def _read_shards(folder: Path, index_name: str, suffix: str, read: Reader) -> Te
         raise InputError("E1113", f"{index} has no weight_map", "download the index again")
     for name, file in weight_map.items():
         # A shard is a plain name in the folder; anything else would read outside of the checkpoint.
-        if (
-            not isinstance(file, str)
-            or not file.endswith(suffix)
-            or Path(file).name != file
-            or "\\" in file
-            or "\0" in file
-        ):
+        if not isinstance(file, str) or not file.endswith(suffix) or not is_file_name(file):
             raise InputError(
                 "E1113",
                 f"{index} places {name} in {file!r}, which is not a file name beside it",

@@ -6,7 +6,6 @@ It runs in a child process: a file that makes a parser crash, loop or eat memory
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from xamc.compiler.artifact.graph_manifest import GraphTensor
 from xamc.compiler.artifact.manifest import InputDigest
 from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.artifact.records import from_json, to_json
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.onnx_file import model_files
@@ -122,18 +122,18 @@ def import_graph(job: Job, path: Path, shapes: Mapping[str, Any], storage: str) 
 
 def look_at_graph(path: Path, shapes: Mapping[str, Any], storage: str, reproducers: Path) -> GraphFacts:
     """The facts alone, for a plan: no answer is computed and nothing is kept."""
-    with tempfile.TemporaryDirectory(prefix="xamc-plan-") as name:
-        call = {"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": name, "plan": True}
+    with temporary_folder("plan") as folder:
+        call = {"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": str(folder), "plan": True}
         _in_child(call, reproducers)
-        return from_json(GraphFacts, json.loads((Path(name) / FACTS).read_text(encoding="utf-8")))
+        return from_json(GraphFacts, json.loads((folder / FACTS).read_text(encoding="utf-8")))
 
 
 def _in_child(call: Mapping[str, Any], cache: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="xamc-import-") as folder:
+    with temporary_folder("import") as folder:
         run_child(
             "xamc.compiler.stages.graph_import:run",
             call,
-            folder=Path(folder),
+            folder=folder,
             limits=LIMITS,
             reproducers=cache / "reproducers",
         )

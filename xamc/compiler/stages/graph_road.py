@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import xamc
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
+from xamc.compiler.artifact.staging import make_folder, temporary_folder
 from xamc.compiler.cache import StageCache, tool_version
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
@@ -58,11 +58,11 @@ def compile_graph(
             progress.warn(warning)
         stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
-    destination.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(destination.parent)
     with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
         job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
         if options.dump_ir is not None:
-            options.dump_ir.mkdir(parents=True, exist_ok=True)
+            make_folder(options.dump_ir)
 
         with progress.stage("frontend") as stage:
             path = resolve_checkpoint(spec.frontend.checkpoint)
@@ -84,7 +84,7 @@ def compile_graph(
             else:
                 compared = _prove(job, imported, writer)
                 manifest = replace(manifest, golden=GOLDEN)
-            report = _report(progress, imported, compared)
+            report = _report(progress, imported, compared) | {"made": cache.made}
             manifest = writer.publish(manifest, report)
             nbytes = sum(file.nbytes for file in manifest.files)
             proof = "not run" if compared is None else f"{compared['compiled']:.1e} from ONNX Runtime, same weights"
@@ -145,16 +145,16 @@ def _prove(job: Job, imported: ImportedGraph, writer: ArtifactWriter) -> dict[st
     Raises:
         InternalError: E1474 the compiled graph is off from ONNX Runtime on the same stored weights.
     """
-    with tempfile.TemporaryDirectory(prefix="xamc-golden-") as name:
-        call = {"artifact": str(writer.folder), "case": str(imported.case), "out": name}
+    with temporary_folder("golden") as folder:
+        call = {"artifact": str(writer.folder), "case": str(imported.case), "out": str(folder)}
         compared: dict[str, Any] = run_child(
             "xamc.compiler.stages.graph_road:run_case",
             call,
-            folder=Path(name),
+            folder=folder,
             limits=LIMITS,
             reproducers=job.cache.folder / "reproducers",
         )
-        writer.add_bytes(f"{GOLDEN}/{GOLDEN_FILE}", (Path(name) / GOLDEN_FILE).read_bytes())
+        writer.add_bytes(f"{GOLDEN}/{GOLDEN_FILE}", (folder / GOLDEN_FILE).read_bytes())
     return compared
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import onnx_ir as ir
 
 from xamc.compiler.artifact.manifest import Cpu, Phase, plan_layout
 from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
@@ -102,8 +102,7 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
     key = stage_key("codegen", _MODULES, _TOOLS, inputs)
 
     def build(out: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="xamc-codegen-") as name:
-            folder = Path(name)
+        with temporary_folder("codegen") as folder:
             (folder / "graph.onnx").write_bytes(graph)
             call = {
                 "graph": str(folder / "graph.onnx"),
@@ -118,8 +117,8 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
     folder = cache.get(key)
     if folder is not None and dump is not None:
         # the result is known, the IR on the way to it is not
-        with tempfile.TemporaryDirectory(prefix="xamc-dump-") as name:
-            build(Path(name))
+        with temporary_folder("dump") as shown:
+            build(shown)
     return folder or cache.publish(key, build)
 
 
@@ -156,12 +155,11 @@ def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: Stag
     passes, kernels = cache.get(keys.passes), cache.get(keys.kernels)
 
     def prove(out: Path, show_passes: bool, isa: str | None) -> None:
-        with tempfile.TemporaryDirectory(prefix="xamc-proof-") as name:
+        with temporary_folder("proof") as folder:
             call = {**wishes, "isa": isa, "passes": show_passes, "out": str(out)}
-            _run("prove", {**call, "twin": _write_twin(Path(name), twin)}, Path(name), cache)
+            _run("prove", {**call, "twin": _write_twin(folder, twin)}, folder, cache)
 
-    with tempfile.TemporaryDirectory(prefix="xamc-proven-") as name:
-        proven = Path(name)
+    with temporary_folder("proven") as proven:
 
         def show_kernels(out: Path) -> None:
             prove(proven, passes is None, wishes["isa"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from tvm import relax
 
 from xamc.compiler.artifact.manifest import plan_layout
 from xamc.compiler.artifact.records import from_json
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InternalError
@@ -111,8 +111,8 @@ class TwinProof:
         if activations == "int8" and _has_short_activations(plan, isa):
             bound = "int8_activations_twin"
         worst = 0.0
-        with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "twin.so"
+        with temporary_folder("twin") as folder:
+            library = folder / "twin.so"
             build_library(selected.module, isa, library)
             # as many threads as show what they must not share
             configure_tvm_threads(tvm_ffi(), _THREADS)
