@@ -101,18 +101,20 @@ evaluated. Export the model again; `onnx.checker.check_model(FILE, full_check=Tr
 folder (`/etc/passwd`, `../x`, a link to elsewhere), does not exist, or ends before the tensor does. Nothing of it was
 read. Put the file beside the model, as `onnx.save(model, path, save_as_external_data=True)` does; when it is cut off,
 download it again.""",
-    "E1154": """The ONNX graph holds operators that can't be compiled; all of them are listed with their number and
-first node: operators of other domains (com.microsoft and the like), loops, sequences, and those whose result's shape
-depends on the data (NonZero, NonMaxSuppression). Export without ONNX Runtime's fusions, and leave post-processing such
-as NMS to the application. Also raised for an operator set older than 7 or newer than the installed onnx.""",
+    "E1154": """The ONNX graph holds operators that can't be compiled; all of them are listed with domain, operator set,
+number, the names of the first nodes and what to do: operators of other domains (com.microsoft and the like), loops,
+sequences, and those whose result's shape depends on the data (NonZero, NonMaxSuppression). Export without ONNX
+Runtime's fusions, and leave post-processing such as NMS to the application. Also raised for an operator set older than
+7 or newer than the installed onnx.""",
     "E1155": """`frontend.shape` names an input that the ONNX graph does not have, or gives it extents that contradict
 the file: another number of them, or another number where the file has fixed one. The message lists what the graph
 has, for example `input_ids: [batch, 128]`.""",
     "E1156": """The ONNX graph has inputs with open extents (`batch`, `sequence_length`), and `frontend.shape` does not
-fix them. Static graphs are compiled, so every extent has to be a number: `frontend: {shape: {input_ids: [1, 128]}}`.
-The message lists inputs and extents.""",
-    "E1157": """A graph whose shapes vary: `frontend.shape` gives two shapes, `[[1, 3, 64, 64], [1, 3, 1024, 1024]]`, or
-an output's shape depends on the data. Write one shape, and a build file for every size that is needed.""",
+fix them. Every extent has to be a number, `frontend: {shape: {input_ids: [1, 128]}}`, or a range between two shapes,
+`input_ids: [[1, 16], [8, 128]]`. The message lists inputs and extents.""",
+    "E1157": """An output of the ONNX graph has a shape that depends on the data, so that it is not known before a run:
+the operators that remain after simplification are listed. Cut the graph before them, and leave that part to the
+application.""",
     "E1158": """The ONNX graph computes in float16, bfloat16 or a type of fewer bits, or takes such inputs. Export it in
 float32: how weights are stored is chosen by `backend.dtype`, and the graph computes in float32.""",
     "E1160": """The pass `kv_int8` stores the KV cache as int8 with one scale and zero point per KV head and channel,
@@ -125,4 +127,11 @@ it holds. Load it where you trust it and save `past_key.{i}.scales`, `past_key.{
     "E1162": """A file of KV scales lacks a layer, has a tensor of another shape than [KV heads, head_dim], or holds a
 scale that is not a positive number or a zero point that is not finite; the message names the first such tensor. The
 scales of a model are those of the whole model, whatever `tp` is: xamc gives each rank the rows of its heads.""",
+    "E1192": """`frontend.shape` gives an input of an ONNX graph a range that is none, or that contradicts another
+input's. A range is a smallest and a largest shape, `[[1, 3, 224, 224], [8, 3, 224, 224]]`, and extents that the graph
+calls by one name (`batch`) have one range: `input_ids: [[1, 16], [8, 128]]` beside `attention_mask: [1, 128]` is an
+error.""",
+    "E1193": """A gather or scatter of an ONNX graph looks up indices that the graph computes, in an axis whose extent
+varies from call to call. Compiled code checks no index, so indices are kept inside their table by constants; fix that
+extent in `frontend.shape`.""",
 }
