@@ -13,7 +13,7 @@ PROMPT ?= What is a compiler? Answer in one sentence.
 ARTIFACT ?=
 XDIST  ?= 2
 
-.PHONY: help venv compile test lint format golden bench bench-long verify scale clean
+.PHONY: help venv compile test test-levels lint format golden bench bench-long verify scale clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ compile: $(STAMP) ## compile SPEC (and TARGET), then let the model answer PROMPT
 
 test: $(STAMP) ## the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile $(PYTEST_ARGS)
+
+test-levels: $(STAMP) ## every kernel family on plain x86-64 and, under QEMU's user-mode emulator, on aarch64
+	@OMP_NUM_THREADS=1 XAMC_ALL_LEVELS=1 $(BIN)/python -m pytest -q tests/targets/kernels/test_weaker_levels.py
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check xamc tests tools

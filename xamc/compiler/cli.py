@@ -44,6 +44,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; default: all CPUs this process may use.")
 ]
+CpuListOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cpu-list", metavar="LIST", help="CPUs to run on, e.g. 0-3,8; default: all that this process may use."
+    ),
+]
 NewTokensOption = Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer; default: as fits.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")]
 TopKOption = Annotated[int, typer.Option(min=0, help="Sample among the K likeliest tokens; 0: all.")]
@@ -191,9 +197,11 @@ def _run(
     no_prefix_cache: NoPrefixCacheOption = False,
     prefault: PrefaultOption = False,
     threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
     json: JsonOption = False,
 ) -> None:
     """Let an artifact continue a prompt, or run a graph on arrays, and say how fast it was."""
+    _use_cpus(cpu_list)
     if prompt is None or inputs is not None or outputs is not None:
         from xamc.compiler.commands.graphs import run_graph_command
 
@@ -232,8 +240,10 @@ def _chat(
     no_prefix_cache: NoPrefixCacheOption = False,
     prefault: PrefaultOption = False,
     threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
 ) -> None:
     """Talk with an artifact; an empty line or end of file leaves."""
+    _use_cpus(cpu_list)
     from xamc.compiler.commands.generate import chat_command
 
     options = {
@@ -248,8 +258,14 @@ def _chat(
 
 
 @app.command("verify")
-def _verify(artifact: ArtifactArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:
+def _verify(
+    artifact: ArtifactArgument,
+    threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
+    json: JsonOption = False,
+) -> None:
     """Check an artifact's digests, then run it and compare its golden logits."""
+    _use_cpus(cpu_list)
     from xamc.compiler.commands.inspection import verify_command
 
     verify_command(artifact, threads, as_json=json)
@@ -318,6 +334,13 @@ def _cache_prune(
     from xamc.compiler.commands.inspection import cache_prune_command
 
     cache_prune_command(max_size, as_json=json)
+
+
+def _use_cpus(cpu_list: str | None) -> None:
+    if cpu_list is not None:
+        from xamc.runtime.threads import use_cpus
+
+        use_cpus(cpu_list)
 
 
 def _overrides(set_: list[str] | None, target: str | None) -> list[str]:

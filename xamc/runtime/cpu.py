@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xamc.compiler.artifact.manifest import Manifest, TensorEntry
 from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
-from xamc.runtime.cpu_features import check_cpu
+from xamc.runtime.cpu_features import best_code
 from xamc.runtime.executor import F32, Step
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault
 from xamc.runtime.threads import check_threads, configure_tvm_threads
@@ -42,14 +42,15 @@ class CpuExecutor:
                 f"the code of {manifest.name} works on a KV cache that this runtime no longer has",
                 "compile the model again with this xamc",
             )
-        check_cpu(manifest.cpu)
+        code = best_code(manifest)
+        self.cpu_level = code.cpu.mcpu
         self._manifest = manifest
         self._wanted_threads = check_threads(threads)
         self._ffi = tvm_ffi()
         self._thread_pools = threading.local()
         self._threads = self._use_threads()
-        code_file, weights = manifest.library()
-        self._functions = load_functions(folder / code_file, manifest.functions)
+        _, weights = manifest.library()
+        self._functions = load_functions(folder / code.file, manifest.functions)
         self._free_unused = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
         self._create_view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
         mapped = map_file(folder / weights.file, weights.nbytes)

@@ -54,7 +54,8 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
     """
     generated = parts.generated
     # digests were taken when the cache entry was made; gigabytes are not read again
-    for path, name in ((generated.code, generated.code_name), (parts.weights.path, parts.weights.table.file)):
+    files = [(generated.code, generated.code_name), (parts.weights.path, parts.weights.table.file)]
+    for path, name in [*files, *((path, code.file) for path, code in generated.variants)]:
         writer.add_file(name, path, job.cache.digests(path.parent).get(path.name))
     manifest = Manifest(
         **common_fields(job, parts.spec, parts.checkpoint, writer),
@@ -67,6 +68,7 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
         code_file=generated.code_name,
         weights=parts.weights.table,
         cpu=generated.cpu,
+        variants=tuple(code for _, code in generated.variants),
         quantization=parts.quantization,
     )
     (writer.folder / MANIFEST).write_text(dumps(manifest), encoding="utf-8")
