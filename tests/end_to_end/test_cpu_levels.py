@@ -20,7 +20,7 @@ from xamc.runtime import cpu_features, load
 from xamc.targets.cpu.codegen import CROSS_LINKER
 from xamc.targets.kernels.isa import LEVELS, Isa
 
-LEVELS_ASKED = ["x86-64-v2", "x86-64"]
+LEVELS_ASKED = ["x86-64-v3", "x86-64-v2"]
 TOKENS = np.array([[1, 5, 9, 200, 17]])
 
 
@@ -38,7 +38,7 @@ def cpuinfo(folder: Path, level: str) -> Path:
 
 def test_libraries_lie_side_by_side_on_one_weights_file(fat: Compiled) -> None:
     manifest = read_artifact(fat.path).manifest
-    assert [code.file for code in manifest.codes] == ["code/model-x86-64.so", "code/model-x86-64-v2.so"]
+    assert [code.file for code in manifest.codes] == ["code/model-x86-64-v2.so", "code/model-x86-64-v3.so"]
     assert sorted(path.name for path in fat.path.iterdir() if path.suffix == ".bin") == ["weights.bin"]
     assert manifest.needed_files() == {"weights.bin", *(code.file for code in manifest.codes)}
     check_digests(read_artifact(fat.path))
@@ -71,7 +71,7 @@ def test_inspect_and_run_say_which(fat: Compiled, capsys: pytest.CaptureFixture[
     finally:
         os.sched_setaffinity(0, before)
     answer = json.loads(capsys.readouterr().out)
-    assert (answer["cpu_level"], answer["threads"]) == ("x86-64-v2", 1) and answer["ready_s"] > 0
+    assert (answer["cpu_level"], answer["threads"]) == ("x86-64-v3", 1) and answer["ready_s"] > 0
 
 
 @pytest.mark.parametrize(

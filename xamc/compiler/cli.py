@@ -20,15 +20,27 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help as plain text: frames cost a third of the time in which it answers
     context_settings=_CONTEXT,
     help="Compile a language model for an accelerator from one build.yaml, prove every rewrite, and run the artifact.",
 )
-cache_app = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT, help="Look at and shrink the stage cache.")
+cache_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, context_settings=_CONTEXT, help="Look at and shrink the stage cache."
+)
 app.add_typer(cache_app, name="cache")
+golden_app = typer.Typer(
+    no_args_is_help=True,
+    context_settings=_CONTEXT,
+    help="Record answers to prompts of your own, and compare with them.",
+)
+app.add_typer(golden_app, name="golden")
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The build.yaml.", show_default=False)]
 ArtifactArgument = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The folder that `xamc compile` made.", show_default=False)
+]
+SourceArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC_OR_ARTIFACT", help="A build.yaml, or an artifact.", show_default=False)
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -313,6 +325,44 @@ def _doctor(json: JsonOption = False) -> None:
     from xamc.compiler.commands.inspection import doctor_command
 
     doctor_command(as_json=json)
+
+
+@golden_app.command("record")
+def _golden_record(
+    source: SourceArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the answers go, as JSON.")],
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; repeatable.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt per line.")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of an answer.")] = 16,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Record what a model answers; commit the file."""
+    from xamc.compiler.commands.golden import record_command
+
+    record_command(source, set_ or (), output, prompt or (), prompts, tokens, threads)
+
+
+@golden_app.command("check")
+def _golden_check(
+    source: SourceArgument,
+    golden: Annotated[Path, typer.Argument(metavar="FILE", help="What `xamc golden record` made.", show_default=False)],
+    bound: Annotated[
+        float | None, typer.Option("--tolerance", min=0.0, help="Nats that log-probabilities may move by.")
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
+    ] = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare a model's answers with recorded ones; exit code 1 when one differs."""
+    from xamc.compiler.commands.golden import check_command
+
+    check_command(source, set_ or (), golden, bound, junit, threads, as_json=json)
 
 
 @cache_app.command("info")
