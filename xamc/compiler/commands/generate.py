@@ -56,7 +56,7 @@ def run_command(
         print_json({**fields, **ran_on, "simulated": model.manifest.simulated})
         return
     answer = _show(model, ids, max_new_tokens, options)
-    message_console().print(f"{speed(answer, model)}, ready after {ready:.2f} s", style="dim")
+    message_console().print(f"{speed(answer, model)}, ready after {ready:.2f} s", style="dim", soft_wrap=True)
 
 
 def chat_command(
