@@ -22,15 +22,27 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help as plain text: frames cost a third of the time in which it answers
     context_settings=_CONTEXT,
     help="Compile a language model for an accelerator from one build.yaml, prove every rewrite, and run the artifact.",
 )
-cache_app = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT, help="Look at and shrink the stage cache.")
+cache_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, context_settings=_CONTEXT, help="Look at and shrink the stage cache."
+)
 app.add_typer(cache_app, name="cache")
+golden_app = typer.Typer(
+    no_args_is_help=True,
+    context_settings=_CONTEXT,
+    help="Record answers to prompts of your own, and compare with them.",
+)
+app.add_typer(golden_app, name="golden")
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The build.yaml.", show_default=False)]
 ArtifactArgument = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The folder that `xamc compile` made.", show_default=False)
+]
+SourceArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC_OR_ARTIFACT", help="A build.yaml, or an artifact.", show_default=False)
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -49,6 +61,12 @@ AllowPickleOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; default: all CPUs this process may use.")
+]
+CpuListOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cpu-list", metavar="LIST", help="CPUs to run on, e.g. 0-3,8; default: all that this process may use."
+    ),
 ]
 NewTokensOption = Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer; default: as fits.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")]
@@ -241,9 +259,11 @@ def _run(
     no_prefix_cache: NoPrefixCacheOption = False,
     prefault: PrefaultOption = False,
     threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
     json: JsonOption = False,
 ) -> None:
     """Let an artifact continue a prompt, or run a graph on arrays, and say how fast it was."""
+    _use_cpus(cpu_list)
     if prompt is None or inputs is not None or outputs is not None:
         from xamc.compiler.commands.graphs import run_graph_command
 
@@ -282,8 +302,10 @@ def _chat(
     no_prefix_cache: NoPrefixCacheOption = False,
     prefault: PrefaultOption = False,
     threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
 ) -> None:
     """Talk with an artifact; an empty line or end of file leaves."""
+    _use_cpus(cpu_list)
     from xamc.compiler.commands.generate import chat_command
 
     options = {
@@ -298,8 +320,14 @@ def _chat(
 
 
 @app.command("verify")
-def _verify(artifact: ArtifactArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:
+def _verify(
+    artifact: ArtifactArgument,
+    threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
+    json: JsonOption = False,
+) -> None:
     """Check an artifact's digests, then run it and compare its golden logits."""
+    _use_cpus(cpu_list)
     from xamc.compiler.commands.inspection import verify_command
 
     verify_command(artifact, threads, as_json=json)
@@ -362,6 +390,44 @@ def _doctor(json: JsonOption = False) -> None:
     doctor_command(as_json=json)
 
 
+@golden_app.command("record")
+def _golden_record(
+    source: SourceArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the answers go, as JSON.")],
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; repeatable.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt per line.")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of an answer.")] = 16,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Record what a model answers; commit the file."""
+    from xamc.compiler.commands.golden import record_command
+
+    record_command(source, set_ or (), output, prompt or (), prompts, tokens, threads)
+
+
+@golden_app.command("check")
+def _golden_check(
+    source: SourceArgument,
+    golden: Annotated[Path, typer.Argument(metavar="FILE", help="What `xamc golden record` made.", show_default=False)],
+    bound: Annotated[
+        float | None, typer.Option("--tolerance", min=0.0, help="Nats that log-probabilities may move by.")
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
+    ] = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare a model's answers with recorded ones; exit code 1 when one differs."""
+    from xamc.compiler.commands.golden import check_command
+
+    check_command(source, set_ or (), golden, bound, junit, threads, as_json=json)
+
+
 @cache_app.command("info")
 def _cache_info(json: JsonOption = False) -> None:
     """Show where the cache is and what it holds."""
@@ -381,6 +447,13 @@ def _cache_prune(
     from xamc.compiler.commands.inspection import cache_prune_command
 
     cache_prune_command(max_size, as_json=json)
+
+
+def _use_cpus(cpu_list: str | None) -> None:
+    if cpu_list is not None:
+        from xamc.runtime.threads import use_cpus
+
+        use_cpus(cpu_list)
 
 
 def _overrides(set_: list[str] | None, target: str | None) -> list[str]:

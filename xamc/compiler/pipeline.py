@@ -83,7 +83,7 @@ def compile_spec(
             target.check(request)
             destination = options.output or spec.workspace.path / spec.name
             check_replaceable(destination)
-            machine = request.atc.soc_version if request.atc is not None else spec.backend.mcpu
+            machine = request.atc.soc_version if request.atc is not None else ", ".join(spec.backend.cpu_levels)
             progress.header(spec.name, f"{spec.backend.type} ({machine})")
             summary.warnings(progress, loaded, quantization)
             stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
@@ -126,7 +126,7 @@ def compile_spec(
             with progress.stage("publish") as stage, ArtifactWriter(destination) as writer:
                 parts = Parts(spec, checkpoint, request, quantization, generated, weights, context_limit, chunk)
                 manifest, golden, distance = fill(job, parts, writer), None, None
-                not_run = golden_stage.why_not_run(manifest.cpu)
+                not_run = golden_stage.why_not_run(*manifest.cpus)
                 if spec.verify.final or weights.table.nbytes <= golden_stage.SMALL_WEIGHTS:
                     golden, distance = golden_stage.record(job, spec, checkpoint, manifest, writer.folder, not_run)
                     manifest = replace(manifest, golden=add_golden(writer, golden))

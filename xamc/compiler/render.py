@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from xamc.compiler.errors import Location, XamcError
+from xamc.compiler.hints_zh import hint, is_chinese
 from xamc.compiler.spec.errors import SpecErrors
 from xamc.compiler.spec.model import SpecWarning
 
@@ -161,6 +162,9 @@ def _block(problem: Problem, sources: _Sources) -> Text:
         text.append("fix: ", style="bold green")
         text.append(f"{_clean(problem.fix)}      ")
     text.append(f"(xamc explain {problem.code})", style="dim")
+    if is_chinese() and (chinese := hint(problem.code)):
+        text.append("\n提示：", style="bold green")
+        text.append(chinese)
     return text
 
 

@@ -15,7 +15,7 @@ from xamc.compiler.artifact.records import RecordError
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, load_step
 from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
-from xamc.runtime.cpu_features import check_cpu
+from xamc.runtime.cpu_features import best_code
 from xamc.runtime.executor import F32, ForwardOne, Step
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault
 from xamc.runtime.step_runner import StepRunner
@@ -46,15 +46,16 @@ class CpuExecutor:
                 f"the code of {manifest.name} works on a KV cache that this runtime no longer has",
                 "compile the model again with this xamc",
             )
-        check_cpu(manifest.cpu)
+        code = best_code(manifest)
+        self.cpu_level = code.cpu.mcpu
         self._manifest = manifest
         self._wanted_threads = check_threads(threads)
         self._ffi = tvm_ffi()
         self._thread_pools = threading.local()
         self._threads = self._use_threads()
-        code_file, weights = manifest.library()
+        _, weights = manifest.library()
         in_machine = [name for name in manifest.functions if name != STEP_FUNCTION or manifest.step_file is None]
-        self._functions = load_functions(folder / code_file, in_machine)
+        self._functions = load_functions(folder / code.file, in_machine)
         self._free_unused = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
         self._create_view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
         mapped = map_file(folder / weights.file, weights.nbytes)
@@ -66,7 +67,7 @@ class CpuExecutor:
         self._rope: tuple[F32 | None, Any, Any] = (None, None, None)
         self._token_arrays: tuple[NDArray[Any], ...] = ()
         self._token_tensors: tuple[Any, ...] = ()
-        self.step_runner = self._make_step_runner(folder, mapped) if manifest.step_file is not None else None
+        self.step_runner = self._make_step_runner(folder, code.file, mapped) if manifest.step_file is not None else None
         self.forward_one: ForwardOne | None = self._forward_one if self.step_runner is not None else None
 
     @property
@@ -187,7 +188,7 @@ class CpuExecutor:
             tensors.append(self._weight(self._pool_bytes, entry))
         return pools, self._ffi.Array(tensors)
 
-    def _make_step_runner(self, folder: Path, weights: Bytes) -> StepRunner:
+    def _make_step_runner(self, folder: Path, code_file: str, weights: Bytes) -> StepRunner:
         """What runs `decode`.
 
         Raises:
@@ -195,7 +196,7 @@ class CpuExecutor:
             ToolchainError: E1609, the library lacks it.
         """
         manifest = self._manifest
-        code_file, table = manifest.library()
+        _, table = manifest.library()
         file = folder / str(manifest.step_file)
         try:
             return StepRunner(

@@ -105,6 +105,11 @@ class Model:
         return self._executor.threads
 
     @property
+    def cpu_level(self) -> str | None:
+        """The CPU level that the code in use was compiled for; None where no code for a CPU is."""
+        return getattr(self._executor, "cpu_level", None)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The artifact's tokenizer, read when first used.
 

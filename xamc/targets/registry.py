@@ -62,8 +62,8 @@ def target(name: str) -> Target | StaticTarget:
         from xamc.targets.cpu.target import RELAX_PASS_NAMES
         from xamc.targets.kernels.isa import Isa
 
-        def check_level(request: TargetRequest) -> Isa:
-            return Isa.wanted(request.mcpu)
+        def check_level(request: TargetRequest) -> list[Isa]:
+            return Isa.rising(request.cpu_levels)
 
         return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, check_level)
     if name == "tvm_vacc":

@@ -28,12 +28,12 @@ LIMITS = Limits(seconds=3600, memory_bytes=None)
 _ANSWERS = "answers.safetensors"
 
 
-def why_not_run(cpu: Cpu) -> str:
-    """Why this machine can't execute an artifact's code; empty when it can."""
-    from xamc.runtime.cpu_features import missing_features
+def why_not_run(*cpus: Cpu) -> str:
+    """Why this machine can't execute any of an artifact's libraries; empty when it can."""
+    from xamc.runtime import cpu_features
 
-    missing = missing_features(cpu)
-    return f"the CPU that compiled it lacks {', '.join(missing)}, which {cpu.mcpu} code needs" if missing else ""
+    lacking = cpu_features.why_not_run(cpus)
+    return f"the CPU that compiled it lacks {lacking}" if lacking else ""
 
 
 def record(

@@ -61,7 +61,7 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
     if generated.step is not None:
         step_file = str(PurePosixPath(generated.code_name).with_name(STEP_FILE))
         files.append((generated.step, step_file))
-    for path, name in files:
+    for path, name in [*files, *((path, code.file) for path, code in generated.variants)]:
         writer.add_file(name, path, job.cache.digests(path.parent).get(path.name))
     manifest = Manifest(
         **common_fields(job, parts.spec, parts.checkpoint, writer),
@@ -75,6 +75,7 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
         step_file=step_file,
         weights=parts.weights.table,
         cpu=generated.cpu,
+        variants=tuple(code for _, code in generated.variants),
         quantization=parts.quantization,
     )
     (writer.folder / MANIFEST).write_text(dumps(manifest), encoding="utf-8")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
 from pathlib import Path
 
 import tvm
 from tvm import relax
+from tvm.support import cc
 
+from xamc.compiler.errors import ToolchainError
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.isa import Isa
+
+CROSS_LINKER = "aarch64-linux-gnu-gcc"
 
 
 def build_library(module: tvm.IRModule, isa: Isa, path: Path) -> None:
@@ -23,7 +29,26 @@ def build_library(module: tvm.IRModule, isa: Isa, path: Path) -> None:
     with target:
         lowered = memory_plan_pipeline()(module)
     executable = tvm.compile(lowered, target=target, relax_pipeline=None, tir_pipeline=tir_pipeline.NAME)
-    executable.export_library(str(path))
+    if isa.is_arm and platform.machine() != "aarch64":
+        executable.export_library(str(path), fcompile=cc.cross_compiler(_cross_linker()))
+    else:
+        executable.export_library(str(path))
+
+
+def _cross_linker() -> str:
+    """The compiler driver that links code for aarch64 on another machine.
+
+    Raises:
+        ToolchainError: E1480, it is not installed.
+    """
+    linker = shutil.which(CROSS_LINKER)
+    if linker is None:
+        raise ToolchainError(
+            "E1480",
+            f"{CROSS_LINKER} was not found, which links code for aarch64 on this machine",
+            fix="install Debian's gcc-aarch64-linux-gnu and libc6-dev-arm64-cross, or compile on an aarch64 machine",
+        )
+    return linker
 
 
 def memory_plan_pipeline() -> tvm.transform.Pass:

@@ -13,13 +13,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.manifest import Cpu, Phase, plan_layout
+from xamc.compiler.artifact.manifest import Code, Cpu, Phase, plan_layout
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.contract import KV_BLOCK
+from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, save_cases
 from xamc.compiler.verify.twin_file import write_weights
@@ -64,7 +65,8 @@ def generate(
         cache: where results are kept.
         dump: folder for readable IR, or None; the child then runs even if its result is known.
     """
-    isa = Isa.host() if request.mcpu == "native" else Isa.by_name(request.mcpu)
+    levels = Isa.rising(request.cpu_levels)
+    isa = levels[0]
     wishes = {
         "isa": isa.name,
         "kv_dtype": request.kv_dtype,
@@ -72,16 +74,23 @@ def generate(
         "disable": sorted(request.disable),
     }
     with ThreadPoolExecutor(1) as pool:
-        proving = pool.submit(_proof, twin, wishes, cache) if twin is not None else None
+        proving = pool.submit(_proofs, twin, wishes, levels, cache) if twin is not None else None
         folder = _code(program, wishes, cache, dump)
+        others = [_code(program, wishes | {"isa": level.name}, cache, None) for level in levels[1:]]
         proof = proving.result() if proving is not None else None
+    _check_same_weights(folder, others, levels)
+    names = [LIBRARY] if not others else [f"model-{level.name}.so" for level in levels]
     result = json.loads((folder / RESULT).read_text())
     weights, buffers = _resolve(result["weights"], program)
     shown = proof["passes"] if proof is not None else {}
     unproven = {"deviation": None, "tolerance": None}
     return Generated(
         code=folder / LIBRARY,
-        code_name=f"code/{LIBRARY}",
+        code_name=f"code/{names[0]}",
+        variants=tuple(
+            (other / LIBRARY, Code(f"code/{name}", Cpu(level.name, level.cpu_flags)))
+            for other, name, level in zip(others, names[1:], levels[1:], strict=True)
+        ),
         functions=FUNCTIONS,
         phases=(Phase("prefill", ("prefill_last", "prefill_all")), Phase("decode", ("decode",))),
         cpu=Cpu(isa.name, isa.cpu_flags),
@@ -93,6 +102,27 @@ def generate(
         step=folder / STEP_FILE if (folder / STEP_FILE).is_file() else None,
         seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
+
+
+def _check_same_weights(folder: Path, others: list[Path], levels: list[Isa]) -> None:
+    """Libraries of one artifact read one weights file and run one program.
+
+    Raises:
+        InternalError: E1482, a level wants it laid out differently.
+    """
+    wanted = _weights_and_step(folder)
+    for other, level in zip(others, levels[1:], strict=True):
+        if _weights_and_step(other) != wanted:
+            raise InternalError(
+                "E1482",
+                f"the code for {levels[0].name} and for {level.name} would read different weights files or programs",
+                fix="compile one artifact per level with backend.compile.mcpu, and report it",
+            )
+
+
+def _weights_and_step(folder: Path) -> tuple[Any, str]:
+    step = folder / STEP_FILE
+    return json.loads((folder / RESULT).read_text())["weights"], step.read_text() if step.is_file() else ""
 
 
 def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Path | None) -> Path:
@@ -145,6 +175,18 @@ class ProofKeys:
             stage_key("proof", _RELAX_PROOF_MODULES, _TOOLS, anywhere),
             stage_key("kernel_proof", (*_MODULES, *_TWIN_MODULES), _TOOLS, {**common, **wishes, "host": host}),
         )
+
+
+def _proofs(
+    twin: tuple[Program, list[Case]], wishes: dict[str, Any], levels: list[Isa], cache: StageCache
+) -> dict[str, Any]:
+    """What the twin showed, with the kernels of each level; those of the best level that ran stand for all."""
+    proofs = [_proof(twin, wishes | {"isa": level.name}, cache) for level in levels]
+    if len(levels) == 1:
+        return proofs[0]
+    kernels = {level.name: proof["kernels"] for level, proof in zip(levels, proofs, strict=True)}
+    ran = [kernel for kernel in kernels.values() if kernel["executed"]]
+    return {**proofs[0], "kernels": {**(ran or list(kernels.values()))[-1], "levels": kernels}}
 
 
 def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: StageCache) -> dict[str, Any]:
