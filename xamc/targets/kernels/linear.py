@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -10,6 +11,7 @@ from xamc.targets.kernels.gemm import emit_gemm
 from xamc.targets.kernels.gemv import emit_gemv
 from xamc.targets.kernels.integer_gemm import emit_integer_gemm
 from xamc.targets.kernels.integer_gemv import emit_integer_gemv
+from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.weights import PackedWeight
@@ -17,8 +19,11 @@ from xamc.targets.kernels.weights import PackedWeight
 Activations = Literal["float32", "int8"]
 
 _EMITTERS = {"float32": (emit_gemv, emit_gemm), "int8": (emit_integer_gemv, emit_integer_gemm)}
-_FEW_ROWS = (2, 4)
-"""Up to so many rows the weights are streamed once for all of them; from then on unpacking them to a scratch pays."""
+# Up to so many rows the weights are streamed once for all of them; from then on unpacking them to a scratch pays.
+_FEW_ROWS: dict[str, tuple[tuple[int, Callable[..., None]], ...]] = {
+    "float32": tuple((rows, partial(emit_gemv, rows=rows)) for rows in (2, 4)),
+    "int8": ((MOST_ROWS, emit_integer_rows),),
+}
 
 
 def linear(
@@ -59,19 +64,22 @@ def linear(
         bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
         y = E.parameter("y", (rows, n), "float32")
-        gemv, gemm = _EMITTERS[activations if fmt.quantized else "float32"]
+        arithmetic = activations if fmt.quantized else "float32"
+        gemv, gemm = _EMITTERS[arithmetic]
         if m == "one":
             gemv(weight, x, bias_buffer, residual_buffer, y)
             return
 
-        def by_rows(few: tuple[int, ...]) -> None:
-            if few:
-                stream = partial(gemv, weight, x, bias_buffer, residual_buffer, y, few[0])
-                E.when(rows <= few[0], stream, lambda: by_rows(few[1:]))
-            else:
-                gemm(weight, x, bias_buffer, residual_buffer, y)
+        arguments = (weight, x, bias_buffer, residual_buffer, y)
 
-        by_rows(_FEW_ROWS)
+        def by_rows(few: tuple[tuple[int, Callable[..., None]], ...]) -> None:
+            if not few:
+                gemm(*arguments)
+                return
+            (most, stream), *more = few
+            E.when(rows <= most, lambda: stream(*arguments), lambda: by_rows(tuple(more)))
+
+        by_rows(_FEW_ROWS[arithmetic])
 
     suffix = "".join(("_bias" if bias else "", "_residual" if residual else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
