@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import statistics
 import sys
 import time
@@ -67,6 +68,7 @@ class Result:
         tokens_per_s: of all rows together, behind each row's first.
         read_gb_per_s: the bandwidth probed around it, the mean of both probes.
         limit_tokens_per_s: the roofline.
+        load: processes that wanted a CPU in the minute before, those of the measurement included.
         measured: when, UTC.
     """
 
@@ -78,6 +80,7 @@ class Result:
     tokens_per_s: float
     read_gb_per_s: float
     limit_tokens_per_s: float
+    load: float
     measured: str
 
 
@@ -131,6 +134,7 @@ def measure(
                         round(rate, 2),
                         round(read, 2),
                         round(work.limit(batch, read * 1e9, peak), 2),
+                        round(os.getloadavg()[0], 1),
                         time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
                     )
                 )
@@ -139,8 +143,8 @@ def measure(
 
 def table(results: Sequence[Result]) -> list[str]:
     """The lines of one model, kind of weights and number of threads: medians, and the median fraction of the limit."""
-    lines = ["| batch | tok/s in all (smallest–largest) | to batch 1 | roofline tok/s | of roofline |"]
-    lines.append("|---:|---:|---:|---:|---:|")
+    lines = ["| batch | tok/s in all (smallest–largest) | to batch 1 | roofline tok/s | of roofline | load |"]
+    lines.append("|---:|---:|---:|---:|---:|---:|")
     medians = {
         batch: statistics.median(r.tokens_per_s for r in results if r.batch == batch)
         for batch in sorted({r.batch for r in results})
@@ -152,8 +156,10 @@ def table(results: Sequence[Result]) -> list[str]:
         share = statistics.median(r.tokens_per_s / r.limit_tokens_per_s for r in limits) if limits else 0.0
         limit = statistics.median(r.limit_tokens_per_s for r in mine)
         ratio = f"{median / medians[1]:.2f}x" if 1 in medians else "–"
+        load = statistics.median(r.load for r in mine)
         lines.append(
-            f"| {batch} | {median:,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) | {ratio} | {limit:,.0f} | {share:.0%} |"
+            f"| {batch} | {median:,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) | {ratio} | {limit:,.0f} | {share:.0%} "
+            f"| {load:.0f} |"
         )
     return lines
 
@@ -170,7 +176,8 @@ def page(results: Sequence[Result], peaks: Sequence[Peak], machine: dict[str, st
         f"Prompts of {PROMPT} tokens and {NEW_TOKENS} greedy tokens for each row; medians of rounds in which all",
         "batches took turns. The roofline is the lower of two limits: read bandwidth, probed around each measurement,",
         "over the bytes of a step (weights once, keys and values of every row), and the arithmetic peak over its",
-        "operations.",
+        "operations. Load is how many processes wanted a CPU meanwhile: far above the number of threads, these numbers",
+        "mean little.",
         "",
         *(f"- {p.kind}, {p.threads} threads: {p.rate / 1e9:,.0f} G operations/s by {p.instruction}" for p in peaks),
         "",

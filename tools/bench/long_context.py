@@ -83,6 +83,7 @@ class Row:
         peak_rss_mib: of the process until then.
         announced_mib: by `xamc plan`, for this context.
         measured: when, UTC.
+        load: processes that wanted a CPU in the minute before, those of the measurement included.
     """
 
     weights: str
@@ -98,6 +99,7 @@ class Row:
     peak_rss_mib: float
     announced_mib: float
     measured: str
+    load: float = 0.0
 
     @property
     def is_within(self) -> bool:
@@ -246,6 +248,7 @@ def run(
                 peak_rss_mib=round(found["peak_rss"] / MIB, 1),
                 announced_mib=round(running.total / MIB, 1),
                 measured=time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+                load=round(os.getloadavg()[0], 1),
             )
     if worker.returncode:
         raise SystemExit(f"the worker ended with {worker.returncode}")
@@ -289,22 +292,22 @@ def page(rows: Sequence[Row]) -> str:
         "weights, one sequence. Rows that are *filled* have pseudo-random keys and values in all but the last tokens,",
         "which were prefilled like every token of *real* rows: decode speed and memory are those of any cache of that",
         "length. “Announced” is what `xamc plan` says before; the run fails if a process takes more.",
-        "Speeds of rows that were measured at different times are not to be compared to the last digit.",
+        "Load is how many processes wanted a CPU meanwhile: where it is far above the number of threads, others took",
+        "most of the machine, and only the columns of memory mean anything.",
         "",
     ]
-    head = (
-        "| context | mode | prefilled tokens | at tok/s | decode tok/s | KV cache MiB | peak RSS MiB | announced MiB |"
-    )
+    names = ("context", "mode", "prefilled tokens", "at tok/s", "decode tok/s", "KV cache MiB", "peak RSS MiB")
+    head = f"| {' | '.join((*names, 'announced MiB', 'load'))} |"
     for key in sorted({(r.weights, r.kv_dtype, r.rope, r.threads) for r in rows}):
         weights, kv, rope, threads = key
         lines += [f"## {weights} weights, {kv} KV cache, {rope} RoPE scaling, {threads} threads", "", head]
-        lines.append("|---:|---|---:|---:|---:|---:|---:|---:|")
+        lines.append("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
         for row in sorted(rows, key=lambda row: row.context):
             if (row.weights, row.kv_dtype, row.rope, row.threads) == key:
                 lines.append(
                     f"| {row.context:,} | {row.mode} | {row.prefilled:,} | {row.prefill_tokens_per_s:.0f} | "
                     f"{row.decode_tokens_per_s:.1f} | {row.kv_mib:,.0f} | {row.peak_rss_mib:,.0f} | "
-                    f"{row.announced_mib:,.0f} |"
+                    f"{row.announced_mib:,.0f} | {row.load:.0f} |"
                 )
         lines.append("")
     return "\n".join(lines)
