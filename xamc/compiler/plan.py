@@ -20,7 +20,7 @@ from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
-from xamc.compiler.running_memory import RunningMemory, running_memory
+from xamc.compiler.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
@@ -276,6 +276,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
     if caps.available and caps.kv_layout == "in_place":
         running = running_memory(config, weights, context, spec.prefill_chunk, kv_dtype)
     rows = spec.runtime.max_batch if caps.dynamic_shapes else 1
+    cached = cached_tokens(config, context, spec.prefill_chunk) if running is not None else context
     same_disk = _device(destination) == _device(default_cache_folder())
     return Plan(
         name=spec.name,
@@ -294,7 +295,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         peak_disk=sum(file.nbytes for file in files) + (0 if same_disk else weights + code_file),
         free_memory=available_bytes(),
         free_disk=free_bytes(destination),
-        kv_cache=per_token * context * rows,
+        kv_cache=per_token * cached * rows,
         running=running,
         where=destination,
         static=static,

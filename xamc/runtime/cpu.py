@@ -18,6 +18,7 @@ from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import best_code
 from xamc.runtime.executor import F32, ForwardOne, Step
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault
+from xamc.runtime.noise import noise
 from xamc.runtime.step_runner import StepRunner
 from xamc.runtime.threads import check_threads, configure_tvm_threads
 from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, load_kernel, tvm_ffi
@@ -62,7 +63,15 @@ class CpuExecutor:
         if prefault_weights:
             prefault(mapped)
         self._weights = self._ffi.Array([self._weight(mapped, entry) for entry in weights.tensors])
-        self.pages = BlockCache(manifest.kv.block, manifest.context_limit, manifest.max_batch, self._copy_block)
+        self.pages = BlockCache(
+            manifest.kv.block,
+            manifest.context_limit,
+            manifest.max_batch,
+            self._copy_block,
+            self._fill_block,
+            manifest.model.window,
+            manifest.prefill_chunk,
+        )
         self._pools, self._kv = self._make_pools()
         self._rope: tuple[F32 | None, Any, Any] = (None, None, None)
         self._token_arrays: tuple[NDArray[Any], ...] = ()
@@ -116,7 +125,7 @@ class CpuExecutor:
     def _forward_one(self, token: int, position: int, cos: F32, sin: F32) -> F32:
         assert self.step_runner is not None
         self._use_threads()
-        self.pages.reserve_one(position + 1)
+        self.pages.reserve_row(0, position + 1)
         return self._run_step(self.step_runner, token, position, self.pages.table, cos, sin)
 
     def _run_step(
@@ -214,6 +223,22 @@ class CpuExecutor:
     def _copy_block(self, source: int, target: int) -> None:
         for pool in self._pools:
             pool[target] = pool[source]
+
+    def _fill_block(self, block: int, seed: int) -> None:
+        """Pseudo-random keys and values of variance 1."""
+        kind = self._manifest.kv.dtype
+        for number, pool in enumerate(self._pools):
+            entry = pool[block]
+            if kind == "int8" and pool.dtype == np.float32:
+                entry[...] = 3**0.5 / 127
+                continue
+            values = noise(entry.size, seed * len(self._pools) + number).reshape(entry.shape)
+            if kind == "int8":
+                entry[...] = np.rint(values * np.float32(127 / 3**0.5))
+            elif kind == "bfloat16":
+                entry[...] = values.view(np.uint32) >> np.uint32(16)
+            else:
+                entry[...] = values
 
     def _weight(self, mapped: Bytes, entry: TensorEntry) -> Any:
         tensor = self._ffi.from_dlpack(mapped[entry.offset : entry.offset + entry.nbytes])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.contract import kv_bytes_per_token
-from xamc.compiler.errors import InputError, MisuseError
+from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.executor import F32, I64, Executor, ForwardOne, Step
 from xamc.runtime.memory import available_bytes
 from xamc.runtime.rope import LengthReached, RopeTable
@@ -117,6 +117,27 @@ class Session:
         """What decides the angles of a sequence that has reached `length` tokens; equal for all of most models."""
         model = self._manifest.model
         return max(length, model.max_position_embeddings) if model.rope.kind == "dynamic" else 0
+
+    def fill(self, tokens: int, seed: int) -> int:
+        """Takes pseudo-random keys and values for the whole blocks among the first `tokens` of the one prompt.
+
+        Returns:
+            How many tokens of it are cached now.
+
+        Raises:
+            UnsupportedError: E1650, the KV cache of this target is not paged.
+        """
+        pages = self._executor.pages
+        if pages is None:
+            raise UnsupportedError(
+                "E1650",
+                f"the KV cache of {self._manifest.name} can't be filled: {self._manifest.target} has no paged one",
+                "prefill the prompt, or compile with --set backend.type=tvm_cpu",
+            )
+        cached = pages.fill(0, self._prompts[0][:tokens].tolist(), seed)
+        self.lengths = self.reused = np.array([cached], np.int64)
+        self.history[0] = self._prompts[0][:cached].tolist()
+        return cached
 
     def prefill_prompts(self) -> F32:
         """Feeds what is not cached of the prompts; what all rows begin with is computed once.
@@ -298,10 +319,11 @@ class Session:
                 f"{batch} sequences at once; the artifact takes 1 to {manifest.max_batch}",
                 "split the batch, or compile with --set runtime.max_batch=N",
             )
-        needed = batch * tokens * kv_bytes_per_token(manifest.model, manifest.kv.dtype)
-        if self._executor.pages is not None:
+        pages = self._executor.pages
+        cached = tokens if pages is None else min(tokens, pages.resident * pages.block)
+        needed = batch * cached * kv_bytes_per_token(manifest.model, manifest.kv.dtype)
+        if pages is not None:
             # what was written before is there to be written again
-            pages = self._executor.pages
             needed -= pages.touched * pages.block * kv_bytes_per_token(manifest.model, manifest.kv.dtype)
         available = available_bytes()
         if available is not None and needed > available:

@@ -226,7 +226,7 @@ def finish(
 
         def store(row: int = row, vectors: Registers = vectors) -> None:
             for column, total in zip(columns, vectors):
-                _finish(weight, panel, column, row, total, bias, residual, y)
+                finish_vector(weight, panel, column, row, total, bias, residual, y)
 
         if row == 0:
             store()
@@ -234,16 +234,17 @@ def finish(
             E.when(y.shape[0] > row, store)
 
 
-def _finish(
+def finish_vector(
     weight: PackedWeight,
     panel: E.Expr,
     column: E.Expr,
-    row: int,
+    row: E.Expr | int,
     total: E.Register,
     bias: E.Buffer | None,
     residual: E.Buffer | None,
     y: E.Buffer,
 ) -> None:
+    """Adds bias and residual to a vector of sums of one row and stores it, but for rows that pad the last panel."""
     lanes = weight.isa.lanes
     first = panel * PANEL + column
 

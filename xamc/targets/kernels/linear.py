@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -10,6 +11,7 @@ from xamc.targets.kernels.gemm import emit_gemm
 from xamc.targets.kernels.gemv import FloatProducts, RowProducts, emit_gemv
 from xamc.targets.kernels.integer_gemm import emit_integer_gemm
 from xamc.targets.kernels.integer_gemv import IntegerProducts
+from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.weights import PackedWeight
@@ -58,22 +60,28 @@ def linear(
         bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
         y = E.parameter("y", (rows, n), "float32")
+        integer = activations == "int8" and fmt.quantized
+        arguments = (weight, x, bias_buffer, residual_buffer, y)
 
         def stream(count: int) -> None:
-            emit_gemv(weight, products(weight, activations, count), x, bias_buffer, residual_buffer, y, count)
+            row = products(weight, activations, count)
+            emit_gemv(weight, row, x, bias_buffer, residual_buffer, y, count)
 
         if m == "one":
             stream(1)
             return
-        gemm = emit_integer_gemm if activations == "int8" and fmt.quantized else emit_gemm
+        gemm = emit_integer_gemm if integer else emit_gemm
+        few: list[tuple[int, Callable[[], None]]] = [(count, partial(stream, count)) for count in _FEW_ROWS]
+        if integer:
+            few = [(MOST_ROWS, partial(emit_integer_rows, *arguments))]
 
-        def by_rows(few: tuple[int, ...]) -> None:
+        def by_rows(few: Sequence[tuple[int, Callable[[], None]]]) -> None:
             if few:
-                E.when(rows <= few[0], partial(stream, few[0]), lambda: by_rows(few[1:]))
+                E.when(rows <= few[0][0], few[0][1], lambda: by_rows(few[1:]))
             else:
-                gemm(weight, x, bias_buffer, residual_buffer, y)
+                gemm(*arguments)
 
-        by_rows(_FEW_ROWS)
+        by_rows(few)
 
     suffix = "".join(("_bias" if bias else "", "_residual" if residual else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
