@@ -2,7 +2,8 @@
 
 Every case of `onnx.backend.test.case.node` is compiled for x86-64-v3 with the functions of `xamc compile`, run and
 compared with the outputs that ship with it, within its own tolerances. Each runs in a fork, which may crash. Results
-are a row per case (onnx_nodes.csv) and a page with a row per operator (onnx_nodes.md).
+are a row per case (onnx_nodes.csv) and a page with a row per operator (onnx_nodes.md); cases that are not run keep the
+row of an earlier run.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import re
 import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from xamc.compiler.cache import tool_version
 
 OUT = ROOT / "docs/benchmarks"
 SECONDS = 120.0
+_CSV = "onnx_nodes.csv"
 _BODY = " (as a function)"
 _LONGEST_REASON = 160
 _TOOLS = ("onnx", "onnxscript", "apache-tvm")
@@ -51,31 +54,30 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modules", nargs="+", help="of onnx.backend.test.case.node, e.g. conv relu; default: all")
-    parser.add_argument("--cases", nargs="+", help="names of cases; default: all")
+    parser.add_argument("--cases", metavar="REGEX", default="", help="cases whose names it matches; default: all")
     parser.add_argument(
         "--keep", nargs="+", default=[], choices=STATES, help="states of the earlier run's cases that are not run again"
     )
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no case after this time")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     started = time.monotonic()
     cases = node_cases(options.modules)
-    if options.cases:
-        cases = [case for case in cases if case.name in options.cases]
-    earlier = {row.case: row for row in read_rows(options.out / "onnx_nodes.csv") if row.state in options.keep}
-    kept = [earlier[case.name] for case in cases if case.name in earlier]
-    cases = [case for case in cases if case.name not in earlier]
-    rows = list(kept)
-    for number, row in enumerate(run_all(cases), 1):
-        rows.append(row)
-        if options.cases or options.modules:
-            print(f"{row.case}: {row.state} {row.reason}", flush=True)
-        elif number % 50 == 0:
-            print(f"[{time.monotonic() - started:5.0f} s] {number} of {len(cases)}", flush=True)
-            write(rows, options.out, len(cases) - number)  # a run takes long: what it has so far is not lost
-    print(", ".join(f"{count} {state}" for state, count in Counter(row.state for row in rows).most_common()))
-    if not (options.cases or options.modules) or options.out != OUT:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write(rows, options.out)
+    every = {case.name for case in cases} if options.modules is None else None
+    rows = {row.case: row for row in read_rows(options.out / _CSV)}
+    wanted = [case for case in cases if re.search(options.cases, case.name)]
+    wanted = [case for case in wanted if case.name not in rows or rows[case.name].state not in options.keep]
+    print(f"{len(wanted)} cases", flush=True)
+    for number, row in enumerate(run_all(wanted), 1):
+        rows[row.case] = row
+        late = time.monotonic() - started > options.seconds
+        if number % 50 == 0 or late:  # a run takes long: what it has so far is not lost
+            print(f"[{time.monotonic() - started:5.0f} s] {number} of {len(wanted)}", flush=True)
+            write(list(rows.values()), options.out, every)
+        if late:
+            break
+    write(list(rows.values()), options.out, every)
+    print(", ".join(f"{count} {state}" for state, count in Counter(row.state for row in rows.values()).most_common()))
     return 0
 
 
@@ -130,10 +132,12 @@ def read_rows(path: Path) -> list[Row]:
         return [Row(**row) for row in csv.DictReader(file)]
 
 
-def write(rows: Sequence[Row], out: Path, left: int = 0) -> None:
-    """Writes onnx_nodes.csv and onnx_nodes.md; `left` cases have not been run."""
+def write(rows: Sequence[Row], out: Path, every: Set[str] | None = None) -> None:
+    """Writes onnx_nodes.csv and onnx_nodes.md; of `every` case of the package those without a row are counted."""
+    out.mkdir(parents=True, exist_ok=True)
+    left = len((every or set()) - {row.case for row in rows})
     rows = sorted(rows, key=lambda row: (row.operator.lower(), row.case))
-    with (out / "onnx_nodes.csv").open("w", newline="", encoding="utf-8") as file:
+    with (out / _CSV).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
@@ -159,6 +163,7 @@ def page(rows: Sequence[Row], left: int = 0) -> str:
         f"{sum(all(r.state in (PASSED, AS_CONSTANTS) for r in group) for group in operators.values())} of "
         f"{len(operators)} operators pass every case.",
         *([f"{left} further cases have not been run."] if left else []),
+        "Cases that a run left out (`--cases`, `--keep`, `--seconds`) are as an earlier run left them.",
         "",
         "| | cases | what it means |",
         "|---|---:|---|",

@@ -118,6 +118,23 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a" / LIBRARY).read_bytes() == (tmp_path / "b" / LIBRARY).read_bytes()
 
 
+def test_all_uses_that_the_importer_does_not_have(tmp_path: Path) -> None:
+    """Not only the first one, and with the names of the nodes."""
+    g = Graph()
+    maximum = g.add("MaxPool", "x", outputs=2, kernel_shape=[2, 2], strides=[2, 2])
+    exact = g.add("Relu", "x")
+    power = g.add("Pow", "x", "n")
+    model = g.model({"x": (TensorProto.FLOAT, [2, 3, 8, 8]), "n": (TensorProto.INT64, [8])}, {})
+    for name in (maximum, exact, power):
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+    model = onnx.shape_inference.infer_shapes(model)
+    with pytest.raises(UnsupportedError) as caught:
+        build(model, 2, tmp_path)
+    listed = " ".join(caught.value.details)
+    assert caught.value.code == "E1473"
+    assert "MaxPool /MaxPool_" in listed and "Pow /Pow_" in listed and "Relu" not in listed
+
+
 def test_a_use_that_the_importer_does_not_have(tmp_path: Path) -> None:
     model = one_node("MaxPool", X, 2, kernel_shape=[2, 2], strides=[2, 2])
     with pytest.raises(UnsupportedError, match="can't lower") as caught:

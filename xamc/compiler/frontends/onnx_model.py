@@ -17,6 +17,7 @@ from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
 from xamc.compiler.frontends.onnx_functions import expand_functions, expandable
 from xamc.compiler.frontends.onnx_shapes import fix_shapes
+from xamc.compiler.frontends.onnx_uses import wrong_use
 from xamc.compiler.frontends.onnx_weights import lift_weights
 from xamc.compiler.lowering.onnx_operators import STANDARD_DOMAINS, obstacle, remedy
 
@@ -115,28 +116,30 @@ def require_operators(model: ir.Model, path: Path, written_out: bool = False) ->
     Raises:
         UnsupportedError: E1154.
     """
-    found: dict[tuple[str, str], list[ir.Node]] = {}
+    found: dict[tuple[str, str, str], list[ir.Node]] = {}
     versions = model.graph.opset_imports
     for node in model.graph.all_nodes():
-        if obstacle(node.domain, node.op_type) is None:
+        reason = obstacle(node.domain, node.op_type)
+        if reason is not None and written_out and expandable(node.domain, node.op_type, versions.get("", 1)):
             continue
-        if not written_out or not expandable(node.domain, node.op_type, versions.get("", 1)):
-            found.setdefault((node.domain, node.op_type), []).append(node)
+        reason = reason or wrong_use(node)
+        if reason is not None:
+            found.setdefault((node.domain, node.op_type, reason), []).append(node)
     if not found:
         return
     lines = []
-    for (domain, name), nodes in sorted(found.items()):
+    for (domain, name, reason), nodes in sorted(found.items()):
         version = versions.get("" if domain in STANDARD_DOMAINS else domain, "unknown")
         named = [node.name or next((str(output.name) for output in node.outputs), "") for node in nodes]
         shown = ", ".join(named[:_MOST_NODES_NAMED]) + (", ..." if len(nodes) > _MOST_NODES_NAMED else "")
         lines.append(
             f"{_shown(domain, name)}, operator set {version}, {len(nodes)} nodes ({shown}): "
-            f"{obstacle(domain, name)}; {remedy(domain, name)}"
+            f"{reason}; {remedy(domain, name)}"
         )
     raise UnsupportedError(
         "E1154",
         f"{path} has {len(found)} kinds of operators that can't be compiled: "
-        f"{', '.join(name for _, name in sorted(found))}",
+        f"{', '.join(dict.fromkeys(name for _, name, _ in sorted(found)))}",
         "export the model without them (post-processing such as NMS belongs to graph.extra_ops or to the "
         "application), or with standard operators",
         details=tuple(lines[:_MOST_LISTED]),

@@ -31,6 +31,7 @@ _MODULES = (
     "xamc.compiler.frontends.onnx_liveness",
     "xamc.compiler.frontends.onnx_model",
     "xamc.compiler.frontends.onnx_shapes",
+    "xamc.compiler.frontends.onnx_uses",
     "xamc.compiler.frontends.onnx_weights",
     "xamc.compiler.lowering.index_bounds",
     "xamc.compiler.lowering.onnx_operators",

@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from tvm.relax.frontend.onnx import from_onnx
 from xamc.compiler.errors import UnsupportedError
 from xamc.targets.graph.names import FUNCTION, LIBRARY
 from xamc.targets.kernels.isa import Isa
+
+_MOST_LISTED = 40
 
 
 def build(request: Mapping[str, Any]) -> None:
@@ -57,14 +59,40 @@ def _import(proto: Any) -> tvm.IRModule:
         # the importer prints which operator it was at, and raises whatever its converter met
         found = re.search(r"Error converting operator (\w+)", printed.getvalue())
         where = f"its {found.group(1)}" if found else "the graph"
-        raise _refused(f"TVM's importer can't lower {where}", error) from error
+        raise _refused(f"TVM's importer can't lower {where}", error, _refusals(proto)) from error
 
 
-def _refused(what: str, error: Exception) -> UnsupportedError:
+def _refusals(proto: Any) -> list[str]:
+    """Every node that the importer refuses by itself, not only the first one: a line with its name and why."""
+    graph, found = proto.graph, []
+    known = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
+    constants = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        names = dict.fromkeys(filter(None, node.input))
+        data = [name for name in names if name not in constants and name not in tensors]
+        if node.op_type == "Constant" or any(name not in known for name in data):
+            continue
+        alone = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+        alone.graph.name = "alone"
+        alone.graph.node.extend([*(constants[name] for name in names if name in constants), node])
+        alone.graph.initializer.extend(tensors[name] for name in names if name in tensors)
+        alone.graph.input.extend(known[name] for name in data)
+        alone.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in node.output if name)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                from_onnx(alone, keep_params_in_input=False, sanitize_input_names=False)
+        except Exception as error:  # whatever a converter met
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            found.append(f"{node.op_type} {node.name or node.output[0]}: {reason[:200]}")
+    return found
+
+
+def _refused(what: str, error: Exception, nodes: Sequence[str] = ()) -> UnsupportedError:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return UnsupportedError(
         "E1473",
         what,
         fix="export the model with other operators or attributes, or compile for backend.type: reference",
-        details=tuple(lines[-6:]),
+        details=tuple(nodes[:_MOST_LISTED]) or tuple(lines[-6:]),
     )
