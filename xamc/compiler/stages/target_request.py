@@ -56,6 +56,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
         mcpu=spec.backend.mcpu,
         activations=activations,
         disable=spec.passes.disable,
+        tune=spec.backend.tune and caps.tunes,
     )
     return request, replace(quantization, activations=activations)
 

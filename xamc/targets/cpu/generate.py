@@ -72,7 +72,7 @@ def generate(
     }
     with ThreadPoolExecutor(1) as pool:
         proving = pool.submit(_proof, twin, wishes, cache) if twin is not None else None
-        folder = _code(program, wishes, cache, dump)
+        folder = _code(program, {**wishes, "tiles": request.tiles.to_json()}, cache, dump)
         proof = proving.result() if proving is not None else None
     result = json.loads((folder / RESULT).read_text())
     weights, buffers = _resolve(result["weights"], program)

@@ -31,6 +31,7 @@ from xamc.targets.kernels.norm import add_rms_norm, rms_norm
 from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.rope import rope_kv_write
 from xamc.targets.kernels.swiglu import silu_mul
+from xamc.targets.kernels.tiles import DEFAULT_CHOICE, AttentionProblem, TileChoice
 
 FunctionName = Literal["decode", "prefill_last", "prefill_all"]
 FUNCTIONS: tuple[FunctionName, ...] = ("decode", "prefill_last", "prefill_all")
@@ -46,6 +47,7 @@ def select_kernels(
     kv_dtype: KvDtype,
     activations: Activations,
     block: int = KV_BLOCK,
+    tiles: TileChoice = DEFAULT_CHOICE,
 ) -> tvm.IRModule:
     """A module with the functions of `FUNCTIONS` and the kernels they call; no dialect call is left.
 
@@ -61,6 +63,7 @@ def select_kernels(
         kv_dtype: how keys and values are stored.
         activations: what linear layers with integer weights multiply their inputs as.
         block: positions of a block.
+        tiles: of kernels that were tuned.
 
     Raises:
         UnsupportedError: E1403 when a dialect call has no kernel, because a pass was disabled or didn't match.
@@ -68,7 +71,7 @@ def select_kernels(
     builder = relax.BlockBuilder()
     kernels = _Kernels(builder)
     for name in FUNCTIONS:
-        _Selection(program, plan, isa, kv_dtype, activations, block, name, builder, kernels).build()
+        _Selection(program, plan, isa, kv_dtype, activations, block, tiles, name, builder, kernels).build()
     return builder.finalize()
 
 
@@ -106,12 +109,13 @@ class _Selection:
         kv_dtype: KvDtype,
         activations: Activations,
         block: int,
+        tiles: TileChoice,
         name: FunctionName,
         builder: relax.BlockBuilder,
         kernels: _Kernels,
     ) -> None:
         self.plan, self.isa, self.name, self.kernels = plan, isa, name, kernels
-        self.kv_dtype, self.activations, self.block = kv_dtype, activations, block
+        self.kv_dtype, self.activations, self.block, self.tiles = kv_dtype, activations, block, tiles
         self.weights = program.weights
         module = program.module
         if name == "decode":
@@ -252,7 +256,16 @@ class _Selection:
         suffix = "_bias" if has_bias else ""
         self.as_rows[var] = self._call(
             f"linear_{n}x{k}_{_tag(fmt)}_{self.m}{suffix}",
-            lambda: linear(n, k, fmt, self.isa, m=self.m, bias=has_bias, activations=self.activations),
+            lambda: linear(
+                n,
+                k,
+                fmt,
+                self.isa,
+                m=self.m,
+                bias=has_bias,
+                activations=self.activations,
+                tiles=self.tiles.of_linear(n, k, fmt, self.m),
+            ),
             arguments,
             [self._rows_type(x, n)],
             var.name,
@@ -337,6 +350,7 @@ class _Selection:
                 m=self.m,
                 window=window,
                 block=self.block,
+                tiles=self.tiles.of_attention(AttentionProblem(heads, kv_heads, dim, self.kv_dtype, self.m, window)),
             ),
             [q, self.table, index, *pools, *self._scales_of(key)],
             [q.ty],

@@ -1,6 +1,6 @@
 """Attention for one query per sequence: bound by reading the cache, so each KV byte is read once per group.
 
-The keys of a sequence are cut into at most `SPLITS` parts of whole tiles that are attended to in parallel and then
+The keys of a sequence are cut into at most `splits` parts of whole tiles that are attended to in parallel and then
 merged: with m the maximum of a part's scores, l the sum of exp(score - m) and o the weighted sum of its values, parts
 combine as o = sum_i exp(m_i - m) o_i / sum_i exp(m_i - m) l_i (Dao et al., 2023, Flash-Decoding). Within a part the
 same is done tile by tile (the online softmax of FlashAttention).
@@ -13,13 +13,10 @@ from collections.abc import Callable
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import Pool
+from xamc.targets.kernels.tiles import AttentionTiles
 
 TILE = 64
 """Keys attended to at a time: 16 KiB of float32 at D = 64."""
-
-SPLITS = 32
-"""Most parts of a sequence. With three KV heads 96 tasks keep two threads busy to within 2 %, one head 16 threads; more
-parts would only write and read more partial results."""
 
 _NONE = -3.0e38
 
@@ -33,6 +30,7 @@ def emit_decode(
     isa: Isa,
     scale: float,
     window: int | None,
+    tiles: AttentionTiles,
 ) -> None:
     """Emits the body for S = 1; q and y [B, S, Hq * D], write_index [B]."""
     b, hkv, d = q.shape[0], keys.heads, keys.d
@@ -49,12 +47,12 @@ def emit_decode(
     E.store(most, [0], E.i64(0))
     with E.serial(b) as i:
         E.store(most, [0], E.maximum(E.load(most, [0]), span(i)[3]))
-    splits = E.let(E.minimum(E.load(most, [0]), E.i64(SPLITS)))
+    splits = E.let(E.minimum(E.load(most, [0]), E.i64(tiles.splits)))
     rows = E.let(b * hkv)
 
     # Per query head of a task: o[0:D], the maximum and the sum of the exponentials. TVM allocates at the start of
     # the function, where only the shapes are known.
-    partial = E.scratch((b * hkv * SPLITS, group, d + 2))
+    partial = E.scratch((b * hkv * tiles.splits, group, d + 2))
 
     def attend(task: E.Expr) -> None:
         # Parts vary slowest, so that a thread's contiguous share has its part of every sequence, long or short.

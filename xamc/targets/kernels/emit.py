@@ -113,7 +113,7 @@ def _truncating(index: Expr | int) -> Expr | int:
     """`index` with divisions by something unknown as the machine does them.
 
     Nothing is negative in an index. TVM doesn't know, and would choose between rounding down and up at run time; it
-    also reasons about that choice wherever the index is used, which is most of the time that attention takes to compile.
+    also reasons about that choice wherever the index is used: most of the time that attention took to compile.
     """
     if not isinstance(index, _OPERATIONS):
         return index
