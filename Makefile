@@ -11,9 +11,11 @@ SPEC   ?= build_configs/smollm2/smollm2_135m_w4.yaml
 TARGET ?=
 PROMPT ?= What is a compiler? Answer in one sentence.
 ARTIFACT ?=
+WHEELHOUSE ?= wheelhouse
+WHEELS ?=
 XDIST  ?= 2
 
-.PHONY: help venv compile test lint format golden bench bench-long verify scale clean
+.PHONY: help venv wheelhouse compile test test-levels lint format golden bench bench-long verify scale clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +27,17 @@ $(STAMP): pyproject.toml constraints.txt tools/bootstrap.py
 
 venv: $(STAMP) ## create .venv with the pinned packages (never a CUDA build of PyTorch)
 
+wheelhouse: $(STAMP) ## fill WHEELHOUSE (default: wheelhouse) for installing offline; WHEELS=runtime takes the base alone
+	@$(BIN)/python -m tools.wheelhouse $(VENV) $(WHEELHOUSE) $(WHEELS)
+
 compile: $(STAMP) ## compile SPEC (and TARGET), then let the model answer PROMPT
 	@$(BIN)/python tools/compile_and_answer.py $(SPEC) $(if $(TARGET),--target $(TARGET)) --prompt "$(PROMPT)"
 
-test: $(STAMP) ## the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile $(PYTEST_ARGS)
+test: $(STAMP) ## the whole test suite; JUNIT=FILE also writes JUnit XML
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile $(if $(JUNIT),--junitxml=$(JUNIT)) $(PYTEST_ARGS)
+
+test-levels: $(STAMP) ## every kernel family on plain x86-64 and, under QEMU's user-mode emulator, on aarch64
+	@OMP_NUM_THREADS=1 XAMC_ALL_LEVELS=1 $(BIN)/python -m pytest -q tests/targets/kernels/test_weaker_levels.py
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check xamc tests tools
@@ -44,10 +52,10 @@ format: $(STAMP) ## let ruff lay out the code
 golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read the diff before committing
 	@$(BIN)/python tools/golden.py
 
-bench: $(STAMP) ## race other engines, measure fidelity (BENCH=vacc: VACC's graphs); results go to docs/benchmarks
+bench: $(STAMP) ## race other engines, measure fidelity (BENCH=vacc: VACC's graphs, BENCH=batch: batch decode); results go to docs/benchmarks
 	@$(BIN)/python -m tools.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
-bench-long: $(STAMP) ## decode speed and memory over contexts of up to 64k tokens on a 1.1B shape; takes hours
+bench-long: $(STAMP) ## decode speed and memory over contexts of up to 128k tokens on a 1.1B shape; takes an hour
 	@$(BIN)/python -m tools.bench.long_context $(BENCH_ARGS)
 
 verify: $(STAMP) ## re-check ARTIFACT's digests and golden logits (default: all below vacc_deploy)

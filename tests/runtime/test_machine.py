@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from xamc.compiler.artifact.manifest import Cpu
+from tests.runtime.toy import config
+from xamc.compiler.artifact.manifest import Code, Cpu, Generation, KvCache, Manifest, Quantization, Weights
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
-from xamc.runtime.cpu_features import check_cpu, cpu_features
+from xamc.runtime.cpu_features import best_code, check_cpu, cpu_features, why_not_run
 from xamc.runtime.memory import aligned_zeros, available_bytes, map_file
-from xamc.runtime.threads import check_threads
+from xamc.runtime.threads import check_threads, default_threads, format_cpu_list, parse_cpu_list, use_cpus
 
 CPUINFO = "processor\t: 0\nflags\t\t: fpu sse4_2 avx2 fma\n\nprocessor\t: 1\nflags\t\t: fpu sse4_2 avx2 fma avx512f\n"
 
@@ -26,6 +31,83 @@ def test_features_are_those_all_cpus_have(tmp_path: Path) -> None:
     ):
         check_cpu(Cpu("znver4", ("avx2", "avx512f", "avx512_vnni")), path)
     assert cpu_features()
+
+
+def _manifest(*features: str) -> Manifest:
+    """An artifact whose libraries need one more feature each."""
+    codes = [Code(f"code/{count}.so", Cpu(f"level{count}", features[:count])) for count in range(1, len(features) + 1)]
+    return Manifest(
+        name="toy",
+        target="tvm_cpu",
+        xamc_version="0",
+        spec={},
+        model=config(9),
+        context_limit=8,
+        prefill_chunk=8,
+        max_batch=1,
+        kv=KvCache("float32"),
+        functions=(),
+        phases=(),
+        code_file=codes[0].file,
+        weights=Weights("weights.bin", 0, ()),
+        cpu=codes[0].cpu,
+        quantization=Quantization(),
+        tokenizer="tokenizer",
+        generation=Generation(None, ()),
+        variants=tuple(codes[1:]),
+    )
+
+
+def test_the_best_library_that_a_cpu_can_run_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPUINFO)
+    fat = _manifest("sse4_2", "avx2", "avx512f")
+    assert best_code(fat, path).file == "code/2.so", "only one of the two CPUs has avx512f"
+    path.write_text(CPUINFO.replace("fma\n\n", "fma avx512f\n\n"))
+    assert best_code(fat, path).file == "code/3.so"
+    assert why_not_run(fat.cpus, path) == ""
+
+
+def test_a_cpu_that_can_run_no_library_is_told_what_the_lowest_one_needs(tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPUINFO)
+    fat = _manifest("ssse4", "avx512f")
+    assert why_not_run(fat.cpus, path) == "ssse4, which level1 code needs"
+    with pytest.raises(UnsupportedError, match=r"E1607 this CPU lacks ssse4, which .*level1.*x86-64-v4"):
+        best_code(fat, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"), [("0", {0}), ("0-3,8", {0, 1, 2, 3, 8}), ("0-6:3, 1", {0, 1, 3, 6}), ("2-2", {2})]
+)
+def test_lists_of_cpus(text: str, cpus: set[int]) -> None:
+    assert parse_cpu_list(text) == cpus
+    assert parse_cpu_list(format_cpu_list(cpus)) == cpus
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "0,,1", "-1", "0-4:0", "9999", "1:2", "0-"])
+def test_what_is_no_list_of_cpus(text: str) -> None:
+    with pytest.raises(MisuseError, match="E1660"):
+        parse_cpu_list(text)
+
+
+def test_cpus_of_other_processes_are_refused_and_ours_are_used() -> None:
+    allowed = os.sched_getaffinity(0)
+    with pytest.raises(MisuseError, match=r"E1660 .*may not run on CPU 8000"):
+        use_cpus("8000")
+    try:
+        first = min(allowed)
+        assert use_cpus(str(first)) == os.sched_getaffinity(0) == {first}
+        assert default_threads() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_the_age_of_a_process_is_counted_from_its_very_start() -> None:
+    code = "import time; time.sleep(0.2); from xamc.runtime.startup import seconds_since_start as s; print(s())"
+    started = time.monotonic()
+    age = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0.2 <= age <= time.monotonic() - started + 0.02
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025])

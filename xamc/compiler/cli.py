@@ -1,7 +1,8 @@
 """The commands, their options and their exit codes; what they do is in `xamc.compiler.commands`.
 
 Exit codes: 0 done, 1 the user's input, 2 misuse of the command line, 3 unsupported, 4 toolchain, 70 a defect of xamc,
-130 interrupted. Imports of everything but typer are inside the commands, so that ``xamc --help`` answers at once.
+130 interrupted, 143 terminated. Imports of everything but typer are inside the commands, so that ``xamc --help``
+answers at once.
 """
 
 from __future__ import annotations
@@ -14,21 +15,34 @@ from typing import Annotated, Any
 import typer
 
 import xamc
+from xamc.compiler.commands.signals import Terminated, unwinding
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help as plain text: frames cost a third of the time in which it answers
     context_settings=_CONTEXT,
     help="Compile a language model for an accelerator from one build.yaml, prove every rewrite, and run the artifact.",
 )
-cache_app = typer.Typer(no_args_is_help=True, context_settings=_CONTEXT, help="Look at and shrink the stage cache.")
+cache_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, context_settings=_CONTEXT, help="Look at and shrink the stage cache."
+)
 app.add_typer(cache_app, name="cache")
+golden_app = typer.Typer(
+    no_args_is_help=True,
+    context_settings=_CONTEXT,
+    help="Record answers to prompts of your own, and compare with them.",
+)
+app.add_typer(golden_app, name="golden")
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The build.yaml.", show_default=False)]
 ArtifactArgument = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The folder that `xamc compile` made.", show_default=False)
+]
+SourceArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC_OR_ARTIFACT", help="A build.yaml, or an artifact.", show_default=False)
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -40,9 +54,19 @@ TargetOption = Annotated[
 AllowRtnOption = Annotated[
     bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
 ]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read weights that are pickles (pytorch_model.bin), in a restricted process."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads; default: all CPUs this process may use.")
+]
+CpuListOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cpu-list", metavar="LIST", help="CPUs to run on, e.g. 0-3,8; default: all that this process may use."
+    ),
 ]
 NewTokensOption = Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer; default: as fits.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")]
@@ -92,6 +116,7 @@ def _compile(
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR after every stage to DIR.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; default: workspace.workers.")] = None,
+    allow_pickle: AllowPickleOption = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -101,9 +126,17 @@ def _compile(
     overrides = _overrides(set_, target)
     if workers is not None:
         overrides.append(f"workspace.workers={workers}")
-    compile_command(
-        spec, overrides, output=output, allow_rtn=allow_rtn, dump_ir=dump_ir, use_cache=not no_cache, as_json=json
-    )
+    with unwinding():
+        compile_command(
+            spec,
+            overrides,
+            output=output,
+            allow_rtn=allow_rtn,
+            dump_ir=dump_ir,
+            use_cache=not no_cache,
+            as_json=json,
+            allow_pickle=allow_pickle,
+        )
 
 
 @app.command("plan")
@@ -116,12 +149,20 @@ def _plan(
         str | None,
         typer.Option("--die-memory", metavar="SIZE", help="Refuse graphs that a die of SIZE can't hold, e.g. 16GB."),
     ] = None,
+    allow_pickle: AllowPickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say what a compile would do, and what it would take, before any weight is read."""
     from xamc.compiler.commands.build import plan_command
 
-    plan_command(spec, _overrides(set_, target), allow_rtn=allow_rtn, die_memory=die_memory, as_json=json)
+    plan_command(
+        spec,
+        _overrides(set_, target),
+        allow_rtn=allow_rtn,
+        die_memory=die_memory,
+        as_json=json,
+        allow_pickle=allow_pickle,
+    )
 
 
 @app.command("export-vamc")
@@ -155,13 +196,40 @@ def _export_vamc(
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR of every graph to DIR.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
+    allow_pickle: AllowPickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write a folder that a machine with Vastai's own vamc can compile."""
     from xamc.compiler.commands.handoff import export_vamc_command, handoff_options
 
-    options = handoff_options(road, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache)
-    export_vamc_command(source, _overrides(set_, target), options, as_json=json)
+    options = handoff_options(road, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache, allow_pickle)
+    with unwinding():
+        export_vamc_command(source, _overrides(set_, target), options, as_json=json)
+
+
+@app.command("convert-weights")
+def _convert_weights(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A folder with pytorch_model*.bin or safetensors, or a .gguf file."),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            metavar="LAYOUT",
+            help="How DIR names its tensors: family, fused, meta, or a .json of names.",
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, float32, or source: as stored.")] = "source",
+    shard_size: Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Largest file.")] = "5GB",
+    json: JsonOption = False,
+) -> None:
+    """Write pickled weights or a GGUF file as safetensors, without running anything of theirs."""
+    from xamc.compiler.commands.convert import convert_weights_command
+
+    convert_weights_command(source, output, layout, dtype, shard_size, as_json=json)
 
 
 @app.command("run")
@@ -191,9 +259,11 @@ def _run(
     no_prefix_cache: NoPrefixCacheOption = False,
     prefault: PrefaultOption = False,
     threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
     json: JsonOption = False,
 ) -> None:
     """Let an artifact continue a prompt, or run a graph on arrays, and say how fast it was."""
+    _use_cpus(cpu_list)
     if prompt is None or inputs is not None or outputs is not None:
         from xamc.compiler.commands.graphs import run_graph_command
 
@@ -232,8 +302,10 @@ def _chat(
     no_prefix_cache: NoPrefixCacheOption = False,
     prefault: PrefaultOption = False,
     threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
 ) -> None:
     """Talk with an artifact; an empty line or end of file leaves."""
+    _use_cpus(cpu_list)
     from xamc.compiler.commands.generate import chat_command
 
     options = {
@@ -248,8 +320,14 @@ def _chat(
 
 
 @app.command("verify")
-def _verify(artifact: ArtifactArgument, threads: ThreadsOption = None, json: JsonOption = False) -> None:
+def _verify(
+    artifact: ArtifactArgument,
+    threads: ThreadsOption = None,
+    cpu_list: CpuListOption = None,
+    json: JsonOption = False,
+) -> None:
     """Check an artifact's digests, then run it and compare its golden logits."""
+    _use_cpus(cpu_list)
     from xamc.compiler.commands.inspection import verify_command
 
     verify_command(artifact, threads, as_json=json)
@@ -261,6 +339,19 @@ def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
     from xamc.compiler.commands.inspection import inspect_command
 
     inspect_command(artifact, as_json=json)
+
+
+@app.command("diff")
+def _diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="An artifact's folder.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.", show_default=False)],
+    json: JsonOption = False,
+) -> None:
+    """Say which stage made two artifacts differ; exit code 0 for equal ones, 1 otherwise."""
+    from xamc.compiler.commands.differences import diff_command
+
+    if not diff_command(first, second, as_json=json):
+        raise typer.Exit(1)
 
 
 @app.command("targets")
@@ -299,6 +390,44 @@ def _doctor(json: JsonOption = False) -> None:
     doctor_command(as_json=json)
 
 
+@golden_app.command("record")
+def _golden_record(
+    source: SourceArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the answers go, as JSON.")],
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; repeatable.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt per line.")
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of an answer.")] = 16,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Record what a model answers; commit the file."""
+    from xamc.compiler.commands.golden import record_command
+
+    record_command(source, set_ or (), output, prompt or (), prompts, tokens, threads)
+
+
+@golden_app.command("check")
+def _golden_check(
+    source: SourceArgument,
+    golden: Annotated[Path, typer.Argument(metavar="FILE", help="What `xamc golden record` made.", show_default=False)],
+    bound: Annotated[
+        float | None, typer.Option("--tolerance", min=0.0, help="Nats that log-probabilities may move by.")
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
+    ] = None,
+    set_: SetOption = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare a model's answers with recorded ones; exit code 1 when one differs."""
+    from xamc.compiler.commands.golden import check_command
+
+    check_command(source, set_ or (), golden, bound, junit, threads, as_json=json)
+
+
 @cache_app.command("info")
 def _cache_info(json: JsonOption = False) -> None:
     """Show where the cache is and what it holds."""
@@ -318,6 +447,13 @@ def _cache_prune(
     from xamc.compiler.commands.inspection import cache_prune_command
 
     cache_prune_command(max_size, as_json=json)
+
+
+def _use_cpus(cpu_list: str | None) -> None:
+    if cpu_list is not None:
+        from xamc.runtime.threads import use_cpus
+
+        use_cpus(cpu_list)
 
 
 def _overrides(set_: list[str] | None, target: str | None) -> list[str]:
@@ -349,6 +485,9 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\ninterrupted\n")
         return 130
+    except Terminated as end:
+        sys.stderr.write(f"\n{end}; nothing is left half-done\n")
+        return end.exit_code
     except BrokenPipeError:
         _silence_stdout()
         return 141

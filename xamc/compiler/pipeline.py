@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
+from xamc.compiler.artifact.staging import full_disk_errors, make_folder
 from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import MemorySampler
@@ -63,7 +65,7 @@ def compile_spec(
         XamcError: its class says whose fault it is; nothing is left half-published.
     """
     options = options or CompileOptions()
-    with MemorySampler() as sampler, PlacedErrors() as placed:
+    with MemorySampler() as sampler, PlacedErrors() as placed, full_disk_errors(Path(tempfile.gettempdir())):
         progress = progress or Progress(Console(quiet=True))
         progress.sampler = progress.sampler or sampler
 
@@ -81,19 +83,19 @@ def compile_spec(
             target.check(request)
             destination = options.output or spec.workspace.path / spec.name
             check_replaceable(destination)
-            machine = request.atc.soc_version if request.atc is not None else spec.backend.mcpu
+            machine = request.atc.soc_version if request.atc is not None else ", ".join(spec.backend.cpu_levels)
             progress.header(spec.name, f"{spec.backend.type} ({machine})")
             summary.warnings(progress, loaded, quantization)
             stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(destination.parent)
         with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
             job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
             if options.dump_ir is not None:
-                options.dump_ir.mkdir(parents=True, exist_ok=True)
+                make_folder(options.dump_ir)
 
             with progress.stage("frontend") as stage:
-                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
+                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, options.allow_pickle)
                 context_limit, chunk = context_lengths(spec, checkpoint.config, progress)
                 stage.result(summary.frontend(checkpoint))
 
@@ -133,12 +135,13 @@ def compile_spec(
             with progress.stage("publish") as stage, ArtifactWriter(destination) as writer:
                 parts = Parts(spec, checkpoint, request, quantization, generated, weights, context_limit, chunk)
                 manifest, golden, distance = fill(job, parts, writer), None, None
-                not_run = golden_stage.why_not_run(manifest.cpu)
+                not_run = golden_stage.why_not_run(*manifest.cpus)
                 if spec.verify.final or weights.table.nbytes <= golden_stage.SMALL_WEIGHTS:
                     golden, distance = golden_stage.record(job, spec, checkpoint, manifest, writer.folder, not_run)
                     manifest = replace(manifest, golden=add_golden(writer, golden))
                 stage.result(summary.published(writer.nbytes, not_run, distance))
                 summary.not_run(progress, not_run)
                 report = summary.report(progress, stage, rewritten, generated, golden, distance, tuned)
+                report |= {"made": cache.made}
                 manifest = writer.publish(manifest, report)
         return Compiled(destination, manifest, report)

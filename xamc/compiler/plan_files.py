@@ -112,6 +112,7 @@ def files_of(
         weights = sum(element_count(shape) * bits // 8 for shape in shapes.values()) // spec.tp
         holds = f"{len(shapes)} tensors, per rank ({spec.tp} ranks)"
     code = 900_000 + 12_000 * config.num_layers if caps.kv_layout == "in_place" else 12_500 * config.num_layers
+    code *= len(spec.backend.cpu_levels) if caps.kv_layout == "in_place" else 1
     files = [
         PlannedFile("weights.bin", weights, holds),
         _tokenizer_file(checkpoint),

@@ -33,8 +33,7 @@ def planned_problems(config: ModelConfig, request: TargetRequest) -> Iterator[Pr
     linear = {LinearProblem.of(n, k, stored_format(name, request), m): None for name, n, k in shapes for m in _BOTH}
     yield from linear
     for window in dict.fromkeys(config.sliding_windows):
-        for m in _BOTH:
-            yield AttentionProblem(heads, kv_heads, width, request.kv_dtype, m, window)  # type: ignore[arg-type]
+        yield AttentionProblem(heads, kv_heads, width, request.kv_dtype, window)  # type: ignore[arg-type]
 
 
 def planned_tuning(config: ModelConfig, request: TargetRequest) -> tuple[tuple[TunedKernel, ...], str, float]:
@@ -43,7 +42,7 @@ def planned_tuning(config: ModelConfig, request: TargetRequest) -> tuple[tuple[T
     Raises:
         UnsupportedError: E1418, the code is for another machine.
     """
-    isa = require_host(request.mcpu)
+    isa = require_host(request.cpu_levels)
     found = {problem: timed_problem(problem) for problem in planned_problems(config, request)}
     known: list[TunedKernel] = []
     missing: dict[Problem, int] = {}

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from xamc.compiler.errors import Location, XamcError
+from xamc.compiler.hints_zh import hint, is_chinese
 from xamc.compiler.spec.errors import SpecErrors
 from xamc.compiler.spec.model import SpecWarning
 
@@ -34,7 +35,7 @@ MAX_LINE = 160  # characters of a source line that are shown
 MAX_READ = 4 << 20  # bytes of a file that are read for its lines
 
 #: What a terminal could act on: escape sequences in a user's file must not reach it.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def problems_of(error: BaseException | Problem) -> tuple[Problem, ...]:
@@ -161,6 +162,9 @@ def _block(problem: Problem, sources: _Sources) -> Text:
         text.append("fix: ", style="bold green")
         text.append(f"{_clean(problem.fix)}      ")
     text.append(f"(xamc explain {problem.code})", style="dim")
+    if is_chinese() and (chinese := hint(problem.code)):
+        text.append("\n提示：", style="bold green")
+        text.append(chinese)
     return text
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from xamc.compiler.errors import MisuseError
 
 _LOG = logging.getLogger(__name__)
 _SHARE_ALL_CORES = -3  # ThreadGroup::kSpecifyThreadShareAllCore
+_MOST_CPUS = 8192  # CONFIG_NR_CPUS of the largest kernels
+_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5})(?::(\d{1,5}))?)?", re.ASCII)
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -31,6 +35,62 @@ def default_threads() -> int:
     if wanted.isdigit():
         count = min(count, int(wanted))
     return max(count, 1)
+
+
+def use_cpus(cpu_list: str) -> frozenset[int]:
+    """Lets this thread, and the threads it starts from now on, run on some CPUs only; the kernels take all of these.
+
+    Call it before `load`. TVM's pool is made of threads started then.
+
+    Args:
+        cpu_list: as in ``taskset --cpu-list``: numbers and ranges, for example ``0-3,8`` or ``0-14:2``.
+
+    Returns:
+        The CPUs.
+
+    Raises:
+        MisuseError: E1660, not such a list, or a CPU that this process may not use.
+    """
+    allowed = os.sched_getaffinity(0)
+    wanted = parse_cpu_list(cpu_list)
+    if wanted - allowed:
+        raise MisuseError(
+            "E1660",
+            f"this process may not run on CPU {', '.join(map(str, sorted(wanted - allowed)[:8]))}",
+            f"choose among {format_cpu_list(allowed)}",
+        )
+    os.sched_setaffinity(0, wanted)
+    return wanted
+
+
+def parse_cpu_list(text: str) -> frozenset[int]:
+    """The CPUs of ``0-3,8`` or, with a step, ``0-14:2``.
+
+    Raises:
+        MisuseError: E1660.
+    """
+    cpus: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        first, last, step = (int(group) if group else None for group in match.groups()) if match else (None,) * 3
+        end = first if last is None else last
+        if first is None or end is None or end < first or step == 0 or end >= _MOST_CPUS:
+            raise MisuseError(
+                "E1660", f"{text!r} is no list of CPUs", "give numbers and ranges, for example 0-3,8 or 0-14:2"
+            )
+        cpus.update(range(first, end + 1, step or 1))
+    return frozenset(cpus)
+
+
+def format_cpu_list(cpus: Iterable[int]) -> str:
+    """The shortest list of numbers and ranges."""
+    parts: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if parts and parts[-1][-1] == cpu - 1:
+            parts[-1][1:] = [cpu]
+        else:
+            parts.append([cpu])
+    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def check_threads(threads: int | None) -> int:

@@ -68,8 +68,8 @@ def target(name: str) -> Target | StaticTarget:
         from xamc.targets.cpu.tune.tune import require_host, tune
         from xamc.targets.kernels.isa import Isa
 
-        def check_level(request: TargetRequest) -> Isa:
-            return require_host(request.mcpu) if request.tune else Isa.wanted(request.mcpu)
+        def check_level(request: TargetRequest) -> list[Isa]:
+            return [require_host(request.cpu_levels)] if request.tune else Isa.rising(request.cpu_levels)
 
         return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, check_level, tune)
     if name == "tvm_vacc":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.manifest import Cpu, Phase
+from xamc.compiler.artifact.manifest import Code, Cpu, Phase
 from xamc.compiler.contract import Bucket
 from xamc.compiler.weights.kv_scales import KvScales
 from xamc.compiler.weights.quantize import RoundToNearest
@@ -39,7 +39,7 @@ class TargetRequest:
         weight_dtype: float32, float16 or bfloat16: how unquantized matrices are stored.
         quantize: how linear weights are rounded, or None.
         kv_dtype: element type of the KV cache.
-        mcpu: CPU level to generate code for, `native` for this machine's.
+        cpu_levels: CPU levels to generate code for, `native` for this machine's; the CPU target alone takes several.
         activations: float32 or int8: what linear layers with integer weights multiply their inputs as.
         disable: names of passes to leave out.
         tune: whether the best tiles of the kernels are searched for on this machine.
@@ -53,7 +53,7 @@ class TargetRequest:
     weight_dtype: str
     quantize: RoundToNearest | None
     kv_dtype: str
-    mcpu: str = "native"
+    cpu_levels: tuple[str, ...] = ("native",)
     activations: str = "float32"
     disable: tuple[str, ...] = ()
     tune: bool = False
@@ -106,11 +106,13 @@ class Generated:
     """What a target made of a program.
 
     Attributes:
-        code: the file to put at `code_name` in the artifact.
+        code: the file to put at `code_name` in the artifact, made for `cpu`.
+        variants: further libraries, each file with its place in the artifact and its CPU, rising.
         weights: what to write to the weights file, in the order of the weights tuple.
         buffers: (name, dtype, shape) of every buffer in that file, in order.
         passes: reports of the passes the target ran by itself (Relax), as JSON.
         seconds: time by step.
+        step: the file of the program of one token, to be put beside the code; None where there is none.
         kv_block: positions of a block of the KV cache, 0 where it is contiguous.
     """
 
@@ -125,3 +127,5 @@ class Generated:
     kernel_proof: Mapping[str, Any] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     kv_block: int = 0
+    step: Path | None = None
+    variants: tuple[tuple[Path, Code], ...] = ()

@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 import tvm
 
+from tests.targets.kernels.emulated import emulated_kernel
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.targets.cpu import tir_pipeline
+from xamc.targets.kernels.emit import OWN_LAUNCH
 from xamc.targets.kernels.isa import LEVELS, Isa
 
 HOST = Isa.host()
-LEVELS_HERE = [level for level in LEVELS.values() if set(level.cpu_flags) <= set(HOST.cpu_flags)]
+PLAIN = LEVELS["x86-64"]
+"""Tested in `test_weaker_levels.py`, with the levels that are emulated."""
+LEVELS_HERE = [level for level in LEVELS.values() if set(level.cpu_flags) <= set(HOST.cpu_flags) and level != PLAIN]
 """Levels whose code this machine can run: always x86-64-v2."""
 WIDE = [level for level in LEVELS.values() if level.lanes == 16]
 
@@ -35,7 +40,9 @@ def normal(generator: np.random.Generator, *shape: int) -> np.ndarray:
 def module(function: Any, isa: Isa) -> Any:
     """The PrimFunc (or a dictionary of them by name) as a compiled module."""
     source = tvm.IRModule(function) if isinstance(function, dict) else function
-    return tvm.compile(source, target=tvm.target.Target(isa.target()))
+    own = not isinstance(function, dict) and function.attrs.get(OWN_LAUNCH)
+    pipeline = tir_pipeline.NAME if own else "default"
+    return tvm.compile(source, target=tvm.target.Target(isa.target()), tir_pipeline=pipeline)
 
 
 def assembly(function: Any, isa: Isa) -> str:
@@ -45,6 +52,8 @@ def assembly(function: Any, isa: Isa) -> str:
 
 def kernel(function: Any, isa: Isa) -> Callable[..., None]:
     """A function of NumPy arrays that runs the compiled PrimFunc; written arrays change in place."""
+    if isa.is_arm:
+        return emulated_kernel(function, isa)
     entry = module(function, isa)[function.attrs["global_symbol"]]
 
     @functools.wraps(kernel)

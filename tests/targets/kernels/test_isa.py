@@ -18,8 +18,8 @@ def test_best_level_is_the_highest_whose_flags_are_all_there() -> None:
 
 
 def test_processor_below_the_lowest_level_is_refused_by_name_of_the_missing_flag() -> None:
-    with pytest.raises(UnsupportedError, match="sse4_2") as caught:
-        Isa.best({"ssse3"})
+    with pytest.raises(UnsupportedError, match="sse2") as caught:
+        Isa.best({"vfpv4"})
     assert caught.value.code == "E1462"
 
 
@@ -34,5 +34,12 @@ def test_host_is_a_known_level() -> None:
 
 
 def test_levels_rise() -> None:
-    flags = [set(level.cpu_flags) for level in LEVELS.values()]
-    assert all(low < high for low, high in pairwise(flags))
+    for is_arm in (False, True):
+        flags = [set(level.cpu_flags) for level in LEVELS.values() if level.is_arm is is_arm]
+        assert all(low < high for low, high in pairwise(flags))
+
+
+def test_a_processor_of_each_architecture_gets_its_own_levels() -> None:
+    assert Isa.best({"sse2", "fpu"}).name == "x86-64"
+    assert Isa.best({"fp", "asimd", "crc32"}).name == "aarch64"
+    assert Isa.best({"fp", "asimd", "asimddp", "i8mm", "sve"}).target()["mattr"] == ["+neon", "+dotprod", "+i8mm"]

@@ -7,7 +7,8 @@ Layout of an artifact folder::
 
     manifest.json           this
     report.json             times, memory, tolerances reached, pass counts
-    code/model.so           kernels and the Relax VM's functions
+    code/model.so           kernels and the Relax VM's functions; code/model-LEVEL.so for each of several CPU levels
+    code/decode.json        the program of one token
     weights.bin             packed tensors, each 64-byte aligned
     tokenizer/              tokenizer.json, chat template
     golden/                 token ids and reference logits, re-checked by `xamc verify`
@@ -126,6 +127,17 @@ class Cpu:
 
 
 @dataclass(frozen=True)
+class Code:
+    """A library of the same functions on the same weights, and the CPUs that it is for."""
+
+    file: str
+    cpu: Cpu
+
+    def __post_init__(self) -> None:
+        check_relative("file", self.file)
+
+
+@dataclass(frozen=True)
 class Quantization:
     """The weight quantization the spec asked for and the one used; they differ only under ``--allow-rtn``.
 
@@ -217,6 +229,9 @@ class Manifest:
         max_batch: most sequences at once.
         functions: names of the VM functions in `code_file`, or in every graph's code.
         code_file, weights: the library and its weights file; None for a target of static graphs.
+        cpu: what `code_file` was compiled for.
+        variants: libraries for further CPU levels, the last one for the CPUs that can do most.
+        step_file: the program of one token (`step_program`), if the library's `decode` runs one.
         graphs: the static graphs, each with files of its own.
         executes_on: what runs the artifact; `host-simulator` and `host-onnxruntime; ...` mark one that is for other
             hardware, whose results here are those of a check on the host.
@@ -250,7 +265,9 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     ranks: int = 1
     graphs: tuple[StaticGraph, ...] = ()
+    variants: tuple[Code, ...] = ()
     executes_on: str = "cpu"
+    step_file: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -259,11 +276,13 @@ class Manifest:
                 raise RecordError(key, f"{getattr(self, key)} is less than 1")
         if self.prefill_chunk > self.context_limit:
             raise RecordError("prefill_chunk", f"{self.prefill_chunk} is above context_limit {self.context_limit}")
-        for key in ("code_file", "tokenizer", "golden"):
+        for key in ("code_file", "step_file", "tokenizer", "golden"):
             if getattr(self, key) is not None:
                 check_relative(key, getattr(self, key))
         if (self.code_file is None) != bool(self.graphs) or (self.weights is None) != bool(self.graphs):
             raise RecordError("graphs", "an artifact has either one library with one weights file, or static graphs")
+        if self.variants and self.code_file is None:
+            raise RecordError("variants", "static graphs have no variants")
         ranks = {(graph.kind, graph.length): set[int]() for graph in self.graphs}
         for graph in self.graphs:
             ranks[graph.kind, graph.length].add(graph.rank)
@@ -305,10 +324,21 @@ class Manifest:
             raise InputError("E1502", f"{self.name} is made of static graphs, not of one library", "compile it again")
         return self.code_file, self.weights
 
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """The libraries, the one for the CPUs that can do most last; empty for static graphs."""
+        return () if self.code_file is None else (Code(self.code_file, self.cpu), *self.variants)
+
+    @property
+    def cpus(self) -> tuple[Cpu, ...]:
+        """What the code was compiled for: one of these has to be the machine's."""
+        return (self.cpu, *(variant.cpu for variant in self.variants))
+
     def needed_files(self) -> set[str]:
         """Paths of the files without which nothing runs."""
         if self.code_file is not None and self.weights is not None:
-            return {self.code_file, self.weights.file}
+            step = [self.step_file] if self.step_file else []
+            return {self.weights.file, *step, *(code.file for code in self.codes)}
         return {path for graph in self.graphs for path in (graph.code, graph.graph, graph.params)}
 
 

@@ -13,6 +13,7 @@ from xamc.compiler.commands.output import message_console, print_json
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.runtime import Generation, Model, load_language_model
 from xamc.runtime.executor import I64
+from xamc.runtime.startup import seconds_since_start
 
 CHAT_TOKENS = 512
 
@@ -41,14 +42,21 @@ def run_command(
             "leave --target out, or give the artifact of that target",
         )
     model = load_language_model(artifact, threads, prefault)
+    ready = seconds_since_start()
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = model.chat_prompt([{"role": "user", "content": text}]) if chat else text
     if as_json:
         fields = asdict(model.generate(ids, max_new_tokens, **options))
-        print_json({**fields, "executes_on": model.manifest.executes_on, "simulated": model.manifest.simulated})
+        ran_on = {
+            "executes_on": model.manifest.executes_on,
+            "cpu_level": model.cpu_level,
+            "threads": model.threads,
+            "ready_s": ready,
+        }
+        print_json({**fields, **ran_on, "simulated": model.manifest.simulated})
         return
     answer = _show(model, ids, max_new_tokens, options)
-    message_console().print(speed(answer, model), style="dim")
+    message_console().print(f"{speed(answer, model)}, ready after {ready:.2f} s", style="dim", soft_wrap=True)
 
 
 def chat_command(
@@ -86,6 +94,7 @@ def speed(answer: Generation, model: Model) -> str:
         f"{caveat}{answer.prompt_tokens}{reused} + {len(answer.token_ids)} tokens, "
         f"prefill {answer.prefill_tokens_per_s:.0f} tokens/s, "
         f"decode {answer.decode_tokens_per_s:.1f} tokens/s, {model.threads} threads"
+        + (f", {model.cpu_level} code" if model.manifest.variants else "")
     )
 
 

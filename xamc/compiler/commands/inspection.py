@@ -52,16 +52,16 @@ def _check_golden(artifact: Artifact, threads: int | None, stage: Stage) -> dict
     """Runs the artifact on its golden prompts if this machine can; returns what was found, for scripts."""
     from xamc.compiler.verify.golden import check_golden
     from xamc.runtime import load
-    from xamc.runtime.cpu_features import missing_features
+    from xamc.runtime.cpu_features import why_not_run
 
     manifest = artifact.manifest
     if manifest.golden is None:
         stage.result("the artifact holds no golden logits", "skipped")
         return None
     golden = read_golden(artifact.file(manifest.golden))
-    missing = missing_features(manifest.cpu)
-    if missing:
-        reason = f"this CPU lacks {', '.join(missing)}, which {manifest.cpu.mcpu} code needs"
+    lacking = why_not_run(manifest.cpus)
+    if lacking:
+        reason = f"this CPU lacks {lacking}"
         own = f"; it holds no logits of its own: {golden.not_run}" if golden.not_run else ""
         stage.result(f"not compared: {reason}{own}", "not run")
         return {"executed": False, "reason": reason, "recorded": not golden.not_run}
@@ -80,6 +80,22 @@ def _found(result: GoldenResult, golden: Golden) -> str:
     if result.distance is not None:
         text += f"; KL {result.distance.mean_kl:.1e} nats from transformers fp32"
     return text
+
+
+def _target_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """The target, and per library the size and what a CPU must have for it."""
+    if not manifest.variants:
+        needs = " ".join(manifest.cpu.features) or "nothing"
+        return [("target", f"{manifest.target}, {manifest.cpu.mcpu}; needs {needs}")]
+    from xamc.runtime.cpu_features import best_code, why_not_run
+
+    nbytes = {file.path: file.nbytes for file in manifest.files}
+    here = None if why_not_run(manifest.cpus) else best_code(manifest)
+    rows = [("target", f"{manifest.target}, code for {len(manifest.codes)} CPU levels; the best a CPU has is run")]
+    for code in manifest.codes:
+        chosen = "; run on this machine" if code == here else ""
+        rows.append((code.cpu.mcpu, f"{size(nbytes[code.file])}, needs {' '.join(code.cpu.features)}{chosen}"))
+    return rows
 
 
 def inspect_command(path: Path, *, as_json: bool) -> None:
@@ -102,7 +118,7 @@ def inspect_command(path: Path, *, as_json: bool) -> None:
     heads = f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}"
     rows = [
         ("name", manifest.name),
-        ("target", f"{manifest.target}, {manifest.cpu.mcpu}; needs {' '.join(manifest.cpu.features) or 'nothing'}"),
+        *_target_rows(manifest),
         ("model", f"{model.model_type}: {model.num_layers} layers, hidden {model.hidden_size}, {heads}"),
         ("vocabulary", f"{model.vocab_size}, RoPE {model.rope.kind}"),
         ("weights", f"{used}; {_weights_row(manifest)}"),

@@ -19,6 +19,16 @@ and the remedy. Example: apache-tvm-ffi 0.1.15.post2, which pip picks by itself,
     "E1705": """`xamc run --target TARGET` got an artifact that was compiled for another target. The option is a guard
 for
 scripts that compile one model for several targets; leave it out, or give the artifact of that target.""",
+    "E1735": """The file of recorded answers, or of prompts, can't be read. `xamc golden record` makes the former: JSON
+of format 1, with a prompt, its token ids and an answer each. Prompts are a text file in UTF-8, one per line.""",
+    "E1736": """Answers differ from the recorded ones: another token became the likeliest by more than the tolerance, or
+log-probabilities of recorded tokens moved by more than it. The report names each prompt and the token where it begins.
+Remedy: find the change that did it (a dependency, the checkpoint, the spec, xamc; `xamc inspect` shows an artifact's
+inputs and tools); if it is meant, record again and commit the file, whose diff then shows what moved.""",
+    "E1737": """`xamc golden record` was given no prompt, or `--set` came with an artifact, which is compiled already.
+Give --prompt TEXT (repeatable) or --prompts FILE; `--set` goes with a build.yaml.""",
+    "E1738": """`xamc golden` records answers, which an embedding model does not give. `xamc verify` compares its hidden
+states with those recorded when it was compiled.""",
     "E1710": """The compile would take more memory than is available now. The message has both numbers and the stage.
 Remedy: end other programs; set workspace.workers: 1, as every worker process takes a share; or give a container more
 memory. `xamc plan SPEC` shows the estimate of every stage.""",
@@ -33,4 +43,11 @@ and what each takes, and the plan's table has the parts. Remedy for a language m
     "E1713": """`--die-memory` was given for a target that has no dies: a CPU has one memory for all, which `plan`
 compares
 with what is available by itself. Leave the option out, or plan for `backend.type: tvm_vacc`.""",
+    "E1718": """`xamc convert-weights DIR OUT` writes a new folder and replaces nothing: OUT exists and holds files.
+Choose another folder, or remove this one.""",
+    "E1719": """A word of `xamc convert-weights` that doesn't exist: `--layout` takes family, fused, meta or a .json
+file of names (and nothing for a GGUF file), `--dtype` takes source, float32, float16 or bfloat16, `--shard-size` a size
+such as 5GB.""",
+    "E1720": """The safetensors that `xamc convert-weights` would write are larger than the free space on the disk of
+OUT. GGUF's blocks become float32 unless `--dtype` says otherwise: `--dtype float16` halves them.""",
 }

@@ -21,7 +21,10 @@ and values in 8 bits: compile with `--set runtime.kv_dtype=int8`. A limit on the
 is another cause: room for the largest batch is reserved when an artifact is loaded, and taken as it is used.""",
     "E1607": """The artifact's code uses CPU instructions that this machine lacks, for example avx512f in an artifact
 compiled with `mcpu: native` on a newer machine. It would die with an illegal instruction. Compile it on this
-machine, or for a common denominator: `--set backend.compile.mcpu=x86-64-v3` (AVX2) or `x86-64-v2` (any).""",
+machine, or for a common denominator: `--set backend.compile.mcpu=x86-64-v3` (AVX2) or `x86-64` (any), or for several
+at once, of which the runtime takes the best one: `--set 'backend.compile.cpu=[x86-64-v2, x86-64-v3, x86-64-v4]'`.""",
+    "E1660": """`--cpu-list` (`use_cpus` in Python) takes numbers and ranges as `taskset --cpu-list` does, `0-3,8` for
+example, of CPUs that the process may use; a container or `taskset` may have left it only some of the machine's.""",
     "E1608": """The number of threads is not from 1 to 1024. Leave `--threads` out to use every CPU that the process may
 run on (its affinity, at most the container's CPU quota and OMP_NUM_THREADS).""",
     "E1609": """A library that runs the artifact is missing or refuses the code: TVM's runtime (`libtvm_runtime.so` in
@@ -80,6 +83,9 @@ is nothing to generate from. In Python `model.hidden_states(token_ids)` gives th
 in blocks. Compile the model again: nothing else has to change.""",
     "E1623": """Hidden states were asked of an artifact that yields logits. Only embedding models give them: for VACC,
 compile with an empty second list, `frontend.shape.input_ids: [[512], []]`.""",
+    "E1650": """`Model.fill_cache`, which benchmarks use to reach long contexts without a prefill, writes to the blocks
+of a paged KV cache. The CPU target has one; the others keep one contiguous cache per row. Example: fill_cache on an
+artifact of `backend.type: reference`. Remedy: run the prompt itself, or compile the spec for tvm_cpu.""",
     "E1646": """ONNX Runtime failed on one of the graphs of an Ascend artifact. The message names the file and the gear
 (batch and length) it was driven in. The graphs have been run when the artifact was compiled, so this machine has
 another version of ONNX Runtime (`xamc doctor`), or too little memory.""",

@@ -62,8 +62,16 @@ that splits a model among ranks.""",
     "E1461": """`backend.compile.mcpu` names a CPU level that xamc does not generate code for. Use `native` for the
 machine that compiles, or one of the listed levels, for example `x86-64-v3` (AVX2) for code that runs on nearly every
 server.""",
-    "E1462": """The processor of this machine lacks instructions that even the lowest CPU level (x86-64-v2) needs, or it
-is not an x86-64. Compile with `backend.compile.mcpu` set to the level of the machine that will run the artifact.""",
+    "E1462": """The processor of this machine is neither an x86-64 nor an aarch64 with NEON, for which there are CPU
+levels. Compile with `backend.compile.mcpu` set to the level of the machine that will run the artifact.""",
+    "E1480": """Code for aarch64 that is compiled on an x86-64 machine is linked by `aarch64-linux-gnu-gcc`, which is
+not installed. On Debian and Ubuntu: `apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross`.""",
+    "E1481": """`backend.compile.cpu` lists the CPU levels to compile for, for example `[x86-64-v3, x86-64-v4]`; it
+takes each once, and `backend.compile.mcpu`, which names a single one, does not go with it. Remove one of the two.""",
+    "E1482": """The libraries of an artifact for several CPU levels read one weights file, and two of them would lay it
+out differently: a defect of xamc. Until it is fixed compile one artifact per level.""",
+    "E1483": """`backend.compile.cpu` asks for several libraries in one artifact, which language models have and graphs
+of `frontend.type: onnx` do not. Set `backend.compile.mcpu` to the lowest level, or compile one artifact per level.""",
     "E1463": """A weight format was asked for with a group size that it does not have: 8-bit weights take 32, 64, 128 or
 none (one scale per output channel), 4-bit weights 32, 64 or 128.""",
     "E1464": """The number of input features of a layer is not a multiple of the quantization group. Choose a smaller
@@ -90,4 +98,7 @@ with it. Its own message is shown below the error: an operator without an implem
 don't fit. The file itself needs a change.""",
     "E1476": """The target in `backend.type` compiles language models only. Graphs with `frontend.type: onnx` compile
 for tvm_vacc, tvm_cpu and reference.""",
+    "E1417": """A kernel of the CPU's decode step asked for other operands than it had announced, so that its program
+would hand it the wrong memory. Nothing was compiled. This is a defect of that kernel, in
+xamc/targets/kernels/decode_phases.py; please report it with the model's config.json.""",
 }

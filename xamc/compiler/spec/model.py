@@ -158,6 +158,12 @@ class Backend:
         return str(self.compile.get("mcpu", "native"))
 
     @property
+    def cpu_levels(self) -> tuple[str, ...]:
+        """The CPU levels to compile for: those of `compile.cpu`, or the one of `compile.mcpu`."""
+        levels = self.compile.get("cpu")
+        return (self.mcpu,) if levels is None else tuple(map(str, levels))
+
+    @property
     def activations(self) -> str:
         """What activations are multiplied as by linear layers with integer weights: auto, float32 or int8."""
         return str(self.compile.get("activations", "auto"))

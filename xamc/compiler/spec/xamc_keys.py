@@ -31,12 +31,23 @@ KEYS: tuple[Key, ...] = (
     Key(
         "backend.compile.mcpu",
         Text(),
-        "LLVM's name of the CPU to compile for: native, x86-64-v3, znver3, ...",
+        "LLVM's name of the CPU to compile for: native, x86-64-v3, aarch64, ...",
         on(
             {"tvm_cpu": ("used", "chooses instructions; recorded in the artifact and checked when it is loaded")},
             ("no effect", "code is not generated for a CPU"),
         ),
         "native: the machine that compiles",
+    ),
+    Key(
+        "backend.compile.cpu",
+        ListOf(Text()),
+        "CPU levels to compile for, in place of `mcpu`: one library each on the same weights; the runtime takes the "
+        "best one that a machine can run. For example [x86-64-v3, x86-64-v4, aarch64].",
+        on(
+            {"tvm_cpu": ("used", "chooses instructions; recorded in the artifact and checked when it is loaded")},
+            ("no effect", "code is not generated for a CPU"),
+        ),
+        "none: `mcpu` alone",
     ),
     Key(
         "backend.compile.activations",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.golden import Golden, Sample
 from xamc.compiler.artifact.manifest import Cpu, Manifest
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.errors import InputError, InternalError
 from xamc.compiler.frontends import Checkpoint
@@ -28,12 +28,12 @@ LIMITS = Limits(seconds=3600, memory_bytes=None)
 _ANSWERS = "answers.safetensors"
 
 
-def why_not_run(cpu: Cpu) -> str:
-    """Why this machine can't execute an artifact's code; empty when it can."""
-    from xamc.runtime.cpu_features import missing_features
+def why_not_run(*cpus: Cpu) -> str:
+    """Why this machine can't execute any of an artifact's libraries; empty when it can."""
+    from xamc.runtime import cpu_features
 
-    missing = missing_features(cpu)
-    return f"the CPU that compiled it lacks {', '.join(missing)}, which {cpu.mcpu} code needs" if missing else ""
+    lacking = cpu_features.why_not_run(cpus)
+    return f"the CPU that compiled it lacks {lacking}" if lacking else ""
 
 
 def record(
@@ -52,8 +52,7 @@ def record(
         ToolchainError: E152x when the artifact crashes.
     """
     prompts = spec.verify.prompts or DEFAULT_PROMPTS
-    with tempfile.TemporaryDirectory(prefix="xamc-golden-") as name:
-        scratch = Path(name)
+    with temporary_folder("golden") as scratch:
         request = {
             "artifact": str(folder),
             "tokenizer": str(folder / manifest.tokenizer),

@@ -28,7 +28,7 @@ def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
 
     Raises:
         UnsupportedError: E1476 a target that takes no graphs; E1470 to E1472 a storage or quantization that graphs
-            don't have.
+            don't have; E1483 several CPU levels.
     """
     spec = loaded.spec
     backend, asked = spec.backend, spec.frontend.quantize
@@ -45,6 +45,13 @@ def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
             f"weights of graphs are not stored in backend.dtype {backend.dtype}",
             fix=f"use one of {', '.join(_STORAGE)}",
             locations=loaded.at("backend.dtype"),
+        )
+    if "cpu" in backend.compile:
+        raise UnsupportedError(
+            "E1483",
+            "graphs of frontend.type onnx are compiled for one CPU level; backend.compile.cpu lists several",
+            fix="set backend.compile.mcpu to the lowest of them, or compile an artifact for each",
+            locations=loaded.at("backend.compile.cpu"),
         )
     warnings = []
     extra = spec.graph.get("extra_ops")

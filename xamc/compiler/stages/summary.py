@@ -87,6 +87,10 @@ def codegen(generated: Generated, cache: StageCache) -> tuple[str, str]:
     """(detail, state) of code generation."""
     state = "cached" if {"cached"} & {cached(cache, "codegen"), cached(cache, "reference")} else "ok"
     parts = [generated.cpu.mcpu] if generated.cpu.features else ["ONNX"]
+    if generated.variants:
+        files = [generated.code, *(path for path, _ in generated.variants)]
+        cpus = [generated.cpu, *(code.cpu for _, code in generated.variants)]
+        parts = [f"{cpu.mcpu} {size(path.stat().st_size)}" for cpu, path in zip(cpus, files, strict=True)]
     if generated.passes:
         parts.append(f"{len(generated.passes)} Relax passes")
         deviations = [(p["deviation"], p["name"]) for p in generated.passes if p["deviation"] is not None]

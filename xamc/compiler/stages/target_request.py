@@ -22,12 +22,13 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
     """What the target is asked for, and the quantization requested and used.
 
     Raises:
-        InputError: E1344 `runtime.kv_dtype` beside an int8 KV cache.
+        InputError: E1344 `runtime.kv_dtype` beside an int8 KV cache; E1481 CPU levels that contradict each other.
         UnsupportedError: E1408 a quantization that the target doesn't have, or a calibrated one without `allow_rtn`;
             E1343 groups where the target has one scale per output channel; E1410 a dtype the target doesn't have;
             E1411 not a language model.
     """
     require_supported(spec)
+    check_cpu_levels(spec)
     policy, quantization = _quantization(spec, caps, allow_rtn)
     if spec.backend.dtype not in caps.weight_dtypes:
         raise UnsupportedError(
@@ -53,12 +54,38 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
         weight_dtype=weight_dtype,
         quantize=policy,
         kv_dtype=LONG_DTYPES.get(kv_dtype, kv_dtype),
-        mcpu=spec.backend.mcpu,
+        cpu_levels=spec.backend.cpu_levels,
         activations=activations,
         disable=spec.passes.disable,
         tune=spec.backend.tune and caps.tunes,
     )
     return request, replace(quantization, activations=activations)
+
+
+def check_cpu_levels(spec: Spec) -> None:
+    """Refuses two keys that both say what to generate code for, and a list of levels that is empty or repeats one.
+
+    Raises:
+        InputError: E1481.
+    """
+    levels = spec.backend.compile.get("cpu")
+    if levels is None:
+        return
+    keys = ("backend.compile.cpu", "backend.compile.mcpu")
+    if "mcpu" in spec.backend.compile:
+        raise InputError(
+            "E1481",
+            "backend.compile.cpu and backend.compile.mcpu both say which CPUs to generate code for",
+            fix="remove one of them; cpu takes a list of levels",
+            keys=keys,
+        )
+    if not levels or len(set(levels)) != len(levels):
+        raise InputError(
+            "E1481",
+            f"backend.compile.cpu is {list(levels)}; it takes different levels, at least one",
+            fix="list each CPU level once, for example [x86-64-v3, x86-64-v4]",
+            keys=keys[:1],
+        )
 
 
 def _activations(spec: Spec, caps: TargetCaps, policy: RoundToNearest | None) -> str:

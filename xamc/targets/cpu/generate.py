@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,11 +13,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.manifest import Cpu, Phase, plan_layout
+from xamc.compiler.artifact.manifest import Code, Cpu, Phase, plan_layout
 from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.staging import temporary_folder
+from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.contract import KV_BLOCK
+from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, save_cases
 from xamc.compiler.verify.twin_file import write_weights
@@ -63,7 +65,8 @@ def generate(
         cache: where results are kept.
         dump: folder for readable IR, or None; the child then runs even if its result is known.
     """
-    isa = Isa.host() if request.mcpu == "native" else Isa.by_name(request.mcpu)
+    levels = Isa.rising(request.cpu_levels)
+    isa = levels[0]
     wishes = {
         "isa": isa.name,
         "kv_dtype": request.kv_dtype,
@@ -71,16 +74,24 @@ def generate(
         "disable": sorted(request.disable),
     }
     with ThreadPoolExecutor(1) as pool:
-        proving = pool.submit(_proof, twin, wishes, cache) if twin is not None else None
-        folder = _code(program, {**wishes, "tiles": request.tiles.to_json()}, cache, dump)
+        proving = pool.submit(_proofs, twin, wishes, levels, cache) if twin is not None else None
+        # the tiles that were found here are this machine's, and there are none where the code is for several
+        folder = _code(program, wishes | {"tiles": request.tiles.to_json()}, cache, dump)
+        others = [_code(program, wishes | {"isa": level.name, "tiles": []}, cache, None) for level in levels[1:]]
         proof = proving.result() if proving is not None else None
+    _check_same_weights(folder, others, levels)
+    names = [LIBRARY] if not others else [f"model-{level.name}.so" for level in levels]
     result = json.loads((folder / RESULT).read_text())
     weights, buffers = _resolve(result["weights"], program)
     shown = proof["passes"] if proof is not None else {}
     unproven = {"deviation": None, "tolerance": None}
     return Generated(
         code=folder / LIBRARY,
-        code_name=f"code/{LIBRARY}",
+        code_name=f"code/{names[0]}",
+        variants=tuple(
+            (other / LIBRARY, Code(f"code/{name}", Cpu(level.name, level.cpu_flags)))
+            for other, name, level in zip(others, names[1:], levels[1:], strict=True)
+        ),
         functions=FUNCTIONS,
         phases=(Phase("prefill", ("prefill_last", "prefill_all")), Phase("decode", ("decode",))),
         cpu=Cpu(isa.name, isa.cpu_flags),
@@ -89,8 +100,30 @@ def generate(
         passes=tuple({**entry, **shown.get(entry["name"], unproven)} for entry in result["passes"]),
         kernel_proof=None if proof is None else proof["kernels"],
         kv_block=KV_BLOCK,
+        step=folder / STEP_FILE if (folder / STEP_FILE).is_file() else None,
         seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
+
+
+def _check_same_weights(folder: Path, others: list[Path], levels: list[Isa]) -> None:
+    """Libraries of one artifact read one weights file and run one program.
+
+    Raises:
+        InternalError: E1482, a level wants it laid out differently.
+    """
+    wanted = _weights_and_step(folder)
+    for other, level in zip(others, levels[1:], strict=True):
+        if _weights_and_step(other) != wanted:
+            raise InternalError(
+                "E1482",
+                f"the code for {levels[0].name} and for {level.name} would read different weights files or programs",
+                fix="compile one artifact per level with backend.compile.mcpu, and report it",
+            )
+
+
+def _weights_and_step(folder: Path) -> tuple[Any, str]:
+    step = folder / STEP_FILE
+    return json.loads((folder / RESULT).read_text())["weights"], step.read_text() if step.is_file() else ""
 
 
 def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Path | None) -> Path:
@@ -100,8 +133,7 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
     key = stage_key("codegen", _MODULES, _TOOLS, inputs)
 
     def build(out: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="xamc-codegen-") as name:
-            folder = Path(name)
+        with temporary_folder("codegen") as folder:
             (folder / "graph.onnx").write_bytes(graph)
             call = {
                 "graph": str(folder / "graph.onnx"),
@@ -116,8 +148,8 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
     folder = cache.get(key)
     if folder is not None and dump is not None:
         # the result is known, the IR on the way to it is not
-        with tempfile.TemporaryDirectory(prefix="xamc-dump-") as name:
-            build(Path(name))
+        with temporary_folder("dump") as shown:
+            build(shown)
     return folder or cache.publish(key, build)
 
 
@@ -146,6 +178,18 @@ class ProofKeys:
         )
 
 
+def _proofs(
+    twin: tuple[Program, list[Case]], wishes: dict[str, Any], levels: list[Isa], cache: StageCache
+) -> dict[str, Any]:
+    """What the twin showed, with the kernels of each level; those of the best level that ran stand for all."""
+    proofs = [_proof(twin, wishes | {"isa": level.name}, cache) for level in levels]
+    if len(levels) == 1:
+        return proofs[0]
+    kernels = {level.name: proof["kernels"] for level, proof in zip(levels, proofs, strict=True)}
+    ran = [kernel for kernel in kernels.values() if kernel["executed"]]
+    return {**proofs[0], "kernels": {**(ran or list(kernels.values()))[-1], "levels": kernels}}
+
+
 def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: StageCache) -> dict[str, Any]:
     """What the twin showed: ``passes``, ``kernels`` and ``seconds``; one child shows all that is not known yet."""
     program, _ = twin
@@ -154,12 +198,11 @@ def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: Stag
     passes, kernels = cache.get(keys.passes), cache.get(keys.kernels)
 
     def prove(out: Path, show_passes: bool, isa: str | None) -> None:
-        with tempfile.TemporaryDirectory(prefix="xamc-proof-") as name:
+        with temporary_folder("proof") as folder:
             call = {**wishes, "isa": isa, "passes": show_passes, "out": str(out)}
-            _run("prove", {**call, "twin": _write_twin(Path(name), twin)}, Path(name), cache)
+            _run("prove", {**call, "twin": _write_twin(folder, twin)}, folder, cache)
 
-    with tempfile.TemporaryDirectory(prefix="xamc-proven-") as name:
-        proven = Path(name)
+    with temporary_folder("proven") as proven:
 
         def show_kernels(out: Path) -> None:
             prove(proven, passes is None, wishes["isa"])

@@ -56,11 +56,11 @@ def attention(
         write_index = E.parameter("write_index", (b,), "int64")
         keys, values = declare_pools(hkv, d, kv_dtype, table, isa, block)
         y = E.parameter("y", (b, s, hq * d), "float32")
-        arguments = (q, keys, values, write_index, y, isa, scale, window, tiles)
+        arguments = (q, keys, values, write_index, y, isa, scale, window)
         if m == "one":
             emit_decode(*arguments)
         else:
-            E.when(s == 1, lambda: emit_decode(*arguments), lambda: emit_prefill(*arguments))
+            E.when(s == 1, lambda: emit_decode(*arguments), lambda: emit_prefill(*arguments, tiles))
 
     suffix = f"_w{window}" if window else ""
     return E.build(f"attention_{m}_{hq}_{hkv}x{d}_{kv_dtype}_b{block}{suffix}", body)

@@ -15,7 +15,8 @@ words        int8          two unsigned 16-bit words    two int16, the even K an
 The group is how many K share a scale of the activations: few for accuracy with 8 bits, as many with 16 as keep sums
 from overflowing. `bytes` is ``pmaddubsw``, whose pairs of 16-bit sums can't overflow in a group: 8 * 2 * 15 * 127 =
 30,480. `words` is ``pmaddwd``, as ``pmaddubsw`` would saturate with 8-bit weights; it takes 16-bit activations for
-nothing: 64 * 255 * 32,767 fits int32.
+nothing: 64 * 255 * 32,767 fits int32. `VNNI` is ``usdot`` or ``sdot`` on aarch64; where a level has none of these
+instructions, neighbours are multiplied and added in plain ones.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class IntegerDot:
     def multiply_add(self, operand: E.Expr, unit: E.Expr, sums: E.Register) -> None:
         """Adds an operand times a unit to the sums."""
         if self.vnni:
-            sums.set(_dot_bytes(sums.get(), operand, unit, self.isa))
+            sums.set(_dot_bytes(sums.get(), operand, unit, self.isa, narrow=self.kind == "uint4"))
         elif self._bytes:
             sums.set(sums.get() + _multiply_bytes(operand, unit, self.isa))
         else:
@@ -147,8 +148,13 @@ _PREFIX[16] = ("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512")
 
 
 def _multiply_bytes(unsigned: E.Expr, signed: E.Expr, isa: Isa) -> E.Expr:
-    """pmaddubsw: int16 [2 lanes], each the saturated sum of two products of neighbouring bytes."""
+    """pmaddubsw: int16 [2 lanes], each the saturated sum of two products of neighbouring bytes.
+
+    In plain instructions where the level lacks it; what is multiplied here can't overflow.
+    """
     lanes, name = isa.lanes, _PREFIX[isa.lanes][0]
+    if isa.is_arm or "ssse3" not in isa.cpu_flags:
+        return _multiply_pairs(unsigned, signed, 2 * lanes, 8)
     left, right = E.bits(unsigned, "uint8", 4 * lanes), E.bits(signed, "int8", 4 * lanes)
     return T.call_llvm_pure_intrin(E.vector("int16", 2 * lanes), f"llvm.x86.{name}", left, right)
 
@@ -156,11 +162,33 @@ def _multiply_bytes(unsigned: E.Expr, signed: E.Expr, isa: Isa) -> E.Expr:
 def _multiply_words(left: E.Expr, right: E.Expr, isa: Isa) -> E.Expr:
     """pmaddwd: int32 [lanes], each the sum of two products of neighbouring int16."""
     lanes, name = isa.lanes, _PREFIX[isa.lanes][1]
+    if isa.is_arm:
+        return _multiply_pairs(left, right, lanes, 16, signed=True)
     return T.call_llvm_pure_intrin(E.vector("int32", lanes), f"llvm.x86.{name}", left, right)
 
 
-def _dot_bytes(sums: E.Expr, unsigned: E.Expr, signed: E.Expr, isa: Isa) -> E.Expr:
-    """vpdpbusd: sums int32 [lanes] + four products of unsigned and signed bytes, not saturated."""
+def _multiply_pairs(left: E.Expr, right: E.Expr, lanes: int, width: int, signed: bool = False) -> E.Expr:
+    """Products of neighbours of `width` bits, added up in integers twice as wide; only the right ones are signed.
+
+    `signed`: the left ones are signed as well.
+    """
+    shift = E.const(width, lanes, f"int{2 * width}")
+    wide = f"int{2 * width}"
+    left, right = E.let(E.bits(left, wide, lanes)), E.let(E.bits(right, wide, lanes))
+    if signed:
+        low, high = (left << shift) >> shift, left >> shift
+    else:
+        raw = E.bits(left, f"u{wide}", lanes)
+        low = left & E.const(2**width - 1, lanes, wide)
+        high = E.bits(raw >> E.const(width, lanes, f"u{wide}"), wide, lanes)
+    return low * ((right << shift) >> shift) + high * (right >> shift)
+
+
+def _dot_bytes(sums: E.Expr, unsigned: E.Expr, signed: E.Expr, isa: Isa, narrow: bool) -> E.Expr:
+    """vpdpbusd: sums int32 [lanes] + four products of unsigned and signed bytes, not saturated.
+
+    `narrow`: the unsigned bytes are below 128.
+    """
     lanes = isa.lanes
     if isa.emulate_vnni:
         total = sums
@@ -172,5 +200,25 @@ def _dot_bytes(sums: E.Expr, unsigned: E.Expr, signed: E.Expr, isa: Isa) -> E.Ex
             left = signed << E.const(24 - 8 * byte, lanes, "int32") if byte < 3 else signed
             total = total + weight * (left >> E.const(24, lanes, "int32"))
         return total
+    if isa.is_arm:
+        return _dot_bytes_arm(sums, unsigned, signed, isa, narrow)
     left, right = E.bits(unsigned, "uint8", 4 * lanes), E.bits(signed, "int8", 4 * lanes)
     return T.call_llvm_pure_intrin(E.vector("int32", lanes), "llvm.x86.avx512.vpdpbusd.512", sums, left, right)
+
+
+def _dot_bytes_arm(sums: E.Expr, unsigned: E.Expr, signed: E.Expr, isa: Isa, narrow: bool) -> E.Expr:
+    """``usdot``; without it ``sdot`` of the bytes less 128, less the dot product with -128, which columns share."""
+    lanes = isa.lanes
+
+    def dot(name: str, total: E.Expr, left: E.Expr) -> E.Expr:
+        operands = (E.bits(left, "int8", 4 * lanes), E.bits(signed, "int8", 4 * lanes))
+        name = f"llvm.aarch64.neon.{name}.v{lanes}i32.v{4 * lanes}i8"
+        return T.call_llvm_pure_intrin(E.vector("int32", lanes), name, total, *operands)
+
+    if "i8mm" in isa.cpu_flags:
+        return dot("usdot", sums, unsigned)
+    if narrow:
+        return dot("sdot", sums, unsigned)
+    low = E.const(0x80808080, lanes, "uint32")
+    moved = E.bits(unsigned, "uint32", lanes) ^ low
+    return dot("sdot", sums, moved) - dot("sdot", E.const(0, lanes, "int32"), low)

@@ -1,4 +1,4 @@
-"""Instruction-set levels of x86-64 that the kernels are generated for.
+"""Instruction-set levels of x86-64 and aarch64 that the kernels are generated for.
 
 A level is data: the generators ask how wide a vector is, how many registers there are and whether an instruction
 exists, never for a level's name.
@@ -14,9 +14,14 @@ from typing import Any
 
 from xamc.compiler.errors import UnsupportedError
 
-_V2 = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
+_V1 = ("sse2",)
+_V2 = (*_V1, "cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
 _V3 = (*_V2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+
+_X86 = "x86_64-unknown-linux-gnu"
+_ARM = "aarch64-unknown-linux-gnu"
 
 
 @dataclass(frozen=True)
@@ -24,18 +29,21 @@ class Isa:
     """One feature level.
 
     Attributes:
-        name: ``x86-64-v2``, ``x86-64-v3``, ``x86-64-v4``, with ``+vnni`` and ``+bf16`` where they exist.
+        name: ``x86-64``, ``x86-64-v2``, ``-v3``, ``-v4``, with ``+vnni`` and ``+bf16`` where they exist; ``aarch64``,
+            ``aarch64+dotprod``, ``aarch64+i8mm``.
         mcpu: LLVM's name of the level.
         attributes: LLVM feature strings on top of `mcpu`.
         lanes: float32 elements of a vector register.
         registers: architectural vector registers.
         has_f16c: float16 conversion in one instruction.
         has_fma: fused multiply-add; without it products are rounded before they are added.
-        has_vnni: ``vpdpbusd``, a dot product of four unsigned with four signed bytes accumulated in int32.
+        has_vnni: a dot product of four unsigned with four signed bytes accumulated in int32: ``vpdpbusd``, ``usdot``,
+            or ``sdot`` with the unsigned bytes moved into the signed range.
         has_bf16_dot: ``vdpbf16ps``, a dot product of pairs of bfloat16 accumulated in float32.
         emulate_vnni, emulate_bf16_dot: generate the same algorithm with plain instructions, for tests on machines
             without it.
         cpu_flags: what ``/proc/cpuinfo`` must list for the code to run.
+        triple: LLVM's name of the architecture and system.
     """
 
     name: str
@@ -50,6 +58,7 @@ class Isa:
     cpu_flags: tuple[str, ...]
     emulate_vnni: bool = False
     emulate_bf16_dot: bool = False
+    triple: str = _X86
 
     @staticmethod
     def by_name(name: str) -> Isa:
@@ -63,7 +72,7 @@ class Isa:
                 "E1461",
                 f"CPU level {name!r} is not known; known are {', '.join(LEVELS)}",
                 fix=f"choose one of {', '.join(LEVELS)}",
-                keys=("backend.compile.mcpu",),
+                keys=("backend.compile.mcpu", "backend.compile.cpu"),
             )
         return LEVELS[name]
 
@@ -77,11 +86,21 @@ class Isa:
         return Isa.host() if mcpu == "native" else Isa.by_name(mcpu)
 
     @staticmethod
+    def rising(names: Iterable[str]) -> list[Isa]:
+        """The different levels that names of `backend.compile.cpu` mean, what can do most last.
+
+        Raises:
+            UnsupportedError: E1461, E1462.
+        """
+        wanted = {Isa.wanted(name).name for name in names}
+        return [level for level in LEVELS.values() if level.name in wanted]
+
+    @staticmethod
     def host() -> Isa:
         """The highest level that this machine's processor supports.
 
         Raises:
-            UnsupportedError: E1462, the processor is below x86-64-v2 or not an x86-64.
+            UnsupportedError: E1462, the processor is neither an x86-64 nor an aarch64 with NEON.
         """
         return Isa.best(_host_flags())
 
@@ -92,19 +111,30 @@ class Isa:
         for level in reversed(LEVELS.values()):
             if available.issuperset(level.cpu_flags):
                 return level
-        missing = sorted(set(_V2) - available)
         raise UnsupportedError(
             "E1462",
-            f"this processor lacks {', '.join(missing)}, which the CPU target needs (x86-64-v2)",
-            fix="compile and run on an x86-64 machine of 2009 or later",
+            "this processor has neither sse2 (x86-64) nor asimd (aarch64), one of which the CPU target needs",
+            fix="compile and run on an x86-64 or an aarch64 machine",
         )
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether it is a level of aarch64."""
+        return self.triple == _ARM
 
     def target(self) -> dict[str, Any]:
         """The TVM target as a dictionary for ``tvm.target.Target``."""
-        target: dict[str, Any] = {"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu", "mcpu": self.mcpu}
+        target: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
         if self.attributes:
             target["mattr"] = list(self.attributes)
         return target
+
+
+def _arm(name: str, flags: tuple[str, ...], *attributes: str) -> Isa:
+    """A level of aarch64: every one has FMA and converts float16."""
+    return Isa(
+        name, "generic", ("+neon", *attributes), 4, 32, True, True, "asimddp" in flags, False, flags, triple=_ARM
+    )
 
 
 def _level(name: str, lanes: int, flags: tuple[str, ...], *attributes: str) -> Isa:
@@ -122,6 +152,7 @@ def _level(name: str, lanes: int, flags: tuple[str, ...], *attributes: str) -> I
     )
 
 
+_NEON = ("asimd", "fp")
 _VNNI = (*_V4, "avx512_vnni")
 # "prefer-256-bit" is off: LLVM would split 512-bit vectors on server parts where the full width is faster.
 _WIDE = "-prefer-256-bit"
@@ -129,11 +160,15 @@ _WIDE = "-prefer-256-bit"
 LEVELS: dict[str, Isa] = {
     level.name: level
     for level in (
+        _level("x86-64", 4, _V1),
         _level("x86-64-v2", 4, _V2),
         _level("x86-64-v3", 8, _V3),
         _level("x86-64-v4", 16, _V4, _WIDE),
         _level("x86-64-v4+vnni", 16, _VNNI, _WIDE, "+avx512vnni"),
         _level("x86-64-v4+vnni+bf16", 16, (*_VNNI, "avx512_bf16"), _WIDE, "+avx512vnni", "+avx512bf16"),
+        _arm("aarch64", _NEON),
+        _arm("aarch64+dotprod", (*_NEON, "asimddp"), "+dotprod"),
+        _arm("aarch64+i8mm", (*_NEON, "asimddp", "i8mm"), "+dotprod", "+i8mm"),
     )
 }
 
@@ -141,12 +176,23 @@ LEVELS: dict[str, Isa] = {
 @functools.cache
 def cpu_model() -> str:
     """This machine's processor: its name, vendor, family, model and stepping, as names repeat."""
-    names = ("model name", "vendor_id", "cpu family", "model", "stepping")
-    return " ".join(_cpuinfo().get(name, "?") for name in names)
+    names = (
+        "model name",
+        "vendor_id",
+        "cpu family",
+        "model",
+        "stepping",
+        "CPU implementer",
+        "CPU part",
+        "CPU revision",
+    )
+    info = _cpuinfo()
+    return " ".join(info[name] for name in names if name in info)
 
 
 def _host_flags() -> frozenset[str]:
-    return frozenset(_cpuinfo().get("flags", "").split())
+    info = _cpuinfo()
+    return frozenset(info.get("flags", info.get("Features", "")).split())
 
 
 @functools.cache

@@ -42,15 +42,12 @@ class LinearTiles:
 
 @dataclass(frozen=True)
 class AttentionTiles:
-    """Of an attention kernel.
+    """Of attention for many queries.
 
     Attributes:
-        splits: most parts that a sequence's keys are cut into for one query. With three KV heads 96 tasks keep two
-            threads busy to within 2 %, one head 16 threads; more parts would only write and read more partial results.
         rows: rows (queries times heads of a group) of a task with many queries, about: cut to whole register tiles.
     """
 
-    splits: int = 32
     rows: int = 48
 
 
@@ -87,18 +84,17 @@ class LinearProblem:
 
 @dataclass(frozen=True)
 class AttentionProblem:
-    """What decides about the best tiles of attention: heads, KV heads, D, the cache, one or any queries."""
+    """What decides about the best tiles of attention for many queries: heads, KV heads, D, and the cache."""
 
     heads: int
     kv_heads: int
     d: int
     kv_dtype: Literal["float32", "float16", "bfloat16", "int8"]
-    m: Rows
     window: int | None
 
     def __str__(self) -> str:
         window = f"_w{self.window}" if self.window else ""
-        return f"attention_{self.m}_{self.heads}_{self.kv_heads}x{self.d}_{self.kv_dtype}{window}"
+        return f"attention_any_{self.heads}_{self.kv_heads}x{self.d}_{self.kv_dtype}{window}"
 
 
 Problem = LinearProblem | AttentionProblem

@@ -18,9 +18,9 @@ _BLOCK_K = (128, 512)
 _REGISTER_TILES = {
     (4, 16): ((4, 2), (2, 4)),
     (8, 16): ((4, 2), (2, 4)),
+    (4, 32): ((8, 2), (6, 4)),
     (16, 32): ((8, 2), (12, 2)),
 }
-_SPLITS = (16, 64)
 _ATTENTION_ROWS = (24, 96)
 
 
@@ -34,10 +34,7 @@ def first_round(problem: Problem, isa: Isa, activations: str) -> list[KernelTile
     """
     if isinstance(problem, LinearProblem):
         return list(_linear(problem, isa, activations))
-    default = AttentionTiles()
-    if problem.m == "one":
-        return [replace(default, splits=splits) for splits in _SPLITS]
-    return [replace(default, rows=rows) for rows in _ATTENTION_ROWS]
+    return [AttentionTiles(rows) for rows in _ATTENTION_ROWS]
 
 
 def _linear(problem: LinearProblem, isa: Isa, activations: str) -> Iterator[LinearTiles]:

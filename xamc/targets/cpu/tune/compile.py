@@ -64,7 +64,7 @@ def distinct_problems(program: RelaxProgram, kv_dtype: Any) -> list[Problem]:
         elif call is not None and call.name == "attention_rows":
             heads, window, cache = call.attributes["heads"], call.attributes["window"], call.tensors[1]
             kv_heads, d = int(cache.ty.shape[1]), int(cache.ty.shape[3])
-            found |= {AttentionProblem(heads, kv_heads, d, kv_dtype, m, window): None for m in _BOTH}
+            found[AttentionProblem(heads, kv_heads, d, kv_dtype, window)] = None
     return list(found)
 
 
@@ -93,7 +93,7 @@ def compile_kernel(problem: Problem, tiles: KernelTiles, isa: Isa, activations: 
         assert isinstance(tiles, AttentionTiles)
         sizes = problem.heads, problem.kv_heads, problem.d
         kernel = attention(
-            *sizes, problem.kv_dtype, isa, scale=problem.d**-0.5, m=problem.m, window=problem.window, tiles=tiles
+            *sizes, problem.kv_dtype, isa, scale=problem.d**-0.5, m="any", window=problem.window, tiles=tiles
         )
     target = tvm.target.Target(isa.target())
     module = tvm.IRModule({KERNEL: kernel.with_attr("global_symbol", KERNEL)})

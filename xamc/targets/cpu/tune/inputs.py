@@ -18,7 +18,7 @@ Array = NDArray[np.generic]
 
 PREFILL_ROWS = 512
 """Rows of X, or queries, of kernels for any number of them: a full prefill call."""
-_CONTEXT = 4096
+_CONTEXT = 2048
 _STREAM_BYTES = 128 * 2**20
 """What one run of a memory-bound kernel reads: more than caches keep, as a model's weights are read in turn."""
 _MOST_OUTPUTS = 1024
@@ -73,7 +73,7 @@ def _linear(problem: LinearProblem, generator: np.random.Generator) -> Arguments
 
 
 def _attention(problem: AttentionProblem, generator: np.random.Generator) -> Arguments:
-    queries, past = (1, _CONTEXT - 1) if problem.m == "one" else (PREFILL_ROWS, 0)
+    queries, past = PREFILL_ROWS, _CONTEXT - PREFILL_ROWS
     blocks = _CONTEXT // KV_BLOCK
     q = _aligned(generator.standard_normal((1, queries, problem.heads * problem.d), np.float32))
     table = _aligned(generator.permutation(blocks).astype(np.int32)[None])
@@ -87,9 +87,7 @@ def _attention(problem: AttentionProblem, generator: np.random.Generator) -> Arg
     else:
         dtype = np.dtype(ml_dtypes.bfloat16) if problem.kv_dtype == "bfloat16" else np.dtype(problem.kv_dtype)
         pools = [_aligned(generator.standard_normal(shape, np.float32).astype(dtype)) for shape in (keys, values)]
-    copies = max(1, _STREAM_BYTES // sum(pool.nbytes for pool in pools)) if problem.m == "one" else 1
-    index = _aligned(np.array([past], np.int64))
-    calls = [[q, table, index, *(pools if copy == 0 else map(_aligned, pools))] for copy in range(copies)]
+    calls = [[q, table, _aligned(np.array([past], np.int64)), *pools]]
     return Arguments(calls, tuple(dtypes), (1, queries, problem.heads * problem.d))
 
 

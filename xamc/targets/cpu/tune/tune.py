@@ -117,21 +117,21 @@ class Tuned:
         return {"cpu": self.cpu, "threads": self.threads, "kernels": kernels}
 
 
-def require_host(mcpu: str) -> Isa:
+def require_host(levels: Sequence[str]) -> Isa:
     """The level of this machine, which is all that can be timed here.
 
     Raises:
-        UnsupportedError: E1418, `mcpu` means another level.
+        UnsupportedError: E1418, `levels` means another level, or several.
     """
-    host, wanted = Isa.host(), Isa.wanted(mcpu)
-    if wanted.name != host.name:
+    host, wanted = Isa.host(), Isa.rising(levels)
+    if wanted != [host]:
+        names = ", ".join(level.name for level in wanted)
         raise UnsupportedError(
             "E1418",
-            f"backend.compile.tune times kernels on this machine, which is {host.name}; backend.compile.mcpu is "
-            f"{wanted.name}",
+            f"backend.compile.tune times kernels on this machine, which is {host.name}; the code is to be for {names}",
             fix="set backend.compile.mcpu: native, or backend.compile.tune: off, or compile on the machine that is "
             "compiled for",
-            keys=("backend.compile.tune", "backend.compile.mcpu"),
+            keys=("backend.compile.tune", "backend.compile.mcpu", "backend.compile.cpu"),
         )
     return host
 
@@ -168,7 +168,7 @@ def tune(program: Program, request: TargetRequest, cache: StageCache, progress: 
         UnsupportedError: E1418, the code is for another machine.
         InternalError: E1419, a candidate computes something else than the default.
     """
-    isa = require_host(request.mcpu)
+    isa = require_host(request.cpu_levels)
     found = {problem: timed_problem(problem) for problem in _problems(program, request, cache)}
     keys = {timed: result_key(timed, isa, request.activations) for timed in found.values()}
     known = {timed: cache.get(key) for timed, key in keys.items()}
