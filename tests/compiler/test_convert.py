@@ -201,7 +201,7 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
 
 def test_words_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_tiny(tmp_path / "model", "llama")
-    for options, code in (({"layout": "megatron"}, "E1719"), ({"dtype": "int8"}, "E1719")):
+    for options, code in (({"layout": "megatron"}, "E1168"), ({"dtype": "int8"}, "E1719")):
         with pytest.raises(MisuseError, match=code):
             run(folder, tmp_path / "out", **options)
     assert cli.run(["convert-weights", str(folder), str(tmp_path / "out"), "--shard-size", "0"]) == 2

@@ -81,7 +81,7 @@ def convert_weights(
         What was written, for scripts.
 
     Raises:
-        MisuseError: E1718 the destination holds something, E1719 words that don't exist.
+        MisuseError: E1718 the destination holds something, E1168 and E1719 words that don't exist.
         InputError: E1720 the disk is too small, and what opening a checkpoint raises.
     """
     if dtype not in ("source", *FLOATS):

@@ -113,6 +113,7 @@ class Generated:
         passes: reports of the passes the target ran by itself (Relax), as JSON.
         seconds: time by step.
         step: the file of the program of one token, to be put beside the code; None where there is none.
+        decode: how one token is run, or why it is no program; None where a target has but one way.
         kv_block: positions of a block of the KV cache, 0 where it is contiguous.
     """
 
@@ -128,4 +129,5 @@ class Generated:
     seconds: Mapping[str, float] = field(default_factory=dict)
     kv_block: int = 0
     step: Path | None = None
+    decode: str | None = None
     variants: tuple[tuple[Path, Code], ...] = ()

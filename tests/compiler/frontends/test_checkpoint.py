@@ -64,7 +64,8 @@ def test_other_frontends_of_vamc_are_unsupported_and_named(type: str, tmp_path: 
 
 def test_every_code_of_these_rooms_is_explained(repository: Path) -> None:
     rooms = [repository / "xamc" / "compiler" / room for room in ("frontends", "weights")]
-    raised = {
-        code for room in rooms for file in room.rglob("*.py") for code in re.findall(r'"(E11\d\d)"', file.read_text())
-    }
+    files = [file for room in rooms for file in room.rglob("*.py")]
+    # the frontends' child, which needs torch
+    files.append(repository / "xamc" / "compiler" / "export" / "pickled_tensors.py")
+    raised = {code for file in files for code in re.findall(r'"(E11\d\d)"', file.read_text())}
     assert raised == set(CODES)

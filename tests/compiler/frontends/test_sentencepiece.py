@@ -131,6 +131,25 @@ def test_a_text_that_spells_a_byte_piece_is_text(tmp_path: Path) -> None:
             assert ours.encode(text, add_special_tokens=False).ids == reference.encode(text)
 
 
+def test_a_unigram_model_does_not_take_spelled_bytes_for_bytes(tmp_path: Path) -> None:
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*corpus()[:200], *"<>0123456789xABC"] * 3),
+        model_writer=trained,
+        model_type="unigram",
+        vocab_size=600,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        byte_fallback=True,
+        minloglevel=2,
+        **KEEP,
+    )
+    reference = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    ours = convert(trained.getvalue(), tmp_path)
+    for text in ("<0x41>", "a <0x0A> b", "<unk"):
+        assert ours.encode(text, add_special_tokens=False).ids == reference.encode(text)
+
+
 def test_where_the_space_in_front_goes(tmp_path: Path) -> None:
     """Every part between special tokens goes through SentencePiece, unless tokenizer_config.json says legacy: false."""
     model, space = train("internlm"), "▁"

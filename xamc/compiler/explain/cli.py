@@ -45,9 +45,8 @@ compares
 with what is available by itself. Leave the option out, or plan for `backend.type: tvm_vacc`.""",
     "E1718": """`xamc convert-weights DIR OUT` writes a new folder and replaces nothing: OUT exists and holds files.
 Choose another folder, or remove this one.""",
-    "E1719": """A word of `xamc convert-weights` that doesn't exist: `--layout` takes family, fused, meta or a .json
-file of names (and nothing for a GGUF file), `--dtype` takes source, float32, float16 or bfloat16, `--shard-size` a size
-such as 5GB.""",
+    "E1719": """An option of `xamc convert-weights` that makes no sense: `--dtype` takes source, float32, float16 or
+bfloat16, `--shard-size` a size such as 5GB, and a GGUF file takes no `--layout`, as it says its layout itself.""",
     "E1720": """The safetensors that `xamc convert-weights` would write are larger than the free space on the disk of
 OUT. GGUF's blocks become float32 unless `--dtype` says otherwise: `--dtype float16` halves them.""",
 }

@@ -92,6 +92,8 @@ must lie there as a whole: save them with `torch.save({k: v.contiguous() for k, 
 parts together, two tensors lead to one name, or the table says something else than names. A table is a JSON file,
 stored name to name, list of names (whose rows follow each other) or null; `{i}` stands for the number of a layer:
 `{"blocks.{i}.qkv.weight": ["model.layers.{i}.self_attn.q_proj.weight", ...], "blocks.{i}.rope": null}`.""",
+    "E1168": """`xamc convert-weights --layout` takes family, fused, meta, or a .json file of names;
+docs/convert-weights.md says what each is for.""",
     "E1190": """A transform of weights was built on tensors it doesn't fit: a defect of xamc, not of the checkpoint.
 Please report it with the build file and config.json.""",
     "E1152": """The .onnx file is damaged, cut off, above 2 GiB, of an IR version before 3, or breaks a rule that onnx's

@@ -94,7 +94,7 @@ def read_layout(name: str) -> Layout:
     """A built-in layout by name, or the table in a .json file.
 
     Raises:
-        MisuseError: E1719 neither.
+        MisuseError: E1168 neither.
         InputError: E1103 damaged JSON, E1167 a table that says something else.
     """
     if name in BUILT_IN:
@@ -102,7 +102,7 @@ def read_layout(name: str) -> Layout:
     path = Path(name)
     if path.suffix != ".json":
         known = ", ".join(["family", *BUILT_IN])
-        raise MisuseError("E1719", f"--layout {name!r} doesn't exist", f"use {known}, or a .json file of names")
+        raise MisuseError("E1168", f"--layout {name!r} doesn't exist", f"use {known}, or a .json file of names")
     rules: dict[str, tuple[str, ...]] = {}
     for stored, found in read_json(path).items():
         names = [] if found is None else [found] if isinstance(found, str) else found

@@ -150,6 +150,7 @@ def report(
         "relax_passes": list(generated.passes),
         "kernel_proof": generated.kernel_proof,
         "tuning": None if tuned is None else tuned.report(),
+        "decode": generated.decode,
         "codegen_seconds": dict(generated.seconds),
         "proof_seconds": round(rewritten.proof_seconds, 3) if rewritten.proof else None,
         "golden": None if golden is None else {"prompts": len(golden.samples), "not_run": golden.not_run or None},

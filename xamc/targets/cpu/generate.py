@@ -100,6 +100,7 @@ def generate(
         passes=tuple({**entry, **shown.get(entry["name"], unproven)} for entry in result["passes"]),
         kernel_proof=None if proof is None else proof["kernels"],
         kv_block=KV_BLOCK,
+        decode=result["decode"],
         step=folder / STEP_FILE if (folder / STEP_FILE).is_file() else None,
         seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
