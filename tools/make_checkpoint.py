@@ -232,10 +232,8 @@ def split(layout: Mapping[str, Shape], item_bytes: int, shard_bytes: int) -> lis
     return shards
 
 
-def write_shard(
-    stream: BinaryIO, names: list[str], layout: Mapping[str, Shape], dtype: str, layers: int, seed: int
-) -> None:
-    """One safetensors file, its header first."""
+def safetensors_header(names: list[str], layout: Mapping[str, Shape], dtype: str) -> bytes:
+    """What a safetensors file of these tensors begins with; their data follow without gaps."""
     label, number = DTYPES[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -245,7 +243,14 @@ def write_shard(
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    stream.write(len(text).to_bytes(8, "little") + text)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_shard(
+    stream: BinaryIO, names: list[str], layout: Mapping[str, Shape], dtype: str, layers: int, seed: int
+) -> None:
+    """One safetensors file, its header first."""
+    stream.write(safetensors_header(names, layout, dtype))
     for name in names:
         for block in draw(name, layout[name], layers, dtype, seed):
             stream.write(block.tobytes())

@@ -114,6 +114,15 @@ def compile_spec(
                 rewritten = rewrite(job, exported, passes, spec.passes, target.own_passes, target.required_passes)
                 stage.result(*summary.passes(rewritten))
 
+            tuned = None
+            if request.tune and target.tune is not None:
+                with progress.stage("tune") as stage:
+                    tuned = target.tune(rewritten.program, request, cache, stage.progress)
+                    request = replace(request, tiles=tuned.choice)
+                    stage.result(*summary.tuned(tuned))
+                for kernel in tuned.faster:
+                    progress.say(f" tuned: {kernel}")
+
             with progress.stage("codegen") as stage:
                 generated = target.generate(rewritten.program, request, rewritten.twin, cache, options.dump_ir)
                 check_own_passes(spec.passes, generated.passes)
@@ -132,6 +141,7 @@ def compile_spec(
                     manifest = replace(manifest, golden=add_golden(writer, golden))
                 stage.result(summary.published(writer.nbytes, not_run, distance))
                 summary.not_run(progress, not_run)
-                report = summary.report(progress, stage, rewritten, generated, golden, distance) | {"made": cache.made}
+                report = summary.report(progress, stage, rewritten, generated, golden, distance, tuned)
+                report |= {"made": cache.made}
                 manifest = writer.publish(manifest, report)
         return Compiled(destination, manifest, report)

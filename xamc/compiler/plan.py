@@ -12,26 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.artifact.manifest import plan_layout
 from xamc.compiler.artifact.staging import free_bytes
 from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.contract import ModelConfig, kv_bytes_per_token
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
+from xamc.compiler.plan_files import PlannedFile, element_count, files_of, gear_files, static_files
 from xamc.compiler.progress import duration, size
 from xamc.compiler.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
-from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS, SMALL_WEIGHTS
+from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.compiler.stages.job import packing_workers
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.static_plan import StaticPlan, static_plan
 from xamc.compiler.verify.twin import twin_config
 from xamc.targets.base import CAPS, TargetCaps
-from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
 
 if TYPE_CHECKING:
@@ -50,8 +49,6 @@ _RUN_BYTES = 200 * _MIB  # the artifact's own run besides its weights, which are
 _GEAR_BYTES = 300 * _MIB  # ONNX Runtime on the twin, besides the scores of long prefills
 _SCORE_BYTES_PER_SECOND = 100e6
 _STREAMED_BYTES_PER_SECOND = 40e6  # one process that reads, converts and writes
-_SIMULATOR_BYTES = 700_000  # a bucket's code besides its calls
-_JSON_BYTES_PER_NODE = 600
 _BUCKET_SECONDS, _BUCKET_SECONDS_PER_LAYER = 12.0, 0.4
 _EXPORT_SECONDS, _EXPORT_SECONDS_PER_LAYER = 25.0, 0.8
 _PROOF_SECONDS, _PROOF_SECONDS_PER_LAYER = 4.0, 0.1
@@ -80,15 +77,6 @@ class PlannedPhase:
 
 
 @dataclass(frozen=True)
-class PlannedFile:
-    """One file of the artifact (of one rank, when there are several)."""
-
-    path: str
-    nbytes: int
-    holds: str
-
-
-@dataclass(frozen=True)
 class Plan:
     """What `make_plan` works out; sizes in bytes, times in seconds.
 
@@ -103,6 +91,7 @@ class Plan:
         where: the folder whose disk is meant.
         static: what every rank holds, for a target of static graphs on ranks.
         gears: the graphs of Ascend's ATC road.
+        tuned: kernels whose tiles are known from an earlier search on this machine.
     """
 
     name: str
@@ -126,6 +115,7 @@ class Plan:
     where: Path
     static: StaticPlan | None = None
     gears: GearPlan | None = None
+    tuned: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -154,6 +144,7 @@ class Plan:
             model,
             f"memory   ~{size(self.peak_memory)} while compiling, {size(self.free_memory)} available{adds}",
             *lines,
+            *(f"tuned    {kernel}" for kernel in self.tuned),
             f"disk     {size(self.peak_disk)}, {size(self.free_disk)} free in {self.where}",
             f"time     ~{duration(self.seconds)} on 2 cores",
         )
@@ -255,17 +246,26 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
 
         gears = gear_plan(config, request)
         weights = gears.weights
-        code_file, files = 0, tuple(_gear_files(checkpoint, spec, gears))
+        code_file, files = 0, tuple(gear_files(checkpoint, spec, gears))
     elif request is not None and not caps.dynamic_shapes:
         static = static_plan(config, request)
         weights = static.ranks * static.rank_bytes
-        code_file, files = 0, tuple(_static_files(checkpoint, static))
+        code_file, files = 0, tuple(static_files(checkpoint, static))
     else:
-        code_file, files = _files(checkpoint, spec, request, caps)
+        code_file, files = files_of(checkpoint, spec, request, caps)
         weights = next(file.nbytes for file in files if file.path == "weights.bin")
-    parameters = sum(_count(tensor.shape) for tensor in checkpoint.tensors.values())
+    parameters = sum(element_count(tensor.shape) for tensor in checkpoint.tensors.values())
     workers = packing_workers(spec.workspace.workers)
     stages = tuple(_stages(spec, config, checkpoint, parameters, weights, workers, caps)) if caps.available else ()
+    tuned: tuple[str, ...] = ()
+    if request is not None and request.tune:
+        from xamc.compiler.plan_tune import planned_tuning  # it knows the kernels, and with them NumPy
+
+        kernels, what, seconds = planned_tuning(config, request)
+        tuned = tuple(str(kernel) for kernel in kernels)
+        stage = PlannedStage("tune", what, seconds, _BASE_BYTES + workers * _CODEGEN_BYTES)
+        at = next(index for index, other in enumerate(stages) if other.name == "codegen")
+        stages = (*stages[:at], stage, *stages[at:])
     destination = spec.workspace.path
     kv_dtype = "float16" if request is None else request.kv_dtype
     context = spec.context_limit or config.max_position_embeddings
@@ -300,113 +300,8 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         where=destination,
         static=static,
         gears=gears,
+        tuned=tuned,
     )
-
-
-def _gear_files(checkpoint: Checkpoint, spec: Spec, gears: GearPlan) -> Iterator[PlannedFile]:
-    """ONNX files, the weights they share, and the text files."""
-    for graph in gears.graphs:
-        listed = ", ".join(f"{batch}x{length}" for batch, length in graph.gears)
-        yield PlannedFile(f"{graph.name}.onnx", graph.onnx, f"gears {listed}" if len(graph.gears) > 1 else listed)
-    yield PlannedFile("weights.bin", gears.weights, "float16 weights and RoPE tables of all graphs")
-    yield PlannedFile("atc.sh, *.ini, gears.json", 8_000 * len(gears.graphs), "for CANN, and how to drive the graphs")
-    yield _tokenizer_file(checkpoint)
-    if gears.weights <= SMALL_WEIGHTS or spec.verify.final:
-        yield _golden_file(spec, checkpoint.config)
-
-
-def _golden_file(spec: Spec, config: ModelConfig) -> PlannedFile:
-    prompts = len(spec.verify.prompts or DEFAULT_PROMPTS)
-    nbytes = prompts * PROMPT_TOKENS * config.vocab_size * 4 * (2 if spec.verify.final else 1)
-    return PlannedFile("golden", nbytes, f"logits of {prompts} x {PROMPT_TOKENS} positions")
-
-
-def _static_files(checkpoint: Checkpoint, static: StaticPlan) -> Iterator[PlannedFile]:
-    """The three files of every bucket and rank; a shared parameter file is counted once."""
-    nodes = {graph.bucket: sum(graph.operators.values()) for graph in static.graphs}
-    for graph in static.graphs:
-        for rank in range(static.ranks):
-            folder = f"{graph.bucket.name}_rank{rank}"
-            shared = graph.shares != graph.bucket
-            holds = f"the file of {graph.shares.name}_rank{rank}" if shared else "weights and RoPE tables"
-            yield PlannedFile(f"{folder}/mod.params", 0 if shared else static.rank_bytes_of(graph), holds)
-            count = nodes[graph.bucket]
-            yield PlannedFile(f"{folder}/mod.json", count * _JSON_BYTES_PER_NODE, f"{count} operators")
-        code = _SIMULATOR_BYTES + 900 * nodes[graph.bucket]
-        yield PlannedFile(f"{graph.bucket.name}_rank*/mod.so", code, "simulator code, one file for all ranks")
-    yield _tokenizer_file(checkpoint)
-
-
-def weights_bytes(shapes: Mapping[str, tuple[int, ...]], request: TargetRequest, packed: bool) -> int:
-    """Size of the weights file: matrices as they are stored, vectors in float32, each buffer aligned.
-
-    Args:
-        shapes: parameter name → shape.
-        request: how matrices are stored.
-        packed: in the CPU kernels' panels, where concatenated projections take as much as their parts; otherwise in
-            rows, with 4-bit codes one per byte as ONNX Runtime needs them.
-    """
-    buffers: list[tuple[str, str, tuple[int, ...]]] = []
-    for name, shape in shapes.items():
-        if len(shape) != 2:
-            buffers.append((name, "float32", shape))
-            continue
-        storage = _format(name, request)
-        if packed:
-            layout = packed_layout(shape[0], shape[1], storage)
-            buffers.extend((f"{name}.{buffer.name}", buffer.dtype, buffer.shape) for buffer in layout.buffers)
-        elif not storage.quantized:
-            buffers.append((name, storage.kind, shape))
-        else:
-            groups = (shape[0], shape[1] // (storage.group_size or shape[1]))
-            buffers += [(f"{name}.codes", "uint8", shape), (f"{name}.scales", "float16", groups)]
-            if storage.kind == "uint4":
-                buffers.append((f"{name}.zeros", "float16", groups))
-    return plan_layout(buffers)[1]
-
-
-def _format(name: str, request: TargetRequest) -> WeightFormat:
-    """How a matrix is stored: 4-bit models keep the embedding and the head in 8 bits, see `QuantizeWeights`."""
-    policy = request.quantize
-    if policy is None:
-        return WeightFormat(request.weight_dtype)  # type: ignore[arg-type]
-    wide = policy.bits == 8 or name in ("model.embed_tokens.weight", "lm_head.weight")
-    return WeightFormat("int8" if wide else "uint4", policy.group_size)
-
-
-def _files(
-    checkpoint: Checkpoint, spec: Spec, request: TargetRequest | None, caps: TargetCaps
-) -> tuple[int, tuple[PlannedFile, ...]]:
-    """The code's size (estimated), and all files of the artifact."""
-    config = checkpoint.config
-    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    if request is not None:
-        weights = weights_bytes(shapes, request, caps.kv_layout == "in_place")
-        holds = f"{len(shapes)} tensors" + (f", {spec.frontend.quantize.type}" if spec.frontend.quantize else "")
-    else:
-        bits = spec.frontend.quantize.weight_bits if spec.frontend.quantize else 16
-        weights = sum(_count(shape) * bits // 8 for shape in shapes.values()) // spec.tp
-        holds = f"{len(shapes)} tensors, per rank ({spec.tp} ranks)"
-    code = 900_000 + 12_000 * config.num_layers if caps.kv_layout == "in_place" else 12_500 * config.num_layers
-    code *= len(spec.backend.cpu_levels) if caps.kv_layout == "in_place" else 1
-    files = [
-        PlannedFile("weights.bin", weights, holds),
-        _tokenizer_file(checkpoint),
-    ]
-    if caps.available:
-        what = "kernels and host program" if caps.kv_layout == "in_place" else "graph"
-        files.append(PlannedFile("code", code, what))
-    if caps.available and (weights <= SMALL_WEIGHTS or spec.verify.final):
-        files.append(_golden_file(spec, config))
-    return code, tuple(files)
-
-
-def _tokenizer_file(checkpoint: Checkpoint) -> PlannedFile:
-    nbytes = sum(
-        len(content) if isinstance(content, bytes) else Path(content).stat().st_size
-        for content in checkpoint.tokenizer.values()
-    )
-    return PlannedFile("tokenizer", nbytes, ", ".join(sorted(checkpoint.tokenizer)))
 
 
 def _stages(
@@ -497,13 +392,6 @@ def _phases(spec: Spec, caps: TargetCaps, context: int) -> Iterator[PlannedPhase
         yield PlannedPhase("prefill", str(length), spec.tp)
     for length in dict.fromkeys(spec.total_lengths):
         yield PlannedPhase("decode", f"1 of {length}", spec.tp)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    product = 1
-    for extent in shape:
-        product *= extent
-    return product
 
 
 def _device(path: Path) -> int:

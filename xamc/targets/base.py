@@ -29,6 +29,7 @@ class TargetCaps:
         weight_groups: whether several columns of a quantized weight's row may share a scale; otherwise one scale per
             output channel is all there is.
         int8_activations: whether layers with integer weights can multiply in integers.
+        tunes: whether kernels can be tuned on the machine that compiles.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TargetCaps:
     executes_on: str
     weight_groups: bool = True
     int8_activations: bool = False
+    tunes: bool = False
 
 
 CAPS: dict[str, TargetCaps] = {
@@ -62,6 +64,7 @@ CAPS: dict[str, TargetCaps] = {
             max_tensor_parallel=1,
             executes_on="cpu",
             int8_activations=True,
+            tunes=True,
         ),
         TargetCaps(
             name="reference",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.errors import UnsupportedError
 from xamc.passes.protocol import GraphPass
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import Generated, StaticPasses, TargetRequest
+
+if TYPE_CHECKING:
+    from xamc.targets.cpu.tune.tune import Tuned
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Target:
     """A target: its capabilities, its graph passes, the names of the passes it runs itself, and its generator.
 
     `required_passes` are graph passes without whose result the generator can't work; a spec may not disable them.
-    `check` refuses a request that the generator would refuse, before anything is exported for it.
+    `check` refuses a request that the generator would refuse, before anything is exported for it. `tune` searches for
+    tiles when the request asks for it: (program, request, cache, progress) -> what it found.
     """
 
     caps: TargetCaps
@@ -26,6 +30,7 @@ class Target:
     generate: Callable[..., Generated]
     required_passes: tuple[str, ...] = ()
     check: Callable[[TargetRequest], object] = lambda request: None
+    tune: Callable[..., Tuned] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,13 @@ def target(name: str) -> Target | StaticTarget:
     if name == "tvm_cpu":
         from xamc.targets.cpu.generate import generate as generate_cpu
         from xamc.targets.cpu.target import RELAX_PASS_NAMES
+        from xamc.targets.cpu.tune.tune import require_host, tune
         from xamc.targets.kernels.isa import Isa
 
         def check_level(request: TargetRequest) -> list[Isa]:
-            return Isa.rising(request.cpu_levels)
+            return [require_host(request.cpu_levels)] if request.tune else Isa.rising(request.cpu_levels)
 
-        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, check_level)
+        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, check_level, tune)
     if name == "tvm_vacc":
         from xamc.targets.vacc.passes import static_passes
 

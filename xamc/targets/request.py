@@ -12,6 +12,7 @@ from xamc.compiler.contract import Bucket
 from xamc.compiler.weights.kv_scales import KvScales
 from xamc.compiler.weights.quantize import RoundToNearest
 from xamc.passes.protocol import GraphPass, SplitsRanks
+from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice
 from xamc.targets.pack_weights import PackedWeight
 
 
@@ -41,6 +42,8 @@ class TargetRequest:
         cpu_levels: CPU levels to generate code for, `native` for this machine's; the CPU target alone takes several.
         activations: float32 or int8: what linear layers with integer weights multiply their inputs as.
         disable: names of passes to leave out.
+        tune: whether the best tiles of the kernels are searched for on this machine.
+        tiles: what was found.
         buckets: the static graphs a target of fixed shapes makes; empty for dynamic shapes.
         tp: tensor-parallel degree, the number of ranks.
         merge_params: whether the graphs of a rank share one file of weights.
@@ -53,6 +56,8 @@ class TargetRequest:
     cpu_levels: tuple[str, ...] = ("native",)
     activations: str = "float32"
     disable: tuple[str, ...] = ()
+    tune: bool = False
+    tiles: TileChoice = DEFAULT_CHOICE
     buckets: tuple[Bucket, ...] = ()
     tp: int = 1
     merge_params: bool = False

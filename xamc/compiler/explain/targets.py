@@ -45,6 +45,12 @@ ATC road compiles for one device, `tp: 1`.""",
 have. `route: atc`, the default, writes ONNX that Huawei's ATC compiles.""",
     "E1416": """An embedding model (an empty second list in `frontend.shape.input_ids`) has no decode graph, and
 Ascend's ATC road makes both. Add a total length, `[[512], [2048]]`, or compile for `backend.type: tvm_vacc`.""",
+    "E1418": """`backend.compile.tune: on` times kernels on the machine that compiles, so that the code must be for that
+machine: `backend.compile.mcpu` names another level than its highest one. Set `backend.compile.mcpu: native`, compile on
+the machine that the artifact is for, or leave `tune` off.""",
+    "E1419": """While tuning, a kernel with other tile sizes gave another result than the kernel with the default ones:
+more than the order of float32 sums explains. A defect of the kernel's generator or of the code generator behind it.
+Compile with `backend.compile.tune: off`, and report the kernel and the tiles that the message names.""",
     "E1420": """A tensor that should go to a parameter file of VACC's contract has a type that the card does not have
 (bfloat16 or 4 bits, for example), or yields other rows than it declares. A defect of the graph pass that chose how
 the weight is stored.""",

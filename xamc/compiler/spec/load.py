@@ -115,7 +115,7 @@ def _build(checked: Checked, path: Path | None) -> Spec:
                 section("backend.compile"),
                 **{
                     name: get(f"backend.compile.{name}")
-                    for name in ("mcpu", "cpu", "activations", "route", "soc_version", "gears")
+                    for name in ("mcpu", "cpu", "activations", "tune", "route", "soc_version", "gears")
                 },
             ),
             quantize=_present(section("backend.quantize")),

@@ -138,8 +138,8 @@ class Backend:
         dtype: how the weights of linear layers are stored: fp32, fp16, bf16, int8 or int4.
         merge_params: vamc's key as written; None when absent.
         remove_params: vamc's key as written; None when absent.
-        compile: options of the target's code generator as written; `mcpu` and
-            `activations` are xamc's.
+        compile: options of the target's code generator as written; `mcpu`,
+            `activations` and `tune` are xamc's.
         quantize: vamc's activation quantization of CNN graphs, as written.
         values: the other keys below `backend`, as written (`dynamic_params`, `merge_shapes`, ...).
     """
@@ -167,6 +167,11 @@ class Backend:
     def activations(self) -> str:
         """What activations are multiplied as by linear layers with integer weights: auto, float32 or int8."""
         return str(self.compile.get("activations", "auto"))
+
+    @property
+    def tune(self) -> bool:
+        """Whether tiles of the kernels are searched for on this machine."""
+        return str(self.compile.get("tune", "off")) == "on"
 
 
 @dataclass(frozen=True)

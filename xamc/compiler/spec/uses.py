@@ -13,7 +13,14 @@ from xamc.compiler.spec.keys import TARGETS, Key, Use, find, is_section
 from xamc.compiler.spec.model import KeyPath, LoadedSpec
 
 _CALIBRATED = "activations are not quantized; with --allow-rtn weights are rounded to int8"
-_LANGUAGE_MODELS_ONLY = ("passes.", "verify.", "runtime.", "workspace.workers", "frontend.model_kwargs.")
+_LANGUAGE_MODELS_ONLY = (
+    "passes.",
+    "verify.",
+    "runtime.",
+    "workspace.workers",
+    "frontend.model_kwargs.",
+    "backend.compile.tune",
+)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,17 @@ KEYS: tuple[Key, ...] = (
         "auto: int8 for weights of 4 and 8 bits",
     ),
     Key(
+        "backend.compile.tune",
+        OneOf(("off", "on")),
+        "`on` searches for the best tile and block sizes of every kernel on the machine that compiles, and keeps what "
+        "it finds in the stage cache (docs/kernels.md). `mcpu` must be that machine's.",
+        on(
+            {"tvm_cpu": ("used", "chooses tiles; what was found is in report.json")},
+            ("no effect", "code is not generated for a CPU"),
+        ),
+        "off: the defaults of each CPU level",
+    ),
+    Key(
         "backend.compile.route",
         OneOf(("atc", "kernels")),
         "How a model gets to an Ascend NPU: `atc` writes ONNX for Huawei's ATC; `kernels` (fused kernels) is not "

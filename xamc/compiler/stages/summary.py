@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.golden import Golden
 from xamc.compiler.artifact.manifest import Quantization
@@ -19,6 +19,9 @@ from xamc.compiler.stages.passes import Rewritten
 from xamc.compiler.stages.weights import WrittenWeights
 from xamc.compiler.verify.golden import Distance
 from xamc.targets.request import Generated
+
+if TYPE_CHECKING:
+    from xamc.targets.cpu.tune.tune import Tuned
 
 
 def warnings(progress: Progress, loaded: LoadedSpec, quantization: Quantization) -> None:
@@ -74,6 +77,12 @@ def passes(rewritten: Rewritten) -> tuple[str, str]:
     return text, f"{len(rewritten.proof.passes)} proven"
 
 
+def tuned(result: Tuned) -> tuple[str, str]:
+    """(detail, state) of a search for tiles."""
+    state = "cached" if all(kernel.cached for kernel in result.kernels) else "ok"
+    return f"{len(result.faster)} of {len(result.kernels)} kernels faster than with default tiles", state
+
+
 def codegen(generated: Generated, cache: StageCache) -> tuple[str, str]:
     """(detail, state) of code generation."""
     state = "cached" if {"cached"} & {cached(cache, "codegen"), cached(cache, "reference")} else "ok"
@@ -127,6 +136,7 @@ def report(
     generated: Generated,
     golden: Golden | None,
     distance: Distance | None,
+    tuned: Tuned | None,
 ) -> dict[str, Any]:
     """report.json: times, memory, pass counts with reasons for what did not match, and tolerances reached.
 
@@ -139,6 +149,7 @@ def report(
         "graph_passes": rewritten.report(),
         "relax_passes": list(generated.passes),
         "kernel_proof": generated.kernel_proof,
+        "tuning": None if tuned is None else tuned.report(),
         "decode": generated.decode,
         "codegen_seconds": dict(generated.seconds),
         "proof_seconds": round(rewritten.proof_seconds, 3) if rewritten.proof else None,

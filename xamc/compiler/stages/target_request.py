@@ -57,6 +57,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
         cpu_levels=spec.backend.cpu_levels,
         activations=activations,
         disable=spec.passes.disable,
+        tune=spec.backend.tune and caps.tunes,
     )
     return request, replace(quantization, activations=activations)
 

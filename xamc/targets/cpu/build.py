@@ -29,6 +29,7 @@ from xamc.targets.cpu.target import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
 from xamc.targets.cpu.twin_proof import TwinProof
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.tiles import TileChoice
 
 
 def build(request: Mapping[str, Any]) -> None:
@@ -36,10 +37,10 @@ def build(request: Mapping[str, Any]) -> None:
 
     Args:
         request: ``graph`` (ONNX file in the in-place cache form), ``config`` (ModelConfig as JSON), ``weights``
-            (name -> [shape, dtype]), ``isa``, ``kv_dtype`` (float32, float16, bfloat16), ``activations``
-            (float32, int8), ``disable`` (pass names), ``dump`` (folder or None), ``out`` (an existing folder for the
-            library and result.json: ``passes`` with counts and reasons, ``kernels``, ``weights``, the packing recipe,
-            and ``seconds`` by step).
+            (name -> [shape, dtype]), ``isa``, ``kv_dtype`` (float32, float16, bfloat16), ``activations`` (float32,
+            int8), ``tiles`` (`TileChoice` as JSON), ``disable`` (pass names), ``dump`` (folder or None), ``out`` (an
+            existing folder for the library and result.json: ``passes`` with counts and reasons, ``kernels``,
+            ``weights``, the packing recipe, and ``seconds`` by step).
     """
     out, isa = Path(request["out"]), Isa.by_name(request["isa"])
     dump = Path(request["dump"]) if request.get("dump") else None
@@ -56,7 +57,8 @@ def build(request: Mapping[str, Any]) -> None:
             _dump(dump, f"{number}-{relax_pass.name}", program)
     clock.lap("relax passes")
     plan = plan_weights(program)
-    selected = select_kernels(program, plan, isa, request["kv_dtype"], request["activations"])
+    tiles = TileChoice.from_json(request["tiles"])
+    selected = select_kernels(program, plan, isa, request["kv_dtype"], request["activations"], tiles=tiles)
     module = selected.module
     if dump is not None:
         (dump / "30-kernels.relax.py").write_text(module.script())

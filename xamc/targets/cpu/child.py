@@ -1,4 +1,4 @@
-"""Where the child processes of this target begin: `build` and `prove` with TVM imported in half the time.
+"""Where the child processes of this target that use TVM begin, with it imported in half the time.
 
 tvm_ffi imports torch when it is installed, which takes longer than all of TVM; nothing here needs it.
 """
@@ -23,3 +23,17 @@ def prove(request: Mapping[str, Any]) -> None:
     with torch_hidden():
         from xamc.targets.cpu import build as work
     work.prove(request)
+
+
+def problems(request: Mapping[str, Any]) -> list[Any]:
+    """`xamc.targets.cpu.tune.compile.problems`."""
+    with torch_hidden():
+        from xamc.targets.cpu.tune import compile as work
+    return work.problems(request)
+
+
+def build_candidates(request: Mapping[str, Any]) -> None:
+    """`xamc.targets.cpu.tune.compile.build`."""
+    with torch_hidden():
+        from xamc.targets.cpu.tune import compile as work
+    work.build(request)

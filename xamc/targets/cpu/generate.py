@@ -75,8 +75,9 @@ def generate(
     }
     with ThreadPoolExecutor(1) as pool:
         proving = pool.submit(_proofs, twin, wishes, levels, cache) if twin is not None else None
-        folder = _code(program, wishes, cache, dump)
-        others = [_code(program, wishes | {"isa": level.name}, cache, None) for level in levels[1:]]
+        # the tiles that were found here are this machine's, and there are none where the code is for several
+        folder = _code(program, wishes | {"tiles": request.tiles.to_json()}, cache, dump)
+        others = [_code(program, wishes | {"isa": level.name, "tiles": []}, cache, None) for level in levels[1:]]
         proof = proving.result() if proving is not None else None
     _check_same_weights(folder, others, levels)
     names = [LIBRARY] if not others else [f"model-{level.name}.so" for level in levels]

@@ -34,6 +34,7 @@ from xamc.targets.kernels.linear import Activations, linear
 from xamc.targets.kernels.norm import add_rms_norm, rms_norm
 from xamc.targets.kernels.rope import rope_kv_write
 from xamc.targets.kernels.swiglu import silu_mul
+from xamc.targets.kernels.tiles import DEFAULT_CHOICE, AttentionProblem, TileChoice
 
 FunctionName = Literal["decode", "prefill_last", "prefill_all"]
 FUNCTIONS: tuple[FunctionName, ...] = ("decode", "prefill_last", "prefill_all")
@@ -64,6 +65,7 @@ def select_kernels(
     kv_dtype: KvDtype,
     activations: Activations,
     block: int = KV_BLOCK,
+    tiles: TileChoice = DEFAULT_CHOICE,
 ) -> Selected:
     """A module with the functions of `FUNCTIONS` and the kernels they call; no dialect call is left.
 
@@ -80,6 +82,7 @@ def select_kernels(
         kv_dtype: how keys and values are stored.
         activations: what linear layers with integer weights multiply their inputs as.
         block: positions of a block.
+        tiles: of kernels that were tuned.
 
     Raises:
         UnsupportedError: E1403 when a dialect call has no kernel, because a pass was disabled or didn't match.
@@ -94,10 +97,10 @@ def select_kernels(
         reason = str(error)
     for name in FUNCTIONS:
         if name != "decode" or step is None:
-            _Selection(program, plan, isa, kv_dtype, activations, block, name, builder, kernels).build()
+            _Selection(program, plan, isa, kv_dtype, activations, block, tiles, name, builder, kernels).build()
     if step is not None:
         function = decode_step(
-            STEP_FUNCTION, decode_program.phases, decode_program.vocabulary, decode_program.rotated, isa
+            STEP_FUNCTION, decode_program.phases, decode_program.vocabulary, decode_program.rotated, isa, tiles
         )
         builder.add_func(function, STEP_FUNCTION)
     return Selected(builder.finalize(), step, reason)
@@ -144,12 +147,13 @@ class _Selection:
         kv_dtype: KvDtype,
         activations: Activations,
         block: int,
+        tiles: TileChoice,
         name: FunctionName,
         builder: relax.BlockBuilder,
         kernels: _Kernels,
     ) -> None:
         self.plan, self.isa, self.name, self.kernels = plan, isa, name, kernels
-        self.kv_dtype, self.activations, self.block = kv_dtype, activations, block
+        self.kv_dtype, self.activations, self.block, self.tiles = kv_dtype, activations, block, tiles
         self.weights = program.weights
         # functions of one module may not share variables
         self.body = one_token(program) if name == "decode" else Body.of(copy_with_new_vars(program.module["main"]))
@@ -287,7 +291,16 @@ class _Selection:
         suffix = "_bias" if has_bias else ""
         self.as_rows[var] = self._call(
             f"linear_{n}x{k}_{fmt.tag}_{self.m}{suffix}",
-            lambda: linear(n, k, fmt, self.isa, m=self.m, bias=has_bias, activations=self.activations),
+            lambda: linear(
+                n,
+                k,
+                fmt,
+                self.isa,
+                m=self.m,
+                bias=has_bias,
+                activations=self.activations,
+                tiles=self.tiles.of_linear(n, k, fmt, self.m),
+            ),
             arguments,
             [self._rows_type(x, n)],
             var.name,
@@ -374,6 +387,7 @@ class _Selection:
                 m=self.m,
                 window=window,
                 block=self.block,
+                tiles=self.tiles.of_attention(AttentionProblem(heads, kv_heads, dim, self.kv_dtype, window)),
             ),
             [q, self.table, index, *pools, *self._scales_of(key)],
             [q.ty],

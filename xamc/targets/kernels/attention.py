@@ -10,6 +10,7 @@ from xamc.targets.kernels.attention_decode import emit_decode
 from xamc.targets.kernels.attention_prefill import emit_prefill
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
+from xamc.targets.kernels.tiles import DEFAULT_ATTENTION, AttentionTiles
 
 
 def attention(
@@ -23,6 +24,7 @@ def attention(
     m: Literal["one", "any"],
     window: int | None = None,
     block: int = KV_BLOCK,
+    tiles: AttentionTiles = DEFAULT_ATTENTION,
 ) -> E.PrimFunc:
     """softmax(scale q k^T) v, exactly, accumulated in float32.
 
@@ -39,6 +41,7 @@ def attention(
         m: ``one`` for exactly one query per sequence (S = 1), ``any`` for a symbolic S.
         window: length of the sliding window, None for full attention.
         block: positions of a block of the cache.
+        tiles: how the work is cut.
 
     Returns:
         A PrimFunc (q float32 [B, S, Hq * D], block_table int32 [B, M], write_index int64 [B], the pools of keys and
@@ -57,7 +60,7 @@ def attention(
         if m == "one":
             emit_decode(*arguments)
         else:
-            E.when(s == 1, lambda: emit_decode(*arguments), lambda: emit_prefill(*arguments))
+            E.when(s == 1, lambda: emit_decode(*arguments), lambda: emit_prefill(*arguments, tiles))
 
     suffix = f"_w{window}" if window else ""
     return E.build(f"attention_{m}_{hq}_{hkv}x{d}_{kv_dtype}_b{block}{suffix}", body)

@@ -16,6 +16,7 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import Pool
 from xamc.targets.kernels.microkernel import FLOAT32, cut_rows, emit_tile, row_tiles, tile_size
+from xamc.targets.kernels.tiles import AttentionTiles
 
 BLOCK_T = 64
 """Keys of a block."""
@@ -34,11 +35,12 @@ def emit_prefill(
     isa: Isa,
     scale: float,
     window: int | None,
+    tiles: AttentionTiles,
 ) -> None:
     """Emits the body; q and y [B, S, Hq * D], write_index [B]."""
     b, s, hkv, d = q.shape[0], q.shape[1], pool_k.heads, pool_k.d
     group = int(q.shape[2]) // (hkv * d)
-    queries = query_block(group, isa)
+    queries = query_block(group, isa, tiles.rows)
     blocks = E.let((s + (queries - 1)) // queries)
     with E.parallel(b * hkv * blocks) as index:
         i, head = E.let(index // (hkv * blocks)), E.let(index // blocks % hkv)
@@ -49,10 +51,10 @@ def emit_prefill(
         task.emit(q, pool_k, pool_v, y, i, head, E.let(block * queries), s, E.let(E.load(write_index, [i])))
 
 
-def query_block(group: int, isa: Isa) -> int:
-    """Queries of a task, for about 48 rows."""
+def query_block(group: int, isa: Isa, rows: int) -> int:
+    """Queries of a task, for about `rows` rows."""
     tallest = row_tiles(isa)[0]
-    return max(1, tallest * max(1, 48 // tallest) // group)
+    return max(1, tallest * max(1, rows // tallest) // group)
 
 
 class _Task:

@@ -25,6 +25,7 @@ from xamc.targets.kernels.norm import inverse_rms, scale_row
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.kernels.rope import Projected
 from xamc.targets.kernels.swiglu import silu
+from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice
 from xamc.targets.kernels.weights import PackedWeight
 
 REGIONS: tuple[Region, ...] = ("weights", "pools", "workspace")
@@ -35,7 +36,7 @@ class StepInputs:
     """What all kernels of a step read: the token, where it stands, and RoPE's tables; and the logits, which one writes.
 
     ids, position_ids int64 [1, 1], write_index int64 [1], block_table int32 [1, M], cos and sin float32 [R, D/2],
-    logits float32 [1, V].
+    logits float32 [1, V]. `tiles` are those of layers with one row.
     """
 
     ids: E.Buffer
@@ -45,6 +46,7 @@ class StepInputs:
     cos: E.Buffer
     sin: E.Buffer
     logits: E.Buffer
+    tiles: TileChoice = DEFAULT_CHOICE
 
 
 class Operands:
@@ -257,7 +259,8 @@ class LinearPhase:
     def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
         x = self.source.emit(operands, inputs, isa)
         with operands.parameters("weights"):
-            weight = PackedWeight(self.n, self.source.width, self.format, isa)
+            tiles = inputs.tiles.of_linear(self.n, self.source.width, self.format, "one")
+            weight = PackedWeight(self.n, self.source.width, self.format, isa, tiles)
         bias = operands.take("weights", (self.n,)) if self.bias else None
         residual = operands.take("workspace", (1, self.n)) if self.residual else None
         y = inputs.logits if self.logits else operands.take("workspace", self.output)

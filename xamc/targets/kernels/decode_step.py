@@ -18,9 +18,17 @@ from xamc.compiler.errors import InternalError
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.decode_phases import REGIONS, Operands, Phase, StepInputs
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice
 
 
-def decode_step(name: str, phases: Sequence[Phase], vocabulary: int, rotated: int, isa: Isa) -> E.PrimFunc:
+def decode_step(
+    name: str,
+    phases: Sequence[Phase],
+    vocabulary: int,
+    rotated: int,
+    isa: Isa,
+    tiles: TileChoice = DEFAULT_CHOICE,
+) -> E.PrimFunc:
     """The function that runs a program of kernels.
 
     Args:
@@ -29,6 +37,7 @@ def decode_step(name: str, phases: Sequence[Phase], vocabulary: int, rotated: in
         vocabulary: logits V.
         rotated: angles D/2 of a position.
         isa: the level to generate for.
+        tiles: of layers that were tuned.
 
     Returns:
         A PrimFunc (ids int64 [1, 1], position_ids int64 [1, 1], write_index int64 [1], block_table int32 [1, M], cos
@@ -51,7 +60,7 @@ def decode_step(name: str, phases: Sequence[Phase], vocabulary: int, rotated: in
             region: E.parameter(region, (E.dynamic(f"{region}_bytes"),), "uint8") for region in REGIONS
         }
         logits = E.parameter("logits", (1, vocabulary), "float32")
-        inputs = StepInputs(ids, position_ids, write_index, block_table, cos, sin, logits)
+        inputs = StepInputs(ids, position_ids, write_index, block_table, cos, sin, logits, tiles)
         with _launch(), E.serial(program.shape[0]) as step, _meeting():
             number = E.let(E.load(program, [step, 0]))
 

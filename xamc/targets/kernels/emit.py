@@ -14,7 +14,7 @@ from typing import Any
 
 from tvm.ir import PointerType, PrimType
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx import Shuffle, Var
+from tvm.tirx import Add, FloorDiv, FloorMod, IntImm, Max, Min, Mul, Shuffle, Sub, Var, truncdiv, truncmod
 from tvm.tirx.script.builder import ir as T
 
 from xamc.targets.kernels.isa import Isa
@@ -30,6 +30,7 @@ TotalWriter = Callable[[Expr, int, "Register"], None]
 """Takes a row, the number of a vector and its sums."""
 Loop = Callable[[Expr], AbstractContextManager[Expr]]
 """`serial` or `parallel`."""
+_OPERATIONS = (Add, Sub, Mul, Min, Max, FloorDiv, FloorMod)
 LaneWriter = Callable[[Expr, Expr, int], None]
 """Takes an offset and the `lanes` consecutive elements that go there."""
 
@@ -150,6 +151,20 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, lanes: int =
     T.buffer_store(buffer, value, [*index[:-1], last])
 
 
+def _truncating(index: Expr | int) -> Expr | int:
+    """`index` with divisions by something unknown as the machine does them.
+
+    Nothing is negative in an index. TVM doesn't know, and would choose between rounding down and up at run time; it
+    also reasons about that choice wherever the index is used: most of the time that attention took to compile.
+    """
+    if not isinstance(index, _OPERATIONS):
+        return index
+    a, b = _truncating(index.a), _truncating(index.b)
+    if isinstance(index, FloorDiv | FloorMod) and not isinstance(b, IntImm):
+        return truncdiv(a, b) if isinstance(index, FloorDiv) else truncmod(a, b)
+    return type(index)(a, b)
+
+
 def let(value: Expr | int) -> Expr:
     """Evaluates `value` here, once.
 
@@ -159,7 +174,7 @@ def let(value: Expr | int) -> Expr:
     """
     dtype = "int32" if isinstance(value, int) else str(value.ty.dtype)
     if dtype in ("int64", "int32"):
-        return T.Bind(value)
+        return T.Bind(_truncating(value))
     element, _, lanes = dtype.partition("x")
     return Register(int(lanes or 1), element, value).get()
 

@@ -21,15 +21,12 @@ from xamc.targets.kernels.microkernel import (
     bf16_arithmetic,
     cut_rows,
     emit_tile,
+    register_tile,
     row_tiles,
-    tile_size,
 )
+from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 from xamc.targets.kernels.weights import PackedWeight
 
-BLOCK_K = 256
-"""Input features of a block: a multiple of every group size."""
-_BLOCK_M = 240
-"""Rows of a block, about: 240 KiB of float32, half of the second-level cache of common parts."""
 SERIAL_ROWS = 16
 """Up to this many rows X is copied by the calling thread."""
 
@@ -46,15 +43,15 @@ def gemm_arithmetic(weight: PackedWeight) -> Arithmetic:
     return bf16_arithmetic(weight.isa) or FLOAT32
 
 
-def block_rows(isa: Isa) -> int:
+def block_rows(isa: Isa, tiles: LinearTiles = DEFAULT_LINEAR) -> int:
     """Most rows of a block: a multiple of the tallest tile, as blocks are cut into these."""
-    tallest = row_tiles(isa)[0]
-    return _BLOCK_M // tallest * tallest
+    tallest = register_tile(isa, tiles)[0]
+    return max(1, tiles.block_rows // tallest) * tallest
 
 
-def cut_blocks(m: E.Expr, isa: Isa) -> tuple[E.Expr, E.Expr]:
+def cut_blocks(m: E.Expr, isa: Isa, tiles: LinearTiles) -> tuple[E.Expr, E.Expr]:
     """Number of blocks that M rows are cut into, and their height: a multiple of the tallest tile."""
-    most, tallest = block_rows(isa), row_tiles(isa)[0]
+    most, tallest = block_rows(isa, tiles), register_tile(isa, tiles)[0]
     blocks = E.let((m + (most - 1)) // most)
     return blocks, E.let(((m + blocks - 1) // blocks + (tallest - 1)) // tallest * tallest)
 
@@ -68,44 +65,47 @@ class _Gemm:
         self.m, self.n, self.k = x.shape[0], weight.n, weight.k
         self.arithmetic = gemm_arithmetic(weight)
         self.lanes = weight.isa.lanes
-        self.vectors = tile_size(weight.isa)[1]
+        self.tallest, self.vectors = register_tile(weight.isa, weight.tiles)
         self.width = self.vectors * self.lanes
-        self.blocks = -(-self.k // BLOCK_K)
+        self.block_k = weight.tiles.block_k
+        self.blocks = -(-self.k // self.block_k)
 
     def emit(self) -> None:
         with self.arithmetic.scope():
             copy_dtype = "float32" if self.arithmetic.k == 1 else "uint16"
-            copy = E.scratch((self.blocks, self.m, BLOCK_K), copy_dtype)
+            copy = E.scratch((self.blocks, self.m, self.block_k), copy_dtype)
             E.rows(self.m, lambda i: self.copy_row(copy, i), threshold=SERIAL_ROWS)
 
-            row_blocks, height = cut_blocks(self.m, self.isa)
+            row_blocks, height = cut_blocks(self.m, self.isa, self.weight.tiles)
             with E.parallel(row_blocks * self.weight.layout.panels) as task:
                 panel = E.let(task % self.weight.layout.panels)
                 first = E.let(task // self.weight.layout.panels * height)
                 rows = E.let(E.minimum(self.m - first, height))
                 values = E.scratch(
-                    (PANEL // self.width, BLOCK_K // self.arithmetic.k, self.width), self.arithmetic.dtype
+                    (PANEL // self.width, self.block_k // self.arithmetic.k, self.width), self.arithmetic.dtype
                 )
-                output = GemmOutput(self.weight, self.bias, self.residual, self.y, block_rows(self.isa))
+                output = GemmOutput(
+                    self.weight, self.bias, self.residual, self.y, block_rows(self.isa, self.weight.tiles)
+                )
                 output.clear(rows)
                 with E.serial(self.blocks) as block:
-                    k = E.let(E.minimum(self.k - block * BLOCK_K, BLOCK_K))
+                    k = E.let(E.minimum(self.k - block * self.block_k, self.block_k))
                     self.dequantize(values, panel, block, k)
                     with E.serial(PANEL // self.width) as part:
                         cut_rows(
                             rows,
-                            row_tiles(self.isa),
+                            row_tiles(self.isa, self.tallest),
                             lambda row, size: self.tile(copy, values, output, part, block, k, first, row, size),
                         )
                 output.write(panel, first, rows)
 
     def copy_row(self, copy: E.Buffer, i: E.Expr) -> None:
         """Copies (or rounds) a row of X into blocks along K."""
-        whole = self.k // BLOCK_K
+        whole = self.k // self.block_k
 
         def copy_block(block: E.Expr, extent: int) -> None:
             def vector(c: E.Expr, lanes: int) -> None:
-                value = E.load(self.x, [i, block * BLOCK_K + c], lanes)
+                value = E.load(self.x, [i, block * self.block_k + c], lanes)
                 if self.arithmetic.k == 2:
                     value = E.float_to_bfloat(E.let(value), lanes)
                 E.store(copy, [block, i, c], value, lanes)
@@ -115,18 +115,18 @@ class _Gemm:
                 E.store(copy, [block, i, extent], E.const(0, 1, "uint16"))
 
         with E.serial(whole) as block:
-            copy_block(block, BLOCK_K)
-        if self.k % BLOCK_K:
-            copy_block(E.i32(whole), self.k % BLOCK_K)
+            copy_block(block, self.block_k)
+        if self.k % self.block_k:
+            copy_block(E.i32(whole), self.k % self.block_k)
 
     def dequantize(self, values: E.Buffer, panel: E.Expr, block: E.Expr, k: E.Expr) -> None:
         """Writes the panel's weights of a block along K as the operands of the arithmetic."""
         weight, step, lanes = self.weight, self.weight.format.k_step, self.lanes
-        group = min(weight.group, BLOCK_K)
+        group = min(weight.group, self.block_k)
         with E.serial(E.let((k + (group - 1)) // group)) as g:
             scales, offsets = [], []
             if weight.format.quantized:
-                index = E.let(block * (BLOCK_K // group) + g) if weight.group == group else E.i32(0)
+                index = E.let(block * (self.block_k // group) + g) if weight.group == group else E.i32(0)
                 for row in weight.panel_rows():
                     scale = E.let(weight.scale(panel, index, row, lanes))
                     scales.append(scale)
@@ -137,7 +137,7 @@ class _Gemm:
             with E.serial(E.let((extent + (step - 1)) // step)) as s:
                 first = E.let(g * group + s * step)
                 for v, row in enumerate(weight.panel_rows()):
-                    word = E.let(weight.word(panel, (block * BLOCK_K + g * group) // step + s, row, lanes))
+                    word = E.let(weight.word(panel, (block * self.block_k + g * group) // step + s, row, lanes))
 
                     def value(index: int, v: int = v, word: E.Expr = word) -> E.Expr:
                         raw = weight.value(word, index, lanes)

@@ -14,8 +14,6 @@ Registers = list[E.Register]
 
 _CHAINS = 8
 """Independent accumulators that hide the latency of the multiply-add (4 cycles, two per cycle)."""
-_UNROLL = 32
-"""K values per iteration of the inner loop."""
 SERIAL_BYTES = 48 * 1024
 """Below this, waking the other threads costs more than they save."""
 
@@ -177,7 +175,7 @@ class FloatProducts:
         """Adds K steps [first, first + steps)."""
         software = self.weight.format.kind == "float16" and not self.isa.has_f16c
         # a conversion in software is long
-        unroll = 2 if software else max(1, _UNROLL // self.step // self.rows)
+        unroll = 2 if software else max(1, self.weight.tiles.unroll // self.step // self.rows)
         whole = steps // unroll
         if whole:
             with E.serial(whole) as block:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemm import BLOCK_K, SERIAL_ROWS, block_rows, cut_blocks
+from xamc.targets.kernels.gemm import SERIAL_ROWS, block_rows, cut_blocks
 from xamc.targets.kernels.gemm_output import GemmOutput
 from xamc.targets.kernels.integer_dot import IntegerDot
-from xamc.targets.kernels.microkernel import cut_rows, row_tiles, tile_size
+from xamc.targets.kernels.microkernel import cut_rows, register_tile, row_tiles
 from xamc.targets.kernels.quantize_activations import quantize_group
 from xamc.targets.kernels.weights import PackedWeight
 
@@ -33,22 +33,23 @@ class _IntegerGemm:
         self.dot = IntegerDot.of(weight.format, weight.isa)
         self.m, self.k = x.shape[0], weight.k
         self.lanes = weight.isa.lanes
-        self.vectors = tile_size(weight.isa)[1]
+        self.tallest, self.vectors = register_tile(weight.isa, weight.tiles)
         self.width = self.vectors * self.lanes
+        self.block_k = weight.tiles.block_k
         # one scale per row can wait until all sums are done
         self.per_row = self.dot.weight_groups is None
         self.whole, self.rest = divmod(weight.k, self.dot.group)
-        self.block_groups = BLOCK_K // self.dot.group
+        self.block_groups = self.block_k // self.dot.group
         self.group_units = self.dot.group // self.dot.unit
 
     def emit(self) -> None:
         groups = self.whole + (self.rest > 0)
         blocks = -(-groups // self.block_groups)
-        self.codes = E.scratch((blocks, self.m, BLOCK_K), self.dot.activations)
+        self.codes = E.scratch((blocks, self.m, self.block_k), self.dot.activations)
         self.scales, self.counts = E.scratch((groups, self.m)), E.scratch((groups, self.m))
         E.rows(self.m, self.quantize_row, threshold=SERIAL_ROWS)
 
-        row_blocks, height = cut_blocks(self.m, self.isa)
+        row_blocks, height = cut_blocks(self.m, self.isa, self.weight.tiles)
         panels = self.weight.layout.panels
         with E.parallel(row_blocks * panels) as task:
             panel = E.let(task % panels)
@@ -58,7 +59,7 @@ class _IntegerGemm:
             operands = E.scratch((parts, self.block_groups * self.group_units, self.width), "int32")
             factors = E.scratch((parts, self.block_groups, self.width))
             zeros = E.scratch((parts, self.block_groups, self.width))
-            output = GemmOutput(self.weight, self.bias, self.residual, self.y, block_rows(self.isa))
+            output = GemmOutput(self.weight, self.bias, self.residual, self.y, block_rows(self.isa, self.weight.tiles))
             output.clear(rows)
             with E.serial(blocks) as block:
                 count = E.let(E.minimum(groups - block * self.block_groups, self.block_groups))
@@ -66,7 +67,7 @@ class _IntegerGemm:
                 with E.serial(parts) as part:
                     cut_rows(
                         rows,
-                        row_tiles(self.isa),
+                        row_tiles(self.isa, self.tallest),
                         lambda row, size: self.tile(
                             operands, factors, zeros, output, part, block, count, first, row, size
                         ),
@@ -83,10 +84,11 @@ class _IntegerGemm:
 
         def one(group: E.Expr, extent: int) -> None:
             first = E.let(group * self.dot.group)
+            block = first // self.block_k
             scale, count = quantize_group(
                 self.dot, self.x, i, first, extent,
                 lambda c, codes, lanes: E.store(
-                    self.codes, [E.let(first // BLOCK_K), i, E.let(c - first // BLOCK_K * BLOCK_K)], codes, lanes
+                    self.codes, [E.let(block), i, E.let(c - block * self.block_k)], codes, lanes
                 ),
             )  # fmt: skip
             E.store(self.scales, [group, i], scale)

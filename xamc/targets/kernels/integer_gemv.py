@@ -8,9 +8,6 @@ from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.quantize_activations import quantize_group
 from xamc.targets.kernels.weights import PackedWeight
 
-_STEPS = 4
-"""Weight words per turn of the inner loop: 512 bytes of weights, so that loads far ahead fit the reorder buffer."""
-
 
 class IntegerProducts:
     """Products of integers, see `RowProducts`.
@@ -66,7 +63,7 @@ class IntegerProducts:
                 register.zero()
         first = E.let(group * (dot.group // dot.words))
         steps = -(-extent // dot.words)
-        turn = max(1, _STEPS // self.rows)
+        turn = max(1, weight.tiles.words // self.rows)
         whole = steps // turn
         with E.serial(whole) as block:
             for i in range(turn):

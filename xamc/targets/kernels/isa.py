@@ -174,9 +174,30 @@ LEVELS: dict[str, Isa] = {
 
 
 @functools.cache
+def cpu_model() -> str:
+    """This machine's processor: its name, vendor, family, model and stepping, as names repeat."""
+    names = (
+        "model name",
+        "vendor_id",
+        "cpu family",
+        "model",
+        "stepping",
+        "CPU implementer",
+        "CPU part",
+        "CPU revision",
+    )
+    info = _cpuinfo()
+    return " ".join(info[name] for name in names if name in info)
+
+
 def _host_flags() -> frozenset[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+    info = _cpuinfo()
+    return frozenset(info.get("flags", info.get("Features", "")).split())
+
+
+@functools.cache
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first CPU."""
+    first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}

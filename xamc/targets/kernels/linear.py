@@ -14,6 +14,7 @@ from xamc.targets.kernels.integer_gemv import IntegerProducts
 from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat
+from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 from xamc.targets.kernels.weights import PackedWeight
 
 Activations = Literal["float32", "int8"]
@@ -32,6 +33,7 @@ def linear(
     bias: bool = False,
     residual: bool = False,
     activations: Activations = "float32",
+    tiles: LinearTiles = DEFAULT_LINEAR,
 ) -> E.PrimFunc:
     """y = x W^T (+ bias) (+ residual); x and y are float32.
 
@@ -44,6 +46,7 @@ def linear(
         bias: whether there is a bias.
         residual: whether a tensor of the output's shape is added.
         activations: what x is multiplied as; ``int8`` quantizes it inside, for weights of integers.
+        tiles: how the work is cut.
 
     Returns:
         A PrimFunc with the parameters x float32 [M, K], the packed buffers, bias float32 [N] if any, residual
@@ -56,7 +59,7 @@ def linear(
     def body() -> None:
         rows = 1 if m == "one" else E.dynamic("m")
         x = E.parameter("x", (rows, k), "float32")
-        weight = PackedWeight(n, k, fmt, isa)
+        weight = PackedWeight(n, k, fmt, isa, tiles)
         bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
         y = E.parameter("y", (rows, n), "float32")

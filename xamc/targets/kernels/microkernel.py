@@ -15,6 +15,7 @@ from tvm.tirx.script.builder import ir as T
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.tiles import LinearTiles
 
 # TVM turns every bfloat16 value of TensorIR into integers before LLVM sees it, so the instruction, whose operands are
 # LLVM's own bfloat type, is wrapped in a function of LLVM IR that is inlined.
@@ -91,10 +92,16 @@ def tile_size(isa: Isa) -> tuple[int, int]:
     return ((isa.registers - 4) // 2, 2)
 
 
-def row_tiles(isa: Isa) -> tuple[int, ...]:
+def register_tile(isa: Isa, tiles: LinearTiles) -> tuple[int, int]:
+    """Rows and vectors of the register tile that `tiles` asks for."""
+    rows, vectors = tile_size(isa)
+    return tiles.tile_rows or rows, tiles.tile_vectors or vectors
+
+
+def row_tiles(isa: Isa, tallest: int | None = None) -> tuple[int, ...]:
     """Heights of tiles, descending, that any number of rows can be cut into."""
-    full = tile_size(isa)[0]
-    return (full, full // 3, 1)
+    full = tallest or tile_size(isa)[0]
+    return tuple(dict.fromkeys((full, max(1, full // 3), 1)))
 
 
 def cut_rows(count: E.Expr, sizes: Sequence[int], body: Callable[[E.Expr, int], None]) -> None:

@@ -6,16 +6,17 @@ from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
-
-_AHEAD = 2048
-"""Bytes: measured on Zen 3; half or twice as many cost a few percent."""
+from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 
 
 class PackedWeight:
-    """The parameters of one packed weight of N output and K input features, and how to take values out of them."""
+    """The parameters of one packed weight of N output and K input features, and how to take values out of them.
 
-    def __init__(self, n: int, k: int, fmt: WeightFormat, isa: Isa) -> None:
-        self.n, self.k, self.format, self.isa = n, k, fmt, isa
+    `tiles` is how the kernel that reads it goes through it.
+    """
+
+    def __init__(self, n: int, k: int, fmt: WeightFormat, isa: Isa, tiles: LinearTiles = DEFAULT_LINEAR) -> None:
+        self.n, self.k, self.format, self.isa, self.tiles = n, k, fmt, isa, tiles
         self.layout = packed_layout(n, k, fmt)
         self.buffers = {b.name: E.parameter(b.name, b.shape, b.dtype) for b in self.layout.buffers}
         self.group = fmt.group_size or k
@@ -30,7 +31,7 @@ class PackedWeight:
         return E.bits(narrow, "uint32", lanes)
 
     def prefetch(self, panel: E.Expr, step: E.Expr) -> None:
-        """Asks for the weights that lie `_AHEAD` bytes behind K step `step`, in this panel or a later one.
+        """Asks for the weights that lie `tiles.ahead` bytes behind K step `step`, in this panel or a later one.
 
         A GEMV has too much arithmetic between its loads for the reorder buffer to keep enough of them under way.
         """
@@ -38,15 +39,15 @@ class PackedWeight:
         per_step = self.layout.buffers[0].panel_bytes // int(weight.shape[1])
         rows = PANEL * 64 // per_step
         for row in range(0, PANEL, rows):
-            index = [panel, step + _AHEAD // per_step, row]
+            index = [panel, step + self.tiles.ahead // per_step, row]
             E.prefetch(weight, index if len(weight.shape) == 3 else [*index, 0])
 
     def prefetch_panel(self, panel: E.Expr) -> None:
-        """Asks for the first `_AHEAD` bytes of a panel that the one before it in time doesn't lead to."""
+        """Asks for the first `tiles.ahead` bytes of a panel that the one before it in time doesn't lead to."""
         weight = self.buffers["weight"]
         per_step = self.layout.buffers[0].panel_bytes // int(weight.shape[1])
         rows = max(1, PANEL * 64 // per_step)
-        for step in range(0, min(_AHEAD // per_step, int(weight.shape[1])), max(1, 64 // per_step)):
+        for step in range(0, min(self.tiles.ahead // per_step, int(weight.shape[1])), max(1, 64 // per_step)):
             for row in range(0, PANEL, rows):
                 E.prefetch(weight, [panel, step, row] if len(weight.shape) == 3 else [panel, step, row, 0])
 
