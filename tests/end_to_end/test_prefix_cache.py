@@ -8,7 +8,7 @@ import pytest
 from tests.end_to_end.models import F32, I64, Workshop, answers, prompts
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
-from xamc.runtime import Model
+from xamc.runtime import Model, load_language_model
 
 
 def logits_of(model: Model, rows: list[I64], reuse: bool) -> tuple[F32, list[int]]:
@@ -47,3 +47,24 @@ def test_an_int8_cache_is_near_the_exact_one(workshop: Workshop) -> None:
     )
     errors = [relative_error(mine, theirs) for mine, theirs in zip(coarse, exact, strict=True)]
     assert 1e-5 < max(errors) <= tolerance("kv_int8")
+
+
+@pytest.mark.parametrize("kv_dtype", ["fp32", "int8"])
+def test_a_filled_cache_is_a_prefix_like_any_other(workshop: Workshop, kv_dtype: str) -> None:
+    model = workshop.model(workshop.checkpoint("llama"), f"prefix-{kv_dtype}", runtime={"kv_dtype": kv_dtype})
+    (prompt,), _ = prompts((100,))
+    plain = model.generate(prompt, 4, ignore_eos=True, prefix_cache=False)
+    found = []
+    for seed in (1, 1, 2):
+        other = load_again(model)
+        assert other.fill_cache(prompt, 90, seed) == 64  # one whole block
+        session = other._session([prompt], len(prompt) + 1, True)
+        found.append(session.prefill_prompts()[0, 0].copy())
+        assert session.reused.tolist() == [64]
+    assert np.isfinite(found).all()
+    assert (found[0] == found[1]).all() and not np.allclose(found[0], found[2], rtol=1e-3)
+    assert model.generate(prompt, 4, ignore_eos=True).token_ids == plain.token_ids
+
+
+def load_again(model: Model) -> Model:
+    return load_language_model(model.path, threads=1)

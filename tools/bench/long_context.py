@@ -293,7 +293,7 @@ def page(rows: Sequence[Row]) -> str:
         "which were prefilled like every token of *real* rows: decode speed and memory are those of any cache of that",
         "length. “Announced” is what `xamc plan` says before; the run fails if a process takes more.",
         "Load is how many processes wanted a CPU meanwhile: where it is far above the number of threads, others took",
-        "most of the machine, and only the columns of memory mean anything.",
+        "most of the machine, and only the columns of memory mean anything. That holds for rows without a number too.",
         "",
     ]
     names = ("context", "mode", "prefilled tokens", "at tok/s", "decode tok/s", "KV cache MiB", "peak RSS MiB")
@@ -307,7 +307,7 @@ def page(rows: Sequence[Row]) -> str:
                 lines.append(
                     f"| {row.context:,} | {row.mode} | {row.prefilled:,} | {row.prefill_tokens_per_s:.0f} | "
                     f"{row.decode_tokens_per_s:.1f} | {row.kv_mib:,.0f} | {row.peak_rss_mib:,.0f} | "
-                    f"{row.announced_mib:,.0f} | {row.load:.0f} |"
+                    f"{row.announced_mib:,.0f} | {f'{row.load:.0f}' if row.load else '–'} |"
                 )
         lines.append("")
     return "\n".join(lines)
