@@ -52,10 +52,10 @@ format: $(STAMP) ## let ruff lay out the code
 golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read the diff before committing
 	@$(BIN)/python tools/golden.py
 
-bench: $(STAMP) ## race other engines, measure fidelity (BENCH=vacc: VACC's graphs); results go to docs/benchmarks
+bench: $(STAMP) ## race other engines, measure fidelity (BENCH=vacc: VACC's graphs, BENCH=batch: batch decode); results go to docs/benchmarks
 	@$(BIN)/python -m tools.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
-bench-long: $(STAMP) ## decode speed and memory over contexts of up to 64k tokens on a 1.1B shape; takes hours
+bench-long: $(STAMP) ## decode speed and memory over contexts of up to 128k tokens on a 1.1B shape; takes an hour
 	@$(BIN)/python -m tools.bench.long_context $(BENCH_ARGS)
 
 verify: $(STAMP) ## re-check ARTIFACT's digests and golden logits (default: all below vacc_deploy)

@@ -138,6 +138,34 @@ def vit(width: int = 32, layers: int = 2) -> onnx.ModelProto:
     )  # fmt: skip
 
 
+def audio(width: int = 32, mels: int = 16) -> onnx.ModelProto:
+    """An acoustic encoder: `wave` [batch, samples] → `frames` [batch, time, 8]; opset 17.
+
+    A filter bank as a strided convolution, mel bands as a matrix, two 1-D convolutions (the second with stride 2, then
+    depthwise), an attention layer over time.
+    """
+    g = Graph(4)
+    window = 32
+    time = np.arange(window)
+    bank = np.stack([f(2 * np.pi * k * time / window) for f in (np.cos, np.sin) for k in range(17)])
+    x = g.add("Unsqueeze", "wave", g.const(np.array([1])))
+    spectrum = g.add("Conv", x, g.const(bank[:, None].astype(np.float32), "bank"), strides=[8], pads=[16, 16])
+    power = g.add("Mul", spectrum, spectrum)
+    power = g.add("Add", *(g.add("Slice", power, *(g.const(np.array([v])) for v in (a, a + 17, 1))) for a in (0, 17)))
+    mel = g.add("MatMul", g.const(np.abs(g._rng.standard_normal((mels, 17))).astype(np.float32), "mel"), power)
+    x = g.add("Log", g.add("Max", mel, g.const(np.float32(1e-5))))
+    x = g.add("Relu", g.add("Conv", x, g.weight(width, mels, 3), g.weight(width, scale=0.1), pads=[1, 1]))
+    x = g.add("Relu", g.add("Conv", x, g.weight(width, width, 3), strides=[2], pads=[1, 1]))
+    x = g.add("Add", x, g.add("Conv", x, g.weight(width, 1, 5), pads=[4, 4], dilations=[2], group=width))
+    x = g.add("Transpose", x, perm=[0, 2, 1])
+    x = g.add("Add", x, _attention(g, _norm(g, x, width), width, 4, "wave"))
+    x = g.add("Add", x, _mlp(g, _norm(g, x, width), width))
+    x = g.add("LogSoftmax", g.add("MatMul", x, g.weight(width, 8)), axis=-1)
+    return g.model(
+        {"wave": (TensorProto.FLOAT, ["batch", "samples"])}, {"frames": (x, ["batch", "time", 8])}
+    )  # fmt: skip
+
+
 VOCABULARY = 50
 
 
@@ -168,27 +196,39 @@ def bert(width: int = 32, layers: int = 2) -> onnx.ModelProto:
     )
 
 
-MODELS = {"resnet": resnet, "vit": vit, "bert": bert}
+MODELS = {"resnet": resnet, "vit": vit, "bert": bert, "audio": audio}
 
 SHAPES: dict[str, dict[str, list[int]]] = {
     "resnet": {"input.1": [1, 3, 32, 32]},
     "vit": {"pixel_values": [1, 3, 16, 16]},
+    "audio": {"wave": [1, 512]},
     "bert": {name: [1, 16] for name in ("input_ids", "attention_mask", "token_type_ids")},
 }
 
 
-def feeds(kind: str, seed: int = 5) -> dict[str, Array]:
+#: Smallest and largest shapes of the same models.
+RANGES: dict[str, dict[str, list[list[int]]]] = {
+    "resnet": {"input.1": [[1, 3, 32, 32], [4, 3, 32, 32]]},
+    "vit": {"pixel_values": [[1, 3, 16, 16], [4, 3, 16, 16]]},
+    "audio": {"wave": [[1, 128], [3, 1024]]},
+    "bert": {name: [[1, 2], [4, 24]] for name in ("input_ids", "attention_mask", "token_type_ids")},
+}
+
+
+def feeds(kind: str, seed: int = 5, shapes: dict[str, list[int]] | None = None) -> dict[str, Array]:
     """Seeded inputs of one of `MODELS`."""
     rng = np.random.default_rng(seed)
+    shapes = shapes or SHAPES[kind]
     if kind == "bert":
-        mask = np.ones((1, 16), np.int64)
-        mask[0, 12:] = 0
+        shape = shapes["input_ids"]
+        mask = np.ones(shape, np.int64)
+        mask[0, 3 * shape[1] // 4 :] = 0
         return {
-            "input_ids": rng.integers(0, VOCABULARY, (1, 16)),
+            "input_ids": rng.integers(0, VOCABULARY, shape),
             "attention_mask": mask,
-            "token_type_ids": rng.integers(0, 2, (1, 16)),
+            "token_type_ids": rng.integers(0, 2, shape),
         }
-    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES[kind].items()}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def write(kind: str, path: Path) -> Path:

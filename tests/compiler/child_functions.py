@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -41,3 +43,17 @@ def grow(request: dict[str, Any]) -> None:
     for _ in range(600):
         blocks.append(bytearray(b"x") * 2**20)
         time.sleep(0.005)
+
+
+def fill_disk(request: dict[str, Any]) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/weights.bin")
+
+
+def tool_on_full_disk(request: dict[str, Any]) -> None:
+    print("/usr/bin/ld: final link failed: No space left on device", flush=True)
+    raise RuntimeError("the linker failed")
+
+
+def temporary_files(request: dict[str, Any]) -> str:
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        return file.name

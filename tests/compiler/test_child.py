@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,88 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived the process it works for")
+
+
+@pytest.mark.parametrize("function", ["fill_disk", "tool_on_full_disk"])
+def test_a_full_disk_is_no_crash(call: Any, tmp_path: Path, function: str) -> None:
+    with pytest.raises(InputError, match="E1506"):
+        call(function, {})
+    assert not (tmp_path / "reproducers").exists()
+
+
+def test_a_reproducer_goes_elsewhere_where_the_cache_can_not_be_written(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reproducers").write_text("a file in its place")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    with pytest.raises(ToolchainError, match="E1523") as caught:
+        call("fail", {"file": "g.onnx"})
+    (kept,) = (tmp_path / "tmp").glob("xamc-reproducers-*/*")
+    assert str(kept) in caught.value.message
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "reproducers"))
+    with pytest.raises(ToolchainError, match="E1523") as caught:
+        call("fail", {"file": "g.onnx"})
+    assert "could not be saved" in caught.value.fix
+
+
+def test_temporary_files_of_a_child_go_with_it(call: Any, tmp_path: Path) -> None:
+    path = Path(call("temporary_files", {}))
+    assert path.is_relative_to(tmp_path / "child") and not path.exists()
+    assert not (tmp_path / "child/tmp").exists()
+
+
+def test_a_child_whose_parent_was_gone_before_it_began_does_nothing(tmp_path: Path) -> None:
+    write_call(tmp_path, "tests.compiler.child_functions:double", {"value": 1})
+    done = subprocess.run(
+        [sys.executable, "-m", "xamc.compiler.child", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "XAMC_PARENT_PID": "1"},
+        check=False,
+    )
+    assert done.returncode == 1 and not (tmp_path / "response.json").exists()
+
+
+SIGNALLED = """
+import sys, threading, time
+from pathlib import Path
+from xamc.compiler.artifact.staging import temporary_folder
+from xamc.compiler.child import Limits, run_child
+from xamc.compiler.commands.signals import Terminated, unwinding
+
+def wait(folder):
+    run_child("tests.compiler.child_functions:hang", {"pid_file": sys.argv[1]}, folder=folder,
+              limits=Limits(60), reproducers=Path(sys.argv[2]))
+
+try:
+    with unwinding(), temporary_folder("codegen") as folder:
+        thread = threading.Thread(target=wait, args=(folder,))
+        thread.start()
+        try:
+            while True:
+                time.sleep(0.05)
+        finally:
+            thread.join()
+except Terminated as end:
+    print(end)
+    sys.exit(end.exit_code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_children_of_all_threads_and_cleans_up(tmp_path: Path, number: signal.Signals) -> None:
+    temporary, pid_file = tmp_path / "tmp", tmp_path / "pid"
+    temporary.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)}
+    with subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED, str(pid_file), str(tmp_path / "reproducers")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not pid_file.exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, err
+    assert "E1524" in err and number.name in out + "SIGINT"
+    assert list(temporary.iterdir()) == [] and not (tmp_path / "reproducers").exists()

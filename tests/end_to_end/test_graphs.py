@@ -15,14 +15,14 @@ import pytest
 import yaml
 
 from tests.end_to_end.vacc_models import Worker
-from tests.onnx_models import MODELS, SHAPES, feeds, reference, write
+from tests.onnx_models import MODELS, RANGES, SHAPES, feeds, reference, write
 from xamc.compiler import cli
 from xamc.compiler.artifact import read_graph
 from xamc.compiler.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.graph_import import look_at_graph
-from xamc.compiler.stages.graph_road import run_case
+from xamc.compiler.stages.graph_road import run_cases
 from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
@@ -87,6 +87,7 @@ CASES = [
     ("vit", "tvm_cpu", "fp32", None),
     ("bert", "tvm_vacc", "int8", 0.15),
     ("bert", "reference", "fp32", None),
+    ("audio", "tvm_cpu", "fp32", None),
 ]
 
 
@@ -108,6 +109,38 @@ def test_outputs_are_those_of_onnxruntime(
     again = model.run(given)
     assert all(np.array_equal(again[name], actual[name]) for name in actual)
     assert model.simulated == (target == "tvm_vacc")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_extents_that_vary(kind: str, folder: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+    """One artifact for a range of batches, and of tokens or samples where the model takes them."""
+    build = spec(kind, folder, "tvm_cpu", "fp32")
+    build["name"], build["frontend"]["shape"] = f"{kind}_varies", RANGES[kind]
+    build["backend"]["compile"]["mcpu"] = "x86-64-v3"
+    with worker.active():
+        path = compile_spec(build).path
+    model = load(path)
+    assert isinstance(model, GraphModel)
+    least, most = ({name: shapes[i] for name, shapes in RANGES[kind].items()} for i in (0, 1))
+    between = {name: [(a + b + 1) // 2 for a, b in zip(least[name], most[name])] for name in least}
+    for shapes in (least, between, most):
+        given = feeds(kind, seed=3, shapes=shapes)
+        expected, actual = reference(MODELS[kind](), given), model.run(given)
+        for name in expected:
+            assert actual[name].shape == expected[name].shape
+            assert relative_error(actual[name], expected[name]) <= tolerance("graph_fp32"), (name, shapes)
+    name, (low, high) = next(iter(RANGES[kind].items()))
+    with pytest.raises(InputError, match=rf"{low[0]}\.\.{high[0]}") as caught:
+        model.run(feeds(kind, shapes={**most, name: [high[0] + 1, *high[1:]]}))
+    assert caught.value.code == "E1642"
+    if kind == "bert":
+        with pytest.raises(InputError, match="they are the same") as caught:
+            model.run(**{**feeds(kind, shapes=most), "attention_mask": np.ones([3, 24], np.int64)})
+        assert caught.value.code == "E1642"
+    assert cli.run(["verify", str(path)]) == 0
+    assert "at 2 sizes" in capsys.readouterr().out
+    assert cli.run(["inspect", str(path)]) == 0
+    assert f"{low[0]}..{high[0]}" in capsys.readouterr().out
 
 
 def test_what_an_artifact_holds(compiled: Callable[..., Path]) -> None:
@@ -193,14 +226,14 @@ def test_a_wrong_parameter_is_noticed(compiled: Callable[..., Path], tmp_path: P
     for kind in ("original", "stored"):
         case |= {f"{kind}.{name}": array for name, array in right.items()}
     safetensors.numpy.save_file(case, tmp_path / "case")
-    request = {"artifact": str(copy), "case": str(tmp_path / "case"), "out": str(tmp_path)}
-    assert run_case(request)["compiled"] == 0
+    request = {"artifact": str(copy), "cases": {str(tmp_path / "case"): "golden"}, "out": str(tmp_path)}
+    assert run_cases(request)["compiled"] == 0
     content = bytearray((copy / "mod.params").read_bytes())
     (copy / "mod.params").chmod(0o644)
     content[-128:] = np.full(32, 0.5, np.float32).tobytes()
     (copy / "mod.params").write_bytes(content)
     with pytest.raises(InternalError) as caught:
-        run_case(request)
+        run_cases(request)
     assert caught.value.code == "E1474"
     assert cli.run(["verify", str(copy)]) == 1
 

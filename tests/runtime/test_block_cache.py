@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xamc.compiler.contract import resident_blocks
 from xamc.compiler.errors import InternalError
 from xamc.runtime.block_cache import BlockCache
 
-BLOCK, CONTEXT, ROWS = 4, 20, 3
+BLOCK, CONTEXT, ROWS, CHUNK = 4, 20, 3, 3
 
 
 class Pool:
     """What an executor does with the cache, with token ids for keys."""
 
-    def __init__(self, max_batch: int = ROWS) -> None:
-        self.cache = BlockCache(BLOCK, CONTEXT, max_batch, self._copy)
+    def __init__(self, max_batch: int = ROWS, window: int | None = None, context: int = CONTEXT) -> None:
+        self.window = window
+        self.cache = BlockCache(BLOCK, context, max_batch, self._copy, self._fill, window, CHUNK)
         self.memory = np.full((self.cache.blocks, BLOCK), -1)
         self.rows: list[list[int]] = []
         self.copied: list[tuple[int, int]] = []
@@ -26,8 +28,11 @@ class Pool:
         self.memory[target] = self.memory[source]
         self.copied.append((source, target))
 
+    def _fill(self, block: int, seed: int) -> None:
+        self.memory[block] = 1000 + seed
+
     def begin(self, prompts: list[list[int]], reuse: bool = True, kind: object = None) -> list[int]:
-        kept = self.cache.begin([np.array(prompt) for prompt in prompts], reuse, kind).tolist()
+        kept: list[int] = self.cache.begin([np.array(prompt) for prompt in prompts], reuse, kind).tolist()
         self.rows = [prompt[:length] for prompt, length in zip(prompts, kept)]
         self.check()
         return kept
@@ -45,22 +50,27 @@ class Pool:
 
     def check(self) -> None:
         for index, row in enumerate(self.rows):
-            blocks = self.cache.table[index, : -(-len(row) // BLOCK)]
+            # what the next token attends to
+            first = 0 if self.window is None else max(0, len(row) - self.window + 1)
+            blocks = self.cache.table[index, first // BLOCK : -(-len(row) // BLOCK)]
             assert (blocks > 0).all()
-            assert self.memory[blocks].ravel()[: len(row)].tolist() == row
+            skipped = first - first // BLOCK * BLOCK
+            found = self.memory[blocks].ravel()[skipped : skipped + len(row) - first].tolist()
+            assert found == row[first:]
         assert self.cache.touched <= self.cache.blocks - 1
 
     def run(self, prompt: list[int], reuse: bool = True) -> int:
         """A whole request; returns how many tokens were cached."""
         (kept,) = self.begin([prompt], reuse)
-        self.feed(0, prompt[kept:])
+        for start in range(kept, len(prompt), CHUNK):
+            self.feed(0, prompt[start : start + CHUNK])
         return kept
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_every_row_finds_its_own_tokens(data: st.DataObject) -> None:
-    pool = Pool()
+    pool = Pool(window=data.draw(st.sampled_from([None, 1, 3, 4, 6, 9, 30])))
     token = st.integers(0, 1)  # few tokens: many equal beginnings
     for _ in range(data.draw(st.integers(1, 8))):
         prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=CONTEXT), min_size=1, max_size=ROWS))
@@ -160,3 +170,56 @@ def test_more_than_the_pool_has_is_refused() -> None:
         for _ in range(CONTEXT):
             pool.feed(0, [1])
             pool.feed(1, [1])
+
+
+def test_memory_stops_growing_behind_the_window() -> None:
+    context, window = 400, 9
+    pool = Pool(window=window, context=context)
+    pool.begin([[1]])
+    for position in range(context):
+        pool.feed(0, [position])
+        assert pool.cache.touched <= resident_blocks(context, BLOCK, window, CHUNK) == 4
+    assert pool.cache.touched == 4
+    plain = Pool(context=context)
+    plain.begin([[1]])
+    for position in range(context):
+        plain.feed(0, [position])
+    assert plain.cache.touched == context // BLOCK
+    pool.begin([[1]], reuse=False)
+    for position in range(context):
+        pool.feed(0, [position])
+    assert pool.cache.touched == 4
+
+
+def test_the_next_turn_goes_on_from_what_its_window_reaches() -> None:
+    pool = Pool(window=6, context=100)
+    first = list(range(50))
+    assert pool.run(first) == 0
+    assert pool.run([*first, 60, 61, 62]) == 50
+    assert pool.run([*first[:20], 70]) == 0  # the blocks before its end are gone
+    assert pool.run([*first, 60, 61, 62, 63]) == 20  # behind what that prompt has cached again
+
+
+def test_a_beginning_is_shared_until_its_room_is_wanted() -> None:
+    pool = Pool(window=6, context=100)
+    pool.begin([[0, 1, 2, 3, 4, 5, 6, 7, 8], [0, 1, 2, 3, 4, 5, 6, 7, 9]])
+    for index, last in enumerate((8, 9)):
+        pool.feed(index, [0, 1, 2, 3, 4, 5, 6, 7, last])
+    assert pool.cache.table[0, 1] == pool.cache.table[1, 1]
+    for token in range(30):
+        pool.feed(0, [token])
+    pool.feed(1, [1, 2, 3])  # still finds its own
+
+
+def test_filled_blocks_are_a_prefix() -> None:
+    pool = Pool()
+    prompt = list(range(18))
+    pool.begin([prompt])
+    assert pool.cache.fill(0, prompt[:14], 7) == 12
+    assert pool.memory[pool.cache.table[0, :3], 0].tolist() == [1007, 1008, 1009]
+    assert pool.cache.fill(0, prompt[:14], 7) == 12
+    assert pool.cache.begin([np.array(prompt)], True, None).tolist() == [12]
+    windowed = Pool(window=6, context=100)
+    windowed.begin([list(range(100))])
+    assert windowed.cache.fill(0, list(range(90)), 7) == 88
+    assert windowed.cache.touched == 4

@@ -22,7 +22,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,20 +31,27 @@ import xamc
 from xamc.compiler.artifact.manifest import FileDigest
 from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
-from xamc.compiler.artifact.staging import StagingFolder, disk_errors
+from xamc.compiler.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_locks, sweep_temporary
 from xamc.compiler.errors import InputError
 
 ENTRY = "entry.json"
 _LAYOUT = "v1"
 _SOURCE_SUFFIXES = (".py", ".json", ".jinja")
+# results; what lies beside them (a log, a child's answer with its times) differs from run to run
+_OUTPUT_SUFFIXES = (".onnx", ".so", ".bin", ".params", ".safetensors")
 
 
 @dataclass(frozen=True)
 class StageKey:
-    """Names one result of one stage; build it with `stage_key`."""
+    """Names one result of one stage; build it with `stage_key`.
+
+    `parts` says what it was made from, each as a version or the beginning of a digest: ``tool torch``, ``source
+    xamc.compiler.export``, ``input config``. `xamc diff` compares them.
+    """
 
     stage: str
     digest: str
+    parts: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return f"{self.stage}-{self.digest[:32]}"
@@ -80,14 +87,21 @@ def stage_key(stage: str, modules: Sequence[str], tools: Sequence[str], inputs: 
         inputs: what the stage is given: digests, keys of earlier stages, the slice of the spec it reads.
             Plain JSON values only, so that a forgotten object can't enter by its address.
     """
-    content = {
+    content: dict[str, Any] = {
         "stage": stage,
         "source": {module: source_digest(module) for module in sorted(modules)},
         "tools": {tool: tool_version(tool) for tool in sorted(tools)},
         "inputs": inputs,
     }
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return StageKey(stage, hashlib.sha256(text.encode()).hexdigest())
+    sources, versions = content["source"], content["tools"]
+    parts = {f"source {module}": digest[:16] for module, digest in sources.items()}
+    parts |= {f"tool {tool}": version for tool, version in versions.items()}
+    parts |= {f"input {name}": _json_digest(value)[:16] for name, value in inputs.items()}
+    return StageKey(stage, _json_digest(content), parts)
+
+
+def _json_digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def source_digest(module: str) -> str:
@@ -126,6 +140,7 @@ class StageCache:
 
     Attributes:
         hits, misses: keys that were found, and that were built.
+        made: stage → what it was made from and what came out, for `xamc diff`.
     """
 
     def __init__(
@@ -146,10 +161,14 @@ class StageCache:
         self.folder = folder or default_cache_folder()
         self.hits: list[StageKey] = []
         self.misses: list[StageKey] = []
+        self.made: dict[str, dict[str, Any]] = {}
         self._warn = warn
         self._scratch_parent = scratch
         self._scratch: StagingFolder | None = None
         self._users = -1
+        # what killed compiles have left: beside the artifact, in the system's temporary folder, and in the cache
+        sweep(scratch)
+        sweep_temporary()
         self._readable = enabled
         self._writable = enabled and self._open()
 
@@ -184,6 +203,7 @@ class StageCache:
         if self._writable:
             os.utime(place / ENTRY)
         self.hits.append(key)
+        self._remember(key, place)
         return place
 
     def publish(self, key: StageKey, build: Callable[[Path], None]) -> Path:
@@ -226,7 +246,15 @@ class StageCache:
             staging.publish()
         finally:
             staging.discard()
+        self._remember(key, place)
         return place
+
+    def _remember(self, key: StageKey, place: Path) -> None:
+        outputs = {f.path: f.sha256 for f in _read_entry(place).files if f.path.endswith(_OUTPUT_SUFFIXES)}
+        # a stage that makes several results, one per bucket and rank, has a number appended
+        taken = [name for name in self.made if name.partition(" ")[0] == key.stage]
+        name = f"{key.stage} {len(taken) + 1}" if taken else key.stage
+        self.made[name] = {"key": key.digest, "parts": dict(key.parts), "outputs": outputs}
 
     def _place(self, key: StageKey) -> Path:
         return self.folder / _LAYOUT / str(key)
@@ -240,13 +268,24 @@ class StageCache:
                     raise PermissionError(13, "not writable", str(self.folder / name))
             self._users = os.open(self.folder / "users", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
+            self._use_read_only()
             use = (
                 "its entries are used, new ones are not kept" if (self.folder / _LAYOUT).is_dir() else "it is not used"
             )
             self._warn(f"the stage cache {self.folder} can't be written ({error.strerror}); {use}")
             return False
         fcntl.flock(self._users, fcntl.LOCK_SH)
+        sweep(self.folder / _LAYOUT)
+        sweep_locks(self.folder / "locks")
         return True
+
+    def _use_read_only(self) -> None:
+        """Keep another process from pruning what is read, where the cache can be opened at all."""
+        try:
+            self._users = os.open(self.folder / "users", os.O_RDONLY)
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+        except OSError:  # nobody has ever used it, so nobody prunes it
+            return
 
     def _scratch_folder(self) -> Path:
         if self._scratch is None:
@@ -256,16 +295,22 @@ class StageCache:
 
     @contextmanager
     def _key_lock(self, key: StageKey) -> Iterator[None]:
-        with disk_errors(self.folder):
-            descriptor = os.open(self.folder / "locks" / str(key), os.O_RDWR | os.O_CREAT, 0o666)
-        try:
+        path = self.folder / "locks" / str(key)
+        while True:
+            with disk_errors(self.folder):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._warn(f"another compile is making {key}; waiting for it")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if is_still(path, descriptor):
+                break
+            os.close(descriptor)  # the one we waited for has removed it
+        try:
             yield
         finally:
+            path.unlink(missing_ok=True)
             os.close(descriptor)
 
 
@@ -307,11 +352,8 @@ def prune(max_bytes: int, folder: Path | None = None) -> CacheInfo:
                     break
                 total -= _sizes(place)[0]
                 shutil.rmtree(place)
-            for leftover in (*root.glob(f"{_LAYOUT}/.xamc-*"), *root.glob("locks/*")):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
-                else:
-                    leftover.unlink()
+            sweep(root / _LAYOUT)
+            sweep_locks(root / "locks")
     finally:
         os.close(users)
     return cache_info(root)

@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,8 @@ from typing import Any
 
 from xamc.compiler import errors
 from xamc.compiler.artifact.publish import link_or_copy
-from xamc.compiler.errors import ToolchainError, XamcError
+from xamc.compiler.artifact.staging import disk_full, free_bytes, full_disk_errors
+from xamc.compiler.errors import InputError, ToolchainError, XamcError
 from xamc.compiler.memory import tree_pss_bytes, tree_rss_bytes
 
 REQUEST, RESPONSE, ERROR, LOG, CALL = "request.json", "response.json", "error.json", "log.txt", "call.json"
@@ -37,6 +39,14 @@ _POLL_SECONDS = 0.05
 _SAVED_BYTES = 256 * 2**20
 _TAIL_LINES = 15
 _PR_SET_PDEATHSIG = 1
+_TEMPORARY = "tmp"
+_PARENT = "XAMC_PARENT_PID"
+# what tools below us say of a full disk, a quota, or a limit on file sizes
+_DISK_FULL = ("No space left on device", "Disk quota exceeded", "File too large", "File size limit exceeded")
+_LEAST_FREE = 64 * 2**10
+
+_running: set[subprocess.Popen[bytes]] = set()
+_ended = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -71,29 +81,56 @@ def run_child(
 
     Raises:
         XamcError: what the function raised.
+        InputError: E1506 the disk is full.
         ToolchainError: E1520 killed by a signal, E1521 out of time, E1522 above the memory limit, E1523 failed with
-            an exception that is not one of ours.
+            an exception that is not one of ours, E1524 ended with this process.
     """
-    write_call(folder, function, request)
+    with full_disk_errors(folder):
+        write_call(folder, function, request)
+        # what tools leave there when they are killed goes with the folder
+        (folder / _TEMPORARY).mkdir(exist_ok=True)
     log = folder / LOG
     with log.open("wb") as output:
+        _require_going_on()
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "xamc.compiler.child", str(folder)],  # -P: no module from the current folder
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
+            env={
+                **os.environ,
+                "TMPDIR": str(folder / _TEMPORARY),
+                _PARENT: str(os.getpid()),
+                **(environment or {}),
+            },
             start_new_session=True,  # so that everything it starts can be ended with it
         )
+        _running.add(process)
         try:
             excess = _watch(process, limits)
         finally:
             _end(process)
+            _running.discard(process)
+            shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)
+    _require_going_on()
     if excess is None and process.returncode == 0 and (folder / RESPONSE).is_file():
         return json.loads((folder / RESPONSE).read_text(encoding="utf-8"))
     if excess is None and (folder / ERROR).is_file():
         raise _error_from_json(json.loads((folder / ERROR).read_text(encoding="utf-8")))
     raise _failure(function, folder, excess, process.returncode, limits, reproducers)
+
+
+def end_children() -> None:
+    """End all running children, and start no more: this process is about to end."""
+    _ended.set()
+    for process in tuple(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _require_going_on() -> None:
+    if _ended.is_set():
+        raise ToolchainError("E1524", "the child process was ended with the compile", fix="compile again")
 
 
 def write_call(folder: Path, function: str, request: Any) -> None:
@@ -164,9 +201,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _failure(
     function: str, folder: Path, excess: str | None, status: int, limits: Limits, reproducers: Path
-) -> ToolchainError:
-    kept = save_reproducer(folder, reproducers / f"{function.partition(':')[0].rpartition('.')[2]}-{os.getpid()}")
+) -> InputError | ToolchainError:
     tail = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+    said = next((text for text in _DISK_FULL if any(text in line for line in tail)), None)
+    if excess is None and (said or free_bytes(folder) < _LEAST_FREE or status == -signal.SIGXFSZ):
+        return disk_full(folder, said or f"{function} failed")
+    kept = _save(folder, reproducers, f"{function.partition(':')[0].rpartition('.')[2]}-{os.getpid()}")
+    again = f"; reproduce it with: python -m xamc.compiler.child {kept}" if kept else ""
     if excess == "E1521":
         what, fix = f"took longer than {limits.seconds:.0f} s", "run again on an idle machine"
     elif excess == "E1522":
@@ -182,10 +223,20 @@ def _failure(
         fix = "report it with that folder"
     return ToolchainError(
         excess or "E1520",
-        f"the child process {function} {what}; reproduce it with: python -m xamc.compiler.child {kept}",
-        fix=fix,
-        details=(f"log: {kept / LOG}", *tail),
+        f"the child process {function} {what}{again}",
+        fix=fix if kept else f"{fix}; its folder could not be saved, so make room in {tempfile.gettempdir()} first",
+        details=(*((f"log: {kept / LOG}",) if kept else ()), *tail),
     )
+
+
+def _save(folder: Path, reproducers: Path, name: str) -> Path | None:
+    """A reproducer among the others, or in the system's temporary folder where that can't be written, or None."""
+    for parent in (reproducers, Path(tempfile.gettempdir()) / f"xamc-reproducers-{os.geteuid()}"):
+        try:
+            return save_reproducer(folder, parent / name)
+        except OSError:  # a read-only or full cache
+            continue
+    return None
 
 
 def save_reproducer(folder: Path, destination: Path) -> Path:
@@ -252,8 +303,10 @@ def _error_to_json(error: XamcError) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """The child's side: call the function named in FOLDER, and leave its result or our error there."""
     (folder,) = map(Path, arguments)
-    # When the compile is killed, its children must not go on writing.
+    # When the compile is killed, its children must not go on writing; it may have been before that call.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ.get(_PARENT, str(os.getppid())) != str(os.getppid()):
+        return 1
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     import faulthandler
 
@@ -261,14 +314,15 @@ def main(arguments: list[str]) -> int:
     module, _, name = json.loads((folder / CALL).read_text(encoding="utf-8"))["function"].partition(":")
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
-        result = getattr(importlib.import_module(module), name)(request)
+        with full_disk_errors(folder):
+            result = getattr(importlib.import_module(module), name)(request)
+            # Renamed into place: a child that is killed here has not answered.
+            partial = folder / f"{RESPONSE}.part"
+            partial.write_text(json.dumps(result), encoding="utf-8")
+            partial.rename(folder / RESPONSE)
     except XamcError as error:
         (folder / ERROR).write_text(json.dumps(_error_to_json(error)), encoding="utf-8")
         return error.exit_code
-    # Renamed into place: a child that is killed here has not answered.
-    partial = folder / f"{RESPONSE}.part"
-    partial.write_text(json.dumps(result), encoding="utf-8")
-    partial.rename(folder / RESPONSE)
     return 0
 
 

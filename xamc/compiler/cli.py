@@ -1,7 +1,8 @@
 """The commands, their options and their exit codes; what they do is in `xamc.compiler.commands`.
 
 Exit codes: 0 done, 1 the user's input, 2 misuse of the command line, 3 unsupported, 4 toolchain, 70 a defect of xamc,
-130 interrupted. Imports of everything but typer are inside the commands, so that ``xamc --help`` answers at once.
+130 interrupted, 143 terminated. Imports of everything but typer are inside the commands, so that ``xamc --help``
+answers at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import xamc
+from xamc.compiler.commands.signals import Terminated, unwinding
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -51,6 +53,10 @@ TargetOption = Annotated[
 ]
 AllowRtnOption = Annotated[
     bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
+]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read weights that are pickles (pytorch_model.bin), in a restricted process."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 ThreadsOption = Annotated[
@@ -110,6 +116,7 @@ def _compile(
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR after every stage to DIR.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; default: workspace.workers.")] = None,
+    allow_pickle: AllowPickleOption = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -119,9 +126,17 @@ def _compile(
     overrides = _overrides(set_, target)
     if workers is not None:
         overrides.append(f"workspace.workers={workers}")
-    compile_command(
-        spec, overrides, output=output, allow_rtn=allow_rtn, dump_ir=dump_ir, use_cache=not no_cache, as_json=json
-    )
+    with unwinding():
+        compile_command(
+            spec,
+            overrides,
+            output=output,
+            allow_rtn=allow_rtn,
+            dump_ir=dump_ir,
+            use_cache=not no_cache,
+            as_json=json,
+            allow_pickle=allow_pickle,
+        )
 
 
 @app.command("plan")
@@ -134,12 +149,20 @@ def _plan(
         str | None,
         typer.Option("--die-memory", metavar="SIZE", help="Refuse graphs that a die of SIZE can't hold, e.g. 16GB."),
     ] = None,
+    allow_pickle: AllowPickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say what a compile would do, and what it would take, before any weight is read."""
     from xamc.compiler.commands.build import plan_command
 
-    plan_command(spec, _overrides(set_, target), allow_rtn=allow_rtn, die_memory=die_memory, as_json=json)
+    plan_command(
+        spec,
+        _overrides(set_, target),
+        allow_rtn=allow_rtn,
+        die_memory=die_memory,
+        as_json=json,
+        allow_pickle=allow_pickle,
+    )
 
 
 @app.command("export-vamc")
@@ -173,13 +196,40 @@ def _export_vamc(
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR of every graph to DIR.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
+    allow_pickle: AllowPickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write a folder that a machine with Vastai's own vamc can compile."""
     from xamc.compiler.commands.handoff import export_vamc_command, handoff_options
 
-    options = handoff_options(road, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache)
-    export_vamc_command(source, _overrides(set_, target), options, as_json=json)
+    options = handoff_options(road, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache, allow_pickle)
+    with unwinding():
+        export_vamc_command(source, _overrides(set_, target), options, as_json=json)
+
+
+@app.command("convert-weights")
+def _convert_weights(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A folder with pytorch_model*.bin or safetensors, or a .gguf file."),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            metavar="LAYOUT",
+            help="How DIR names its tensors: family, fused, meta, or a .json of names.",
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, float32, or source: as stored.")] = "source",
+    shard_size: Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Largest file.")] = "5GB",
+    json: JsonOption = False,
+) -> None:
+    """Write pickled weights or a GGUF file as safetensors, without running anything of theirs."""
+    from xamc.compiler.commands.convert import convert_weights_command
+
+    convert_weights_command(source, output, layout, dtype, shard_size, as_json=json)
 
 
 @app.command("run")
@@ -289,6 +339,19 @@ def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
     from xamc.compiler.commands.inspection import inspect_command
 
     inspect_command(artifact, as_json=json)
+
+
+@app.command("diff")
+def _diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="An artifact's folder.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.", show_default=False)],
+    json: JsonOption = False,
+) -> None:
+    """Say which stage made two artifacts differ; exit code 0 for equal ones, 1 otherwise."""
+    from xamc.compiler.commands.differences import diff_command
+
+    if not diff_command(first, second, as_json=json):
+        raise typer.Exit(1)
 
 
 @app.command("targets")
@@ -422,6 +485,9 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\ninterrupted\n")
         return 130
+    except Terminated as end:
+        sys.stderr.write(f"\n{end}; nothing is left half-done\n")
+        return end.exit_code
     except BrokenPipeError:
         _silence_stdout()
         return 141

@@ -70,6 +70,12 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     hf_config: Mapping[str, Any]
 
+    @property
+    def window(self) -> int | None:
+        """The most positions that any layer attends to; None if there is a layer that attends to all."""
+        windows = [window for window in self.sliding_windows if window is not None]
+        return max(windows) if windows and len(windows) == self.num_layers else None
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -111,3 +117,16 @@ def kv_bytes_per_token(config: ModelConfig, dtype: str) -> int:
     """Bytes of one token's keys and values in all layers; with int8 a float32 scale per head beside them."""
     head = config.head_dim * DTYPE_BYTES[dtype] + (4 if dtype == "int8" else 0)
     return int(2 * config.num_layers * config.num_kv_heads * head)
+
+
+def resident_blocks(context: int, block: int, window: int | None, chunk: int) -> int:
+    """Blocks of the KV cache that one sequence has at once, at most.
+
+    Args:
+        context: most positions of the sequence.
+        block: positions of a block.
+        window: the most positions that any layer attends to (`ModelConfig.window`).
+        chunk: most tokens that a step adds.
+    """
+    width = -(-context // block)
+    return width if window is None else min(width, -(-(max(window, block + 1) + chunk) // block) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
+from xamc.compiler.artifact.staging import full_disk_errors, make_folder
 from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import MemorySampler
@@ -63,7 +65,7 @@ def compile_spec(
         XamcError: its class says whose fault it is; nothing is left half-published.
     """
     options = options or CompileOptions()
-    with MemorySampler() as sampler, PlacedErrors() as placed:
+    with MemorySampler() as sampler, PlacedErrors() as placed, full_disk_errors(Path(tempfile.gettempdir())):
         progress = progress or Progress(Console(quiet=True))
         progress.sampler = progress.sampler or sampler
 
@@ -86,14 +88,14 @@ def compile_spec(
             summary.warnings(progress, loaded, quantization)
             stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(destination.parent)
         with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
             job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
             if options.dump_ir is not None:
-                options.dump_ir.mkdir(parents=True, exist_ok=True)
+                make_folder(options.dump_ir)
 
             with progress.stage("frontend") as stage:
-                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
+                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, options.allow_pickle)
                 context_limit, chunk = context_lengths(spec, checkpoint.config, progress)
                 stage.result(summary.frontend(checkpoint))
 
@@ -130,6 +132,6 @@ def compile_spec(
                     manifest = replace(manifest, golden=add_golden(writer, golden))
                 stage.result(summary.published(writer.nbytes, not_run, distance))
                 summary.not_run(progress, not_run)
-                report = summary.report(progress, stage, rewritten, generated, golden, distance)
+                report = summary.report(progress, stage, rewritten, generated, golden, distance) | {"made": cache.made}
                 manifest = writer.publish(manifest, report)
         return Compiled(destination, manifest, report)

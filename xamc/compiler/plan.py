@@ -20,7 +20,7 @@ from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import duration, size
-from xamc.compiler.running_memory import RunningMemory, running_memory
+from xamc.compiler.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
@@ -217,27 +217,33 @@ class Plan:
             )
 
 
-def make_plan(source: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), allow_rtn: bool = False) -> Plan:
+def make_plan(
+    source: Path | str | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    allow_rtn: bool = False,
+    allow_pickle: bool = False,
+) -> Plan:
     """Work out the plan of a spec.
 
     Args:
         source: a YAML file, or the same as a mapping.
         overrides: ``key.path=value`` strings, as of ``--set``.
         allow_rtn: as for a compile.
+        allow_pickle: as for a compile.
 
     Raises:
         XamcError: what a compile would raise for the spec and the checkpoint's headers.
     """
     loaded = load_spec(source, overrides)
     with PlacedErrors(loaded):
-        return _make_plan(loaded, allow_rtn)
+        return _make_plan(loaded, allow_rtn, allow_pickle)
 
 
-def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
+def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
     spec = loaded.spec
     require_supported(spec)
     caps = CAPS[spec.backend.type]
-    checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type)
+    checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, allow_pickle)
     config = checkpoint.config
     request = target_request(spec, caps, allow_rtn)[0] if caps.available else None
     static, gears = None, None
@@ -270,6 +276,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
     if caps.available and caps.kv_layout == "in_place":
         running = running_memory(config, weights, context, spec.prefill_chunk, kv_dtype)
     rows = spec.runtime.max_batch if caps.dynamic_shapes else 1
+    cached = cached_tokens(config, context, spec.prefill_chunk) if running is not None else context
     same_disk = _device(destination) == _device(default_cache_folder())
     return Plan(
         name=spec.name,
@@ -288,7 +295,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool) -> Plan:
         peak_disk=sum(file.nbytes for file in files) + (0 if same_disk else weights + code_file),
         free_memory=available_bytes(),
         free_disk=free_bytes(destination),
-        kv_cache=per_token * context * rows,
+        kv_cache=per_token * cached * rows,
         running=running,
         where=destination,
         static=static,

@@ -35,7 +35,7 @@ MAX_LINE = 160  # characters of a source line that are shown
 MAX_READ = 4 << 20  # bytes of a file that are read for its lines
 
 #: What a terminal could act on: escape sequences in a user's file must not reach it.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def problems_of(error: BaseException | Problem) -> tuple[Problem, ...]:

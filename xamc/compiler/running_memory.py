@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xamc.compiler.contract import ModelConfig, kv_bytes_per_token
+from xamc.compiler.contract import KV_BLOCK, ModelConfig, kv_bytes_per_token, resident_blocks
 
 _MIB = 2**20
 # Python, NumPy, the tokenizer and TVM's runtime library, measured by tests/runtime/test_process.py, and what glibc and
@@ -62,9 +62,22 @@ def running_memory(config: ModelConfig, weights: int, context: int, chunk: int, 
     logits = 2 * 4 * config.vocab_size
     return RunningMemory(
         weights=weights,
-        kv_sequence=context * kv_bytes_per_token(config, kv_dtype),
+        kv_sequence=cached_tokens(config, context, chunk) * kv_bytes_per_token(config, kv_dtype),
         activations=min(chunk, context) * row + tables + logits + _THREADS * _THREAD_BYTES,
         base=BASE_BYTES,
         kv_dtype=kv_dtype,
         context=context,
     )
+
+
+def cached_tokens(config: ModelConfig, context: int, chunk: int) -> int:
+    """Tokens of a sequence of `context` whose keys and values are in memory at once: fewer where layers have windows.
+
+    Args:
+        config: the model.
+        context: tokens of the sequence.
+        chunk: most tokens of a prefill call.
+    """
+    if config.window is None:
+        return context
+    return min(context, KV_BLOCK * resident_blocks(context, KV_BLOCK, config.window, chunk))

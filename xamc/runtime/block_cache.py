@@ -7,6 +7,9 @@ pool belongs to nobody: padding is written there.
 Computed blocks stay in an index when their sequence ends, so that a later prompt with the same beginning starts behind
 it. They are given up, least recently used first, as soon as their room is wanted; blocks that were used before are
 taken before fresh ones, so that the memory touched stays what one full sequence, or the largest batch, needs.
+
+Where every layer attends to a window, blocks that lie wholly behind it are given back while a sequence goes on, so that
+its memory stops growing; their entries in the table become 0.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from xamc.compiler.contract import resident_blocks
 from xamc.compiler.errors import InternalError
 from xamc.runtime.executor import I64
 from xamc.runtime.memory import aligned_zeros
@@ -30,16 +34,20 @@ class _Row:
     """One sequence.
 
     Attributes:
-        blocks: in order of positions.
+        blocks: in order of positions; 0 for one that lies behind the window.
         node: what the blocks that are in the index end at; None when the row is not to be indexed.
         indexed: how many blocks those are.
         tail: tokens cached behind them.
+        length: tokens that have been cached, or are by the step under way.
+        released: how many blocks lie behind the window.
     """
 
     blocks: list[int]
     node: Node | None
     indexed: int = 0
     tail: list[int] = field(default_factory=list)
+    length: int = 0
+    released: int = 0
 
 
 class BlockCache:
@@ -48,26 +56,40 @@ class BlockCache:
     Attributes:
         table: int32[B, M], the block of every M-th part of each row; 0 where there is none yet.
         blocks: size of the pools, block 0 included.
+        resident: blocks that one sequence of full length has at once.
         touched: blocks that have been written since the start, block 0 not counted.
     """
 
-    def __init__(self, block: int, context_limit: int, max_batch: int, copy: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        block: int,
+        context_limit: int,
+        max_batch: int,
+        copy: Callable[[int, int], None],
+        fill: Callable[[int, int], None],
+        window: int | None = None,
+        chunk: int = 1,
+    ) -> None:
         """Args:
         block: positions of a block.
         context_limit: most positions of a sequence.
         max_batch: most sequences at once.
         copy: copies a block (from, to) in the pools of all layers.
+        fill: writes pseudo-random keys and values of a seed to a block (block, seed) of all layers.
+        window: the most positions that any layer attends to, None if one attends to all.
+        chunk: most tokens that a step adds to a sequence.
         """
         self.block = block
         self.width = -(-context_limit // block)
+        self.resident = resident_blocks(context_limit, block, window, chunk)
         self.blocks = 1 + max_batch * self.width
         self.touched = 0
         self.table: I32 = aligned_zeros((1, self.width), np.int32)
-        self._copy = copy
+        self._copy, self._fill = copy, fill
         self._references = np.zeros(self.blocks, np.int32)
         self._free: list[int] = []
         self._rows: list[_Row] = []
-        self._index = PrefixIndex(block)
+        self._index = PrefixIndex(block, window)
 
     @property
     def rows(self) -> int:
@@ -99,9 +121,12 @@ class BlockCache:
         """Starts an empty row behind what is cached of `tokens`; returns how many that are."""
         root, row = self._index.root(kind), self._rows[index]
         path, partial, same = self._index.find(root, tokens)
-        for node in path:
-            self._references[node.block] += 1
-            row.blocks.append(node.block)
+        row.length = len(path) * self.block + same
+        row.released = self._index.first_visible(row.length)
+        for at, node in enumerate(path):
+            visible = at >= row.released
+            self._references[node.block] += visible
+            row.blocks.append(node.block if visible else 0)
         row.node, row.indexed = path[-1] if path else root, len(path)
         if partial is not None:
             self._references[partial.block] += 1  # it must outlive the search for a block to copy it to
@@ -111,23 +136,46 @@ class BlockCache:
             row.blocks.append(own)
             row.tail = list(partial.tokens[:same])
         self.table[index, : len(row.blocks)] = row.blocks
-        return len(path) * self.block + same
+        return row.length
 
     def detach(self, index: int) -> None:
         """Makes a row empty again; what it has put into the index stays there."""
         row = self._rows[index]
-        for block in row.blocks:
-            self._drop(block)
+        self._drop_all(row)
         self.table[index] = 0
         self._rows[index] = _Row([], row.node)
 
+    def fill(self, index: int, tokens: Sequence[int], seed: int) -> int:
+        """Takes pseudo-random keys and values for the whole blocks that `tokens` fill, where they are not cached yet.
+
+        Returns:
+            How many tokens of the row are cached now.
+        """
+        row = self._rows[index]
+        first, last = row.length // self.block, len(tokens) // self.block
+        if first >= last:
+            return row.length
+        before, done = row.length, last * self.block
+        # in steps, so that what a window leaves behind is given back on the way
+        for block in range(first, last):
+            self.reserve_row(index, (block + 1) * self.block)
+            self._fill(row.blocks[block], seed + block)
+            self.extend(index, tokens[max(before, block * self.block) : (block + 1) * self.block])
+        return done
+
     def reserve(self, lengths: I64) -> None:
-        """Gives every row blocks for its first `lengths` positions."""
+        """Gives every row blocks for its first `lengths` positions, and takes back those behind its window."""
         for index, length in enumerate(lengths.tolist()):
-            row = self._rows[index]
-            while len(row.blocks) * self.block < length:
-                self.table[index, len(row.blocks)] = block = self._take()
-                row.blocks.append(block)
+            self.reserve_row(index, length)
+
+    def reserve_row(self, index: int, length: int) -> None:
+        """As `reserve`, for one row."""
+        row = self._rows[index]
+        self._release(index, row)
+        row.length = length
+        while len(row.blocks) * self.block < length:
+            self.table[index, len(row.blocks)] = block = self._take()
+            row.blocks.append(block)
 
     def extend(self, index: int, tokens: Sequence[int]) -> None:
         """Registers tokens of a row that have been computed; full blocks can be shared from now on."""
@@ -153,11 +201,22 @@ class BlockCache:
         for index, row in enumerate(self._rows):
             if row.node is not None and row.tail:
                 self._publish(index, row.node, tuple(row.tail))
-            for block in row.blocks:
-                self._drop(block)
+            self._drop_all(row)
         self._rows = []
-        for _ in range(sum(1 for _ in self._index.nodes()) - self.width):
+        for _ in range(sum(1 for _ in self._index.nodes()) - self.resident):
             self._evict()
+
+    def _release(self, index: int, row: _Row) -> None:
+        """Takes the blocks from a row that no position from its next one on attends to."""
+        first = min(self._index.first_visible(row.length), len(row.blocks))
+        for at in range(row.released, first):
+            self._drop(row.blocks[at])
+            self.table[index, at] = row.blocks[at] = 0
+        row.released = max(row.released, first)
+
+    def _drop_all(self, row: _Row) -> None:
+        for block in row.blocks[row.released :]:
+            self._drop(block)
 
     def _publish(self, index: int, parent: Node, tokens: tuple[int, ...]) -> Node:
         """Puts the row's next block, which holds `tokens`, behind `parent`.
@@ -171,6 +230,10 @@ class BlockCache:
             known = parent.children.get(tokens)
             if known is None or len(tokens) < self.block:
                 return parent  # at a sequence's end, or one that goes on writing into a block of its own
+            if not known.block:
+                known.block = row.blocks[at]
+                self._references[known.block] += 1
+                return known
             self._references[known.block] += 1
             self._drop(row.blocks[at])
             self.table[index, at] = row.blocks[at] = known.block
@@ -184,7 +247,7 @@ class BlockCache:
     def _take(self) -> int:
         """A block nobody has: one used before, a fresh one while a full sequence would take it, or an evicted one."""
         if not self._free:
-            if self.touched >= self.width:
+            if self.touched >= self.resident:
                 self._evict()
             if not self._free:
                 if self.touched + 1 >= self.blocks:
@@ -197,10 +260,9 @@ class BlockCache:
 
     def _evict(self) -> None:
         """Gives up the cached block that was used least recently, if no row has it."""
-        node = self._index.oldest(lambda block: bool(self._references[block] == 1))
-        if node is not None:
-            self._index.remove(node)
-            self._drop(node.block)
+        block = self._index.give_up(lambda block: bool(self._references[block] == 1))
+        if block is not None:
+            self._drop(block)
 
     def _drop(self, block: int) -> None:
         self._references[block] -= 1

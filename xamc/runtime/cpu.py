@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.manifest import Manifest, TensorEntry
+from xamc.compiler.artifact.manifest import Manifest, TensorEntry, plan_layout
+from xamc.compiler.artifact.records import RecordError
+from xamc.compiler.artifact.step_program import STEP_FUNCTION, load_step
 from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import best_code
-from xamc.runtime.executor import F32, Step
+from xamc.runtime.executor import F32, ForwardOne, Step
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault
+from xamc.runtime.noise import noise
+from xamc.runtime.step_runner import StepRunner
 from xamc.runtime.threads import check_threads, configure_tvm_threads
-from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
+from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, load_kernel, tvm_ffi
 
 # NumPy has no counterpart for this type of DLPack: it hands over the bits, and TVM gets a view of the right type.
 _BIT_DTYPES = {"bfloat16": np.dtype(np.uint16)}
@@ -50,21 +55,29 @@ class CpuExecutor:
         self._thread_pools = threading.local()
         self._threads = self._use_threads()
         _, weights = manifest.library()
-        self._functions = load_functions(folder / code.file, manifest.functions)
+        in_machine = [name for name in manifest.functions if name != STEP_FUNCTION or manifest.step_file is None]
+        self._functions = load_functions(folder / code.file, in_machine)
         self._free_unused = self._ffi.get_global_func("vm.builtin.memory_manager.clear")
         self._create_view = self._ffi.get_global_func("runtime.TVMTensorCreateView")
         mapped = map_file(folder / weights.file, weights.nbytes)
         if prefault_weights:
             prefault(mapped)
         self._weights = self._ffi.Array([self._weight(mapped, entry) for entry in weights.tensors])
-        self.pages = BlockCache(manifest.kv.block, manifest.context_limit, manifest.max_batch, self._copy_block)
+        self.pages = BlockCache(
+            manifest.kv.block,
+            manifest.context_limit,
+            manifest.max_batch,
+            self._copy_block,
+            self._fill_block,
+            manifest.model.window,
+            manifest.prefill_chunk,
+        )
         self._pools, self._kv = self._make_pools()
         self._rope: tuple[F32 | None, Any, Any] = (None, None, None)
-        self._decode_ids, self._decode_ids_tensor = self._buffer((1, 1))
-        self._decode_position, self._decode_position_tensor = self._buffer((1, 1))
-        self._decode_index, self._decode_index_tensor = self._buffer((1,))
-        _, self._decode_last_tensor = self._buffer((1,))
-        self._decode_table, self._decode_table_tensor = self._buffer((1, self.pages.width), np.int32)
+        self._token_arrays: tuple[NDArray[Any], ...] = ()
+        self._token_tensors: tuple[Any, ...] = ()
+        self.step_runner = self._make_step_runner(folder, code.file, mapped) if manifest.step_file is not None else None
+        self.forward_one: ForwardOne | None = self._forward_one if self.step_runner is not None else None
 
     @property
     def threads(self) -> int:
@@ -90,43 +103,39 @@ class CpuExecutor:
     def _call(self, step: Step, table: NDArray[np.int32]) -> F32:
         self._use_threads()
         batch, length = step.input_ids.shape
+        if batch == 1 and length == 1 and self.step_runner is not None:
+            token, position = int(step.input_ids[0, 0]), int(step.write_index[0])
+            return self._run_step(self.step_runner, token, position, table, step.rope_cos, step.rope_sin)[None]
+        rope = self._rope_tensors(step.rope_cos, step.rope_sin)
+        name = "prefill_all" if step.all_positions else "prefill_last"
         if batch == 1 and length == 1 and "decode" in self._functions:
-            self._decode_ids[:] = step.input_ids
-            self._decode_position[:] = self._decode_index[:] = step.write_index
-            self._decode_table[:] = table
             name = "decode"
-            inputs = (
-                self._decode_ids_tensor,
-                self._decode_position_tensor,
-                self._decode_index_tensor,
-                self._decode_last_tensor,
-                self._decode_table_tensor,
-            )
-        else:
-            name = "prefill_all" if step.all_positions else "prefill_last"
-            inputs = (
-                self._copied(step.input_ids),
-                self._copied(step.position_ids),
-                self._copied(step.write_index),
-                self._copied(step.last_index),
-                self._copied(table),
-            )
         try:
-            logits = self._functions[name](
-                *inputs, *self._rope_tensors(step.rope_cos, step.rope_sin), self._kv, self._weights
-            )
+            fed = (step.input_ids, step.position_ids, step.write_index, step.last_index, table)
+            inputs = self._decode_inputs(fed) if name == "decode" else tuple(self._copied(array) for array in fed)
+            logits = self._functions[name](*inputs, *rope, self._kv, self._weights)
         except TVM_ERRORS as error:
-            raise InternalError(
-                "E1617",
-                f"the artifact's function {name} failed on {batch} rows of {length} tokens",
-                "report it with the artifact's manifest.json",
-                details=tuple(str(error).strip().splitlines()[-5:]),
-            ) from error
+            raise _failed(name, batch, length, error) from error
         result = np.asarray(np.from_dlpack(logits), np.float32)
         if length > 1:
             # The pool keeps one set of buffers per length seen; without this, memory grows with every new one.
             self._free_unused()
         return result
+
+    def _forward_one(self, token: int, position: int, cos: F32, sin: F32) -> F32:
+        assert self.step_runner is not None
+        self._use_threads()
+        self.pages.reserve_row(0, position + 1)
+        return self._run_step(self.step_runner, token, position, self.pages.table, cos, sin)
+
+    def _run_step(
+        self, runner: StepRunner, token: int, position: int, table: NDArray[np.int32], cos: F32, sin: F32
+    ) -> F32:
+        runner.table[...] = table
+        try:
+            return runner.run(token, position, *self._rope_tensors(cos, sin))
+        except TVM_ERRORS as error:
+            raise _failed("decode", 1, 1, error) from error
 
     def _use_threads(self) -> int:
         """TVM has one thread pool per calling thread: configures this thread's at its first call."""
@@ -143,6 +152,16 @@ class CpuExecutor:
         array = aligned_zeros(shape, dtype)
         return array, self._ffi.from_dlpack(array)
 
+    def _decode_inputs(self, fed: Sequence[NDArray[Any]]) -> Sequence[Any]:
+        """The inputs of a token in memory that is the same for every token."""
+        if not self._token_arrays:
+            buffers = [self._buffer(array.shape, array.dtype) for array in fed]
+            self._token_arrays = tuple(array for array, _ in buffers)
+            self._token_tensors = tuple(tensor for _, tensor in buffers)
+        for own, array in zip(self._token_arrays, fed):
+            own[...] = array
+        return self._token_tensors
+
     def _copied(self, values: NDArray[Any]) -> Any:
         array, tensor = self._buffer(values.shape, values.dtype)
         array[...] = values
@@ -158,16 +177,12 @@ class CpuExecutor:
         ]
         if kv.dtype == "int8":
             of_layer += [((*blocks, kv.block), "float32")] * 2
-        pools, tensors = [], []
+        layout, nbytes = plan_layout(
+            (str(number), dtype, shape) for number, (shape, dtype) in enumerate(of_layer * model.num_layers)
+        )
+        self._pool_offsets = [entry.offset for entry in layout]
         try:
-            for entry_shape, dtype in of_layer * model.num_layers:
-                bits = _BIT_DTYPES.get(dtype)
-                pool = aligned_zeros(entry_shape, bits or np.dtype(dtype))
-                tensor = self._ffi.from_dlpack(pool)
-                if bits is not None:
-                    tensor = self._create_view(tensor, self._ffi.Shape(entry_shape), dtype, 0)
-                pools.append(pool)
-                tensors.append(tensor)
+            self._pool_bytes: Bytes = aligned_zeros((nbytes,), np.uint8)
         except OSError as error:
             raise InputError(
                 "E1606",
@@ -175,12 +190,65 @@ class CpuExecutor:
                 f"be mapped: {error.strerror}",
                 "compile with a smaller runtime.max_batch or context limit, or raise the process's address space limit",
             ) from error
+        pools, tensors = [], []
+        for entry in layout:
+            part = self._pool_bytes[entry.offset : entry.offset + entry.nbytes]
+            pools.append(part.view(_BIT_DTYPES.get(entry.dtype) or np.dtype(entry.dtype)).reshape(entry.shape))
+            tensors.append(self._weight(self._pool_bytes, entry))
         return pools, self._ffi.Array(tensors)
+
+    def _make_step_runner(self, folder: Path, code_file: str, weights: Bytes) -> StepRunner:
+        """What runs `decode`.
+
+        Raises:
+            InputError: E1502, its program does not fit the artifact.
+            ToolchainError: E1609, the library lacks it.
+        """
+        manifest = self._manifest
+        _, table = manifest.library()
+        file = folder / str(manifest.step_file)
+        try:
+            return StepRunner(
+                load_kernel(folder / code_file, STEP_FUNCTION),
+                self._ffi.from_dlpack,
+                load_step(file),
+                (weights, [entry.offset for entry in table.tensors]),
+                (self._pool_bytes, self._pool_offsets),
+                self.pages.width,
+                manifest.model.vocab_size,
+            )
+        except RecordError as error:
+            raise InputError("E1502", f"{file}: {error}", "compile the model again") from None
 
     def _copy_block(self, source: int, target: int) -> None:
         for pool in self._pools:
             pool[target] = pool[source]
 
+    def _fill_block(self, block: int, seed: int) -> None:
+        """Pseudo-random keys and values of variance 1."""
+        kind = self._manifest.kv.dtype
+        for number, pool in enumerate(self._pools):
+            entry = pool[block]
+            if kind == "int8" and pool.dtype == np.float32:
+                entry[...] = 3**0.5 / 127
+                continue
+            values = noise(entry.size, seed * len(self._pools) + number).reshape(entry.shape)
+            if kind == "int8":
+                entry[...] = np.rint(values * np.float32(127 / 3**0.5))
+            elif kind == "bfloat16":
+                entry[...] = values.view(np.uint32) >> np.uint32(16)
+            else:
+                entry[...] = values
+
     def _weight(self, mapped: Bytes, entry: TensorEntry) -> Any:
         tensor = self._ffi.from_dlpack(mapped[entry.offset : entry.offset + entry.nbytes])
         return self._create_view(tensor, self._ffi.Shape(entry.shape), entry.dtype, 0)
+
+
+def _failed(name: str, rows: int, tokens: int, error: Exception) -> InternalError:
+    return InternalError(
+        "E1617",
+        f"the artifact's function {name} failed on {rows} rows of {tokens} tokens",
+        "report it with the artifact's manifest.json",
+        details=tuple(str(error).strip().splitlines()[-5:]),
+    )

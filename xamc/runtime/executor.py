@@ -18,6 +18,13 @@ I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
 
+ForwardOne = Callable[[int, int, F32, F32], F32]
+"""(token, positions cached before it, cos, sin) -> logits float32[1, V], valid until the next step.
+
+A shorter way for one token of the only row, which an executor may offer as its attribute `forward_one`.
+"""
+
+
 @dataclass(frozen=True)
 class Step:
     """One call of the model: S further tokens for each of B rows, right-padded.

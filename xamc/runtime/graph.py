@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,12 @@ class GraphModel:
         """Whether the host simulates the target, so that times say nothing about it."""
         return self.manifest.simulated
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the graph once.
+    def run(self, feeds: Mapping[str, Array] | None = None, /, **named: Array) -> dict[str, Array]:
+        """Runs the graph once: ``run(image=array)``, or ``run({"input.1": array})`` for names that are no identifiers.
 
         Args:
             feeds: input name → array of the input's shape; a dtype that converts without loss is converted.
+            named: further inputs by name.
 
         Returns:
             Output name → array, a copy of its own.
@@ -88,6 +89,7 @@ class GraphModel:
                 its table.
             InternalError: E1645 the compiled code failed.
         """
+        feeds = {**(feeds or {}), **named}
         inputs = self.manifest.graph_inputs
         names = [tensor.name for tensor in inputs]
         for name in feeds:
@@ -97,19 +99,21 @@ class GraphModel:
                 raise InputError("E1642", f"{self.manifest.name} has no input {name!r}", fix)
         missing = [tensor for tensor in inputs if tensor.name not in feeds]
         if missing:
-            wanted = "; ".join(f"{tensor.name}: {tensor.dtype} {list(tensor.shape)}" for tensor in missing)
+            wanted = "; ".join(f"{tensor.name}: {tensor.dtype} {tensor.extents}" for tensor in missing)
             raise InputError("E1642", f"{self.manifest.name} needs further inputs", f"give {wanted}")
         arrays = [_checked(tensor, np.asarray(feeds[tensor.name])) for tensor in inputs]
+        _check_symbols(inputs, arrays)
         outputs = self._runner.run(arrays)
         return {tensor.name: array for tensor, array in zip(self.manifest.graph_outputs, outputs)}
 
 
 def _checked(tensor: GraphTensor, array: Array) -> Array:
     wanted = np.dtype(tensor.dtype)
-    if tuple(array.shape) != tensor.shape:
+    bounds = zip(tensor.least or tensor.shape, array.shape, tensor.shape)
+    if array.ndim != len(tensor.shape) or not all(low <= extent <= high for low, extent, high in bounds):
         raise InputError(
             "E1642",
-            f"the input {tensor.name} has shape {list(array.shape)}; the graph was compiled for {list(tensor.shape)}",
+            f"the input {tensor.name} has shape {list(array.shape)}; the graph was compiled for {tensor.extents}",
             "give that shape, or compile the model again with another frontend.shape",
         )
     same_kind = array.dtype.kind == wanted.kind or (wanted.kind in "iu" and array.dtype.kind in "iu")
@@ -127,9 +131,23 @@ def _checked(tensor: GraphTensor, array: Array) -> Array:
         if low < info.min or high > info.max:
             raise InputError("E1642", f"the input {tensor.name} goes from {low} to {high}, beyond {wanted}", "")
     # compiled code expects aligned memory that nobody else writes to
-    fresh = aligned_zeros(tensor.shape, wanted)
+    fresh = aligned_zeros(array.shape, wanted)
     fresh[...] = array
     return np.asarray(fresh)
+
+
+def _check_symbols(inputs: Sequence[GraphTensor], arrays: Sequence[Array]) -> None:
+    """Extents of the same name are equal in all inputs."""
+    seen: dict[str, tuple[str, int]] = {}
+    for tensor, array in zip(inputs, arrays):
+        for symbol, extent in zip(tensor.symbols, array.shape):
+            name, first = seen.setdefault(symbol, (tensor.name, extent)) if symbol else ("", extent)
+            if first != extent:
+                raise InputError(
+                    "E1642",
+                    f"{name} has the extent {first} where {tensor.name} has {extent}; they are the same ({symbol})",
+                    "give arrays of the same extent",
+                )
 
 
 def _map(path: Path, entries: list[ParamEntry]) -> list[Array]:

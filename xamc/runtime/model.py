@@ -217,6 +217,27 @@ class Model:
         )
         return answers if is_batch else answers[0]
 
+    def fill_cache(self, prompt: Prompt, tokens: int, seed: int = 0) -> int:
+        """Caches a prompt's beginning with pseudo-random keys and values instead of computed ones.
+
+        For measuring how fast and how large this is behind contexts whose prefill takes hours: a `generate` of the same
+        prompt goes on behind them, as it does behind any prefix that is cached. What it answers means nothing.
+
+        Args:
+            prompt: text or token ids.
+            tokens: how many of its tokens; whole blocks of the KV cache are filled.
+            seed: of the numbers.
+
+        Returns:
+            How many tokens of the prompt are cached now, those of earlier calls included.
+
+        Raises:
+            InputError: E1602 to E1606, E1613.
+            UnsupportedError: E1650, the KV cache is not paged.
+        """
+        (row, *_), _ = self._prompts(prompt)
+        return self._session([row], len(row), True).fill(tokens, seed)
+
     def stream(self, prompt: Prompt, max_new_tokens: int | None = None, **options: Any) -> Stream:
         """Like `generate` for one prompt, as an iterator over pieces of text.
 

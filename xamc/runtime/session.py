@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.contract import kv_bytes_per_token
-from xamc.compiler.errors import InputError, MisuseError
-from xamc.runtime.executor import F32, I64, Executor, Step
+from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
+from xamc.runtime.executor import F32, I64, Executor, ForwardOne, Step
 from xamc.runtime.memory import available_bytes
 from xamc.runtime.rope import LengthReached, RopeTable
 
@@ -78,6 +78,7 @@ class Session:
             InputError: E1603, E1604 or E1606: more tokens, rows or memory than there is.
         """
         self._executor = executor
+        self._forward_one: ForwardOne | None = getattr(executor, "forward_one", None)
         self._manifest = manifest
         self._table = table
         self._reached = LengthReached(manifest.model.max_position_embeddings)
@@ -116,6 +117,27 @@ class Session:
         """What decides the angles of a sequence that has reached `length` tokens; equal for all of most models."""
         model = self._manifest.model
         return max(length, model.max_position_embeddings) if model.rope.kind == "dynamic" else 0
+
+    def fill(self, tokens: int, seed: int) -> int:
+        """Takes pseudo-random keys and values for the whole blocks among the first `tokens` of the one prompt.
+
+        Returns:
+            How many tokens of it are cached now.
+
+        Raises:
+            UnsupportedError: E1650, the KV cache of this target is not paged.
+        """
+        pages = self._executor.pages
+        if pages is None:
+            raise UnsupportedError(
+                "E1650",
+                f"the KV cache of {self._manifest.name} can't be filled: {self._manifest.target} has no paged one",
+                "prefill the prompt, or compile with --set backend.type=tvm_cpu",
+            )
+        cached = pages.fill(0, self._prompts[0][:tokens].tolist(), seed)
+        self.lengths = self.reused = np.array([cached], np.int64)
+        self.history[0] = self._prompts[0][:cached].tolist()
+        return cached
 
     def prefill_prompts(self) -> F32:
         """Feeds what is not cached of the prompts; what all rows begin with is computed once.
@@ -213,6 +235,8 @@ class Session:
             InputError: E1602 or E1603.
             MisuseError: E1618, the session is closed.
         """
+        if len(tokens) == 1:
+            return self._decode_one(int(tokens[0]))
         check_token_ids(tokens, self._manifest.model.vocab_size)
         counts = active.astype(np.int64)
         self._check_length(self.lengths + counts)
@@ -222,13 +246,45 @@ class Session:
             self.history[row].append(int(tokens[row]))
         return logits
 
-    def _step(self, ids: I64, counts: I64, reached: int, all_positions: bool) -> F32:
+    def _decode_one(self, token: int) -> F32:
+        """`decode` for the only row, without arrays of one element: they would take a tenth of a small model's time."""
+        length = int(self.lengths[0])
+        if self._forward_one is None:
+            check_token_ids([token], self._manifest.model.vocab_size)
+            self._check_length(self.lengths + 1)
+            reached = self._reached.advance(length + 1)
+            logits = self._step(np.array([[token]], np.int64), np.ones(1, np.int64), reached, False)[:, 0]
+        else:
+            self._check_open()
+            if not 0 <= token < self._manifest.model.vocab_size or length >= self._manifest.context_limit:
+                check_token_ids([token], self._manifest.model.vocab_size)
+                check_context(length + 1, self._manifest.context_limit)
+            reached = self._reached.advance(length + 1)
+            self._table.prepare(length, length + 1, reached)
+            self._follow_rope(reached)
+            logits = self._forward_one(token, length, self._table.cos, self._table.sin)
+            self.lengths[0] += 1
+            if self._reuse and self._executor.pages is not None:
+                self._executor.pages.extend(0, (token,))
+        self.history[0].append(token)
+        return logits
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise MisuseError(
                 "E1618",
                 "this answer can't go on: another call of the same model took over its KV cache",
                 "read a stream to its end before the next call, or load the artifact once more",
             )
+
+    def _follow_rope(self, reached: int) -> None:
+        """Ends the sharing of blocks when a dynamic RoPE changes its base."""
+        pages = self._executor.pages
+        if pages is not None and self._reuse and self._rope_base(reached) != self._base:
+            pages.stop_indexing()
+
+    def _step(self, ids: I64, counts: I64, reached: int, all_positions: bool) -> F32:
+        self._check_open()
         active = counts > 0
         self._table.prepare(int(self.lengths[active].min()), int((self.lengths + counts)[active].max()), reached)
         # A row without tokens writes its padding too: behind its own tokens where there is room, and else over them,
@@ -242,9 +298,8 @@ class Session:
             rope_sin=self._table.sin,
             all_positions=all_positions,
         )
+        self._follow_rope(reached)
         pages = self._executor.pages
-        if pages is not None and self._reuse and self._rope_base(reached) != self._base:
-            pages.stop_indexing()
         logits = self._executor.forward(step)
         self.lengths = self.lengths + counts
         if pages is not None and self._reuse:
@@ -264,10 +319,11 @@ class Session:
                 f"{batch} sequences at once; the artifact takes 1 to {manifest.max_batch}",
                 "split the batch, or compile with --set runtime.max_batch=N",
             )
-        needed = batch * tokens * kv_bytes_per_token(manifest.model, manifest.kv.dtype)
-        if self._executor.pages is not None:
+        pages = self._executor.pages
+        cached = tokens if pages is None else min(tokens, pages.resident * pages.block)
+        needed = batch * cached * kv_bytes_per_token(manifest.model, manifest.kv.dtype)
+        if pages is not None:
             # what was written before is there to be written again
-            pages = self._executor.pages
             needed -= pages.touched * pages.block * kv_bytes_per_token(manifest.model, manifest.kv.dtype)
         available = available_bytes()
         if available is not None and needed > available:

@@ -92,6 +92,23 @@ def load_functions(path: Path, names: Iterable[str]) -> dict[str, Any]:
         ) from error
 
 
+def load_kernel(path: Path, name: str) -> Any:
+    """A compiled kernel of a library, to be called without the virtual machine.
+
+    Raises:
+        ToolchainError: E1609, TVM's runtime refuses the library, or it lacks the kernel.
+    """
+    try:
+        return tvm_ffi().load_module(str(path.absolute())).get_function(name, query_imports=True)
+    except TVM_ERRORS as error:
+        raise ToolchainError(
+            "E1609",
+            f"{path} has no kernel {name} that TVM's runtime can load",
+            "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
+            details=tuple(str(error).strip().splitlines()[-3:]),
+        ) from error
+
+
 def runtime_library() -> Path:
     """The path of `libtvm_runtime.so` in the installed TVM wheel; TVM itself is not imported.
 

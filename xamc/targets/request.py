@@ -107,6 +107,7 @@ class Generated:
         buffers: (name, dtype, shape) of every buffer in that file, in order.
         passes: reports of the passes the target ran by itself (Relax), as JSON.
         seconds: time by step.
+        step: the file of the program of one token, to be put beside the code; None where there is none.
         kv_block: positions of a block of the KV cache, 0 where it is contiguous.
     """
 
@@ -121,4 +122,5 @@ class Generated:
     kernel_proof: Mapping[str, Any] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     kv_block: int = 0
+    step: Path | None = None
     variants: tuple[tuple[Path, Code], ...] = ()

@@ -18,7 +18,7 @@ from xamc.compiler.artifact import ArtifactWriter, Manifest, check_digests, read
 from xamc.compiler.artifact import publish as publish_module
 from xamc.compiler.artifact.manifest import dumps
 from xamc.compiler.artifact.publish import portable_spec
-from xamc.compiler.errors import InputError, InternalError
+from xamc.compiler.errors import InputError, InternalError, MisuseError
 
 Write = Callable[..., Manifest]
 
@@ -263,3 +263,38 @@ def test_manifest_of_the_published_folder_is_the_canonical_text(tmp_path: Path, 
     assert (tmp_path / "a/manifest.json").read_text() == dumps(written)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert read_artifact(tmp_path / "b").manifest == replace(written)
+
+
+def test_with_a_source_date_the_whole_folder_is_the_same(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+    def report(seconds: float, state: str, path: str) -> dict[str, object]:
+        made = {"key": path, "parts": {"tool torch": "2.13.0", "input weights": path}, "outputs": {"weights.bin": "0"}}
+        stage = {"name": "export", "seconds": seconds, "state": state, "peak_bytes": int(seconds), "detail": "2 layers"}
+        return {"stages": [stage], "codegen_seconds": {"lower": seconds}, "warnings": [path], "made": {"weights": made}}
+
+    for name, seconds, state in (("a", 1.0, "ok"), ("b", 2.0, "cached")):
+        with ArtifactWriter(tmp_path / name) as writer:
+            for path in ("code/model.so", "weights.bin", "tokenizer/tokenizer.json"):
+                writer.add_bytes(path, b"x" * manifest.weights.nbytes)  # type: ignore[union-attr]
+            writer.publish(manifest, report(seconds, state, name))
+    first, second = (
+        {p.relative_to(tmp_path / n): (p.read_bytes() if p.is_file() else b"", p.stat().st_mtime) for p in found}
+        for n in ("a", "b")
+        for found in [[tmp_path / n, *(tmp_path / n).rglob("*")]]
+    )
+    assert first == second
+    assert {date for _, date in first.values()} == {1700000000.0}
+    kept = json.loads((tmp_path / "a/report.json").read_text())
+    assert kept["stages"] == [{"name": "export", "detail": "2 layers"}]
+    assert kept["made"]["weights"]["parts"] == {"tool torch": "2.13.0"}
+
+
+@pytest.mark.parametrize("text", ["", "today", "-1", "1.5", "9" * 40, "１７"])
+def test_a_source_date_that_is_no_number(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    with pytest.raises(MisuseError, match="E1525"):
+        ArtifactWriter(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []

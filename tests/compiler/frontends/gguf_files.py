@@ -29,6 +29,20 @@ NAMES = {
 }
 
 
+# Where a block's float16 numbers lie.
+_FLOAT16_AT = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)}
+_ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS")
+
+
+def random_blocks(kind: str, rows: int, blocks: int) -> np.ndarray:
+    """[rows, bytes] of random blocks of the ggml type `kind`, whose scales are finite."""
+    _, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    raw = np.random.default_rng(0).integers(0, 256, (rows, blocks, size), dtype=np.uint8)
+    for at in _FLOAT16_AT.get(kind, (0,) if kind in _ONE_SCALE else (0, 2)):
+        raw[:, :, at + 1] &= 0xBF  # clears the exponent's top bit
+    return raw.reshape(rows, blocks * size)
+
+
 def permute(rows: np.ndarray, heads: int) -> np.ndarray:
     """What llama.cpp's converter does to q and k of Llama: the halves of a head become neighbouring rows."""
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
@@ -56,7 +70,7 @@ def write_gguf(
     Args:
         path: the file to write.
         folder: a checkpoint of `tests.checkpoints`.
-        kind: ggml type of the matrices.
+        kind: ggml type of the matrices; random ones for a type that the gguf package can't write.
         metadata: keys to add or replace; None leaves a key out.
         adjust: changes the tensors by llama.cpp's names before they are written.
     """
@@ -110,7 +124,10 @@ def write_gguf(
     written: dict[str, np.ndarray] = {}
     for name, array in tensors.items():
         number = gguf.GGMLQuantizationType[kind if array.ndim == 2 else "F32"]
-        data = gguf.quants.quantize(np.ascontiguousarray(array, np.float32), number)
+        try:
+            data = gguf.quants.quantize(np.ascontiguousarray(array, np.float32), number)
+        except NotImplementedError:  # the package reads this type and doesn't write it
+            data = random_blocks(kind, len(array), array.shape[1] // gguf.GGML_QUANT_SIZES[number][0])
         writer.add_tensor(name, data, raw_shape=data.shape, raw_dtype=number)
         written[name] = gguf.quants.dequantize(data, number)
     writer.write_header_to_file()

@@ -20,6 +20,7 @@ from tests.compiler.frontends.gguf_files import permute, write_gguf
 from xamc.compiler.errors import InputError, UnsupportedError, XamcError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
+from xamc.compiler.frontends.gguf import gguf_name
 from xamc.compiler.frontends.gguf_file import read_gguf
 from xamc.compiler.frontends.gguf_rope import llama3_divisors
 
@@ -133,6 +134,20 @@ def test_a_converted_checkpoint_is_the_same_model(name: str, kind: str, tmp_path
         found.tensors["model.layers.1.mlp.down_proj.weight"].read_rows(0, 96).astype(np.float32),
         written["blk.1.ffn_down.weight"],
     )
+
+
+@pytest.mark.parametrize("kind", ["Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"])
+def test_quantized_files_are_read_as_the_gguf_package_dequantizes_them(kind: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    folder = write_tiny(tmp_path / "hf", "qwen2", num_hidden_layers=1, **sizes)
+    written = write_gguf(tmp_path / "m.gguf", folder, kind=kind)
+    tensors = open_checkpoint(tmp_path / "m.gguf", "gguf").tensors
+    assert len(tensors) == len(written)
+    for parameter, tensor in tensors.items():
+        expected = written[gguf_name(parameter)].reshape(tensor.shape)
+        assert np.array_equal(tensor.read_rows(0, tensor.shape[0]), expected), parameter
+        middle = tensor.shape[0] // 2
+        assert np.array_equal(tensor.read_rows(middle - 3, middle), expected[middle - 3 : middle])
 
 
 def test_rows_of_q_are_put_back(tmp_path: Path) -> None:
@@ -301,7 +316,7 @@ def test_headers_are_checked(good: Path, tmp_path: Path) -> None:
     refused(with_bytes(16, struct.pack("<Q", 2**62)), "E1130", "announces")
     refused(with_bytes(24, struct.pack("<Q", 2**62)), "E1130", "asks for")
     kind = data.index(b"blk.0.ffn_up.weight") + len(b"blk.0.ffn_up.weight") + 4 + 16
-    refused(with_bytes(kind, struct.pack("<I", 10)), "E1132", "blk.0.ffn_up.weight", "Q2_K", error=UnsupportedError)
+    refused(with_bytes(kind, struct.pack("<I", 16)), "E1132", "blk.0.ffn_up.weight", "IQ2_XXS", error=UnsupportedError)
     refused(with_bytes(kind, struct.pack("<I", 999)), "E1132", "number 999", error=UnsupportedError)
     refused(with_bytes(kind + 4, struct.pack("<Q", 1)), "E1130", "blk.0.ffn_up.weight", "multiple of 32")
     refused(with_bytes(kind + 4, struct.pack("<Q", 0)), "E1131", "blk.0.ffn_up.weight", "overlap")

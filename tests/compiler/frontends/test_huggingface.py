@@ -353,7 +353,7 @@ def test_files_without_an_index(folder: Path) -> None:
 
 def test_pickles_are_refused_with_a_remedy(folder: Path) -> None:
     shutil.move(folder / "model.safetensors", folder / "pytorch_model.bin")
-    assert "save_pretrained" in refused(folder, "E1116", "pytorch_model.bin", error=UnsupportedError).fix
+    assert "convert-weights" in refused(folder, "E1116", "pytorch_model.bin", error=UnsupportedError).fix
     (folder / "pytorch_model.bin").unlink()
     refused(folder, "E1116", "no safetensors")
 

@@ -8,12 +8,10 @@ import gguf
 import numpy as np
 import pytest
 
+from tests.compiler.frontends.gguf_files import random_blocks
 from xamc.compiler.errors import InternalError
 from xamc.compiler.weights import ggml
 from xamc.compiler.weights.ggml import BLOCK_FORMATS, BlockTensor
-
-# Where a block's float16 numbers lie.
-FLOAT16_AT = dict.fromkeys(BLOCK_FORMATS, (0, 2)) | dict.fromkeys(("Q4_0", "Q5_0", "Q8_0"), (0,)) | {"Q6_K": (208,)}
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)
@@ -23,10 +21,7 @@ def test_any_bytes_dequantize_as_in_the_gguf_package(
     monkeypatch.setattr(ggml, "_PIECE", 1024)
     layout, kind = BLOCK_FORMATS[name], gguf.GGMLQuantizationType[name]
     assert gguf.GGML_QUANT_SIZES[kind] == (layout.weights, layout.bytes)
-    raw = np.random.default_rng(0).integers(0, 256, (6, 3 * layout.bytes), dtype=np.uint8)
-    blocks = raw.reshape(6, 3, layout.bytes)
-    for at in FLOAT16_AT[name]:
-        blocks[:, :, at + 1] &= 0xBF  # clears the exponent's top bit: finite
+    raw = random_blocks(name, 6, 3)
     (tmp_path / "w").write_bytes(b"12345" + raw.tobytes())
     expected = gguf.quants.dequantize(raw, kind)
     columns = 3 * layout.weights

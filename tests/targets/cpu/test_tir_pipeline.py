@@ -9,6 +9,8 @@ from tvm import s_tir, tirx
 
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.attention import attention
+from xamc.targets.kernels.decode_phases import LinearPhase, NormSource
+from xamc.targets.kernels.decode_step import decode_step
 from xamc.targets.kernels.gather_position import gather_position
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear
@@ -84,3 +86,17 @@ def test_what_is_left_out_is_known() -> None:
         "VerifyVTCMLimit",
     }
     assert tirx.compilation_pipeline.PIPELINE_MAP[tir_pipeline.NAME] is tir_pipeline._pipeline
+
+
+@pytest.mark.parametrize("passes", ["ours", "TVM's"])
+def test_scratch_memory_of_a_launch_stays_in_it(passes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of it all threads would share it."""
+    if passes == "TVM's":
+        monkeypatch.setattr(tir_pipeline, "_share_storage", tvm.tirx.transform.StorageRewrite)
+    layer = LinearPhase(64, NormSource(512, 1e-5), WeightFormat("uint4", 32), "int8")
+    step = decode_step("step", [layer], 64, 16, ISA).with_attr("target", tvm.target.Target(ISA.target()))
+    shared = [p.info.name for p in tir_pipeline.tir_passes()].index("tirx.StorageRewrite")
+    lowered = tvm.transform.Sequential(tir_pipeline.tir_passes()[: shared + 1])(tvm.IRModule({"step": step}))
+    before, _, inside = lowered["step"].script().partition("pragma_parallel_launch_point")
+    assert "alloc_buffer" in inside
+    assert ("alloc_buffer" in before) == (passes == "TVM's")

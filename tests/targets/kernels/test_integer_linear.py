@@ -76,8 +76,8 @@ def test_one_row(fmt: WeightFormat, isa: Isa) -> None:
 )
 @pytest.mark.parametrize("fmt", [FORMATS[0], FORMATS[2], FORMATS[4]], ids=name)
 def test_any_rows(fmt: WeightFormat, isa: Isa) -> None:
-    """Up to four rows are streamed; 249 are two row blocks, the last tiles partial."""
-    check(fmt, isa, N, "any", (1, 2, 3, 9, 249), extras=True)
+    """Up to 16 rows are streamed, some at a time; 249 are two row blocks, the last tiles partial."""
+    check(fmt, isa, N, "any", (1, 2, 3, 9, 16, 17, 249), extras=True)
 
 
 @pytest.mark.parametrize("fmt", FORMATS[:3:2], ids=name)

@@ -1,4 +1,4 @@
-"""`manifest.json` of an artifact that is one static graph: an ONNX model with fixed shapes, no language model.
+"""`manifest.json` of an artifact that is one graph: an ONNX model, no language model.
 
 ``"kind": "graph"`` tells it from a language model's manifest, which has no such key. Layout of the folder::
 
@@ -31,19 +31,37 @@ GRAPH_KIND = "graph"
 class GraphTensor:
     """An input or output of a graph.
 
-    `limit` bounds an input that indexes a table: its elements must lie in [0, limit).
+    Attributes:
+        name: in the graph.
+        dtype: of its elements.
+        shape: its extents, the largest where they vary.
+        limit: bounds an input that indexes a table: its elements lie in [0, limit).
+        least: its smallest extents; empty when none varies.
+        symbols: of an input whose extents vary: a name per axis, empty for a fixed one. Equal names are equal extents.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     limit: int | None = None
+    least: tuple[int, ...] = ()
+    symbols: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if any(part and len(part) != len(self.shape) for part in (self.least, self.symbols)):
+            raise RecordError("least", f"{self.name}: another rank than {list(self.shape)}")
+        if any(low > high or low < 0 for low, high in zip(self.least, self.shape)):
+            raise RecordError("least", f"{self.name}: {list(self.least)} is beyond {list(self.shape)}")
         if self.dtype not in DTYPE_BYTES and self.dtype not in ("float64", "uint32", "uint64", "int16"):
             raise RecordError("dtype", f"{self.name}: unknown dtype {self.dtype!r}")
         if any(extent < 0 for extent in self.shape):
             raise RecordError("shape", f"{self.name}: negative extent in {list(self.shape)}")
+
+    @property
+    def extents(self) -> str:
+        """The shape as a person reads it; an extent that varies as ``1..8``."""
+        parts = [str(a) if a == b else f"{a}..{b}" for a, b in zip(self.least or self.shape, self.shape)]
+        return f"[{', '.join(parts)}]"
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,11 @@ class GraphManifest:
                 raise RecordError(key, "two of them have the same name")
         if not self.graph_outputs:
             raise RecordError("graph_outputs", "a graph has at least one")
+
+    @property
+    def varies(self) -> bool:
+        """Whether inputs have extents that a call chooses."""
+        return any(tensor.least for tensor in self.graph_inputs)
 
     @property
     def simulated(self) -> bool:

@@ -8,6 +8,7 @@ Layout of an artifact folder::
     manifest.json           this
     report.json             times, memory, tolerances reached, pass counts
     code/model.so           kernels and the Relax VM's functions; code/model-LEVEL.so for each of several CPU levels
+    code/decode.json        the program of one token
     weights.bin             packed tensors, each 64-byte aligned
     tokenizer/              tokenizer.json, chat template
     golden/                 token ids and reference logits, re-checked by `xamc verify`
@@ -230,6 +231,7 @@ class Manifest:
         code_file, weights: the library and its weights file; None for a target of static graphs.
         cpu: what `code_file` was compiled for.
         variants: libraries for further CPU levels, the last one for the CPUs that can do most.
+        step_file: the program of one token (`step_program`), if the library's `decode` runs one.
         graphs: the static graphs, each with files of its own.
         executes_on: what runs the artifact; `host-simulator` and `host-onnxruntime; ...` mark one that is for other
             hardware, whose results here are those of a check on the host.
@@ -265,6 +267,7 @@ class Manifest:
     graphs: tuple[StaticGraph, ...] = ()
     variants: tuple[Code, ...] = ()
     executes_on: str = "cpu"
+    step_file: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -273,7 +276,7 @@ class Manifest:
                 raise RecordError(key, f"{getattr(self, key)} is less than 1")
         if self.prefill_chunk > self.context_limit:
             raise RecordError("prefill_chunk", f"{self.prefill_chunk} is above context_limit {self.context_limit}")
-        for key in ("code_file", "tokenizer", "golden"):
+        for key in ("code_file", "step_file", "tokenizer", "golden"):
             if getattr(self, key) is not None:
                 check_relative(key, getattr(self, key))
         if (self.code_file is None) != bool(self.graphs) or (self.weights is None) != bool(self.graphs):
@@ -334,7 +337,8 @@ class Manifest:
     def needed_files(self) -> set[str]:
         """Paths of the files without which nothing runs."""
         if self.code_file is not None and self.weights is not None:
-            return {self.weights.file, *(code.file for code in self.codes)}
+            step = [self.step_file] if self.step_file else []
+            return {self.weights.file, *step, *(code.file for code in self.codes)}
         return {path for graph in self.graphs for path in (graph.code, graph.graph, graph.params)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest, dumps, loads
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors
-from xamc.compiler.errors import InputError, InternalError
+from xamc.compiler.errors import InputError, InternalError, MisuseError
 
 M = TypeVar("M", Manifest, GraphManifest)
 
@@ -42,8 +43,10 @@ class ArtifactWriter:
 
         Raises:
             InputError: E1501 the destination holds something other than an artifact of ours; E1506, E1507.
+            MisuseError: E1525 SOURCE_DATE_EPOCH is not a number.
         """
         self.destination = Path(os.path.realpath(destination))
+        self._date = source_date()
         self.copied: list[str] = []
         self._files: dict[str, FileDigest] = {}
         self._staging = StagingFolder(self.destination, check_replaceable)
@@ -115,8 +118,11 @@ class ArtifactWriter:
             raise InternalError("E1509", f"the manifest names {sorted(missing)}, never added")
         with disk_errors(self.destination):
             (self.folder / MANIFEST).write_text(dumps(complete), encoding="utf-8")
-            text = json.dumps(report, indent=1, ensure_ascii=False, default=str)
+            shown = report if self._date is None else repeatable(report)
+            text = json.dumps(shown, indent=1, ensure_ascii=False, default=str)
             (self.folder / REPORT).write_text(text + "\n", encoding="utf-8")
+            if self._date is not None:
+                _set_dates(self.folder, self._date)
         self._staging.publish()
         return complete
 
@@ -124,6 +130,52 @@ class ArtifactWriter:
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
+
+
+def source_date() -> int | None:
+    """Seconds since 1970 of ``SOURCE_DATE_EPOCH`` (https://reproducible-builds.org/specs/source-date-epoch/), or None.
+
+    Raises:
+        MisuseError: E1525 it is set to something else than a number.
+    """
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 12:
+        raise MisuseError(
+            "E1525",
+            f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds since 1970",
+            fix="set it as in SOURCE_DATE_EPOCH=$(git log -1 --format=%ct), or unset it",
+        )
+    return int(text)
+
+
+def repeatable(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A build report without what differs from run to run: times, memory, what the cache had, and warnings of it."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: kept(item) for key, item in value.items() if not _passing(key)}
+        return [kept(item) for item in value] if isinstance(value, list | tuple) else value
+
+    result: dict[str, Any] = kept(report)
+    if "made" in result:  # stages may end in another order
+        result["made"] = dict(sorted(result["made"].items()))
+    return result
+
+
+def _passing(key: object) -> bool:
+    """Whether a value follows from the moment, the machine's state, or (keys of the stage cache) a path."""
+    return isinstance(key, str) and (
+        key.endswith("seconds") or key.startswith("input ") or key in ("peak_bytes", "state", "warnings", "key")
+    )
+
+
+def _set_dates(folder: Path, date: int) -> None:
+    for root, _, names in os.walk(folder, topdown=False):
+        for path in (*(Path(root) / name for name in names), Path(root)):
+            with contextlib.suppress(PermissionError):  # linked from a stage cache of another user's
+                os.utime(path, (date, date))
 
 
 def distinct_bytes(folder: Path, files: Iterable[FileDigest]) -> int:

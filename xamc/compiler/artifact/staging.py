@@ -3,6 +3,8 @@
 A staging folder lies beside its destination as ``.xamc-<name>-<pid>-<random>`` and is locked (flock) by the process
 that fills it. The lock vanishes with the process, however it dies, so a leftover is one whose lock can be had; a
 process id alone would not do, because ids are used again and mean nothing in another container.
+
+`temporary_folder` gives folders of the same kind for what is never published: `tempfile`'s would outlive a kill.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +27,37 @@ from xamc.compiler.errors import InputError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _ASIDE = "-old"
+_STAGED = re.compile(r"\.xamc-(?P<name>.+)-\d+-[0-9a-f]{8}(?P<aside>-old)?")
+_TEMPORARY = re.compile(r"xamc-[a-z]+-\d+-[0-9a-f]{8}")
+_REMOVALS = 5  # attempts; the last child of a killed process may still be writing
+
+
+@contextmanager
+def full_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, wherever it is met, into an error a person can act on.
+
+    Args:
+        path: named in the error when the operating system names no file.
+
+    Raises:
+        InputError: E1506 the disk (or the quota) is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise disk_full(_place(error, path), str(error.strerror)) from error
+        raise
+
+
+def disk_full(where: Path, reason: str) -> InputError:
+    """E1506 for a file or folder that can't be written any further."""
+    return InputError(
+        "E1506",
+        f"the disk is full: writing {where} failed ({reason}); {free_bytes(where) / 1e6:.0f} MB are free",
+        fix="free space or choose another folder (workspace.path, XAMC_CACHE for the cache, TMPDIR for temporary "
+        "files); `xamc plan` says how much is needed",
+    )
 
 
 @contextmanager
@@ -32,26 +68,32 @@ def disk_errors(path: Path) -> Iterator[None]:
         InputError: E1506 the disk (or the quota) is full; E1507 the folder can't be written.
     """
     try:
-        yield
+        with full_disk_errors(path):
+            yield
     except OSError as error:
-        # Calls with two paths, such as a copy, have their destination second.
-        named = error.filename2 or error.filename
-        where = Path(named) if isinstance(named, str) else path
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise InputError(
-                "E1506",
-                f"the disk is full: writing {where} failed ({error.strerror}); "
-                f"{free_bytes(path) / 1e6:.0f} MB are free",
-                fix="free space or choose another folder (workspace.path, or XAMC_CACHE for the cache); "
-                "`xamc plan` says how much is needed",
-            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise InputError(
                 "E1507",
-                f"{where} can't be written: {error.strerror}",
+                f"{_place(error, path)} can't be written: {error.strerror}",
                 fix="choose a folder you may write to (workspace.path, or XAMC_CACHE for the cache)",
             ) from error
         raise
+
+
+def _place(error: OSError, otherwise: Path) -> Path:
+    # Calls with two paths, such as a copy, have their destination second.
+    named = error.filename2 or error.filename
+    return Path(named) if isinstance(named, str) else otherwise
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents where they are missing.
+
+    Raises:
+        InputError: E1506, E1507.
+    """
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def free_bytes(path: Path) -> int:
@@ -82,17 +124,13 @@ class StagingFolder:
         self._parent = destination.parent
         with disk_errors(self._parent):
             self._parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self._parent):
+            with locked(self._parent):
                 guard(destination)
-                self._sweep()
-                self.path = self._parent / f"{self._prefix}{os.getpid()}-{secrets.token_hex(4)}"
+                _sweep_staged(self._parent)
+                self.path = self._parent / f".xamc-{destination.name}-{os.getpid()}-{secrets.token_hex(4)}"
                 self.path.mkdir()
                 self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
-
-    @property
-    def _prefix(self) -> str:
-        return f".xamc-{self.destination.name}-"
 
     def publish(self) -> None:
         """Flush every file to the disk, then put the folder at `destination`, replacing what is there.
@@ -104,7 +142,7 @@ class StagingFolder:
         """
         with disk_errors(self._parent):
             _sync_tree(self.path)
-            with _locked(self._parent):
+            with locked(self._parent):
                 self._guard(self.destination)
                 if self.destination.exists():
                     _exchange(self.path, self.destination)
@@ -124,28 +162,130 @@ class StagingFolder:
         os.close(self._lock)
         self._lock = -1
 
-    def _sweep(self) -> None:
-        """Remove staging folders of this destination whose process is gone; the parent must be locked."""
-        for leftover in self._parent.glob(f"{self._prefix}*"):
-            try:
-                descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError:  # not a folder, or gone meanwhile: not one of ours
+
+def sweep(parent: Path) -> None:
+    """Remove the staging folders in `parent` whose process is gone; a missing or unreadable `parent` has none."""
+    try:
+        with locked(parent):
+            _sweep_staged(parent)
+    except OSError:  # nothing can have been left where nothing can be opened
+        return
+
+
+def _sweep_staged(parent: Path) -> None:
+    """See `sweep`; `parent` must be locked."""
+    for leftover in sorted(parent.glob(".xamc-*")):
+        match = _STAGED.fullmatch(leftover.name)
+        if match is None:
+            continue
+        with _abandoned(leftover) as free:
+            if not free:
                 continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
+            destination = parent / match["name"]
+            if match["aside"] and not destination.exists():
+                leftover.rename(destination)  # killed between the two renames of `_exchange`
             else:
-                if leftover.name.endswith(_ASIDE) and not self.destination.exists():
-                    leftover.rename(self.destination)  # killed between the two renames of `_exchange`
-                else:
-                    _remove_tree(leftover)
-            finally:
-                os.close(descriptor)
+                _remove_tree(leftover)
+
+
+def sweep_locks(folder: Path) -> None:
+    """Remove the lock files in `folder` that nobody holds; who opens one later checks `is_still`."""
+    for leftover in folder.glob("*"):
+        try:
+            descriptor = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_still(leftover, descriptor):
+                leftover.unlink()
+        except OSError:  # held
+            continue
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """A folder in the system's temporary one, removed at the end, or after a kill by the next `sweep_temporary`.
+
+    A full disk inside the block is E1506, as these folders hold what a compile is about to need.
+
+    Args:
+        purpose: one lower-case word for its name.
+
+    Raises:
+        InputError: E1506, E1507.
+    """
+    parent = Path(tempfile.gettempdir())
+    with disk_errors(parent):
+        path, descriptor = _locked_folder(parent, purpose)
+    try:
+        with full_disk_errors(path):
+            yield path
+    finally:
+        _remove_tree(path)
+        os.close(descriptor)
+
+
+def sweep_temporary() -> None:
+    """Remove this user's temporary folders whose process is gone."""
+    for leftover in Path(tempfile.gettempdir()).glob("xamc-*"):
+        if _TEMPORARY.fullmatch(leftover.name):
+            with _abandoned(leftover) as free:
+                if free:
+                    _remove_tree(leftover)
+
+
+def _locked_folder(parent: Path, purpose: str) -> tuple[Path, int]:
+    """A new folder and the descriptor that locks it; a sweep may take it before it is locked, then another is made."""
+    while True:
+        path = parent / f"xamc-{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
+        path.mkdir(mode=0o700)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if is_still(path, descriptor):
+            return path, descriptor
+        os.close(descriptor)
+
+
+def is_still(path: Path, descriptor: int) -> bool:
+    """Whether `path` is the file or folder that `descriptor` was opened as, and not removed or replaced since."""
+    opened = os.fstat(descriptor)
+    try:
+        now = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+@contextmanager
+def _abandoned(folder: Path) -> Iterator[bool]:
+    """Whether a folder of this user's is locked by nobody; it is locked inside the block, if so."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # not a folder, not ours, or gone meanwhile
+        yield False
+        return
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            yield False
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder; held for moments only, so waiting is fine."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -193,5 +333,9 @@ def _sync_folder(path: Path) -> None:
 
 
 def _remove_tree(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    """Remove a folder; what can't be removed now is left to the next sweep."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)

@@ -33,10 +33,11 @@ def compile_command(
     dump_ir: Path | None,
     use_cache: bool,
     as_json: bool,
+    allow_pickle: bool = False,
 ) -> None:
     """Compile, showing the stage table; with `as_json` the table goes to stderr and the result to stdout."""
     console = message_console() if as_json else result_console()
-    options = CompileOptions(allow_rtn, dump_ir, use_cache, output)
+    options = CompileOptions(allow_rtn, dump_ir, use_cache, output, allow_pickle)
     compiled = compile_spec(spec, overrides, options, Progress(console))
     nbytes = distinct_bytes(compiled.path, compiled.manifest.files)
     if as_json:
@@ -48,7 +49,13 @@ def compile_command(
 
 
 def plan_command(
-    spec: Path, overrides: Sequence[str], *, allow_rtn: bool, die_memory: str | None, as_json: bool
+    spec: Path,
+    overrides: Sequence[str],
+    *,
+    allow_rtn: bool,
+    die_memory: str | None,
+    as_json: bool,
+    allow_pickle: bool = False,
 ) -> None:
     """Print the plan; then refuse it if this machine, or a die of `die_memory`, can't hold it.
 
@@ -62,7 +69,7 @@ def plan_command(
         with PlacedErrors(loaded):
             plan_graph(loaded, allow_rtn, die_bytes, as_json=as_json)
         return
-    plan = make_plan(spec, overrides, allow_rtn)
+    plan = make_plan(spec, overrides, allow_rtn, allow_pickle)
     if as_json:
         print_json(plan.to_dict())
     else:

@@ -22,6 +22,7 @@ def handoff_options(
     checkpoint: str | None,
     dump_ir: Path | None,
     use_cache: bool,
+    allow_pickle: bool = False,
 ) -> HandoffOptions:
     """The command line's words, checked.
 
@@ -43,6 +44,7 @@ def handoff_options(
         checkpoint=checkpoint,
         dump_ir=dump_ir,
         use_cache=use_cache,
+        allow_pickle=allow_pickle,
     )
 
 

@@ -59,4 +59,11 @@ machine would run short. Remedy: lower workspace.workers, or compile on a machin
     "E1523": """A child process failed with an exception that is not an error of xamc's own. Its traceback is in the log
 that the message names. A defect of xamc or of a library below it.
 Remedy: `xamc doctor`, then report it with the folder; `python -m xamc.compiler.child FOLDER` repeats it.""",
+    "E1524": """A child process was ended because the compile it worked for was interrupted or terminated.
+It is never shown by the command line, which says `interrupted`; a program that calls xamc from several threads may
+see it. Remedy: compile again; what was finished is in the stage cache.""",
+    "E1525": """SOURCE_DATE_EPOCH is set to something other than a number of seconds since 1970.
+With that variable every file of an artifact gets this date, and report.json holds no times, so that the whole folder is
+byte-identical from compile to compile. Example: SOURCE_DATE_EPOCH=2026-01-01.
+Remedy: set it as in `SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)`, or unset it.""",
 }

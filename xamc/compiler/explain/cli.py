@@ -43,4 +43,11 @@ and what each takes, and the plan's table has the parts. Remedy for a language m
     "E1713": """`--die-memory` was given for a target that has no dies: a CPU has one memory for all, which `plan`
 compares
 with what is available by itself. Leave the option out, or plan for `backend.type: tvm_vacc`.""",
+    "E1718": """`xamc convert-weights DIR OUT` writes a new folder and replaces nothing: OUT exists and holds files.
+Choose another folder, or remove this one.""",
+    "E1719": """A word of `xamc convert-weights` that doesn't exist: `--layout` takes family, fused, meta or a .json
+file of names (and nothing for a GGUF file), `--dtype` takes source, float32, float16 or bfloat16, `--shard-size` a size
+such as 5GB.""",
+    "E1720": """The safetensors that `xamc convert-weights` would write are larger than the free space on the disk of
+OUT. GGUF's blocks become float32 unless `--dtype` says otherwise: `--dtype float16` halves them.""",
 }

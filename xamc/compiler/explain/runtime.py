@@ -83,6 +83,9 @@ is nothing to generate from. In Python `model.hidden_states(token_ids)` gives th
 in blocks. Compile the model again: nothing else has to change.""",
     "E1623": """Hidden states were asked of an artifact that yields logits. Only embedding models give them: for VACC,
 compile with an empty second list, `frontend.shape.input_ids: [[512], []]`.""",
+    "E1650": """`Model.fill_cache`, which benchmarks use to reach long contexts without a prefill, writes to the blocks
+of a paged KV cache. The CPU target has one; the others keep one contiguous cache per row. Example: fill_cache on an
+artifact of `backend.type: reference`. Remedy: run the prompt itself, or compile the spec for tvm_cpu.""",
     "E1646": """ONNX Runtime failed on one of the graphs of an Ascend artifact. The message names the file and the gear
 (batch and length) it was driven in. The graphs have been run when the artifact was compiled, so this machine has
 another version of ONNX Runtime (`xamc doctor`), or too little memory.""",

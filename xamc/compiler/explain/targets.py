@@ -92,4 +92,7 @@ with it. Its own message is shown below the error: an operator without an implem
 don't fit. The file itself needs a change.""",
     "E1476": """The target in `backend.type` compiles language models only. Graphs with `frontend.type: onnx` compile
 for tvm_vacc, tvm_cpu and reference.""",
+    "E1417": """A kernel of the CPU's decode step asked for other operands than it had announced, so that its program
+would hand it the wrong memory. Nothing was compiled. This is a defect of that kernel, in
+xamc/targets/kernels/decode_phases.py; please report it with the model's config.json.""",
 }

@@ -43,9 +43,10 @@ be a symbolic link, as in Hugging Face's cache. Download the index again.""",
 missing shards are listed below the error; download them.""",
     "E1115": """A tensor exists twice, in one file's header or in two shards: which one is meant can't be known.
 Download or convert the checkpoint again.""",
-    "E1116": """The folder has no safetensors weights. Pickles (pytorch_model.bin, .pt, .pth) are refused because
-reading them can run code; convert them once, on a machine where you trust them:
-`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OUT)`.""",
+    "E1116": """The folder has no safetensors weights. Pickles (pytorch_model.bin, .pt, .pth) are programs: whoever
+reads them carelessly runs what their author wanted. `--allow-pickle` reads them in a child process with torch's
+restricted unpickler (`weights_only=True`) and limits on time and memory, and takes the weights from the file itself;
+`xamc convert-weights FOLDER OUT` does so once and writes safetensors. Best is a safetensors revision of the model.""",
     "E1120": """A parameter of the model has no tensor in the checkpoint; all such are listed below the error. Either
 a shard is missing, or config.json belongs to another model (more layers, other biases).""",
     "E1121": """The checkpoint holds tensors that the model of config.json has no place for, for instance biases with
@@ -61,17 +62,36 @@ the model as bfloat16 or float32 (`backend.dtype`).""",
 occurs twice, a string is not UTF-8, a tensor's offset or shape is impossible. Download or convert the file again.""",
     "E1131": """A GGUF file is shorter than its tensors, or two tensors overlap: an interrupted download. Download
 it again.""",
-    "E1132": """A GGUF tensor has a type that is not read. Supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1,
-Q8_0, Q4_K, Q5_K and Q6_K; requantize with llama.cpp's llama-quantize, or use the original safetensors.""",
+    "E1132": """A GGUF tensor has a type that is not read; the message names tensor and type. Supported are F32, F16,
+BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS; requantize with llama.cpp's llama-quantize, or use
+the original safetensors.""",
     "E1133": """The GGUF file is of an old version, big-endian, or one part of a split model. Convert it with a
 current llama.cpp; merge parts with `llama-gguf-split --merge`.""",
     "E1134": """The tokenizer is missing, damaged, larger than the model's vocabulary or of an unsupported kind.
-Supported are tokenizer.json, SentencePiece BPE (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's `gpt2`)
-with a known way of splitting words.""",
+Supported are tokenizer.json, SentencePiece BPE and Unigram (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's
+`gpt2`) with a known way of splitting words.""",
+    "E1163": """A SentencePiece tokenizer.model uses something that tokenizer.json, which artifacts carry, can't
+express: pieces marked as unused that SentencePiece joins and takes apart again, spaces at the end of words
+(`treat_whitespace_as_suffix`), or a user-defined piece that the model's own normalization would change. No published
+InternLM, Llama or Mistral model does. Put the tokenizer.json of the same model beside it, it is taken first.""",
     "E1150": """`group_size` does not divide the number of input features of a layer: 576 columns make no groups of
 128. The sizes that fit are named; set `frontend.quantize.group_size` (or calib_args) to one of them.""",
     "E1151": """Round-to-nearest quantization exists with 8 bits (one scale per output channel, or groups of 32, 64 or
 128) and with 4 bits (groups of 32, 64 or 128).""",
+    "E1164": """A pickled weight file asks for a function or class that weights don't need, `os.system` for instance. It
+was refused before anything of it ran. That is how pickles attack whoever loads them; it can also be harmless, such as
+the settings of a training run beside the weights. Don't load the file elsewhere; get the model's safetensors, or the
+plain `state_dict` from somebody you trust.""",
+    "E1165": """A pickled weight file can't be read: it is damaged, was written by PyTorch before 1.6, holds compressed
+tensors, or takes more memory or time than the child process that reads it may have. Download it again; an old file is
+rewritten with `torch.save(torch.load(FILE, weights_only=True), FILE)`.""",
+    "E1166": """A pickled weight file holds something else than a dictionary of plain tensors: other objects, sparse,
+quantized or complex tensors, or views into larger ones with gaps. Weights are read where they lie in the file, so they
+must lie there as a whole: save them with `torch.save({k: v.contiguous() for k, v in state.items()}, FILE)`.""",
+    "E1167": """`xamc convert-weights --layout` met a tensor that the layout doesn't fit: its rows are not those of its
+parts together, two tensors lead to one name, or the table says something else than names. A table is a JSON file,
+stored name to name, list of names (whose rows follow each other) or null; `{i}` stands for the number of a layer:
+`{"blocks.{i}.qkv.weight": ["model.layers.{i}.self_attn.q_proj.weight", ...], "blocks.{i}.rope": null}`.""",
     "E1190": """A transform of weights was built on tensors it doesn't fit: a defect of xamc, not of the checkpoint.
 Please report it with the build file and config.json.""",
     "E1152": """The .onnx file is damaged, cut off, above 2 GiB, of an IR version before 3, or breaks a rule that onnx's
@@ -81,18 +101,20 @@ evaluated. Export the model again; `onnx.checker.check_model(FILE, full_check=Tr
 folder (`/etc/passwd`, `../x`, a link to elsewhere), does not exist, or ends before the tensor does. Nothing of it was
 read. Put the file beside the model, as `onnx.save(model, path, save_as_external_data=True)` does; when it is cut off,
 download it again.""",
-    "E1154": """The ONNX graph holds operators that can't be compiled; all of them are listed with their number and
-first node: operators of other domains (com.microsoft and the like), loops, sequences, and those whose result's shape
-depends on the data (NonZero, NonMaxSuppression). Export without ONNX Runtime's fusions, and leave post-processing such
-as NMS to the application. Also raised for an operator set older than 7 or newer than the installed onnx.""",
+    "E1154": """The ONNX graph holds operators that can't be compiled; all of them are listed with domain, operator set,
+number, the names of the first nodes and what to do: operators of other domains (com.microsoft and the like), loops,
+sequences, and those whose result's shape depends on the data (NonZero, NonMaxSuppression). Export without ONNX
+Runtime's fusions, and leave post-processing such as NMS to the application. Also raised for an operator set older than
+7 or newer than the installed onnx.""",
     "E1155": """`frontend.shape` names an input that the ONNX graph does not have, or gives it extents that contradict
 the file: another number of them, or another number where the file has fixed one. The message lists what the graph
 has, for example `input_ids: [batch, 128]`.""",
     "E1156": """The ONNX graph has inputs with open extents (`batch`, `sequence_length`), and `frontend.shape` does not
-fix them. Static graphs are compiled, so every extent has to be a number: `frontend: {shape: {input_ids: [1, 128]}}`.
-The message lists inputs and extents.""",
-    "E1157": """A graph whose shapes vary: `frontend.shape` gives two shapes, `[[1, 3, 64, 64], [1, 3, 1024, 1024]]`, or
-an output's shape depends on the data. Write one shape, and a build file for every size that is needed.""",
+fix them. Every extent has to be a number, `frontend: {shape: {input_ids: [1, 128]}}`, or a range between two shapes,
+`input_ids: [[1, 16], [8, 128]]`. The message lists inputs and extents.""",
+    "E1157": """An output of the ONNX graph has a shape that depends on the data, so that it is not known before a run:
+the operators that remain after simplification are listed. Cut the graph before them, and leave that part to the
+application.""",
     "E1158": """The ONNX graph computes in float16, bfloat16 or a type of fewer bits, or takes such inputs. Export it in
 float32: how weights are stored is chosen by `backend.dtype`, and the graph computes in float32.""",
     "E1160": """The pass `kv_int8` stores the KV cache as int8 with one scale and zero point per KV head and channel,
@@ -105,4 +127,11 @@ it holds. Load it where you trust it and save `past_key.{i}.scales`, `past_key.{
     "E1162": """A file of KV scales lacks a layer, has a tensor of another shape than [KV heads, head_dim], or holds a
 scale that is not a positive number or a zero point that is not finite; the message names the first such tensor. The
 scales of a model are those of the whole model, whatever `tp` is: xamc gives each rank the rows of its heads.""",
+    "E1192": """`frontend.shape` gives an input of an ONNX graph a range that is none, or that contradicts another
+input's. A range is a smallest and a largest shape, `[[1, 3, 224, 224], [8, 3, 224, 224]]`, and extents that the graph
+calls by one name (`batch`) have one range: `input_ids: [[1, 16], [8, 128]]` beside `attention_mask: [1, 128]` is an
+error.""",
+    "E1193": """A gather or scatter of an ONNX graph looks up indices that the graph computes, in an axis whose extent
+varies from call to call. Compiled code checks no index, so indices are kept inside their table by constants; fix that
+extent in `frontend.shape`.""",
 }

@@ -10,13 +10,14 @@ from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, resolve_checkpo
 __all__ = ["Checkpoint", "open_checkpoint"]
 
 
-def open_checkpoint(checkpoint: str | Path, type: str) -> Checkpoint:
+def open_checkpoint(checkpoint: str | Path, type: str, allow_pickle: bool = False) -> Checkpoint:
     """Opens a checkpoint: reads headers, config and tokenizer, checks that they fit each other, reads no weight.
 
     Args:
         checkpoint: a folder (huggingface), a .gguf file (gguf), or ``package:<python package>/<file>`` for weights
             that ship inside an installed package.
         type: the spec's ``frontend.type``; vamc has more of them than xamc can open.
+        allow_pickle: whether weights that lie in a folder as pickles alone are read (in a restricted child process).
 
     Raises:
         InputError: E11xx, a damaged or contradictory checkpoint; the message names file and tensor.
@@ -33,7 +34,7 @@ def open_checkpoint(checkpoint: str | Path, type: str) -> Checkpoint:
     if type == "huggingface":
         from xamc.compiler.frontends.huggingface import open_huggingface
 
-        return open_huggingface(path)
+        return open_huggingface(path, allow_pickle)
     from xamc.compiler.frontends.gguf import open_gguf
 
     return open_gguf(path)

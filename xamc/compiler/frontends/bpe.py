@@ -1,4 +1,4 @@
-"""tokenizer.json built from a vocabulary: byte-level BPE (gpt2) and SentencePiece BPE (llama).
+"""A tokenizer's vocabulary, and the tokenizer.json of a byte-level one (gpt2).
 
 Only the Rust library `tokenizers` is used, no torch and no transformers.
 """
@@ -9,8 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xamc.compiler.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # Token types of SentencePiece's ModelProto and of GGUF.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -46,7 +50,12 @@ class Vocabulary:
         add_bos: whether text starts with the bos token.
         add_eos: whether text ends with the eos token.
         add_space_prefix: whether SentencePiece puts a space before the first word.
+        prefix_every_part: whether it does so after each special token as well, or at the start of the text alone.
         collapse_spaces: whether SentencePiece removes leading, trailing and repeated spaces.
+        escape_spaces: whether SentencePiece's pieces have ``▁`` for a space.
+        charsmap: SentencePiece's compiled normalization table, empty for none.
+        unigram: whether SentencePiece's pieces are those of a Unigram model, not of BPE.
+        added_rules: id of a token of tokenizer_config.json → its ``lstrip``, ``rstrip``, ``single_word``.
     """
 
     tokens: Sequence[str]
@@ -61,7 +70,12 @@ class Vocabulary:
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
+    prefix_every_part: bool = True
     collapse_spaces: bool = False
+    escape_spaces: bool = True
+    charsmap: bytes = b""
+    unigram: bool = False
+    added_rules: Mapping[int, Mapping[str, bool]] = field(default_factory=dict)
     _index: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -131,65 +145,30 @@ def byte_level_tokenizer(vocabulary: Vocabulary, splits_name: str) -> bytes:
         [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    return _finish(tokenizer, vocabulary)
+    return add_specials(tokenizer, vocabulary)
 
 
-def sentencepiece_tokenizer(vocabulary: Vocabulary) -> bytes:
-    """tokenizer.json of a SentencePiece BPE vocabulary: merges follow from the scores, unknown characters become bytes.
+def add_specials(tokenizer: Tokenizer, vocabulary: Vocabulary, user_defined_normalized: bool = False) -> bytes:
+    """Adds special tokens and the bos/eos template; returns the JSON.
 
-    SentencePiece joins the neighbouring pair whose joined piece scores best; as ranked merges that is: every split of
-    every piece into two pieces, best score first.
+    Args:
+        tokenizer: with model, normalizer and decoder.
+        vocabulary: where its tokens come from.
+        user_defined_normalized: whether user-defined pieces are looked for in the normalized text, as by SentencePiece.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers
+    from tokenizers import AddedToken, processors
 
-    if len(vocabulary.scores) != len(vocabulary.tokens):
-        raise vocabulary.invalid(f"{len(vocabulary.scores)} scores for {len(vocabulary.tokens)} tokens")
-    joinable = {
-        t for t, kind in zip(vocabulary.tokens, vocabulary.types, strict=True) if kind in (NORMAL, USER_DEFINED, UNUSED)
-    }
-    ranked: list[tuple[float, int, int, str, str]] = []
-    for number, token in enumerate(vocabulary.tokens):
-        if token not in joinable or vocabulary.types[number] != NORMAL:
-            continue
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in joinable and right in joinable:
-                ranked.append(
-                    (-vocabulary.scores[number], vocabulary.index[left], vocabulary.index[right], left, right)
-                )
-    ranked.sort()
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab=dict(vocabulary.index),
-            merges=[(left, right) for *_, left, right in ranked],
-            unk_token=vocabulary.token(vocabulary.unk_id),
-            fuse_unk=True,
-            byte_fallback=BYTE in vocabulary.types,
-        )
-    )
-    steps: list[normalizers.Normalizer] = []
-    if vocabulary.collapse_spaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if vocabulary.add_space_prefix:
-        steps.append(normalizers.Prepend("▁"))
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
-    undo: list[decoders.Decoder] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if vocabulary.add_space_prefix:
-        undo.append(decoders.Strip(" ", 1, 0))
-    tokenizer.decoder = decoders.Sequence(undo)
-    return _finish(tokenizer, vocabulary)
-
-
-def _finish(tokenizer: object, vocabulary: Vocabulary) -> bytes:
-    """Adds special tokens and the bos/eos template; returns the JSON."""
-    from tokenizers import AddedToken, Tokenizer, processors
-
-    assert isinstance(tokenizer, Tokenizer)
-    for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
+    specials, others = [], []
+    for number, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
+        rules = vocabulary.added_rules.get(number, {})
         if kind in (UNKNOWN, CONTROL):
-            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+            specials.append(AddedToken(token, special=True, normalized=False, **rules))
         elif kind == USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
+            normalized = user_defined_normalized and number not in vocabulary.added_rules
+            others.append(AddedToken(token, special=False, normalized=normalized, **rules))
+    # All at once: each call builds the search for all of them anew.
+    tokenizer.add_special_tokens(specials)
+    tokenizer.add_tokens(others)
     bos = vocabulary.token(vocabulary.bos_id) if vocabulary.add_bos else None
     eos = vocabulary.token(vocabulary.eos_id) if vocabulary.add_eos else None
     if bos or eos:

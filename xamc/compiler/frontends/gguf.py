@@ -10,6 +10,7 @@ from typing import Any
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.chat_defaults import with_stop
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader, model_config, rope_parameters
 from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
@@ -72,7 +73,9 @@ def open_gguf(path: Path) -> Checkpoint:
     source = TensorSource(file.tensors, lambda name: path, path, _harmless)
     tensors = map_parameters(config, source)
     unused = source.finish()
-    tokenizer, chat_template = tokenizer_files(file, config.vocab_size)
+    tokenizer, chat_template, stop = tokenizer_files(file, config.vocab_size, config.model_type)
+    if stop is not None:
+        config = with_stop(config, stop)
     return Checkpoint(
         path=path,
         config=config,

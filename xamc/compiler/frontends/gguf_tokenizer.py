@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.errors import InputError, UnsupportedError
-from xamc.compiler.frontends.bpe import NORMAL, Vocabulary, byte_level_tokenizer, sentencepiece_tokenizer
+from xamc.compiler.frontends.bpe import NORMAL, Vocabulary, byte_level_tokenizer
+from xamc.compiler.frontends.chat_defaults import chat_defaults
 from xamc.compiler.frontends.gguf_file import GgufFile
+from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
 
 
-def tokenizer_files(file: GgufFile, vocab_size: int) -> tuple[dict[str, bytes | Path], str | None]:
-    """The tokenizer folder's files and the chat template.
+def tokenizer_files(
+    file: GgufFile, vocab_size: int, model_type: str
+) -> tuple[dict[str, bytes | Path], str | None, int | None]:
+    """The tokenizer folder's files, the chat template, and where that is the family's own the id that ends a turn.
 
     Raises:
         InputError: E1134, a missing or contradictory vocabulary.
@@ -70,4 +74,7 @@ def tokenizer_files(file: GgufFile, vocab_size: int) -> tuple[dict[str, bytes | 
         raise UnsupportedError(
             "E1134", f"{file.path}: tokenizer.ggml.model {kind!r} is not supported", "supported: gpt2 and llama"
         )
-    return vocabulary.files(text, template), template
+    defaults = chat_defaults(model_type, vocabulary.index) if template is None else None
+    if defaults is not None:
+        return vocabulary.files(text, defaults.template), defaults.template, defaults.stop
+    return vocabulary.files(text, template), template, None

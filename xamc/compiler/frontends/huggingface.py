@@ -1,6 +1,7 @@
 """Hugging Face checkpoint folders: config.json, safetensors in one file or in shards, tokenizer files.
 
-Only data files are opened. Python files of the folder, ``auto_map`` and pickles are never touched.
+Only data files are opened. Python files of the folder and ``auto_map`` are never touched, pickles only where the user
+allows it, and then in a child process (`xamc.compiler.frontends.pickled`).
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.errors import InputError
+from xamc.compiler.frontends.chat_defaults import with_stop
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.huggingface_tokenizer import tokenizer_files
 from xamc.compiler.frontends.json_file import read_json
 from xamc.compiler.frontends.parameters import TensorSource
-from xamc.compiler.frontends.safetensors import read_header, require_float
+from xamc.compiler.frontends.safetensors import require_float
+from xamc.compiler.frontends.weight_files import read_tensors
 from xamc.compiler.weights.files import FileTensor
 from xamc.compiler.weights.lazy import LazyTensor
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 # Buffers that old checkpoints saved beside their parameters; they are computed anew.
-_BUFFERS = (
+BUFFERS = (
     ".rotary_emb.inv_freq",
     ".rotary_emb.cos_cached",
     ".rotary_emb.sin_cached",
@@ -34,12 +35,16 @@ _BUFFERS = (
 )
 
 
-def open_huggingface(path: Path) -> Checkpoint:
+def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
     """Opens the checkpoint folder `path`.
 
+    Args:
+        path: the folder.
+        allow_pickle: whether weights that lie there as pickles alone are read.
+
     Raises:
-        InputError: E1101, E1103, E1104, E1110–E1116, E1120–E1122, E1134.
-        UnsupportedError: E1105–E1107, E1112, E1116.
+        InputError: E1101, E1103, E1104, E1110–E1116, E1120–E1122, E1134, E1164–E1166.
+        UnsupportedError: E1105–E1107, E1112, E1116, E1163.
     """
     if not path.is_dir():
         raise InputError(
@@ -54,7 +59,8 @@ def open_huggingface(path: Path) -> Checkpoint:
     generation_file = path / "generation_config.json"
     generation = ConfigReader(read_json(generation_file) if generation_file.exists() else {}, generation_file)
     config = with_generation_ids(config, generation)
-    stored = _with_model_prefix(read_tensors(path))
+    found = read_tensors(path, allow_pickle)
+    stored = _with_model_prefix(found.tensors)
     source = TensorSource(
         tensors=_Floats(stored),
         file_of=lambda name: stored[name][1].path,
@@ -65,8 +71,12 @@ def open_huggingface(path: Path) -> Checkpoint:
     tensors = family.parameters(config, source)
     unused = source.finish()
     tokenizer = tokenizer_files(path, config)
+    # What generation_config.json says is enough, unless the chat template isn't the folder's own.
+    if tokenizer.stop is not None and (tokenizer.built_in_template or generation.values.get("eos_token_id") is None):
+        config = with_stop(config, tokenizer.stop)
     weights = sorted({tensor.path for _, tensor in stored.values()})
-    data = [path / name for name in ("config.json", "generation_config.json", INDEX) if (path / name).exists()]
+    data = [path / name for name in ("config.json", "generation_config.json") if (path / name).exists()]
+    data += [found.index] if found.index is not None else []
     return Checkpoint(
         path=path,
         config=config,
@@ -106,83 +116,7 @@ class _Floats(Mapping[str, LazyTensor]):
 
 
 def _harmless(tied: bool, head_name: str) -> Callable[[str], bool]:
-    return lambda name: name.endswith(_BUFFERS) or (tied and name == head_name)
-
-
-def read_tensors(folder: Path) -> dict[str, tuple[str, FileTensor]]:
-    """All tensors of the folder's safetensors files, as `read_header` gives them.
-
-    Raises:
-        InputError: E1113 a bad index, E1114 a missing shard, E1115 a tensor in two shards, E1116 no weights.
-        UnsupportedError: E1116 only pickles.
-    """
-    if (folder / INDEX).exists():
-        return _read_shards(folder)
-    files = sorted(p for p in folder.glob("*.safetensors") if p.name != "consolidated.safetensors")
-    if (folder / SINGLE).exists():
-        files = [folder / SINGLE]
-    if len(files) == 1:
-        return read_header(files[0])
-    if files:
-        raise InputError(
-            "E1114",
-            f"{folder} holds {len(files)} safetensors files and no {INDEX}",
-            "download the index as well",
-            details=tuple(f.name for f in files),
-        )
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-    if pickles:
-        raise UnsupportedError(
-            "E1116",
-            f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read",
-            "use a safetensors revision of the model, or convert it with transformers: "
-            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OUT)",
-        )
-    raise InputError("E1116", f"{folder} holds no safetensors file", f"it needs {SINGLE}, or {INDEX} and its shards")
-
-
-def _read_shards(folder: Path) -> dict[str, tuple[str, FileTensor]]:
-    index = folder / INDEX
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError("E1113", f"{index} has no weight_map", "download the index again")
-    for name, file in weight_map.items():
-        # A shard is a plain name in the folder; anything else would read outside of the checkpoint.
-        if (
-            not isinstance(file, str)
-            or not file.endswith(".safetensors")
-            or Path(file).name != file
-            or "\\" in file
-            or "\0" in file
-        ):
-            raise InputError(
-                "E1113",
-                f"{index} places {name} in {file!r}, which is not a file name beside it",
-                "download the index again",
-            )
-    tensors: dict[str, tuple[str, FileTensor]] = {}
-    for file in sorted(set(weight_map.values())):
-        shard = folder / file
-        if not shard.is_file():
-            missing = sorted(name for name in set(weight_map.values()) if not (folder / name).is_file())
-            raise InputError(
-                "E1114", f"{shard} is missing ({len(missing)} of {len(set(weight_map.values()))} shards are)",
-                "download all shards of the checkpoint", details=tuple(missing),
-            )  # fmt: skip
-        for name, entry in read_header(shard).items():
-            if name in tensors:
-                raise InputError(
-                    "E1115",
-                    f"the tensor {name} is stored twice, in {tensors[name][1].path} and in {shard}",
-                    "download the checkpoint again",
-                )
-            tensors[name] = entry
-    for name, file in weight_map.items():
-        if name not in tensors or tensors[name][1].path != folder / file:
-            raise InputError(
-                "E1113", f"{index} places {name} in {file}, which doesn't hold it", "download index and shards again"
-            )
-    return tensors
+    return lambda name: name.endswith(BUFFERS) or (tied and name == head_name)
 
 
 def with_generation_ids(config: ModelConfig, generation: ConfigReader) -> ModelConfig:

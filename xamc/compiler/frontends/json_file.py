@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from xamc.compiler.errors import InputError
 
 MAX_JSON_BYTES = 64 * 2**20
+MAX_NAME_BYTES = 255
+# half of a character outside the first 65,536, as an escape: alone it is no text, and can't be written anywhere
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class RepeatedKeyError(ValueError):
@@ -24,6 +28,12 @@ def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise RepeatedKeyError(key)
         result[key] = value
     return result
+
+
+def is_file_name(name: str) -> bool:
+    """Whether `name`, which a checkpoint chose, is one plain part of a path that every file system can hold."""
+    plain = bool(name) and Path(name).name == name and "\\" not in name and "\0" not in name
+    return plain and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
 
 
 def read_text(path: Path) -> str:
@@ -47,6 +57,18 @@ def read_text(path: Path) -> str:
         raise InputError("E1103", f"{path} is not UTF-8", "restore the model's own file") from error
 
 
+def parse_json(text: str) -> Any:
+    """A JSON document without repeated keys and without halves of characters.
+
+    Raises:
+        RepeatedKeyError, ValueError, RecursionError: it is not one.
+    """
+    value = json.loads(text, object_pairs_hook=unique_object)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # UnicodeEncodeError is a ValueError
+    return value
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, at most 64 MiB, without repeated keys.
 
@@ -54,8 +76,9 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: E1103.
     """
     restore = "restore the model's own file"
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path), object_pairs_hook=unique_object)
+        value = parse_json(text)
     except RepeatedKeyError as error:
         raise InputError("E1103", f"{path} names the key {error} twice", restore) from error
     except (ValueError, RecursionError) as error:

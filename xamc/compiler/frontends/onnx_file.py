@@ -9,6 +9,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -51,12 +52,22 @@ def read_onnx(path: Path) -> OnnxFile:
         UnsupportedError: E1154 an operator set that is too old.
     """
     proto = _parse(path)
-    files = _files(path, proto)
-    for name, tensor in _tensors(proto):
-        _check_payload(path, name, tensor)
-    opset = _opset(path, proto)
-    _check(path, proto)
+    with _readable_names(path):
+        files = _files(path, proto)
+        for name, tensor in _tensors(proto):
+            _check_payload(path, name, tensor)
+        opset = _opset(path, proto)
+        _check(path, proto)
     return OnnxFile(path, proto, files, opset)
+
+
+@contextmanager
+def _readable_names(path: Path) -> Iterator[None]:
+    """Strings of a file are decoded when they are read, not when it is parsed."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError("E1152", f"{path} is no valid ONNX model: a name in it is not UTF-8", _WHOLE) from error
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
@@ -65,7 +76,9 @@ def model_files(path: Path) -> tuple[Path, ...]:
     Raises:
         InputError: E1152, E1153.
     """
-    return _files(path, _parse(path))
+    proto = _parse(path)
+    with _readable_names(path):
+        return _files(path, proto)
 
 
 def _files(path: Path, proto: Any) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""An ONNX model as a static graph: functions inlined, shapes fixed, constants folded, every operator known."""
+"""An ONNX model as a graph to compile: functions inlined, shapes given, constants folded, every operator known."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from onnxscript import optimizer
 
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
+from xamc.compiler.frontends.onnx_functions import expand_functions, expandable
 from xamc.compiler.frontends.onnx_shapes import fix_shapes
 from xamc.compiler.frontends.onnx_weights import lift_weights
-from xamc.compiler.lowering.onnx_operators import obstacle
+from xamc.compiler.lowering.onnx_operators import STANDARD_DOMAINS, obstacle, remedy
 
 _MOST_LISTED = 40
+_MOST_NODES_NAMED = 5
+_MOST_ROUNDS = 4
 # what is computed from constants: position tables and masks, but no second copy of a large weight
 _FOLDED_ELEMENTS = 2**20
 _TENSOR_TYPES = frozenset(
@@ -40,12 +43,14 @@ class OnnxModel:
         original: the model with fixed input shapes, its functions inlined and nothing else done.
         model: the same, simplified: constants folded, batch norms merged into convolutions, dead nodes removed.
         operators: operator type → number of nodes of `model`.
+        symbols: extent that varies → its smallest and largest value.
     """
 
     file: OnnxFile
     original: ir.Model
     model: ir.Model
     operators: Mapping[str, int]
+    symbols: Mapping[str, tuple[int, int]]
 
 
 def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
@@ -62,19 +67,19 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     """
     file = read_onnx(path)
     original = _inlined(file)
-    fix_shapes(original, shapes, str(path))
+    symbols = fix_shapes(original, shapes, str(path))
     model = original.clone()
     try:
         _simplify(model, path)
     except InputError:
-        require_operators(original, path)  # the better reason, if it is one
+        require_operators(original, path, written_out=True)  # the better reason, if it is one
         raise
     # after folding: exporters leave NonZero and sequences of constants behind
     require_operators(model, path)
     _require_types(model, path)
-    _require_static(model, path)
+    _require_known(model, path, symbols)
     operators = Counter(node.op_type for node in model.graph.all_nodes())
-    return OnnxModel(file, original, model, dict(operators.most_common()))
+    return OnnxModel(file, original, model, dict(operators.most_common()), symbols)
 
 
 def _inlined(file: OnnxFile) -> ir.Model:
@@ -99,23 +104,35 @@ def _inlined(file: OnnxFile) -> ir.Model:
     return result
 
 
-def require_operators(model: ir.Model, path: Path) -> None:
+def require_operators(model: ir.Model, path: Path, written_out: bool = False) -> None:
     """Refuses a graph with operators that can't be lowered, all of them at once.
+
+    Args:
+        model: functions inlined.
+        path: the file, for messages.
+        written_out: let operators pass that `expand_functions` will replace.
 
     Raises:
         UnsupportedError: E1154.
     """
     found: dict[tuple[str, str], list[ir.Node]] = {}
+    versions = model.graph.opset_imports
     for node in model.graph.all_nodes():
-        if obstacle(node.domain, node.op_type) is not None:
+        if obstacle(node.domain, node.op_type) is None:
+            continue
+        if not written_out or not expandable(node.domain, node.op_type, versions.get("", 1)):
             found.setdefault((node.domain, node.op_type), []).append(node)
     if not found:
         return
     lines = []
     for (domain, name), nodes in sorted(found.items()):
-        shown = f"{domain}::{name}" if domain else name
-        first = nodes[0].name or (nodes[0].outputs[0].name if nodes[0].outputs else "")
-        lines.append(f"{shown} ({len(nodes)}, first {first}) {obstacle(domain, name)}")
+        version = versions.get("" if domain in STANDARD_DOMAINS else domain, "unknown")
+        named = [node.name or next((str(output.name) for output in node.outputs), "") for node in nodes]
+        shown = ", ".join(named[:_MOST_NODES_NAMED]) + (", ..." if len(nodes) > _MOST_NODES_NAMED else "")
+        lines.append(
+            f"{_shown(domain, name)}, operator set {version}, {len(nodes)} nodes ({shown}): "
+            f"{obstacle(domain, name)}; {remedy(domain, name)}"
+        )
     raise UnsupportedError(
         "E1154",
         f"{path} has {len(found)} kinds of operators that can't be compiled: "
@@ -126,11 +143,17 @@ def require_operators(model: ir.Model, path: Path) -> None:
     )
 
 
+def _shown(domain: str, name: str) -> str:
+    return f"{domain}::{name}" if domain else name
+
+
 def _simplify(model: ir.Model, path: Path) -> None:
     """What onnxsim does: folds constants and shapes, merges batch norms, removes dead nodes and duplicates."""
     try:
-        # what is folded in the first round has a shape in the second
-        for _ in range(2):
+        # what is folded in the first round has a shape in the second, and what a function was written out as in another
+        for round in range(_MOST_ROUNDS):
+            if round >= 2 and not expand_functions(model):
+                break
             optimizer.optimize_ir(
                 model,
                 num_iterations=4,
@@ -184,10 +207,11 @@ def _require_types(model: ir.Model, path: Path) -> None:
         )
 
 
-def _require_static(model: ir.Model, path: Path) -> None:
+def _require_known(model: ir.Model, path: Path, symbols: Mapping[str, Any]) -> None:
+    """Refuses outputs of unknown shape; where inputs vary, the code generator finds out how outputs do."""
     lines = []
     for value in model.graph.outputs:
-        if value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
+        if value.shape is None or not (symbols or all(isinstance(dim, int) for dim in value.shape)):
             producer = value.producer()
             lines.append(f"{value.name} is {value.shape}, made by {producer.op_type if producer else 'nothing'}")
     if lines:

@@ -1,69 +1,127 @@
-"""Gives the inputs of an ONNX graph the fixed shapes that `frontend.shape` asks for."""
+"""Gives the inputs of an ONNX graph the shapes that `frontend.shape` asks for, fixed or within a range."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.errors import InputError
 
 
-def fix_shapes(model: ir.Model, wanted: Mapping[str, Any], path: str) -> None:
+def fix_shapes(model: ir.Model, wanted: Mapping[str, Any], path: str) -> dict[str, tuple[int, int]]:
     """Sets the shape of every graph input, and forgets all others, which are inferred again.
+
+    An extent that goes from one number to another (two shapes, ``[[min], [max]]``, that differ there) stays a symbol:
+    by the name that the graph gives it, or ``batch`` for unnamed first extents of the same range. Equal names are equal
+    extents.
 
     Args:
         model: the graph; initializers are no inputs of it.
         wanted: input name → extents, as `frontend.shape` has them; an input that is fixed already may be left out.
         path: the model's file, for messages.
 
+    Returns:
+        Symbol → smallest and largest extent.
+
     Raises:
-        InputError: E1155 a name or an extent that the graph doesn't have; E1156 extents left open.
-        UnsupportedError: E1157 a range of shapes.
+        InputError: E1155 a name or an extent that the graph doesn't have; E1156 extents left open; E1192 ranges that
+            contradict each other.
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
     for name in wanted:
         if name not in inputs:
             raise _unknown(model, name, list(inputs), path)
     open_dims = []
+    symbols: dict[str, tuple[int, int]] = {}
+    fixed: dict[str, str] = {}
     for name, value in inputs.items():
-        shape = _one_shape(name, wanted[name]) if name in wanted else None
+        low, high = _range(name, wanted[name]) if name in wanted else (None, None)
         declared = None if value.shape is None else [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
-        if shape is None:
+        if low is None or high is None:
             if declared is None:
                 open_dims.append(f"{name}: its shape is unknown")
                 continue
-            shape = [dim if isinstance(dim, int) else -1 for dim in declared]
+            low = high = [dim if isinstance(dim, int) else -1 for dim in declared]
         if declared is not None:
-            _check(name, shape, declared, path)
-        left = [str(declared[i]) if declared else f"#{i}" for i, extent in enumerate(shape) if extent < 1]
+            for shape in (low, high):
+                _check(name, shape, declared, path)
+        left = [str(declared[i]) if declared else f"#{i}" for i, extent in enumerate(low) if extent < 1]
         if left:
-            open_dims.append(f"{name}: {', '.join(left)} of {declared if declared is not None else shape}")
-        value.shape = ir.Shape([max(1, extent) for extent in shape])
+            open_dims.append(f"{name}: {', '.join(left)} of {declared if declared is not None else low}")
+        dims: list[int | str] = []
+        for axis, (least, most) in enumerate(zip(low, high)):
+            dims.append(max(1, least) if least == most else _symbol(symbols, name, axis, declared, (least, most)))
+            if declared is not None and least == most and isinstance(declared[axis], str):
+                fixed.setdefault(_identifier(str(declared[axis])), name)
+        value.shape = ir.Shape(dims)
+    torn = sorted(set(symbols) & set(fixed))
+    if torn and not open_dims:
+        raise InputError(
+            "E1192",
+            f"frontend.shape.{fixed[torn[0]]} fixes {torn[0]}, which goes from {symbols[torn[0]][0]} to "
+            f"{symbols[torn[0]][1]} in another input; they are the same extent",
+            "give both inputs the same range",
+        )
     if open_dims:
         example = open_dims[0].partition(":")[0]
         raise InputError(
             "E1156",
             f"{path}: {len(open_dims)} inputs have extents that are not fixed",
-            f"add them to frontend.shape, for example {example}: [1, 3, 224, 224]",
+            f"add them to frontend.shape, for example {example}: [1, 3, 224, 224], or a range: "
+            f"{example}: [[1, 3, 224, 224], [8, 3, 224, 224]]",
             details=tuple(open_dims),
         )
     _forget_shapes(model)
+    return symbols
 
 
-def _one_shape(name: str, written: Any) -> list[int]:
-    """The extents of a shape that may be written as a list of one shape."""
+def at_extents(shapes: Mapping[str, Any], which: int) -> dict[str, Any]:
+    """`frontend.shape` with the smallest (0) or the largest (-1) of every range."""
+    return {name: _range(name, written)[which] for name, written in shapes.items()}
+
+
+def _range(name: str, written: Any) -> tuple[list[int], list[int]]:
+    """The smallest and the largest shape; the same for a shape that is written alone."""
     shapes = written if written and isinstance(written[0], list | tuple) else [written]
-    if len(shapes) > 1:
-        raise UnsupportedError(
-            "E1157",
-            f"frontend.shape.{name} gives {len(shapes)} shapes, {shapes[0]} to {shapes[-1]}: graphs of varying size "
-            "are not compiled",
-            f"write one shape, for example {name}: {list(shapes[-1])}, and a build file per size",
+    low, high = [int(extent) for extent in shapes[0]], [int(extent) for extent in shapes[-1]]
+    if len(shapes) > 2 or len(low) != len(high) or any(a > b for a, b in zip(low, high)):
+        raise InputError(
+            "E1192",
+            f"frontend.shape.{name} is {written}, which is neither a shape nor a smallest and a largest one",
+            f"write one shape, {name}: {high}, or two, each extent of the second no smaller: "
+            f"{name}: [[1, ...], [8, ...]]",
         )
-    return [int(extent) for extent in shapes[0]]
+    return low, high
+
+
+def _symbol(
+    symbols: dict[str, tuple[int, int]], name: str, axis: int, declared: list[Any] | None, extents: tuple[int, int]
+) -> str:
+    """The name of an extent that varies, entered with its range."""
+    given = declared[axis] if declared is not None else None
+    if isinstance(given, str) and given not in ("None", "?", ""):
+        symbol = _identifier(given)
+    elif axis == 0:
+        symbol = "batch" if extents == symbols.get("batch", extents) else f"batch_{len(symbols)}"
+    else:
+        symbol = f"extent_{len(symbols)}"
+    if symbols.setdefault(symbol, extents) != extents:
+        raise InputError(
+            "E1192",
+            f"frontend.shape.{name} gives {given} from {extents[0]} to {extents[1]}, another input from "
+            f"{symbols[symbol][0]} to {symbols[symbol][1]}; they are the same extent",
+            "give both inputs the same range",
+        )
+    return symbol
+
+
+def _identifier(given: str) -> str:
+    symbol = re.sub(r"\W", "_", given)
+    return symbol if symbol[0].isalpha() else f"d_{symbol}"
 
 
 def _check(name: str, shape: list[int], declared: list[Any], path: str) -> None:

@@ -6,18 +6,17 @@ Format: 8 bytes little-endian header length, a JSON object, then the tensors' by
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from xamc.compiler.errors import InputError
-from xamc.compiler.frontends.json_file import RepeatedKeyError, unique_object
+from xamc.compiler.frontends.json_file import RepeatedKeyError, parse_json
 from xamc.compiler.weights.files import FileTensor
 
 MAX_HEADER_BYTES = 100 * 2**20
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_WIDTHS = {
+WIDTHS = {
     "F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1,
     "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
 }  # fmt: skip
@@ -55,7 +54,7 @@ def read_header(path: Path) -> dict[str, tuple[str, FileTensor]]:
             "E1111", f"{path} can't be read: {error.strerror}", "check the file and its permissions"
         ) from error
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_object)
+        header = parse_json(raw.decode("utf-8"))
     except RepeatedKeyError as error:
         raise InputError("E1115", f"{path} names the tensor {error} twice", "download the file again") from error
     except (ValueError, RecursionError) as error:
@@ -71,8 +70,8 @@ def _check(path: Path, header: dict[str, Any], base: int, size: int) -> dict[str
     spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         stored, shape, begin, end = _entry(path, name, entry)
-        if end - begin != math.prod(shape) * _WIDTHS[stored]:
-            wanted = math.prod(shape) * _WIDTHS[stored]
+        if end - begin != math.prod(shape) * WIDTHS[stored]:
+            wanted = math.prod(shape) * WIDTHS[stored]
             raise _invalid(path, f"tensor {name}, {stored} {list(shape)}, needs {wanted} bytes and has {end - begin}")
         tensors[name] = (stored, FileTensor(path, base + begin, shape, DTYPES.get(stored, "uint8")))
         spans.append((begin, end, name))
@@ -101,7 +100,7 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     if not isinstance(entry, dict):
         raise _invalid(path, f"the entry of tensor {name} is not an object")
     stored, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(stored, str) or stored not in _WIDTHS:
+    if not isinstance(stored, str) or stored not in WIDTHS:
         raise _invalid(path, f"tensor {name} has the unknown dtype {stored!r}")
 
     extent, bounds = _sizes(shape), _sizes(span)

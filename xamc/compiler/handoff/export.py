@@ -56,6 +56,7 @@ class HandoffOptions:
         checkpoint: where the checkpoint of an artifact lies, or another than the spec's.
         dump_ir: folder for readable IR, or None.
         use_cache: whether an earlier export is used and a new one kept.
+        allow_pickle: read a checkpoint's weights where they lie as pickles alone.
     """
 
     output: Path | None = None
@@ -65,6 +66,7 @@ class HandoffOptions:
     checkpoint: str | None = None
     dump_ir: Path | None = None
     use_cache: bool = True
+    allow_pickle: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def export_vamc(
                 progress.warn(str(warning))
             stage.result(f"{', '.join(options.roads)} for tp {spec.tp}")
         with progress.stage("frontend") as stage:
-            checkpoint = origin.open()
+            checkpoint = origin.open(options.allow_pickle)
             longest = max((*spec.prefill_lengths, *spec.total_lengths))
             llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.roads else None
             inside = " of the artifact's float16" if origin.artifact else ""

@@ -33,12 +33,12 @@ class Source:
     folder: Path
     artifact: Artifact | None = None
 
-    def open(self) -> Checkpoint:
+    def open(self, allow_pickle: bool = False) -> Checkpoint:
         """The model, no weight of it read."""
         if self.artifact is not None:
             return checkpoint_of(self.artifact)
         frontend = self.loaded.spec.frontend
-        return open_checkpoint(frontend.checkpoint, cast(Any, frontend.type))
+        return open_checkpoint(frontend.checkpoint, cast(Any, frontend.type), allow_pickle)
 
 
 def load_source(source: Path | Mapping[str, Any], overrides: Sequence[str], checkpoint: str | None) -> Source:

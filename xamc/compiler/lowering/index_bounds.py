@@ -7,6 +7,7 @@ Indices that are a graph input get a bound, which the runtime checks and names; 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,17 @@ from xamc.compiler.errors import InputError, UnsupportedError
 _SAME = frozenset(("Identity", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Flatten", "Slice"))
 
 
-def bound_indices(model: ir.Model) -> dict[str, int]:
+def bound_indices(model: ir.Model, symbols: Mapping[str, tuple[int, int]] | None = None) -> dict[str, int]:
     """Clamps computed indices in place.
+
+    Args:
+        model: changed in place.
+        symbols: extent that varies → its smallest and largest value.
 
     Raises:
         InputError: E1152 a constant index that lies outside of its table.
-        UnsupportedError: E1154 computed indices in an operator set without integer Min and Max.
+        UnsupportedError: E1154 computed indices in an operator set without integer Min and Max; E1193 computed indices
+            into an axis whose extent varies.
 
     Returns:
         Graph input → exclusive upper bound of its elements, for inputs that index a table; they are at least 0.
@@ -31,15 +37,26 @@ def bound_indices(model: ir.Model) -> dict[str, int]:
     inputs = {str(value.name) for value in model.graph.inputs}
     limits: dict[str, int] = {}
     for node in list(model.graph.all_nodes()):
-        extents = _extents(node)
-        if extents is None:
+        found = _extents(node)
+        if found is None:
             continue
         indices = node.inputs[1]
         assert indices is not None
         source = _source(indices)
         if source.const_value is not None:
-            _check_constant(source, extents)
+            # an extent that varies is at least its smallest value, and one that is computed at least 1
+            _check_constant(
+                source, [dim if isinstance(dim, int) else (symbols or {}).get(dim, (1, 1))[0] for dim in found]
+            )
             continue
+        extents = [dim for dim in found if isinstance(dim, int)]
+        if len(extents) < len(found):
+            raise UnsupportedError(
+                "E1193",
+                f"{node.name or node.outputs[0].name} ({node.op_type}) looks up computed indices in an axis whose "
+                "extent varies; they can't be kept inside",
+                fix="fix that extent in frontend.shape",
+            )
         if source.name in inputs and source.producer() is None and len(extents) == 1:
             limits[str(source.name)] = min(limits.get(str(source.name), extents[0]), extents[0])
             continue
@@ -54,19 +71,19 @@ def bound_indices(model: ir.Model) -> dict[str, int]:
     return limits
 
 
-def _extents(node: ir.Node) -> list[int] | None:
-    """Extents of the axes that a node's second input indexes; None for other nodes."""
+def _extents(node: ir.Node) -> list[int | str] | None:
+    """Extents of the axes that a node's second input indexes, symbols by name; None for other nodes."""
     if node.op_type not in ("Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND"):
         return None
     data, indices = node.inputs[0], node.inputs[1]
     assert data is not None and indices is not None
-    shape = [int(dim) for dim in data.shape or () if isinstance(dim, int)]
+    shape: list[int | str] = [dim if isinstance(dim, int) else str(dim) for dim in data.shape or ()]
     if node.op_type in ("GatherND", "ScatterND"):
         start = node.attributes.get_int("batch_dims", 0)
         depth = (indices.shape or [0])[-1]
         return shape[start : start + int(depth)]
     axis = node.attributes.get_int("axis", 0)
-    return [shape[axis]]
+    return [shape[axis]] if shape else ["unknown"]
 
 
 def _source(value: ir.Value) -> ir.Value:

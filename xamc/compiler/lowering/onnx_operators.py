@@ -26,6 +26,10 @@ ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
 SUPPORTED = frozenset(_NAMES.split())
 
 _DATA_DEPENDENT = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique", "Loop", "Scan"))
+#: Operators whose results differ from run to run, so that nothing could be proven.
+RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
 _NO_TENSOR = (
     "Sequence", "Optional", "ConcatFromSequence", "SplitToSequence", "String", "RegexFullMatch", "TfIdfVectorizer"
 )  # fmt: skip
@@ -44,6 +48,25 @@ def obstacle(domain: str, name: str) -> str | None:
         return None
     if name in _DATA_DEPENDENT:
         return "gives a result whose shape depends on the data"
+    if name in RANDOM:
+        return "gives random numbers, which differ from run to run"
     if name.startswith(_NO_TENSOR):
         return "works on sequences, optionals or text, not on tensors"
     return "has no lowering to TVM"
+
+
+def remedy(domain: str, name: str) -> str:
+    """What to do about an operator that `obstacle` names."""
+    if domain not in STANDARD_DOMAINS:
+        return "export for ONNX's own operators, without the runtime's fusions"
+    if name == "NonMaxSuppression":
+        return "end the graph at the boxes and scores, and suppress in the application"
+    if name in ("Loop", "Scan"):
+        return "unroll it: export with a fixed number of steps"
+    if name in _DATA_DEPENDENT or name.startswith(_NO_TENSOR):
+        return "cut the graph before it"
+    if name in ("LSTM", "GRU", "RNN"):
+        return "export with the recurrence written out (a fixed number of steps), or use a model without it"
+    if name in RANDOM:
+        return "make the random numbers an input"
+    return "write it as other operators before the export"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.golden import Golden, Sample
 from xamc.compiler.artifact.manifest import Cpu, Manifest
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.errors import InputError, InternalError
 from xamc.compiler.frontends import Checkpoint
@@ -52,8 +52,7 @@ def record(
         ToolchainError: E152x when the artifact crashes.
     """
     prompts = spec.verify.prompts or DEFAULT_PROMPTS
-    with tempfile.TemporaryDirectory(prefix="xamc-golden-") as name:
-        scratch = Path(name)
+    with temporary_folder("golden") as scratch:
         request = {
             "artifact": str(folder),
             "tokenizer": str(folder / manifest.tokenizer),

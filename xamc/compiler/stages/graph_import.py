@@ -6,8 +6,7 @@ It runs in a child process: a file that makes a parser crash, loop or eat memory
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,19 @@ from xamc.compiler.artifact.graph_manifest import GraphTensor
 from xamc.compiler.artifact.manifest import InputDigest
 from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.artifact.records import from_json, to_json
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.onnx_file import model_files
 from xamc.compiler.stages.job import Job
 
-GRAPH, PARAMS, CASE, FACTS = "graph.onnx", "weights.params", "case.safetensors", "facts.json"
+GRAPH, PARAMS, FACTS = "graph.onnx", "weights.params", "facts.json"
+CASE, LEAST_CASE = "case.safetensors", "case_least.safetensors"
 LIMITS = Limits(seconds=1800, memory_bytes=16 * 2**30)
 _MODULES = (
     "xamc.compiler.frontends.onnx_file",
+    "xamc.compiler.frontends.onnx_bodies",
+    "xamc.compiler.frontends.onnx_functions",
     "xamc.compiler.frontends.onnx_liveness",
     "xamc.compiler.frontends.onnx_model",
     "xamc.compiler.frontends.onnx_shapes",
@@ -79,9 +82,12 @@ class ImportedGraph:
     inputs: tuple[InputDigest, ...]
 
     @property
-    def case(self) -> Path:
-        """``input.NAME``, ``original.NAME`` (fp32 answers) and ``stored.NAME`` (with stored weights)."""
-        return self.folder / CASE
+    def cases(self) -> tuple[Path, ...]:
+        """Files with ``input.NAME``, ``original.NAME`` (fp32 answers) and ``stored.NAME`` (with stored weights).
+
+        One with the largest extents, and another with the smallest where they vary.
+        """
+        return tuple(path for path in (self.folder / CASE, self.folder / LEAST_CASE) if path.exists())
 
     @property
     def graph(self) -> Path:
@@ -122,18 +128,18 @@ def import_graph(job: Job, path: Path, shapes: Mapping[str, Any], storage: str) 
 
 def look_at_graph(path: Path, shapes: Mapping[str, Any], storage: str, reproducers: Path) -> GraphFacts:
     """The facts alone, for a plan: no answer is computed and nothing is kept."""
-    with tempfile.TemporaryDirectory(prefix="xamc-plan-") as name:
-        call = {"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": name, "plan": True}
+    with temporary_folder("plan") as folder:
+        call = {"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": str(folder), "plan": True}
         _in_child(call, reproducers)
-        return from_json(GraphFacts, json.loads((Path(name) / FACTS).read_text(encoding="utf-8")))
+        return from_json(GraphFacts, json.loads((folder / FACTS).read_text(encoding="utf-8")))
 
 
 def _in_child(call: Mapping[str, Any], cache: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="xamc-import-") as folder:
+    with temporary_folder("import") as folder:
         run_child(
             "xamc.compiler.stages.graph_import:run",
             call,
-            folder=Path(folder),
+            folder=folder,
             limits=LIMITS,
             reproducers=cache / "reproducers",
         )
@@ -146,6 +152,7 @@ def run(request: Mapping[str, Any]) -> None:
 
     from xamc.compiler.frontends.onnx_liveness import peak_activation_bytes
     from xamc.compiler.frontends.onnx_model import open_onnx
+    from xamc.compiler.frontends.onnx_shapes import at_extents
     from xamc.compiler.frontends.onnx_weights import lift_weights, store_weights
     from xamc.compiler.lowering.index_bounds import bound_indices
     from xamc.compiler.verify.graph_oracle import MOST_IR_VERSION, answers, deviations, require_close
@@ -153,33 +160,41 @@ def run(request: Mapping[str, Any]) -> None:
     from xamc.runtime.seeded_feeds import seeded_feeds
     from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 
-    out, plan = Path(request["out"]), request.get("plan", False)
-    opened = open_onnx(Path(request["path"]), request["shapes"])
+    out, plan, path = Path(request["out"]), request.get("plan", False), Path(request["path"])
+    shapes = request["shapes"]
+    opened = open_onnx(path, shapes)
     model = opened.model
-    activations = peak_activation_bytes(model)
-    limits = bound_indices(model)
-    inputs = tuple(_tensor(value, limits) for value in model.graph.inputs)
-    outputs = tuple(_tensor(value, {}) for value in model.graph.outputs)
+    largest = least = model
+    if opened.symbols:
+        largest, least = (open_onnx(path, at_extents(shapes, which)).model for which in (-1, 0))
+    activations = peak_activation_bytes(largest)
+    limits = bound_indices(model, opened.symbols)
+    inputs = _tensors(model.graph.inputs, largest.graph.inputs, least.graph.inputs, limits)
+    outputs = _tensors(model.graph.outputs, largest.graph.outputs, least.graph.outputs, {})
     weights = lift_weights(model)
-    simplified, stored_by, feeds, reference = 0.0, {}, {}, {}
+    simplified, stored_by, cases = 0.0, {}, {}
     if not plan:
-        feeds = seeded_feeds(inputs)
         original = opened.original
-        reference = answers(original, lift_weights(original), feeds)
-        found = deviations(answers(model, weights, feeds), reference)
-        simplified = require_close("the simplified graph and the original", found, reference)
+        lifted = lift_weights(original)
+        for name in (CASE, LEAST_CASE) if opened.symbols else (CASE,):
+            feeds = seeded_feeds(inputs, least=name == LEAST_CASE)
+            reference = answers(original, lifted, feeds)
+            found = deviations(answers(model, weights, feeds), reference)
+            simplified = max(simplified, require_close("the simplified graph and the original", found, reference))
+            cases[name] = (feeds, reference)
     stored = store_weights(model, weights, request["storage"])
     file = ParamsFile(out / PARAMS, {name: ArrayTensor(array) for name, array in stored.tensors.items()})
     if not plan:
-        expected = answers(model, stored.tensors, feeds)
-        stored_by = deviations(expected, reference)
+        for name, (feeds, reference) in reversed(cases.items()):
+            expected = answers(model, stored.tensors, feeds)
+            stored_by = deviations(expected, reference)
+            case = {f"input.{key}": array for key, array in feeds.items()}
+            case |= {f"original.{key}": array for key, array in reference.items()}
+            case |= {f"stored.{key}": array for key, array in expected.items()}
+            safetensors.numpy.save_file(case, out / name)
         model.ir_version = min(model.ir_version, MOST_IR_VERSION)
         (out / GRAPH).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
         write_params_files([file], workers=1)
-        case = {f"input.{name}": array for name, array in feeds.items()}
-        case |= {f"original.{name}": array for name, array in reference.items()}
-        case |= {f"stored.{name}": array for name, array in expected.items()}
-        safetensors.numpy.save_file(case, out / CASE)
     facts = GraphFacts(
         inputs=inputs,
         outputs=outputs,
@@ -196,6 +211,19 @@ def run(request: Mapping[str, Any]) -> None:
     (out / FACTS).write_text(json.dumps(to_json(facts)), encoding="utf-8")
 
 
-def _tensor(value: Any, limits: Mapping[str, int]) -> GraphTensor:
-    shape = tuple(int(dim) for dim in value.shape)
-    return GraphTensor(str(value.name), value.dtype.numpy().name, shape, limits.get(str(value.name)))
+def _tensors(
+    values: Sequence[Any], largest: Sequence[Any], least: Sequence[Any], limits: Mapping[str, int]
+) -> tuple[GraphTensor, ...]:
+    """Inputs or outputs, with the extents they have where inputs are largest and where they are smallest."""
+    made = []
+    for value, high, low in zip(values, largest, least):
+        name, dtype = str(value.name), value.dtype.numpy().name
+        most, fewest = (tuple(int(extent) for extent in other.shape) for other in (high, low))
+        varies = most != fewest
+        symbols = (
+            tuple("" if isinstance(dim, int) else str(dim) for dim in value.shape) if value.is_graph_input() else ()
+        )
+        made.append(
+            GraphTensor(name, dtype, most, limits.get(name), fewest if varies else (), symbols if varies else ())
+        )
+    return tuple(made)

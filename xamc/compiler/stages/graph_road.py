@@ -1,12 +1,11 @@
-"""The road of a static graph on one screen: an ONNX file with fixed inputs becomes an artifact, proven on a case."""
+"""The road of a graph on one screen: an ONNX file becomes an artifact, proven on the smallest and largest inputs."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import safetensors.numpy
@@ -15,6 +14,7 @@ import xamc
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
+from xamc.compiler.artifact.staging import make_folder, temporary_folder
 from xamc.compiler.cache import StageCache, tool_version
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
@@ -30,7 +30,11 @@ from xamc.targets.graph.generate import GraphCode, generate_graph
 from xamc.targets.graph.mod_json import graph_json
 from xamc.targets.graph.names import FILES
 
-GOLDEN, GOLDEN_FILE = "golden", "golden.safetensors"
+if TYPE_CHECKING:
+    from xamc.runtime.graph import GraphModel
+
+GOLDEN = "golden"
+_GOLDEN_FILES = ("golden.safetensors", "golden_least.safetensors")
 LIMITS = Limits(seconds=3600, memory_bytes=16 * 2**30)
 _TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
@@ -58,11 +62,11 @@ def compile_graph(
             progress.warn(warning)
         stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
-    destination.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(destination.parent)
     with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
         job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
         if options.dump_ir is not None:
-            options.dump_ir.mkdir(parents=True, exist_ok=True)
+            make_folder(options.dump_ir)
 
         with progress.stage("frontend") as stage:
             path = resolve_checkpoint(spec.frontend.checkpoint)
@@ -84,7 +88,7 @@ def compile_graph(
             else:
                 compared = _prove(job, imported, writer)
                 manifest = replace(manifest, golden=GOLDEN)
-            report = _report(progress, imported, compared)
+            report = _report(progress, imported, compared) | {"made": cache.made}
             manifest = writer.publish(manifest, report)
             nbytes = sum(file.nbytes for file in manifest.files)
             proof = "not run" if compared is None else f"{compared['compiled']:.1e} from ONNX Runtime, same weights"
@@ -140,40 +144,52 @@ def _fill(
 
 
 def _prove(job: Job, imported: ImportedGraph, writer: ArtifactWriter) -> dict[str, Any]:
-    """Runs the unpublished artifact on the case, in a child, and keeps what it answers as golden outputs.
+    """Runs the unpublished artifact on the cases, in a child, and keeps what it answers as golden outputs.
+
+    Returns:
+        The first case's deviations; `compiled` is the worst of all.
 
     Raises:
         InternalError: E1474 the compiled graph is off from ONNX Runtime on the same stored weights.
     """
-    with tempfile.TemporaryDirectory(prefix="xamc-golden-") as name:
-        call = {"artifact": str(writer.folder), "case": str(imported.case), "out": name}
+    with temporary_folder("golden") as folder:
+        files = dict(zip(map(str, imported.cases), _GOLDEN_FILES))
+        call = {"artifact": str(writer.folder), "cases": files, "out": str(folder)}
         compared: dict[str, Any] = run_child(
-            "xamc.compiler.stages.graph_road:run_case",
+            "xamc.compiler.stages.graph_road:run_cases",
             call,
-            folder=Path(name),
+            folder=folder,
             limits=LIMITS,
             reproducers=job.cache.folder / "reproducers",
         )
-        writer.add_bytes(f"{GOLDEN}/{GOLDEN_FILE}", (Path(name) / GOLDEN_FILE).read_bytes())
+        for file in files.values():
+            writer.add_bytes(f"{GOLDEN}/{file}", (folder / file).read_bytes())
     return compared
 
 
-def run_case(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The child's side: outputs of the artifact in ``artifact`` for ``case``, written to ``out``."""
-    from xamc.compiler.verify.graph_oracle import deviations, require_close
+def run_cases(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The child's side: outputs of ``artifact`` for ``cases`` (file → golden file), written to ``out``."""
     from xamc.runtime import load_graph
 
-    case = safetensors.numpy.load_file(request["case"])
+    model = load_graph(request["artifact"])
+    found = [_run_case(model, case, Path(request["out"]) / name) for case, name in request["cases"].items()]
+    return found[0] | {"compiled": max(case["compiled"] for case in found)}
+
+
+def _run_case(model: GraphModel, path: str, golden_file: Path) -> dict[str, Any]:
+    from xamc.compiler.verify.graph_oracle import deviations, require_close
+
+    case = safetensors.numpy.load_file(path)
     kinds: dict[str, dict[str, Any]] = {"input": {}, "original": {}, "stored": {}}
     for key, array in case.items():
         kind, _, name = key.partition(".")
         kinds[kind][name] = array
-    outputs = load_graph(request["artifact"]).run(kinds["input"])
+    outputs = model.run(kinds["input"])
     found = deviations(outputs, kinds["stored"])
     worst = require_close("the compiled graph and ONNX Runtime with the same weights", found, kinds["stored"])
     golden = {f"input.{name}": array for name, array in kinds["input"].items()}
     golden |= {f"output.{name}": array for name, array in outputs.items()}
-    safetensors.numpy.save_file(golden, Path(request["out"]) / GOLDEN_FILE)
+    safetensors.numpy.save_file(golden, golden_file)
     return {"compiled": worst, "outputs": found, "original": deviations(outputs, kinds["original"])}
 
 

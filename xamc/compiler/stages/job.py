@@ -27,12 +27,14 @@ class CompileOptions:
         dump_ir: folder for readable IR after every stage, or None.
         use_cache: whether earlier results are used and new ones kept.
         output: the artifact's folder; `workspace.path`/`name` when None.
+        allow_pickle: read weights that lie in a folder as pickles alone.
     """
 
     allow_rtn: bool = False
     dump_ir: Path | None = None
     use_cache: bool = True
     output: Path | None = None
+    allow_pickle: bool = False
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
 from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import Checkpoint
@@ -77,10 +77,10 @@ def calibration_samples(job: Job, spec: Spec, checkpoint: Checkpoint) -> Sequenc
         texts = DEFAULT_TEXTS
     samples, tokens = _number(dataset, "nsamples", SAMPLES), _number(dataset, "seqlen", TOKENS)
     config = checkpoint.config
-    with tempfile.TemporaryDirectory(prefix="xamc-tokenizer-") as folder:
+    with temporary_folder("tokenizer") as folder:
         for name, content in checkpoint.tokenizer.items():
             data = content if isinstance(content, bytes) else Path(content).read_bytes()
-            (Path(folder) / name).write_bytes(data)
+            (folder / name).write_bytes(data)
         # the tokenizers library is loaded only here
         from xamc.runtime.tokenizer import Tokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xamc
@@ -20,6 +20,8 @@ from xamc.compiler.artifact.manifest import (
     dumps,
 )
 from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec, sha256_of
+from xamc.compiler.artifact.staging import locked
+from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import tool_version
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
@@ -55,6 +57,10 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
     generated = parts.generated
     # digests were taken when the cache entry was made; gigabytes are not read again
     files = [(generated.code, generated.code_name), (parts.weights.path, parts.weights.table.file)]
+    step_file = None
+    if generated.step is not None:
+        step_file = str(PurePosixPath(generated.code_name).with_name(STEP_FILE))
+        files.append((generated.step, step_file))
     for path, name in [*files, *((path, code.file) for path, code in generated.variants)]:
         writer.add_file(name, path, job.cache.digests(path.parent).get(path.name))
     manifest = Manifest(
@@ -66,6 +72,7 @@ def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
         functions=generated.functions,
         phases=generated.phases,
         code_file=generated.code_name,
+        step_file=step_file,
         weights=parts.weights.table,
         cpu=generated.cpu,
         variants=tuple(code for _, code in generated.variants),
@@ -109,9 +116,8 @@ def add_golden(writer: ArtifactWriter, golden: Golden) -> str:
 def _inputs(job: Job, checkpoint: Checkpoint) -> tuple[InputDigest, ...]:
     """Digests of the checkpoint's files, kept beside the cache by (path, size, mtime), as they may be gigabytes."""
     memo_file = job.cache.folder / "digests.json"
-    memo: dict[str, str] = {}
-    if memo_file.is_file():
-        memo = json.loads(memo_file.read_text(encoding="utf-8"))
+    memo = _memo(memo_file)
+    known = len(memo)
     digests = []
     for path in checkpoint.files:
         status = path.stat()
@@ -119,17 +125,26 @@ def _inputs(job: Job, checkpoint: Checkpoint) -> tuple[InputDigest, ...]:
         if key not in memo:
             memo[key] = sha256_of(path)
         digests.append(InputDigest(path.name, status.st_size, memo[key]))
-    _keep(memo_file, memo)
+    if len(memo) > known:
+        _keep(memo_file, memo)
     return tuple(sorted(digests, key=lambda digest: digest.name))
 
 
-def _keep(file: Path, memo: Mapping[str, Any]) -> None:
-    if not file.parent.is_dir():
-        return
-    scratch = file.with_suffix(".tmp")
+def _memo(file: Path) -> dict[str, str]:
+    """What `_keep` wrote; nothing where that is missing or damaged, which only means that files are hashed again."""
     try:
-        scratch.write_text(json.dumps(memo), encoding="utf-8")
-        scratch.replace(file)
-    except PermissionError:
-        # a read-only cache only means that the files are hashed again next time
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _keep(file: Path, memo: Mapping[str, str]) -> None:
+    try:
+        with locked(file.parent):  # another compile writes it too, under the same temporary name
+            partial = file.with_suffix(".tmp")
+            partial.write_text(json.dumps({**_memo(file), **memo}), encoding="utf-8")
+            partial.replace(file)
+    except OSError:
+        # a read-only, full or absent cache only means that the files are hashed again next time
         return

@@ -68,7 +68,10 @@ def write_vacc(
         stage.result(summary.published(writer.nbytes, not_run, distance) + ", runs in the host's simulator")
         summary.not_run(progress, not_run)
         seconds = {bucket.name: dict(code.seconds) for bucket, code in generated.items()}
-        report = static_summary.report(progress, stage, graphs, golden, distance) | {"codegen_seconds": seconds}
+        report = static_summary.report(progress, stage, graphs, golden, distance) | {
+            "codegen_seconds": seconds,
+            "made": job.cache.made,
+        }
         return writer.publish(manifest, report), report
 
 

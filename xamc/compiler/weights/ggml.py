@@ -2,7 +2,8 @@
 
 Layouts from ggml-common.h. The simple formats have blocks of 32 consecutive weights of a row: d and m are float16,
 byte j of the quants holds weight j in its low and weight j + 16 in its high nibble. The K formats have super-blocks of
-256 weights with a float16 scale (and minimum) over small integer ones, one per 32 or 16 weights.
+256 weights with a float16 scale (and minimum) over small integer ones, one per 32 or 16 weights. The IQ4 formats look
+the value of a 4-bit code up in a table.
 """
 
 from __future__ import annotations
@@ -102,6 +103,44 @@ def _q6_k(block: Bytes) -> Floats:
     return (codes.reshape(len(block), 16, 16) * scales[:, :, None]).reshape(len(block), 256)
 
 
+def _q2_k(block: Bytes) -> Floats:
+    """w = d scale q - dmin minimum, q of 2 bits; 4 bits each for the scale and minimum of 16 weights."""
+    codes = _shifted(block[:, 16:80], 32, (0, 2, 4, 6), 3).reshape(len(block), 16, 16).astype(np.float32)
+    scales = _float16(block[:, 80:82]) * (block[:, :16] & 15).astype(np.float32)
+    minimums = _float16(block[:, 82:84]) * (block[:, :16] >> 4).astype(np.float32)
+    return (scales[:, :, None] * codes - minimums[:, :, None]).reshape(len(block), 256)
+
+
+def _q3_k(block: Bytes) -> Floats:
+    """w = d (scale - 32) (q - 4), q of 2 bits and a third one in the mask, a scale of 6 bits per 16 weights."""
+    codes = _shifted(block[:, 32:96], 32, (0, 2, 4, 6), 3) | (_shifted(block[:, :32], 32, tuple(range(8)), 1) << 2)
+    low, high = _shifted(block[:, 96:104], 8, (0, 4), 15), _shifted(block[:, 104:108], 4, (0, 2, 4, 6), 3)
+    scales = _float16(block[:, 108:110]) * ((low | (high << 4)).astype(np.float32) - np.float32(32))
+    signed = codes.reshape(len(block), 16, 16).astype(np.float32) - np.float32(4)
+    weights: Floats = (scales[:, :, None] * signed).reshape(len(block), 256)
+    return weights
+
+
+# The 16 values of a code in the non-linear 4-bit formats (kvalues_iq4nl).
+_IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+
+
+def _iq4_nl(block: Bytes) -> Floats:
+    """w = d value(q); llama.cpp writes it for rows that the super-blocks of Q2_K and Q3_K don't divide."""
+    values: Floats = _float16(block[:, :2]) * _IQ4_VALUES[_shifted(block[:, 2:], 16, (0, 4), 15)]
+    return values
+
+
+def _iq4_xs(block: Bytes) -> Floats:
+    """w = d (scale - 32) value(q), a scale of 6 bits per 32 weights."""
+    high = (np.ascontiguousarray(block[:, 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16)) & 3
+    low = _shifted(block[:, 4:8], 1, (0, 4), 15)
+    scales = _float16(block[:, :2]) * ((low | (high << 4)).astype(np.float32) - np.float32(32))
+    values = _IQ4_VALUES[_shifted(block[:, 8:], 16, (0, 4), 15)].reshape(len(block), 8, 32)
+    weights: Floats = (scales[:, :, None] * values).reshape(len(block), 256)
+    return weights
+
+
 @dataclass(frozen=True)
 class BlockFormat:
     """Weights and bytes of one block, and the function [blocks, bytes] uint8 → [blocks, weights] float32."""
@@ -117,9 +156,13 @@ BLOCK_FORMATS = {
     "Q5_0": BlockFormat(32, 22, _q5_0),
     "Q5_1": BlockFormat(32, 24, _q5_1),
     "Q8_0": BlockFormat(32, 34, _q8_0),
+    "Q2_K": BlockFormat(256, 84, _q2_k),
+    "Q3_K": BlockFormat(256, 110, _q3_k),
     "Q4_K": BlockFormat(256, 144, _q4_k),
     "Q5_K": BlockFormat(256, 176, _q5_k),
     "Q6_K": BlockFormat(256, 210, _q6_k),
+    "IQ4_NL": BlockFormat(32, 18, _iq4_nl),
+    "IQ4_XS": BlockFormat(256, 136, _iq4_xs),
 }
 
 

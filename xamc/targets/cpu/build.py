@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from xamc.compiler.artifact.records import from_json
+from xamc.compiler.artifact.step_program import STEP_FILE, dumps_step
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.lowering.lower import lower
 from xamc.compiler.lowering.relax_program import RelaxProgram
@@ -55,15 +56,19 @@ def build(request: Mapping[str, Any]) -> None:
             _dump(dump, f"{number}-{relax_pass.name}", program)
     clock.lap("relax passes")
     plan = plan_weights(program)
-    module = select_kernels(program, plan, isa, request["kv_dtype"], request["activations"])
+    selected = select_kernels(program, plan, isa, request["kv_dtype"], request["activations"])
+    module = selected.module
     if dump is not None:
         (dump / "30-kernels.relax.py").write_text(module.script())
+    if selected.step is not None:
+        (out / STEP_FILE).write_text(dumps_step(selected.step))
     clock.lap("select kernels")
     build_library(module, isa, out / LIBRARY)
     clock.lap("codegen")
     result = {
         "passes": reports,
         "kernels": sorted(v.name_hint for v, f in module.functions.items() if type(f).__name__ == "PrimFunc"),
+        "decode": selected.reason or "one program",
         "weights": _recipes(plan, program),
         "seconds": clock.laps,
     }

@@ -68,7 +68,52 @@ def memory_plan_pipeline() -> tvm.transform.Pass:
             passes.LowerRuntimeBuiltin(),
             passes.ComputePrimValue(),
             passes.VMShapeLower(),
+            order_shape_functions(),
             passes.AttachGlobalSymbol(),
         ],
         name="memory_plan",
     )
+
+
+def order_shape_functions() -> tvm.transform.Pass:
+    """Sorts the stores of the functions that compute symbolic shapes by the place they write.
+
+    TVM collects them in a table keyed by addresses, so that their order, and with it the library's bytes, changes from
+    one process to the next. Each writes a place of its own and reads only what the caller has written, so that any
+    order means the same; a function where that is not so is left alone.
+    """
+
+    @tvm.tirx.transform.prim_func_pass(opt_level=0)
+    def ordered(function: tvm.tirx.PrimFunc, module: tvm.IRModule, context: object) -> tvm.tirx.PrimFunc:
+        if not function.attrs.get("tirx.is_host_func") or not isinstance(function.body, tvm.tirx.SeqStmt):
+            return function
+        stores = list(function.body.seq)
+        by_place = {place: store for store in stores if (place := _constant_place(store)) is not None}
+        if len(by_place) != len(stores):
+            return function
+        read = set().union(*(_places_read(statement.value) for statement in stores))
+        if None in read or read & by_place.keys():
+            return function
+        return function.with_body(tvm.tirx.SeqStmt([by_place[place] for place in sorted(by_place)]))
+
+    return ordered
+
+
+def _constant_place(statement: tvm.tirx.Stmt) -> int | None:
+    """The index a store writes, or None for anything but a store to a constant index of a vector."""
+    if not isinstance(statement, tvm.tirx.BufferStore) or len(statement.indices) != 1:
+        return None
+    index = statement.indices[0]
+    return int(index.value) if isinstance(index, tvm.tirx.IntImm) else None
+
+
+def _places_read(value: tvm.ir.Expr) -> set[int | None]:
+    """Constant indices that an arithmetic expression loads from; None stands for anything else."""
+    if isinstance(value, tvm.tirx.IntImm):
+        return set()
+    if isinstance(value, tvm.ir.TensorLoad):
+        (index,) = value.indices
+        return {int(index.value) if isinstance(index, tvm.tirx.IntImm) else None}
+    if hasattr(value, "a") and hasattr(value, "b"):
+        return _places_read(value.a) | _places_read(value.b)
+    return {None}

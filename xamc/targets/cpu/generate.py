@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ import onnx_ir as ir
 
 from xamc.compiler.artifact.manifest import Code, Cpu, Phase, plan_layout
 from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.staging import temporary_folder
+from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.contract import KV_BLOCK
@@ -98,24 +99,30 @@ def generate(
         passes=tuple({**entry, **shown.get(entry["name"], unproven)} for entry in result["passes"]),
         kernel_proof=None if proof is None else proof["kernels"],
         kv_block=KV_BLOCK,
+        step=folder / STEP_FILE if (folder / STEP_FILE).is_file() else None,
         seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
 
 
 def _check_same_weights(folder: Path, others: list[Path], levels: list[Isa]) -> None:
-    """Libraries of one artifact read one weights file.
+    """Libraries of one artifact read one weights file and run one program.
 
     Raises:
         InternalError: E1482, a level wants it laid out differently.
     """
-    wanted = json.loads((folder / RESULT).read_text())["weights"]
+    wanted = _weights_and_step(folder)
     for other, level in zip(others, levels[1:], strict=True):
-        if json.loads((other / RESULT).read_text())["weights"] != wanted:
+        if _weights_and_step(other) != wanted:
             raise InternalError(
                 "E1482",
-                f"the code for {levels[0].name} and for {level.name} would read different weights files",
+                f"the code for {levels[0].name} and for {level.name} would read different weights files or programs",
                 fix="compile one artifact per level with backend.compile.mcpu, and report it",
             )
+
+
+def _weights_and_step(folder: Path) -> tuple[Any, str]:
+    step = folder / STEP_FILE
+    return json.loads((folder / RESULT).read_text())["weights"], step.read_text() if step.is_file() else ""
 
 
 def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Path | None) -> Path:
@@ -125,8 +132,7 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
     key = stage_key("codegen", _MODULES, _TOOLS, inputs)
 
     def build(out: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="xamc-codegen-") as name:
-            folder = Path(name)
+        with temporary_folder("codegen") as folder:
             (folder / "graph.onnx").write_bytes(graph)
             call = {
                 "graph": str(folder / "graph.onnx"),
@@ -141,8 +147,8 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
     folder = cache.get(key)
     if folder is not None and dump is not None:
         # the result is known, the IR on the way to it is not
-        with tempfile.TemporaryDirectory(prefix="xamc-dump-") as name:
-            build(Path(name))
+        with temporary_folder("dump") as shown:
+            build(shown)
     return folder or cache.publish(key, build)
 
 
@@ -191,12 +197,11 @@ def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: Stag
     passes, kernels = cache.get(keys.passes), cache.get(keys.kernels)
 
     def prove(out: Path, show_passes: bool, isa: str | None) -> None:
-        with tempfile.TemporaryDirectory(prefix="xamc-proof-") as name:
+        with temporary_folder("proof") as folder:
             call = {**wishes, "isa": isa, "passes": show_passes, "out": str(out)}
-            _run("prove", {**call, "twin": _write_twin(Path(name), twin)}, Path(name), cache)
+            _run("prove", {**call, "twin": _write_twin(folder, twin)}, folder, cache)
 
-    with tempfile.TemporaryDirectory(prefix="xamc-proven-") as name:
-        proven = Path(name)
+    with temporary_folder("proven") as proven:
 
         def show_kernels(out: Path) -> None:
             prove(proven, passes is None, wishes["isa"])

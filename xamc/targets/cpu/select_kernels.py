@@ -15,20 +15,23 @@ from tvm import relax, tirx
 from tvm.relax import op
 from tvm.relax.utils import copy_with_new_vars
 
+from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.contract import KV_BLOCK
 from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.lowering.body import Body, substitute
 from xamc.compiler.lowering.dialect import DialectCall, decode
 from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.targets.cpu.decode_program import NotOneProgram, plan_decode
 from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format
 from xamc.targets.kernels.attention import attention
+from xamc.targets.kernels.decode_step import decode_step
 from xamc.targets.kernels.embedding import embedding
+from xamc.targets.kernels.emit import number_name
 from xamc.targets.kernels.gather_position import gather_position
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype
 from xamc.targets.kernels.linear import Activations, linear
 from xamc.targets.kernels.norm import add_rms_norm, rms_norm
-from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.rope import rope_kv_write
 from xamc.targets.kernels.swiglu import silu_mul
 
@@ -39,6 +42,21 @@ FUNCTIONS: tuple[FunctionName, ...] = ("decode", "prefill_last", "prefill_all")
 DATA_INPUTS = ("input_ids", "position_ids", "write_index", "last_index", "block_table", "rope_cos", "rope_sin")
 
 
+@dataclass(frozen=True)
+class Selected:
+    """Kernels, and what calls them.
+
+    Attributes:
+        module: the functions of `FUNCTIONS` and the kernels.
+        step: the program that `decode` runs, or None when it is a function of the virtual machine like the others.
+        reason: why it is one.
+    """
+
+    module: tvm.IRModule
+    step: StepProgram | None
+    reason: str = ""
+
+
 def select_kernels(
     program: RelaxProgram,
     plan: WeightPlan,
@@ -46,13 +64,14 @@ def select_kernels(
     kv_dtype: KvDtype,
     activations: Activations,
     block: int = KV_BLOCK,
-) -> tvm.IRModule:
+) -> Selected:
     """A module with the functions of `FUNCTIONS` and the kernels they call; no dialect call is left.
 
     Here the caches [B, Hkv, C, D] of the program become pools of blocks (see `kernels.kv_pages`): each function takes
     the data inputs, with the block table int32 [B, M] among them, the pools as one tuple (k0, v0, k1, v1, ...; with
     int8 k0, v0, k0's scales, v0's scales, ...) and the weights as one tuple, updates the pools in place and returns
-    the logits.
+    the logits. `decode`, for one sequence and one token, is a single kernel that runs a program (`kernels.decode_step`)
+    wherever the model can be put like that.
 
     Args:
         program: the model after its Relax passes.
@@ -67,9 +86,28 @@ def select_kernels(
     """
     builder = relax.BlockBuilder()
     kernels = _Kernels(builder)
+    step, reason = None, ""
+    try:
+        decode_program = plan_decode(one_token(program), plan, kv_dtype, activations, block)
+        step = decode_program.program
+    except NotOneProgram as error:
+        reason = str(error)
     for name in FUNCTIONS:
-        _Selection(program, plan, isa, kv_dtype, activations, block, name, builder, kernels).build()
-    return builder.finalize()
+        if name != "decode" or step is None:
+            _Selection(program, plan, isa, kv_dtype, activations, block, name, builder, kernels).build()
+    if step is not None:
+        function = decode_step(
+            STEP_FUNCTION, decode_program.phases, decode_program.vocabulary, decode_program.rotated, isa
+        )
+        builder.add_func(function, STEP_FUNCTION)
+    return Selected(builder.finalize(), step, reason)
+
+
+def one_token(program: RelaxProgram) -> Body:
+    """The body of the model for one sequence and one token."""
+    module = relax.transform.BindSymbolicVars({"batch": 1, "seq": 1}, func_name="main")(program.module)
+    # functions of one module may not share variables
+    return Body.of(copy_with_new_vars(module["main"]))
 
 
 class _Kernels:
@@ -113,11 +151,8 @@ class _Selection:
         self.plan, self.isa, self.name, self.kernels = plan, isa, name, kernels
         self.kv_dtype, self.activations, self.block = kv_dtype, activations, block
         self.weights = program.weights
-        module = program.module
-        if name == "decode":
-            module = relax.transform.BindSymbolicVars({"batch": 1, "seq": 1}, func_name="main")(module)
         # functions of one module may not share variables
-        self.body = Body.of(copy_with_new_vars(module["main"]))
+        self.body = one_token(program) if name == "decode" else Body.of(copy_with_new_vars(program.module["main"]))
         self.params = {param.name: param for param in self.body.params}
         ids = self.params["input_ids"].ty.shape
         self.shape = _Shape(ids[0], ids[1])
@@ -233,7 +268,7 @@ class _Selection:
         layout_of = weight_format(call)
         vocabulary, width = (int(d) for d in call.tensors[1].ty.shape)
         ids = self._rows(call.tensors[0])
-        key = f"embedding_{vocabulary}x{width}_{_tag(layout_of)}"
+        key = f"embedding_{vocabulary}x{width}_{layout_of.tag}"
         self.as_rows[var] = self._call(
             key,
             lambda: embedding(vocabulary, width, layout_of, self.isa),
@@ -251,7 +286,7 @@ class _Selection:
         arguments = [x, *self._matrix(call)] + ([self._vector(extra[0])] if has_bias else [])
         suffix = "_bias" if has_bias else ""
         self.as_rows[var] = self._call(
-            f"linear_{n}x{k}_{_tag(fmt)}_{self.m}{suffix}",
+            f"linear_{n}x{k}_{fmt.tag}_{self.m}{suffix}",
             lambda: linear(n, k, fmt, self.isa, m=self.m, bias=has_bias, activations=self.activations),
             arguments,
             [self._rows_type(x, n)],
@@ -262,7 +297,7 @@ class _Selection:
         x = self._rows(call.tensors[0])
         width, epsilon = int(x.ty.shape[1]), float(call.attributes["epsilon"])
         self.as_rows[var] = self._call(
-            f"rms_norm_{width}_{_number(epsilon)}",
+            f"rms_norm_{width}_{number_name(epsilon)}",
             lambda: rms_norm(width, epsilon, self.isa),
             [x, self._vector(call.tensors[1])],
             [x.ty],
@@ -273,7 +308,7 @@ class _Selection:
         x, residual = self._rows(call.tensors[0]), self._rows(call.tensors[1])
         width, epsilon = int(x.ty.shape[1]), float(call.attributes["epsilon"])
         pair = self._call(
-            f"add_rms_norm_{width}_{_number(epsilon)}",
+            f"add_rms_norm_{width}_{number_name(epsilon)}",
             lambda: add_rms_norm(width, epsilon, self.isa),
             [x, residual, self._vector(call.tensors[2])],
             [x.ty, x.ty],
@@ -290,7 +325,7 @@ class _Selection:
         mutated = [*pools, *scales]
         arguments = [self._whole(qkv), positions, self.table, index, cos, sin, *map(self._vector, norms), *mutated]
         query = relax.TensorType([self.shape.batch, self.shape.seq, heads * dim], "float32")
-        normed = "" if epsilon is None else f"_normed_{_number(epsilon)}"
+        normed = "" if epsilon is None else f"_normed_{number_name(epsilon)}"
         kernel = self.kernels.get(
             f"rope_kv_write_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_b{self.block}{normed}",
             lambda: rope_kv_write(
@@ -324,7 +359,9 @@ class _Selection:
         pools = [self._whole(key), self._whole(value)]
         kv_heads, dim = int(pools[0].ty.shape[1]), int(pools[0].ty.shape[2])
         q = self._whole(query)
-        name = f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_b{self.block}_{window}_{_number(scale)}_{self.m}"
+        name = (
+            f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_b{self.block}_{window}_{number_name(scale)}_{self.m}"
+        )
         self.as_whole[var] = self._call(
             name,
             lambda: attention(
@@ -380,12 +417,3 @@ class _Selection:
             [relax.TensorType([self.shape.batch, width], "float32")],
             var.name,
         )
-
-
-def _tag(fmt: WeightFormat) -> str:
-    return fmt.kind if fmt.group_size is None else f"{fmt.kind}_g{fmt.group_size}"
-
-
-def _number(value: float) -> str:
-    """A float as part of a symbol name, exactly."""
-    return float(value).hex().replace(".", "_").replace("-", "m").replace("+", "p")

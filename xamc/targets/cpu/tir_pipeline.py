@@ -12,6 +12,8 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
+from xamc.targets.kernels.emit import OWN_LAUNCH
+
 NAME = "xamc_cpu"
 """What `tvm.compile` knows the pipeline by, in processes that import this module."""
 
@@ -33,7 +35,7 @@ def tir_passes() -> list[tvm.transform.Pass]:
         plain.NarrowDataType(32),
         schedule.LoopPartition(),
         plain.VectorizeLoop(True),
-        plain.StorageRewrite(),
+        _share_storage(),
         plain.UnrollLoop(),
         plain.StmtSimplify(),
         schedule.RewriteUnsafeSelect(),
@@ -46,6 +48,28 @@ def tir_passes() -> list[tvm.transform.Pass]:
         plain.MakePackedAPI(),
         plain.BF16StorageLegalize(),
     ]
+
+
+def _share_storage() -> tvm.transform.Pass:
+    """TVM's StorageRewrite, but for functions that launch threads by themselves.
+
+    It takes scratch memory to the outermost loop around it, also out of the launch, where all threads would share it.
+    """
+
+    @tvm.transform.module_pass(opt_level=0, name="tirx.StorageRewrite")
+    def run(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+        kept = {
+            var: function
+            for var, function in module.functions.items()
+            if isinstance(function, tirx.PrimFunc) and function.attrs.get(OWN_LAUNCH)
+        }
+        others = tvm.IRModule({var: f for var, f in module.functions.items() if var not in kept}, attrs=module.attrs)
+        result = tirx.transform.StorageRewrite()(others)
+        for var, function in kept.items():
+            result.update_func(var, function)
+        return result
+
+    return run
 
 
 def _pipeline() -> tuple[tvm.transform.Pass, object, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,10 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from xamc.compiler.artifact.manifest import plan_layout
 from xamc.compiler.artifact.records import from_json
+from xamc.compiler.artifact.staging import temporary_folder
+from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InternalError
 from xamc.compiler.lowering.evaluate import evaluate
@@ -27,6 +29,10 @@ from xamc.compiler.verify.scenario import Case, load_cases
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.verify.twin_file import read_weights
 from xamc.passes.relax.protocol import RelaxPass
+from xamc.runtime.memory import Bytes, aligned_zeros
+from xamc.runtime.step_runner import StepRunner
+from xamc.runtime.threads import configure_tvm_threads
+from xamc.runtime.tvm_library import tvm_ffi
 from xamc.targets.cpu.codegen import build_library
 from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
@@ -37,6 +43,8 @@ from xamc.targets.kernels.linear import Activations
 from xamc.targets.kernels.packing import pack_rows
 
 Array = NDArray[np.generic]
+
+_THREADS = 3
 
 
 @dataclass
@@ -98,21 +106,28 @@ class TwinProof:
             return {"executed": False, "reason": f"this machine cannot execute {isa.name}"}
         plan = plan_weights(self.program)
         dtypes = cast(KvDtype, kv_dtype), cast(Activations, activations)
-        module = select_kernels(self.program, plan, isa, *dtypes, block=GRAIN)
+        selected = select_kernels(self.program, plan, isa, *dtypes, block=GRAIN)
         bound = "cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}"
         if activations == "int8" and _has_short_activations(plan, isa):
             bound = "int8_activations_twin"
         worst = 0.0
-        with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "twin.so"
-            build_library(module, isa, library)
-            machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
-            weights = [tvm.runtime.tensor(array) for array in pack_twin(plan, self.program)]
+        with temporary_folder("twin") as folder:
+            library = folder / "twin.so"
+            build_library(selected.module, isa, library)
+            # as many threads as show what they must not share
+            configure_tvm_threads(tvm_ffi(), _THREADS)
+            loaded = tvm.runtime.load_module(str(library))
+            machine = relax.VirtualMachine(loaded, tvm.cpu())
+            packed = pack_twin(plan, self.program)
+            weights = [tvm.runtime.tensor(array) for array in packed]
             for call in self.cases:
                 for function in ("prefill_last", "prefill_all", "decode"):
                     if function == "decode" and call.feeds["input_ids"].shape != (1, 1):
                         continue
-                    actual = self._run(machine, function, call, weights, kv_dtype)
+                    if function == "decode" and selected.step is not None:
+                        actual = _run_step(loaded[STEP_FUNCTION], selected.step, call, packed, kv_dtype)
+                    else:
+                        actual = self._run(machine, function, call, weights, kv_dtype)
                     if function == "prefill_all":
                         actual = actual[np.arange(len(actual)), call.feeds["last_index"]][:, None]
                     expected = call.fetches["logits"]
@@ -121,11 +136,7 @@ class TwinProof:
 
     @staticmethod
     def _run(machine: Any, function: str, call: Case, weights: list[Any], kv_dtype: str) -> Array:
-        layers = sum(1 for name in call.feeds if name.startswith("cache_key."))
-        caches = [
-            np.asarray(call.feeds[f"cache_{kind}.{layer}"]) for layer in range(layers) for kind in ("key", "value")
-        ]
-        table, pools = paged(caches, kv_dtype, GRAIN)
+        table, pools = paged(_caches(call), kv_dtype, GRAIN)
         feeds = {**call.feeds, "block_table": table}
         data = [tvm.runtime.tensor(np.ascontiguousarray(feeds[name])) for name in DATA_INPUTS]
         result: Array = machine[function](*data, [tvm.runtime.tensor(pool) for pool in pools], weights).numpy()
@@ -143,6 +154,39 @@ class TwinProof:
                 "and report it",
             )
         return deviation
+
+
+def _caches(call: Case) -> list[Array]:
+    """Keys and values of all layers."""
+    layers = sum(1 for name in call.feeds if name.startswith("cache_key."))
+    return [np.asarray(call.feeds[f"cache_{kind}.{layer}"]) for layer in range(layers) for kind in ("key", "value")]
+
+
+def _run_step(function: Any, program: StepProgram, call: Case, weights: list[Array], kv_dtype: str) -> Array:
+    """The logits [1, 1, V] of a call of one token, by the program."""
+    table, pools = paged(_caches(call), kv_dtype, GRAIN)
+    runner = StepRunner(
+        function,
+        tvm.runtime.from_dlpack,
+        program,
+        _region(weights),
+        _region(pools),
+        table.shape[1],
+        call.fetches["logits"].shape[-1],
+    )
+    runner.table[...] = table
+    tables = [tvm.runtime.tensor(np.ascontiguousarray(call.feeds[name])) for name in ("rope_cos", "rope_sin")]
+    logits = runner.run(int(call.feeds["input_ids"][0, 0]), int(call.feeds["write_index"][0]), *tables)
+    return np.array(logits)[None]
+
+
+def _region(arrays: Sequence[Array]) -> tuple[Bytes, list[int]]:
+    """The arrays' bytes one after the other, and where each lies."""
+    layout, nbytes = plan_layout((str(number), "uint8", (a.nbytes,)) for number, a in enumerate(arrays))
+    region: Bytes = aligned_zeros((nbytes,), np.uint8)
+    for entry, array in zip(layout, arrays, strict=True):
+        region[entry.offset : entry.offset + entry.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return region, [entry.offset for entry in layout]
 
 
 def _has_short_activations(plan: WeightPlan, isa: Isa) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from xamc.compiler.artifact.manifest import Cpu
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.targets.graph.names import LIBRARY, VACC_ISA
@@ -55,18 +55,18 @@ def generate_graph(
 
     def build(out: Path) -> None:
         call = {"graph": str(graph), "data_inputs": data_inputs, "isa": isa.name, "out": str(out)}
-        with tempfile.TemporaryDirectory(prefix="xamc-codegen-") as folder:
+        with temporary_folder("codegen") as folder:
             run_child(
                 "xamc.targets.graph.build:build",
                 call | {"dump": str(dump) if dump else None},
-                folder=Path(folder),
+                folder=folder,
                 limits=LIMITS,
                 reproducers=cache.folder / "reproducers",
             )
 
     folder = cache.get(key)
     if folder is not None and dump is not None:
-        with tempfile.TemporaryDirectory(prefix="xamc-dump-") as name:
-            build(Path(name))
+        with temporary_folder("dump") as shown:
+            build(shown)
     folder = folder or cache.publish(key, build)
     return GraphCode(folder / LIBRARY, Cpu(isa.name, isa.cpu_flags))

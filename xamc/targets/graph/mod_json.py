@@ -57,6 +57,10 @@ def _dump(value: Any) -> str:
 
 def _tensor(tensor: Any) -> dict[str, Any]:
     fields = {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+    if tensor.least:
+        fields["least"] = list(tensor.least)
+    if tensor.symbols:
+        fields["symbols"] = list(tensor.symbols)
     return fields if tensor.limit is None else fields | {"limit": tensor.limit}
 
 

@@ -37,85 +37,121 @@ def emit_decode(
     """Emits the body for S = 1; q and y [B, S, Hq * D], write_index [B]."""
     b, hkv, d = q.shape[0], keys.heads, keys.d
     group = int(q.shape[2]) // (hkv * d)
-
-    def span(i: E.Expr) -> tuple[E.Expr, E.Expr, E.Expr, E.Expr]:
-        """First visible key, one past the last, first tile and number of tiles of sequence i."""
-        stop = E.let(E.load(write_index, [i]) + 1)
-        start = E.i64(0) if window is None else E.let(E.maximum(stop - window, E.i64(0)))
-        first = E.let(start // TILE)
-        return start, stop, first, E.let((stop + (TILE - 1)) // TILE - first)
-
     most = E.scratch((1,), "int64")
     E.store(most, [0], E.i64(0))
     with E.serial(b) as i:
-        E.store(most, [0], E.maximum(E.load(most, [0]), span(i)[3]))
+        E.store(most, [0], E.maximum(E.load(most, [0]), Span(E.load(write_index, [i]), window).tiles))
     splits = E.let(E.minimum(E.load(most, [0]), E.i64(SPLITS)))
     rows = E.let(b * hkv)
 
-    # Per query head of a task: o[0:D], the maximum and the sum of the exponentials. TVM allocates at the start of
-    # the function, where only the shapes are known.
-    partial = E.scratch((b * hkv * SPLITS, group, d + 2))
+    # TVM allocates at the start of the function, where only the shapes are known.
+    partial = E.scratch(partial_shape(b * hkv, group, d))
 
-    def attend(task: E.Expr) -> None:
+    with E.parallel(rows * splits) as task:
         # Parts vary slowest, so that a thread's contiguous share has its part of every sequence, long or short.
         row, split = E.let(task % rows), E.let(task // rows)
         head, i = E.let(row % hkv), E.let(row // hkv)
-        start, stop, first, tiles = span(i)
-        part = _Part(isa, q, keys, values, partial, i, head, group, task, scale)
-        part.clear()
-        with E.serial(E.let(split * tiles // splits), E.let((split + 1) * tiles // splits)) as tile:
-            t0 = E.let((first + tile) * TILE)
-            count = E.let(E.minimum(stop - t0, E.i64(TILE)))
-            hidden = None if window is None else E.let(E.maximum(start - t0, E.i64(0)))
-            part.emit(t0, count, hidden, stop)
-
-    def combine(index: E.Expr) -> None:
-        i, qhead = E.let(index // (hkv * group)), E.let(index % (hkv * group))
-        first, member = E.let(i * hkv + qhead // group), E.let(qhead % group)
-        top = E.Register(1, initial=E.f32(_NONE))
-        with E.serial(splits) as split:
-            top.set(E.maximum(top.get(), E.load(partial, [first + split * rows, member, d])))
-        total = E.Register(1, initial=E.f32(0))
-        with E.serial(splits) as split:
-            weight = E.exp(E.load(partial, [first + split * rows, member, d]) - top.get(), 1)
-            E.store(partial, [first + split * rows, member, d], weight)
-            total.set(E.fma(weight, E.load(partial, [first + split * rows, member, d + 1]), total.get(), 1))
-        inverse = E.let(E.f32(1) / total.get())
-
-        def merge(e: E.Expr, lanes: int) -> None:
-            value = E.Register(lanes, initial=E.const(0, lanes))
-            with E.serial(splits) as split:
-                weight = E.splat(E.load(partial, [first + split * rows, member, d]), lanes)
-                value.set(E.fma(weight, E.load(partial, [first + split * rows, member, e], lanes), value.get(), lanes))
-            E.store(y, [i, 0, qhead * d + e], value.get() * E.splat(inverse, lanes), lanes)
-
-        E.lanewise(d, isa, merge)
-
-    with E.parallel(rows * splits) as task:
-        attend(task)
+        span = Span(E.load(write_index, [i]), window)
+        part = Part(isa, q, E.let(head * group), keys, values, partial, i, head, task, scale)
+        part.attend(span, *span.share(split, splits))
     with E.serial(b * hkv * group) as row:
-        combine(row)
+        i, qhead = E.let(row // (hkv * group)), E.let(row % (hkv * group))
+        first, member = E.let(i * hkv + qhead // group), E.let(qhead % group)
+
+        def write(e: E.Expr, value: E.Expr, lanes: int, i: E.Expr = i, qhead: E.Expr = qhead) -> None:
+            E.store(y, [i, 0, qhead * d + e], value, lanes)
+
+        merge_parts(partial, [first, member], rows, splits, write, isa)
 
 
-class _Part:
-    """One KV head's part of a sequence's keys, and the queries of its group."""
+def partial_shape(rows: E.Expr | int, group: int, d: int) -> tuple[E.Expr | int, int, int]:
+    """Extents of the partial results of `rows` KV heads of sequences.
+
+    Task t = split * rows + row has for each query head of its group o[0:D], the maximum of the scores and the sum of
+    their exponentials.
+    """
+    return (rows * SPLITS, group, d + 2)
+
+
+class Span:
+    """The tiles that the query behind `cached` positions sees, its own position included.
+
+    Attributes:
+        start, stop: first visible position, and one past the last.
+        first, tiles: first tile, and how many.
+    """
+
+    def __init__(self, cached: E.Expr, window: int | None) -> None:
+        self.window = window
+        self.stop = E.let(cached + 1)
+        self.start = E.i64(0) if window is None else E.let(E.maximum(self.stop - window, E.i64(0)))
+        self.first = E.let(self.start // TILE)
+        self.tiles = E.let((self.stop + (TILE - 1)) // TILE - self.first)
+
+    def share(self, split: E.Expr, splits: E.Expr) -> tuple[E.Expr, E.Expr]:
+        """First tile of a part, and one past its last, counted from the span's first."""
+        return E.let(split * self.tiles // splits), E.let((split + 1) * self.tiles // splits)
+
+
+def merge_parts(
+    partial: E.Buffer, place: list[E.Expr], rows: E.Expr | int, splits: E.Expr, write: E.LaneWriter, isa: Isa
+) -> None:
+    """Merges the parts of a query head; `place` is [task of its first part, member of its group]."""
+    task, member = place
+    d = int(partial.shape[2]) - 2
+
+    def at(split: E.Expr, e: E.Expr | int) -> list[E.Expr | int]:
+        return [task + split * rows, member, e]
+
+    top = E.Register(1, initial=E.f32(_NONE))
+    with E.serial(splits) as split:
+        top.set(E.maximum(top.get(), E.load(partial, at(split, d))))
+    weights = E.scratch((SPLITS,))
+    total = E.Register(1, initial=E.f32(0))
+    with E.serial(splits) as split:
+        weight = E.exp(E.load(partial, at(split, d)) - top.get(), 1)
+        E.store(weights, [split], weight)
+        total.set(E.fma(weight, E.load(partial, at(split, d + 1)), total.get(), 1))
+    inverse = E.let(E.f32(1) / total.get())
+
+    def merge(e: E.Expr, lanes: int) -> None:
+        value = E.Register(lanes, initial=E.const(0, lanes))
+        with E.serial(splits) as split:
+            weight = E.splat(E.load(weights, [split]), lanes)
+            value.set(E.fma(weight, E.load(partial, at(split, e), lanes), value.get(), lanes))
+        write(e, value.get() * E.splat(inverse, lanes), lanes)
+
+    E.lanewise(d, isa, merge)
+
+
+class Part:
+    """One KV head's part of a sequence's keys, and the queries of its group, which lie from head `first` on in q."""
 
     def __init__(
         self,
         isa: Isa,
         q: E.Buffer,
+        first: E.Expr,
         keys: Pool,
         values: Pool,
         partial: E.Buffer,
         i: E.Expr,
         head: E.Expr,
-        group: int,
         task: E.Expr,
         scale: float,
     ) -> None:
-        self.isa, self.group, self.d, self.scale = isa, group, keys.d, scale
+        self.isa, self.group, self.d, self.scale = isa, int(partial.shape[1]), keys.d, scale
         self.q, self.keys, self.values, self.partial = q, keys, values, partial
-        self.i, self.head, self.task = i, head, task
+        self.i, self.head, self.task, self.first = i, head, task, first
+
+    def attend(self, span: Span, begin: E.Expr, end: E.Expr) -> None:
+        """Attends to tiles [begin, end) of a span."""
+        self.clear()
+        with E.serial(begin, end) as tile:
+            t0 = E.let((span.first + tile) * TILE)
+            count = E.let(E.minimum(span.stop - t0, E.i64(TILE)))
+            hidden = None if span.window is None else E.let(E.maximum(span.start - t0, E.i64(0)))
+            self.emit(t0, count, hidden, span.stop)
 
     def clear(self) -> None:
         with E.serial(self.group) as member:
@@ -160,7 +196,7 @@ class _Part:
             with E.serial(self.group // tile) as outer:
                 outers, parts = self.group // tile, TILE // lanes // vectors
                 self.ask(self.values, t0, E.let(part * outers + outer), parts * outers)
-                queries = [E.let((self.head * self.group + outer * tile + g) * self.d) for g in range(tile)]
+                queries = [E.let((self.first + outer * tile + g) * self.d) for g in range(tile)]
 
                 def finish(g: int, v: int, total: E.Expr) -> None:
                     factor = E.const(self.scale, lanes)

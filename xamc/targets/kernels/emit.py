@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+from tvm.ir import PointerType, PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Shuffle, Var
 from tvm.tirx.script.builder import ir as T
@@ -24,10 +26,16 @@ LaneReader = Callable[[Expr, int], Expr]
 """Yields `lanes` consecutive elements from an offset on."""
 KeyReader = Callable[[int, Expr, int], Expr]
 """Yields `lanes` consecutive elements of the t-th key of a block from an offset on."""
+TotalWriter = Callable[[Expr, int, "Register"], None]
+"""Takes a row, the number of a vector and its sums."""
 Loop = Callable[[Expr], AbstractContextManager[Expr]]
 """`serial` or `parallel`."""
 LaneWriter = Callable[[Expr, Expr, int], None]
 """Takes an offset and the `lanes` consecutive elements that go there."""
+
+
+OWN_LAUNCH = "xamc.own_launch"
+"""Attribute of functions in which more than parallel loops runs on all threads."""
 
 
 def build(name: str, body: Callable[[], None]) -> PrimFunc:
@@ -45,9 +53,38 @@ def dynamic(name: str) -> Expr:
     return Var(name, "int64")
 
 
+Declare = Callable[[Sequence[Expr | int], str], Buffer]
+"""Declares a tensor of a shape and dtype."""
+_elsewhere: ContextVar[Declare | None] = ContextVar("_elsewhere", default=None)
+
+
 def parameter(name: str, shape: Sequence[Expr | int], dtype: str) -> Buffer:
     """The next parameter: a tensor, whose unbound symbolic dimensions are bound by its shape."""
+    declare = _elsewhere.get()
+    if declare is not None:
+        return declare(shape, dtype)
     return T.match_buffer(T.arg(name, T.handle()), tuple(shape), dtype)
+
+
+@contextmanager
+def parameters_from(declare: Declare) -> Iterator[None]:
+    """Lets `parameter` take what `declare` yields instead of a parameter of the function."""
+    token = _elsewhere.set(declare)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
+
+
+def view(region: Buffer, offset: Expr, shape: Sequence[Expr | int], dtype: str) -> Buffer:
+    """A tensor that lies at a byte offset of a region uint8 [N]; symbolic dimensions, the first one alone, don't count.
+
+    LLVM takes views for separate memory: two that overlap may not be used between the same two calls.
+    """
+    pointer = PointerType(PrimType(dtype))
+    address = Var("address", pointer)
+    T.Bind(T.reinterpret(pointer, T.address_of(region[offset])), var=address)
+    return T.decl_buffer([extent if isinstance(extent, int) else 1 for extent in shape], dtype, data=address)
 
 
 def scratch(shape: Sequence[Expr | int], dtype: str = "float32") -> Buffer:
@@ -58,6 +95,11 @@ def scratch(shape: Sequence[Expr | int], dtype: str = "float32") -> Buffer:
 def vector(dtype: str, lanes: int) -> str:
     """Dtype name of `lanes` elements of `dtype`."""
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def number_name(value: float) -> str:
+    """A float as part of a name, exactly."""
+    return float(value).hex().replace(".", "_").replace("-", "m").replace("+", "p")
 
 
 def i32(value: int) -> Expr:

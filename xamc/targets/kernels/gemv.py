@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
@@ -32,29 +33,56 @@ def panel_columns(weight: PackedWeight, rows: int) -> Iterator[list[E.Expr]]:
         yield [E.let(part * (at_once * lanes) + v * lanes) for v in range(at_once)]
 
 
+class RowProducts(Protocol):
+    """The arithmetic of few rows of activations with panels of a weight."""
+
+    def take(self, x: E.Buffer) -> None:
+        """Prepares the rows of x [M, K]; those beyond M are copies of its last one."""
+        ...
+
+    def panel(self, panel: E.Expr, columns: list[E.Expr]) -> list[Registers]:
+        """The products with vectors of one panel; registers [row][vector]."""
+        ...
+
+
 def emit_gemv(
-    weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer, rows: int = 1
+    weight: PackedWeight,
+    products: RowProducts,
+    x: E.Buffer,
+    bias: E.Buffer | None,
+    residual: E.Buffer | None,
+    y: E.Buffer,
+    rows: int = 1,
+    *,
+    small_too: bool = False,
 ) -> None:
     """Emits the body of a GEMV; x [M, K], bias [N], residual and y [M, N], with M at most `rows`.
+
+    Weights below `SERIAL_BYTES` stay on one thread, unless `small_too`: where the other threads are awake anyway.
+    """
+    products.take(x)
+    loop = E.serial if weight.layout.nbytes < SERIAL_BYTES and not small_too else E.parallel
+    with loop(weight.layout.panels) as panel, panel_columns(weight, rows) as columns:
+        finish(weight, panel, columns, products.panel(panel, columns), bias, residual, y)
+
+
+class FloatProducts:
+    """Products in float32, see `RowProducts`.
 
     For integer weights, sum_k (q_k - z) s x_k = s (sum_k q_k x_k - z sum_k x_k) per group, so that the zero point and
     the scale are applied once per group. Integers stay at their bit position p in the 32-bit word they are stored in
     and the activations are multiplied by 2^-p beforehand, which is exact.
     """
-    gemv = _Gemv(weight, rows)
-    vectors, sums = gemv.prepare(x)
-    loop = E.serial if weight.layout.nbytes < SERIAL_BYTES else E.parallel
-    with loop(weight.layout.panels) as panel, panel_columns(weight, rows) as columns:
-        totals = gemv.panel(panel, vectors, sums, columns)
-        finish(weight, panel, columns, totals, bias, residual, y)
 
-
-class _Gemv:
-    def __init__(self, weight: PackedWeight, rows: int) -> None:
+    def __init__(self, weight: PackedWeight, rows: int = 1) -> None:
         self.weight, self.isa, self.rows = weight, weight.isa, rows
         self.sets = max(1, _CHAINS // (rows * (PANEL // weight.isa.lanes)))
         self.step = weight.format.k_step
         self.steps = -(-weight.k // self.step)
+
+    def take(self, x: E.Buffer) -> None:
+        """See `RowProducts`."""
+        self.x, self.sums = self.prepare(x)
 
     def prepare(self, x: E.Buffer) -> tuple[E.Buffer, E.Buffer | None]:
         """The activations as the inner loop wants them [rows, K padded], and their sum per group [rows, groups].
@@ -116,9 +144,9 @@ class _Gemv:
             E.lanewise(weight.group, self.isa, scale)
             E.store(sums, [row, group], E.reduce(total.get(), lanes, E.add) + rest.get())
 
-    def panel(self, panel: E.Expr, x: E.Buffer, sums: E.Buffer | None, columns: list[E.Expr]) -> list[Registers]:
-        """Accumulates vectors of one panel; registers [row][vector]."""
-        lanes = self.isa.lanes
+    def panel(self, panel: E.Expr, columns: list[E.Expr]) -> list[Registers]:
+        """See `RowProducts`."""
+        lanes, x, sums = self.isa.lanes, self.x, self.sums
         sets = [[[E.Register(lanes) for _ in columns] for _ in range(self.rows)] for _ in range(self.sets)]
 
         def clear() -> None:
@@ -198,7 +226,7 @@ def finish(
 
         def store(row: int = row, vectors: Registers = vectors) -> None:
             for column, total in zip(columns, vectors):
-                _finish(weight, panel, column, row, total, bias, residual, y)
+                finish_vector(weight, panel, column, row, total, bias, residual, y)
 
         if row == 0:
             store()
@@ -206,16 +234,17 @@ def finish(
             E.when(y.shape[0] > row, store)
 
 
-def _finish(
+def finish_vector(
     weight: PackedWeight,
     panel: E.Expr,
     column: E.Expr,
-    row: int,
+    row: E.Expr | int,
     total: E.Register,
     bias: E.Buffer | None,
     residual: E.Buffer | None,
     y: E.Buffer,
 ) -> None:
+    """Adds bias and residual to a vector of sums of one row and stores it, but for rows that pad the last panel."""
     lanes = weight.isa.lanes
     first = panel * PANEL + column
 

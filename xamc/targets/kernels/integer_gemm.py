@@ -20,7 +20,7 @@ from xamc.targets.kernels.weights import PackedWeight
 def emit_integer_gemm(
     weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer
 ) -> None:
-    """Emits the body of a GEMM; x [M, K], bias [N], residual and y [M, N]. See `emit_integer_gemv` for the sums."""
+    """Emits the body of a GEMM; x [M, K], bias [N], residual and y [M, N]. See `IntegerProducts` for the sums."""
     _IntegerGemm(weight, x, bias, residual, y).emit()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemv import SERIAL_BYTES, Registers, finish, panel_columns
+from xamc.targets.kernels.gemv import Registers
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.quantize_activations import quantize_group
 from xamc.targets.kernels.weights import PackedWeight
@@ -12,23 +12,14 @@ _STEPS = 4
 """Weight words per turn of the inner loop: 512 bytes of weights, so that loads far ahead fit the reorder buffer."""
 
 
-def emit_integer_gemv(
-    weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer, rows: int = 1
-) -> None:
-    """Emits the body of a GEMV; x [M, K], bias [N], residual and y [M, N], with M at most `rows`.
+class IntegerProducts:
+    """Products of integers, see `RowProducts`.
 
     With q_k the codes, z and s zero point and scale of the weights, a_k and t codes and scale of the activations,
     sum_k (q_k - z) s a_k t = (sum_k q_k a_k - z sum_k a_k) s t per group; both sums are integers.
     """
-    gemv = _IntegerGemv(weight, rows)
-    gemv.quantize(x)
-    loop = E.serial if weight.layout.nbytes < SERIAL_BYTES else E.parallel
-    with loop(weight.layout.panels) as panel, panel_columns(weight, rows) as columns:
-        finish(weight, panel, columns, gemv.panel(panel, columns), bias, residual, y)
 
-
-class _IntegerGemv:
-    def __init__(self, weight: PackedWeight, rows: int) -> None:
+    def __init__(self, weight: PackedWeight, rows: int = 1) -> None:
         self.weight, self.isa, self.rows = weight, weight.isa, rows
         self.dot = IntegerDot.of(weight.format, weight.isa)
         # several sums per vector hide the latency of one row's; more rows do so by themselves
@@ -38,8 +29,8 @@ class _IntegerGemv:
         self.codes = E.scratch((rows, groups * self.dot.group), self.dot.activations)
         self.scales, self.counts = E.scratch((rows, groups)), E.scratch((rows, groups))
 
-    def quantize(self, x: E.Buffer) -> None:
-        """Rounds the rows of X; rows that X doesn't have are copies of its last one."""
+    def take(self, x: E.Buffer) -> None:
+        """Rounds the rows of X; see `RowProducts`."""
         for row in range(self.rows):
             source = row if row == 0 else E.let(E.minimum(x.shape[0] - 1, row))
 
@@ -57,7 +48,7 @@ class _IntegerGemv:
                 one(E.i32(self.whole), self.rest)
 
     def panel(self, panel: E.Expr, columns: list[E.Expr]) -> list[Registers]:
-        """Accumulates vectors of one panel; registers [row][vector]."""
+        """See `RowProducts`."""
         lanes = self.isa.lanes
         totals = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in columns] for _ in range(self.rows)]
         with E.serial(self.whole) as group:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemm import emit_gemm
-from xamc.targets.kernels.gemv import emit_gemv
+from xamc.targets.kernels.gemv import FloatProducts, RowProducts, emit_gemv
 from xamc.targets.kernels.integer_gemm import emit_integer_gemm
-from xamc.targets.kernels.integer_gemv import emit_integer_gemv
+from xamc.targets.kernels.integer_gemv import IntegerProducts
+from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.weights import PackedWeight
 
 Activations = Literal["float32", "int8"]
 
-_EMITTERS = {"float32": (emit_gemv, emit_gemm), "int8": (emit_integer_gemv, emit_integer_gemm)}
 _FEW_ROWS = (2, 4)
 """Up to so many rows the weights are streamed once for all of them; from then on unpacking them to a scratch pays."""
 
@@ -59,21 +60,37 @@ def linear(
         bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
         y = E.parameter("y", (rows, n), "float32")
-        gemv, gemm = _EMITTERS[activations if fmt.quantized else "float32"]
+        integer = activations == "int8" and fmt.quantized
+        arguments = (weight, x, bias_buffer, residual_buffer, y)
+
+        def stream(count: int) -> None:
+            row = products(weight, activations, count)
+            emit_gemv(weight, row, x, bias_buffer, residual_buffer, y, count)
+
         if m == "one":
-            gemv(weight, x, bias_buffer, residual_buffer, y)
+            stream(1)
             return
+        gemm = emit_integer_gemm if integer else emit_gemm
+        few: list[tuple[int, Callable[[], None]]] = [(count, partial(stream, count)) for count in _FEW_ROWS]
+        if integer:
+            few = [(MOST_ROWS, partial(emit_integer_rows, *arguments))]
 
-        def by_rows(few: tuple[int, ...]) -> None:
+        def by_rows(few: Sequence[tuple[int, Callable[[], None]]]) -> None:
             if few:
-                stream = partial(gemv, weight, x, bias_buffer, residual_buffer, y, few[0])
-                E.when(rows <= few[0], stream, lambda: by_rows(few[1:]))
+                E.when(rows <= few[0][0], few[0][1], lambda: by_rows(few[1:]))
             else:
-                gemm(weight, x, bias_buffer, residual_buffer, y)
+                gemm(*arguments)
 
-        by_rows(_FEW_ROWS)
+        by_rows(few)
 
     suffix = "".join(("_bias" if bias else "", "_residual" if residual else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
     quantized = "_a8" if activations == "int8" and fmt.quantized else ""
     return E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{quantized}{suffix}", body)
+
+
+def products(weight: PackedWeight, activations: Activations, rows: int = 1) -> RowProducts:
+    """How few rows of activations are multiplied with a weight; floats always as floats."""
+    if activations == "int8" and weight.format.quantized:
+        return IntegerProducts(weight, rows)
+    return FloatProducts(weight, rows)

@@ -69,6 +69,11 @@ class WeightFormat:
             )
 
     @property
+    def tag(self) -> str:
+        """The format as part of a name."""
+        return self.kind if self.group_size is None else f"{self.kind}_g{self.group_size}"
+
+    @property
     def k_step(self) -> int:
         """Consecutive K that are stored together; K is padded to a multiple of it."""
         return _K_STEP[self.kind]

@@ -6,10 +6,12 @@ y1 = x1 cos - x2 sin, y2 = x2 cos + x1 sin. Cosines and sines are float32 [R, D/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from xamc.compiler.contract import KV_BLOCK
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
+from xamc.targets.kernels.kv_pages import KvDtype, Place, Pool, declare_pools
 from xamc.targets.kernels.norm import inverse_rms
 
 _ROW_THRESHOLD = 4
@@ -105,46 +107,15 @@ def rope_kv_write(
             position = E.let(E.load(positions, [i, j]))
             slot = E.let(E.load(write_index, [i]) + j)
 
-            def reader(first: E.Expr, norm: E.Buffer | None) -> E.LaneReader:
-                def read(e: E.Expr, lanes: int) -> E.Expr:
-                    return E.load(qkv, [i, j, first + e], lanes)
-
-                if norm is None:
-                    return read
-                factor = inverse_rms(read, d, eps, isa)
-                return lambda e, lanes: read(e, lanes) * E.splat(factor, lanes) * E.load(norm, [e], lanes)
-
+            projected = Projected(qkv, [i, j], hq, hkv, d, (cos, sin, position), norms, eps, isa)
             with E.serial(hq) as head:
                 first = E.let(head * d)
-                _rotate(
-                    reader(first, norms[0]),
-                    lambda e, value, lanes: E.store(q_out, [i, j, first + e], value, lanes),
-                    cos,
-                    sin,
-                    position,
-                    d,
-                    isa,
-                )
+                projected.query(head, lambda e, value, lanes: E.store(q_out, [i, j, first + e], value, lanes))
 
             def write() -> None:
                 place = keys.place(i, slot)
                 with E.serial(hkv) as head:
-                    key, value = E.scratch((d,)), E.scratch((d,))
-                    _rotate(
-                        reader(E.let((hq + head) * d), norms[1]),
-                        lambda e, new, lanes: E.store(key, [e], new, lanes),
-                        cos,
-                        sin,
-                        position,
-                        d,
-                        isa,
-                    )
-                    keys.write(place, head, key)
-                    first = E.let((hq + hkv + head) * d)
-                    E.lanewise(
-                        d, isa, lambda e, lanes: E.store(value, [e], E.load(qkv, [i, j, first + e], lanes), lanes)
-                    )
-                    values.write(place, head, value)
+                    projected.cache(head, keys, values, place)
 
             E.when(slot < keys.capacity, write)
 
@@ -152,6 +123,59 @@ def rope_kv_write(
 
     norm = "_norm" if qk_norm else ""
     return E.build(f"rope_kv_write_{hq}_{hkv}x{d}_{kv_dtype}_b{block}{norm}", body)
+
+
+class Projected:
+    """A token's queries, keys and values as their projection left them, side by side in a row."""
+
+    def __init__(
+        self,
+        qkv: E.Buffer,
+        row: list[E.Expr],
+        hq: int,
+        hkv: int,
+        d: int,
+        angles: tuple[E.Buffer, E.Buffer, E.Expr],
+        norms: Sequence[E.Buffer | None],
+        eps: float,
+        isa: Isa,
+    ) -> None:
+        """Args:
+        qkv: float32, elements along the last axis.
+        row: the other indices.
+        hq: query heads.
+        hkv: key and value heads.
+        d: elements of a head.
+        angles: cos and sin [R, D/2] and the token's position.
+        norms: weights [D] of the RMSNorm of queries and of keys, or None.
+        eps: of those norms.
+        isa: the level to generate for.
+        """
+        self.qkv, self.row, self.hq, self.hkv, self.d = qkv, row, hq, hkv, d
+        self.angles, self.norms, self.eps, self.isa = angles, norms, eps, isa
+
+    def query(self, head: E.Expr, write: E.LaneWriter) -> None:
+        """Normalizes, if asked for, and rotates a query head."""
+        _rotate(self._reader(E.let(head * self.d), self.norms[0]), write, *self.angles, self.d, self.isa)
+
+    def cache(self, head: E.Expr, keys: Pool, values: Pool, place: Place) -> None:
+        """Puts a key head, normalized and rotated like queries, and a value head into the cache."""
+        key, value = E.scratch((self.d,)), E.scratch((self.d,))
+        read = self._reader(E.let((self.hq + head) * self.d), self.norms[1])
+        _rotate(read, lambda e, new, lanes: E.store(key, [e], new, lanes), *self.angles, self.d, self.isa)
+        keys.write(place, head, key)
+        read = self._reader(E.let((self.hq + self.hkv + head) * self.d), None)
+        E.lanewise(self.d, self.isa, lambda e, lanes: E.store(value, [e], read(e, lanes), lanes))
+        values.write(place, head, value)
+
+    def _reader(self, first: E.Expr, norm: E.Buffer | None) -> E.LaneReader:
+        def read(e: E.Expr, lanes: int) -> E.Expr:
+            return E.load(self.qkv, [*self.row, first + e], lanes)
+
+        if norm is None:
+            return read
+        factor = inverse_rms(read, self.d, self.eps, self.isa)
+        return lambda e, lanes: read(e, lanes) * E.splat(factor, lanes) * E.load(norm, [e], lanes)
 
 
 def _rotate(

@@ -31,11 +31,15 @@ def silu_mul(intermediate: int, isa: Isa, *, fused: bool) -> E.PrimFunc:
         def row(i: E.Expr) -> None:
             def activate(c: E.Expr, lanes: int) -> None:
                 g = E.let(E.load(gate, [i, c], lanes))
-                silu = g / (E.const(1, lanes) + E.exp(E.let(E.const(0, lanes) - g), lanes))
-                E.store(y, [i, c], silu * E.load(up, [i, shift + c], lanes), lanes)
+                E.store(y, [i, c], silu(g, lanes) * E.load(up, [i, shift + c], lanes), lanes)
 
             E.lanewise(intermediate, isa, activate)
 
         E.rows(m, row, threshold=max(2, 4096 // intermediate))
 
     return E.build(f"silu_mul_{intermediate}{'_fused' if fused else ''}", body)
+
+
+def silu(g: E.Expr, lanes: int) -> E.Expr:
+    """g / (1 + exp(-g)); `g` is evaluated twice."""
+    return g / (E.const(1, lanes) + E.exp(E.let(E.const(0, lanes) - g), lanes))

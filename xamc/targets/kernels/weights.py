@@ -41,6 +41,15 @@ class PackedWeight:
             index = [panel, step + _AHEAD // per_step, row]
             E.prefetch(weight, index if len(weight.shape) == 3 else [*index, 0])
 
+    def prefetch_panel(self, panel: E.Expr) -> None:
+        """Asks for the first `_AHEAD` bytes of a panel that the one before it in time doesn't lead to."""
+        weight = self.buffers["weight"]
+        per_step = self.layout.buffers[0].panel_bytes // int(weight.shape[1])
+        rows = max(1, PANEL * 64 // per_step)
+        for step in range(0, min(_AHEAD // per_step, int(weight.shape[1])), max(1, 64 // per_step)):
+            for row in range(0, PANEL, rows):
+                E.prefetch(weight, [panel, step, row] if len(weight.shape) == 3 else [panel, step, row, 0])
+
     def value(self, word: E.Expr, offset: int, lanes: int) -> E.Expr:
         """The float32 value (integers unscaled) at K offset `offset` of a K step's word."""
         kind = self.format.kind

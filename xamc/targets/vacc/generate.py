@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.contract import Bucket
@@ -103,8 +103,7 @@ def _code(program: Program, bucket: Bucket, cache: StageCache, dump: Path | None
     key = stage_key("codegen", _MODULES, _TOOLS, inputs)
 
     def build(out: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="xamc-codegen-") as place:
-            folder = Path(place)
+        with temporary_folder("codegen") as folder:
             (folder / "graph.onnx").write_bytes(graph)
             call = {
                 "graph": str(folder / "graph.onnx"),
@@ -123,6 +122,6 @@ def _code(program: Program, bucket: Bucket, cache: StageCache, dump: Path | None
     known = cache.get(key)
     if known is not None and dump is not None:
         # the result is known, the IR on the way to it is not
-        with tempfile.TemporaryDirectory(prefix="xamc-dump-") as place:
-            build(Path(place))
+        with temporary_folder("dump") as shown:
+            build(shown)
     return known or cache.publish(key, build)

@@ -1,0 +1,112 @@
+"""Operators written out as functions: what is left computes the same, in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from tests.onnx_models import Graph, reference
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.frontends.onnx_bodies import BODIES
+from xamc.compiler.frontends.onnx_functions import expandable
+from xamc.compiler.frontends.onnx_model import open_onnx
+from xamc.compiler.lowering.onnx_operators import RANDOM, SUPPORTED
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2, 4, 6)).astype(np.float32)
+
+
+def _add(g: Graph, op: str, *inputs: str, **attributes: Any) -> str:
+    return g.add(op, *inputs, **attributes)
+
+
+def _quantized(g: Graph, op: str, weights: NDArray[Any], **attributes: Any) -> str:
+    """A quantized operator between QuantizeLinear and DequantizeLinear, as exporters write it."""
+    scale, zero = g.const(np.float32(0.0437)), g.const(np.uint8(100))
+    x = g.add("QuantizeLinear", "x", scale, zero)
+    w = (g.const(weights), g.const(np.float32(0.0171)), g.const(np.int8(0)))
+    out_scale, out_zero = g.const(np.float32(0.0913)), g.const(np.uint8(90))
+    y = g.add(op, x, scale, zero, *w, out_scale, out_zero, **attributes)
+    return g.add("DequantizeLinear", y, out_scale, out_zero)
+
+
+# seven bits: ONNX Runtime saturates sums of two products on CPUs without VNNI
+INT8 = RNG.integers(-63, 64, (5, 4, 3)).astype(np.int8)
+WINDOW = np.hanning(4).astype(np.float32)
+CASES: dict[str, tuple[int, Callable[[Graph], str]]] = {
+    "Celu": (17, lambda g: _add(g, "Celu", "x", alpha=2.0)),
+    "LpNormalization": (17, lambda g: _add(g, "LpNormalization", "x", axis=1, p=1)),
+    "LpNormalization of 22": (22, lambda g: _add(g, "LpNormalization", "x", axis=-1)),
+    "QLinearConv": (13, lambda g: _quantized(g, "QLinearConv", INT8, pads=[1, 1])),
+    "QLinearMatMul": (13, lambda g: _quantized(g, "QLinearMatMul", INT8[:, :3, :].reshape(-1)[:30].reshape(6, 5))),
+    "RotaryEmbedding": (
+        23,
+        lambda g: _add(g, "RotaryEmbedding", "x", *[g.const(X[:, :, :1] * f) for f in (1, 2)], num_heads=3),
+    ),
+    "Attention": (
+        23,
+        lambda g: _add(g, "Attention", "x", "x", "x", q_num_heads=2, kv_num_heads=2, is_causal=1),
+    ),
+    "STFT": (
+        17,
+        lambda g: _add(
+            g, "STFT", g.add("Reshape", "x", g.const(np.array([2, 24, 1]))), g.const(np.int64(2)), g.const(WINDOW)
+        ),
+    ),
+    "DFT": (17, lambda g: _add(g, "DFT", g.add("Unsqueeze", "x", g.const(np.array([3]))), axis=2, onesided=1)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_left_computes_the_same(name: str, tmp_path: Path) -> None:
+    opset, build = CASES[name]
+    g = Graph()
+    y = build(g)
+    rank = ["a", "b", "c", "d"][: 4 if name.endswith("FT") else 3]
+    model = g.model({"x": (TensorProto.FLOAT, list(X.shape))}, {"y": (y, rank)}, opset)
+    onnx.save(model, tmp_path / "m.onnx")
+    opened = open_onnx(tmp_path / "m.onnx", {})
+    assert set(opened.operators) <= SUPPORTED
+    opened.model.ir_version = min(opened.model.ir_version, 10)
+    expected, actual = reference(model, {"x": X})["y"], reference(ir.to_proto(opened.model), {"x": X})["y"]
+    assert relative_error(actual, expected) <= tolerance("graph_fp32")
+
+
+def test_random_numbers_are_refused(tmp_path: Path) -> None:
+    """Bernoulli has a body, but it holds RandomUniformLike: nothing could be proven."""
+    g = Graph()
+    y = g.add("Bernoulli", "x")
+    model = g.model({"x": (TensorProto.FLOAT, [4])}, {"y": (y, [4])}, 17)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError) as caught:
+        open_onnx(tmp_path / "m.onnx", {})
+    assert caught.value.code == "E1154" and "random numbers" in caught.value.details[0]
+
+
+def test_a_window_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    g = Graph()
+    y = g.add("STFT", "x", g.const(np.int64(2)), "window")
+    inputs = {"x": (TensorProto.FLOAT, [1, 16, 1]), "window": (TensorProto.FLOAT, [4])}
+    model = g.model(inputs, {"y": (y, [1, 7, 3, 2])}, 17)  # type: ignore[arg-type]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError) as caught:
+        open_onnx(tmp_path / "m.onnx", {})
+    assert caught.value.code == "E1154" and "STFT" in caught.value.details[0]
+
+
+def test_names() -> None:
+    """Bodies are of operators that exist; random ones and other domains have none."""
+    names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    assert BODIES.keys() <= names and names >= RANDOM
+    assert expandable("", "Celu", 17) and not expandable("", "Bernoulli", 17)
+    assert not expandable("com.microsoft", "Celu", 1) and not expandable("", "Conv", 17)

@@ -1,0 +1,285 @@
+"""A program of kernels for one token against the same layer in NumPy, float64, on one thread and on several."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+import tvm_ffi
+
+from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, module, normal, rng
+from tests.targets.kernels.pages import block_table, keys_turned, quantize, scatter, storage
+from tests.targets.kernels.test_packing import weights
+from xamc.compiler.errors import InternalError
+from xamc.runtime.memory import aligned_zeros
+from xamc.runtime.threads import configure_tvm_threads
+from xamc.targets.kernels.decode_phases import (
+    AttentionPhase,
+    AttentionSource,
+    EmbeddingPhase,
+    GateSource,
+    LinearPhase,
+    NormSource,
+    Operands,
+    Phase,
+    PlainSource,
+    StepInputs,
+)
+from xamc.targets.kernels.decode_step import decode_step, program_width
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.kv_pages import KvDtype
+from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
+
+EPS, FLOAT = 1e-5, WeightFormat("float32")
+levels = pytest.mark.parametrize("isa", [*LEVELS_HERE, SPLIT], ids=lambda isa: isa.name)
+
+
+class Memory:
+    """The three regions, filled from the front."""
+
+    def __init__(self) -> None:
+        self.bytes = {region: aligned_zeros((1 << 21,), np.uint8) for region in ("weights", "pools", "workspace")}
+        self.end = dict.fromkeys(self.bytes, 64)
+
+    def put(self, region: str, array: np.ndarray) -> int:
+        offset = self.end[region]
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.bytes[region][offset : offset + flat.size] = flat
+        self.end[region] = -(-(offset + flat.size) // 64) * 64
+        return offset
+
+    def room(self, *shape: int) -> int:
+        return self.put("workspace", np.full(shape, np.nan, np.float32))
+
+    def matrix(self, fmt: WeightFormat, n: int, k: int) -> tuple[list[int], np.ndarray]:
+        stored, extra, w = weights(fmt, n, k)
+        packed = pack_rows(stored, fmt, **extra)
+        return [self.put("weights", packed[b.name]) for b in packed_layout(n, k, fmt).buffers], w.astype(np.float64)
+
+    def vector(self, values: np.ndarray) -> int:
+        return self.put("weights", values.astype(np.float32))
+
+    def read(self, offset: int, *shape: int) -> np.ndarray:
+        count = int(np.prod(shape))
+        return self.bytes["workspace"][offset : offset + 4 * count].view(np.float32).reshape(shape).copy()
+
+
+class Caller:
+    """A compiled step, called with one program and the other inputs."""
+
+    def __init__(self, phases: Sequence[Phase], vocabulary: int, isa: Isa, half: int = 16) -> None:
+        self.phases, self.half = phases, half
+        self.logits = aligned_zeros((1, vocabulary), np.float32)
+        self.function = module(decode_step("step", phases, vocabulary, half, isa), isa)["step"]
+
+    def __call__(
+        self,
+        memory: Memory,
+        steps: Sequence[Sequence[int]],
+        threads: int,
+        token: int = 0,
+        position: int = 0,
+        table: np.ndarray | None = None,
+        angles: Sequence[np.ndarray] = (),
+    ) -> np.ndarray:
+        program = np.zeros((len(steps), program_width(self.phases)), np.int64)
+        for row, step in zip(program, steps, strict=True):
+            row[: len(step)] = step
+        cos, sin = angles or [np.zeros((1, self.half), np.float32)] * 2
+        arrays = [
+            np.array([[token]], np.int64),
+            np.array([[position]], np.int64),
+            np.array([position], np.int64),
+            np.zeros((1, 1), np.int32) if table is None else table,
+            cos,
+            sin,
+            program,
+        ]
+        tensors = [tvm.runtime.tensor(array) for array in arrays]
+        shared = [tvm.runtime.from_dlpack(a) for a in (*memory.bytes.values(), self.logits)]
+        failures: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                assert configure_tvm_threads(tvm_ffi, threads) == threads
+                self.function(*tensors, *shared)
+            except BaseException as error:
+                failures.append(error)
+
+        # TVM's pool belongs to the calling thread and can't grow
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        assert not failures, failures
+        return self.logits.copy()
+
+
+def rms(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean() + EPS) * w
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
+@levels
+@pytest.mark.parametrize("source", ["plain", "norm", "gate"])
+def test_linear_layers_take_along_what_is_around_them(isa: Isa, source: str) -> None:
+    n, k, g = 75, 64, rng(7)
+    x = normal(g, 1, 2 * k if source == "gate" else k)
+    norm, bias, residual = normal(g, k), normal(g, n), normal(g, 1, n)
+    part = {"plain": PlainSource(k), "norm": NormSource(k, EPS), "gate": GateSource(k)}[source]
+    for fmt in (FLOAT, WeightFormat("uint4", 32)):
+        phases = [
+            LinearPhase(n, part, fmt, "float32"),
+            LinearPhase(n, part, fmt, "float32", bias=True, residual=True),
+            LinearPhase(n, part, fmt, "float32", bias=True, logits=True),
+        ]
+        memory = Memory()
+        packed, w = memory.matrix(fmt, n, k)
+        read = [memory.put("workspace", x), *([memory.vector(norm)] if source == "norm" else [])]
+        add, plus = memory.vector(bias), memory.put("workspace", residual)
+        places = [memory.room(1, n), memory.room(1, n)]
+        steps = [
+            [0, *read, *packed, places[0]],
+            [1, *read, *packed, add, plus, places[1]],
+            [2, *read, *packed, add],
+        ]
+        call = Caller(phases, n, isa)
+        wide = x.astype(np.float64)
+        seen = wide
+        if source != "plain":
+            seen = rms(wide, norm) if source == "norm" else silu(wide[:, :k]) * wide[:, -k:]
+        scale = 4 * (np.abs(seen) @ np.abs(w).T + 1)
+        for threads in (1, 3):
+            logits = call(memory, steps, threads)
+            assert_close(memory.read(places[0], 1, n), seen @ w.T, "kernel_sums", scale)
+            assert_close(memory.read(places[1], 1, n), seen @ w.T + bias + residual, "kernel_sums", scale)
+            assert_close(logits, seen @ w.T + bias, "kernel_sums", scale)
+
+
+@levels
+def test_gate_and_up_are_one_launch(isa: Isa) -> None:
+    k, width = 64, 96
+    phase = LinearPhase(2 * width, NormSource(k, EPS), WeightFormat("int8", 32), "float32", gate=True)
+    assert LinearPhase.can_gate(2 * width) and not LinearPhase.can_gate(2 * 40)
+    memory, g = Memory(), rng(8)
+    x, norm = normal(g, 1, k), normal(g, k)
+    packed, w = memory.matrix(phase.format, 2 * width, k)
+    place = memory.room(1, width)
+    steps = [[0, memory.put("workspace", x), memory.vector(norm), *packed, place]]
+    Caller([phase], 8, isa)(memory, steps, 2)
+    both = rms(x.astype(np.float64), norm) @ w.T
+    expected = silu(both[:, :width]) * both[:, width:]
+    assert_close(memory.read(place, 1, width), expected, "kernel_elementwise", 8 * np.abs(expected).max())
+
+
+def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int | None) -> np.ndarray:
+    """[Hq, D] of queries at the last of T positions; k, v [Hkv, T, D]."""
+    group = len(q) // len(k)
+    seen = slice(0 if window is None else max(0, k.shape[1] - window), None)
+    rows = []
+    for head, query in enumerate(q):
+        scores = k[head // group, seen] @ query * 0.25
+        p = np.exp(scores - scores.max())
+        rows.append(p / p.sum() @ v[head // group, seen])
+    return np.stack(rows)
+
+
+@levels
+@pytest.mark.parametrize(
+    ("kv_dtype", "window", "cached", "normed"),
+    [("float32", None, 0, False), ("float32", None, 200, True), ("float16", 70, 131, False), ("int8", None, 70, False),
+     ("bfloat16", None, 64, False)],
+)  # fmt: skip
+def test_attention_rotates_writes_and_reads_the_cache(
+    isa: Isa, kv_dtype: KvDtype, window: int | None, cached: int, normed: bool
+) -> None:
+    hq, hkv, d, block = 6, 2, 32, 8
+    g, memory = rng(cached), Memory()
+    attention = AttentionPhase(hq, hkv, d, kv_dtype, 0.25, window, block, EPS if normed else None)
+    merge = LinearPhase(hq * d, AttentionSource(hq, hkv, d, window), FLOAT, "float32")
+    qkv, norms = normal(g, hq + 2 * hkv, d), [normal(g, d), normal(g, d)]
+    cache = [normal(g, 1, hkv, cached, d) for _ in range(2)]
+    table, entries = block_table(g, 1, cached + 1, block)
+    if kv_dtype == "int8":
+        codes, scales = zip(*map(quantize, cache), strict=True)
+        cache = [c.astype(np.float64) * s[..., None] for c, s in zip(codes, scales, strict=True)]
+        pools = keys_turned([scatter(c, table, entries, block, 0) for c in codes])
+        pools += [scatter(s, table, entries, block) for s in scales]
+    else:
+        cache = [c.astype(storage(kv_dtype)) for c in cache]
+        pools = keys_turned([scatter(c, table, entries, block) for c in cache])
+    angle = g.uniform(0, 6, (cached + 1, d // 2))
+    angles = [np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)]
+    packed, w = memory.matrix(FLOAT, hq * d, hq * d)
+    parts, place = memory.room(*attention.output), memory.room(1, hq * d)
+    steps = [
+        [0, memory.put("workspace", qkv), *(memory.vector(n) for n in norms if normed),
+         *(memory.put("pools", p) for p in pools), parts],
+        [1, parts, *packed, place],
+    ]  # fmt: skip
+    call = Caller([attention, merge], 8, isa, d // 2)
+
+    def rotated(heads: np.ndarray, norm: np.ndarray) -> np.ndarray:
+        if normed:
+            heads = np.stack([rms(head, norm) for head in heads])
+        low, high, (cos, sin) = heads[:, : d // 2], heads[:, d // 2 :], (table[cached] for table in angles)
+        return np.concatenate((low * cos - high * sin, high * cos + low * sin), 1)
+
+    wide = qkv.astype(np.float64)
+    new = [rotated(wide[hq : hq + hkv], norms[1]), wide[hq + hkv :]]
+    if kv_dtype == "int8":
+        new = [c * s[..., None] for c, s in (quantize(part.astype(np.float32)) for part in new)]
+    elif kv_dtype != "float32":
+        new = [part.astype(np.float32).astype(storage(kv_dtype)).astype(np.float64) for part in new]
+    k, v = (np.concatenate((c[0].astype(np.float64), part[:, None]), 1) for c, part in zip(cache, new, strict=True))
+    out = attended(rotated(wide[:hq], norms[0]), k, v, window).reshape(1, -1)
+    # a rounding that falls the other way moves one key or value by a unit in the last place
+    slack = {"float32": 1, "float16": 60, "bfloat16": 500, "int8": 1000}[kv_dtype]
+    scale = (np.abs(out) @ np.abs(w).T + 1) * 4 * slack
+    for threads in (1, 3):
+        call(memory, steps, threads, 0, cached, table, angles)
+        assert_close(memory.read(place, 1, hq * d), out @ w.T, "kernel_sums", scale)
+
+
+@levels
+def test_an_embedding_is_the_first_instruction(isa: Isa) -> None:
+    phase = EmbeddingPhase(70, 96, WeightFormat("uint4", 32))
+    memory = Memory()
+    packed, w = memory.matrix(phase.format, 70, 96)
+    place = memory.room(1, 96)
+    Caller([phase], 8, isa)(memory, [[0, *packed, place]], 3, token=69)
+    np.testing.assert_array_equal(memory.read(place, 1, 96), w[69:70].astype(np.float32))
+
+
+def test_what_every_thread_prepares_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many steps in a row, whose threads are apart in time: shared scratch memory would mix them up."""
+    n = k = 512
+    phase = LinearPhase(n, NormSource(k, EPS), WeightFormat("uint4", 32), "int8")
+    memory, g = Memory(), rng(9)
+    packed, _ = memory.matrix(phase.format, n, k)
+    norm = memory.vector(np.ones(k))
+    places = [memory.put("workspace", normal(g, 1, k)), *(memory.room(1, n) for _ in range(60))]
+    steps = [[0, a, norm, *packed, b] for a, b in itertools.pairwise(places)]
+    call = Caller([phase], 8, LEVELS_HERE[-1])
+    call(memory, steps, 1)
+    alone = memory.read(places[-1], 1, n)
+    for _ in range(5):
+        call(memory, steps, 3)
+        np.testing.assert_array_equal(memory.read(places[-1], 1, n), alone)
+
+
+def test_a_kernel_that_takes_other_operands_than_it_says_is_refused() -> None:
+    class Greedy(LinearPhase):
+        def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
+            operands.take("pools", (1,))
+
+    with pytest.raises(InternalError) as caught:
+        decode_step("step", [Greedy(32, PlainSource(32), FLOAT, "float32")], 8, 16, replace(LEVELS_HERE[0]))
+    assert caught.value.code == "E1417"

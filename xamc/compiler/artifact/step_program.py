@@ -1,0 +1,109 @@
+"""`code/decode.json`: what runs one token, as a program for the function `decode` of the artifact's library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from xamc.compiler.artifact.manifest import ALIGNMENT
+from xamc.compiler.artifact.records import RecordError, from_json, to_json
+from xamc.compiler.errors import InputError
+
+Region = Literal["weights", "pools", "workspace"]
+
+STEP_FUNCTION = "decode"
+STEP_FILE = "decode.json"
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A kernel by its number, and its operands.
+
+    An operand is the number of a buffer in the weights table, the number of a pool in the functions' KV tuple, or a
+    byte offset in the workspace; which, the kernel's regions say.
+    """
+
+    kernel: int
+    operands: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """A decode step: instructions in order, all threads meet after each.
+
+    Attributes:
+        workspace: bytes of the memory for what lies between instructions.
+        width: columns of the table that the function takes.
+        kernels: names of the kernels.
+        regions: for each kernel, the regions of its operands in order.
+        instructions: the program.
+    """
+
+    workspace: int
+    width: int
+    kernels: tuple[str, ...]
+    regions: tuple[tuple[Region, ...], ...]
+    instructions: tuple[Instruction, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.kernels) != len(self.regions):
+            raise RecordError("regions", f"{len(self.regions)} for {len(self.kernels)} kernels")
+        for number, instruction in enumerate(self.instructions):
+            where = f"instructions[{number}]"
+            if not 0 <= instruction.kernel < len(self.kernels):
+                raise RecordError(where, f"there is no kernel {instruction.kernel}")
+            regions = self.regions[instruction.kernel]
+            if len(instruction.operands) != len(regions) or len(regions) >= self.width:
+                raise RecordError(where, f"{len(instruction.operands)} operands for {len(regions)} regions")
+            for region, operand in zip(regions, instruction.operands, strict=True):
+                if operand < 0 or (region == "workspace" and (operand >= self.workspace or operand % ALIGNMENT)):
+                    raise RecordError(where, f"{operand} is no place in {region}")
+
+    def table(self, weights: Sequence[int], pools: Sequence[int]) -> list[list[int]]:
+        """The rows of the table that the function takes: a kernel's number, then byte offsets.
+
+        Args:
+            weights: byte offset of every buffer of the weights table.
+            pools: byte offset of every pool.
+
+        Raises:
+            RecordError: an operand is the number of no buffer or pool.
+        """
+        rows = []
+        for number, instruction in enumerate(self.instructions):
+            row = [instruction.kernel]
+            for region, operand in zip(self.regions[instruction.kernel], instruction.operands, strict=True):
+                known = {"weights": weights, "pools": pools}.get(region)
+                if known is not None and operand >= len(known):
+                    raise RecordError(f"instructions[{number}]", f"{region} has no number {operand}")
+                row.append(operand if known is None else known[operand])
+            rows.append([*row, *[0] * (self.width - len(row))])
+        return rows
+
+
+def dumps_step(program: StepProgram) -> str:
+    """The program's text, an instruction per line."""
+    fields = to_json(program)
+    instructions = ",\n  ".join(json.dumps([i["kernel"], *i["operands"]]) for i in fields.pop("instructions"))
+    head = json.dumps(fields, indent=1, sort_keys=True).removesuffix("\n}")
+    return f'{head},\n "instructions": [\n  {instructions}\n ]\n}}\n'
+
+
+def load_step(path: Path) -> StepProgram:
+    """Reads and checks a program.
+
+    Raises:
+        InputError: E1502, it is missing, no JSON, or does not fit the format.
+    """
+    fix = "compile the model again; the file was changed or damaged"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        rows = value.get("instructions") if isinstance(value, dict) else None
+        if isinstance(rows, list) and all(isinstance(row, list) and row for row in rows):
+            value["instructions"] = [{"kernel": row[0], "operands": row[1:]} for row in rows]
+        return from_json(StepProgram, value)
+    except (OSError, ValueError) as error:
+        raise InputError("E1502", f"{path}: {error}", fix=fix) from None

@@ -1,0 +1,306 @@
+"""Function bodies for operators that ONNX defines in words only, and for uses that TVM's importer gets wrong.
+
+Written in ONNX's own text form; `$name` stands for a number or list that depends on the node. A use that none of them
+fits keeps its operator, and is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from string import Template
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+Body = Callable[[ir.Node], Any]
+BODIES: dict[str, Body] = {}
+
+
+def body(name: str) -> Callable[[Body], Body]:
+    """Registers what writes one operator out; it gives None for a use that it does not fit."""
+
+    def register(function: Body) -> Body:
+        BODIES[name] = function
+        return function
+
+    return register
+
+
+def _function(text: str, values: Mapping[str, Any] | None = None) -> Any:
+    """A function from its text."""
+    head = '<opset_import: ["" : 17], domain: "xamc.expanded">\n'
+    return onnx.parser.parse_function(head + Template(text).substitute(values or {}))
+
+
+def _given(node: ir.Node, index: int) -> bool:
+    return len(node.inputs) > index and node.inputs[index] is not None
+
+
+def _constant(node: ir.Node, index: int) -> Any:
+    """An input's values when they are known, else None."""
+    value = node.inputs[index] if _given(node, index) else None
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _dtype(node: ir.Node, index: int) -> int:
+    """The element type of an input, as ONNX numbers it."""
+    value = node.inputs[index]
+    assert value is not None and value.dtype is not None
+    return int(value.dtype)
+
+
+def _rank(node: ir.Node, index: int = 0) -> int | None:
+    value = node.inputs[index]
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+@body("LpNormalization")
+def _lp_normalization(node: ir.Node) -> Any:
+    """x / ‖x‖ along one axis; 0 where the norm is 0."""
+    axis, p, dtype = node.attributes.get_int("axis", -1), node.attributes.get_int("p", 2), _dtype(node, 0)
+    assert node.graph is not None
+    late = node.graph.opset_imports.get("", 1) >= 18  # axes became an input
+    axes = "(x, axes)" if late else "(x)"
+    attribute = "" if late else f", axes = [{axis}]"
+    return _function(
+        f"""LpNormalization(x) => (y) {{
+            axes = Constant<value_ints = [{axis}]>()
+            norm = ReduceL{p}<keepdims = 1{attribute}>{axes}
+            zero = Constant<value_float = 0.0>()
+            zero_like = Cast<to = {dtype}>(zero)
+            one = Constant<value_float = 1.0>()
+            one_like = Cast<to = {dtype}>(one)
+            empty = Equal(norm, zero_like)
+            divisor = Where(empty, one_like, norm)
+            y = Div(x, divisor)
+        }}"""
+    )
+
+
+@body("QLinearMatMul")
+def _qlinear_matmul(node: ir.Node) -> Any:
+    """Dequantize both sides, multiply in float32, quantize; scales of whole tensors, in ONNX Runtime's order."""
+    if any(_rank(node, index) not in (0, 1) for index in (1, 4, 6)) or not _whole(node, (1, 4, 6)):
+        return None
+    return _function(
+        """QLinearMatMul(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero) => (y) {
+            a_number = Cast<to = 1>(a)
+            a_offset = Cast<to = 1>(a_zero)
+            a_centred = Sub(a_number, a_offset)
+            b_number = Cast<to = 1>(b)
+            b_offset = Cast<to = 1>(b_zero)
+            b_centred = Sub(b_number, b_offset)
+            sums = MatMul(a_centred, b_centred)
+            a_scale_wide = Cast<to = 1>(a_scale)
+            b_scale_wide = Cast<to = 1>(b_scale)
+            y_scale_wide = Cast<to = 1>(y_scale)
+            scales = Mul(a_scale_wide, b_scale_wide)
+            multiplier = Div(scales, y_scale_wide)
+            steps = Mul(sums, multiplier)
+            rounded = Round(steps)
+            y_offset = Cast<to = 1>(y_zero)
+            moved = Add(rounded, y_offset)
+            least = Constant<value_float = $least>()
+            most = Constant<value_float = $most>()
+            bounded = Clip(moved, least, most)
+            y = Cast<to = $dtype>(bounded)
+        }""",
+        _bounds(node, 7),
+    )
+
+
+@body("QLinearConv")
+def _qlinear_conv(node: ir.Node) -> Any:
+    """The same for convolutions; the weights' scale and zero point may be per output channel."""
+    rank = _rank(node, 3)
+    if rank is None or not _whole(node, (1, 6)):
+        return None
+    column = [-1, *[1] * (rank - 1)]
+    bias = "bias_wide = Cast<to = 1>(bias)\n row = Reshape(bias_wide, channels)\n sums = Add(plain, row)"
+    return _function(
+        f"""QLinearConv(x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero{", bias" if _given(node, 8) else ""})
+        => (y) {{
+            channels = Constant<value_ints = {[1, *column[:1], *column[2:]]}>()
+            filters = Constant<value_ints = {column}>()
+            x_number = Cast<to = 1>(x)
+            x_offset = Cast<to = 1>(x_zero)
+            x_centred = Sub(x_number, x_offset)
+            w_number = Cast<to = 1>(w)
+            w_offset = Cast<to = 1>(w_zero)
+            w_column = Reshape(w_offset, filters)
+            w_centred = Sub(w_number, w_column)
+            plain = Conv{_written(node, "auto_pad dilations group kernel_shape pads strides")}(x_centred, w_centred)
+            {bias if _given(node, 8) else "sums = Identity(plain)"}
+            w_scales = Reshape(w_scale, channels)
+            scales = Mul(x_scale, w_scales)
+            multiplier = Div(scales, y_scale)
+            steps = Mul(sums, multiplier)
+            rounded = Round(steps)
+            y_offset = Cast<to = 1>(y_zero)
+            moved = Add(rounded, y_offset)
+            least = Constant<value_float = $least>()
+            most = Constant<value_float = $most>()
+            bounded = Clip(moved, least, most)
+            y = Cast<to = $dtype>(bounded)
+        }}""",
+        _bounds(node, 7),
+    )
+
+
+@body("ConvInteger")
+def _conv_integer(node: ir.Node) -> Any:
+    """Exact as long as sums stay below 2^24, which 257 products of two bytes do; wider ones are refused."""
+    weight = node.inputs[1]
+    if weight is None or weight.shape is None or not all(isinstance(dim, int) for dim in weight.shape):
+        return None
+    if int(np.prod([int(dim) for dim in weight.shape[1:]])) > 257 or _rank(node, 3 if _given(node, 3) else 1) == 1:
+        return None
+    zero = "Cast<to = 1>(x_zero)" if _given(node, 2) else "Constant<value_float = 0.0>()"
+    w_zero = "Cast<to = 1>(w_zero)" if _given(node, 3) else "Constant<value_float = 0.0>()"
+    names = ["x", "w", *(["x_zero"] if len(node.inputs) > 2 else []), *(["w_zero"] if len(node.inputs) > 3 else [])]
+    return _function(
+        f"""ConvInteger({", ".join(names)}) => (y) {{
+            x_number = Cast<to = 1>(x)
+            x_offset = {zero}
+            x_centred = Sub(x_number, x_offset)
+            w_number = Cast<to = 1>(w)
+            w_offset = {w_zero}
+            w_centred = Sub(w_number, w_offset)
+            sums = Conv{_written(node, "auto_pad dilations group kernel_shape pads strides")}(x_centred, w_centred)
+            y = Cast<to = 6>(sums)
+        }}""",
+    )
+
+
+@body("IsInf")
+def _is_inf(node: ir.Node) -> Any:
+    """One sign only; both signs are TVM's own."""
+    positive, negative = (node.attributes.get_int(f"detect_{sign}", 1) for sign in ("positive", "negative"))
+    if positive and negative:
+        return None
+    value = "inf" if positive else "-inf"
+    if not positive and not negative:
+        return None
+    wide = float(np.finfo(np.float32).max)
+    bound, comparison = (wide, "Greater") if value == "inf" else (-wide, "Less")
+    return _function(
+        f"""IsInf(x) => (y) {{
+            bound = Constant<value_float = {bound!r}>()
+            limit = Cast<to = {_dtype(node, 0)}>(bound)
+            y = {comparison}(x, limit)
+        }}""",
+    )
+
+
+@body("DFT")
+def _dft(node: ir.Node) -> Any:
+    """A matrix product with cosines and sines, for a length and an axis that are known: [..., L, 1 or 2]."""
+    signal = node.inputs[0]
+    if signal is None or signal.shape is None or _given(node, 1):
+        return None
+    rank = len(signal.shape)
+    axis = node.attributes.get_int("axis", 1) if "axis" in node.attributes else None
+    if axis is None:
+        axis = int(_constant(node, 2)) if _constant(node, 2) is not None else (-2 if not _given(node, 2) else None)
+    if axis is None or not isinstance(signal.shape[axis], int) or not isinstance(signal.shape[-1], int):
+        return None
+    axis, length = axis % rank, int(signal.shape[axis])
+    one_sided, inverse = node.attributes.get_int("onesided", 0), node.attributes.get_int("inverse", 0)
+    if inverse and one_sided:
+        return None
+    angles = -2 * np.pi * np.outer(np.arange(length), np.arange(length // 2 + 1 if one_sided else length)) / length
+    if inverse:
+        angles = -angles
+    factor = 1 / length if inverse else 1.0
+    real, imaginary = np.cos(angles) * factor, np.sin(angles) * factor
+    # rows: samples and parts of the input; columns: frequencies and parts of the output
+    table = np.stack([real, imaginary], axis=-1)[:, None]
+    if int(signal.shape[-1]) == 2:
+        table = np.concatenate([table, np.stack([-imaginary, real], axis=-1)[:, None]], axis=1)
+    matrix = table.reshape(table.shape[0] * table.shape[1], -1).astype(np.float32)
+    order = [i for i in range(rank) if i not in (axis, rank - 1)] + [axis, rank - 1]
+    back = [order.index(i) for i in range(rank)]
+    keep = [0] * (rank - 2)
+    function = _function(
+        f"""DFT({", ".join(["x", "length", "axis"][: len(node.inputs)])}) => (y) {{
+            last = Transpose<perm = {order}>(x)
+            flat_shape = Constant<value_ints = {[*keep, -1]}>()
+            flat = Reshape(last, flat_shape)
+            table = Constant<value_float = 0.0>()
+            product = MatMul(flat, table)
+            split_shape = Constant<value_ints = {[*keep, table.shape[2], 2]}>()
+            split = Reshape(product, split_shape)
+            y = Transpose<perm = {back}>(split)
+        }}""",
+    )
+    _set_constant(function, "table", matrix)
+    return function
+
+
+@body("STFT")
+def _stft(node: ir.Node) -> Any:
+    """A strided convolution with windowed cosines and sines, for a real signal and a known window: [B, T, 1]."""
+    step, window, length = (_constant(node, index) for index in (1, 2, 3))
+    signal = node.inputs[0]
+    if step is None or signal is None or signal.shape is None or (_given(node, 2) and window is None):
+        return None
+    if len(signal.shape) == 3 and signal.shape[-1] != 1:
+        return None
+    size = int(length) if length is not None else (len(window) if window is not None else 0)
+    if not size or (window is not None and len(window) != size):
+        return None
+    bins = size // 2 + 1 if node.attributes.get_int("onesided", 1) else size
+    angles = -2 * np.pi * np.outer(np.arange(bins), np.arange(size)) / size
+    shape = np.ones(size) if window is None else window.astype(np.float64)
+    bank = np.stack([np.cos(angles) * shape, np.sin(angles) * shape], axis=1).reshape(2 * bins, 1, size)
+    function = _function(
+        f"""STFT({", ".join(["x", "step", "window", "length"][: len(node.inputs)])}) => (y) {{
+            row_shape = Constant<value_ints = [0, 1, -1]>()
+            row = Reshape(x, row_shape)
+            table = Constant<value_float = 0.0>()
+            parts = Conv<strides = [{int(step)}]>(row, table)
+            split_shape = Constant<value_ints = [0, {bins}, 2, -1]>()
+            split = Reshape(parts, split_shape)
+            y = Transpose<perm = [0, 3, 1, 2]>(split)
+        }}""",
+    )
+    _set_constant(function, "table", bank.astype(np.float32))
+    return function
+
+
+def _set_constant(function: Any, name: str, array: Any) -> None:
+    """Gives a constant of the text its real value, too long for text."""
+    (node,) = (node for node in function.node if node.output[0] == name)
+    del node.attribute[:]
+    node.attribute.append(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(array, name)))
+
+
+def _whole(node: ir.Node, indices: tuple[int, ...]) -> bool:
+    """Whether these inputs hold one number each."""
+    shapes = [value.shape if value is not None else None for value in (node.inputs[index] for index in indices)]
+    return all(shape is not None and all(dim == 1 for dim in shape) for shape in shapes)
+
+
+def _bounds(node: ir.Node, index: int) -> dict[str, Any]:
+    """The range of the integers that a zero point is of."""
+    value = node.inputs[index]
+    assert value is not None and value.dtype is not None
+    info = np.iinfo(value.dtype.numpy())
+    return {"least": f"{float(info.min)}", "most": f"{float(info.max)}", "dtype": _dtype(node, index)}
+
+
+def _written(node: ir.Node, names: str) -> str:
+    """Attributes of a node as text, in their brackets; those it does not have are left out."""
+    parts = []
+    for name in names.split():
+        if name in node.attributes:
+            value: Any = node.attributes[name].value
+            shown = (
+                f'"{value}"'
+                if isinstance(value, str)
+                else str(list(value) if isinstance(value, tuple | list) else value)
+            )
+            parts.append(f"{name} = {shown}")
+    return f"<{', '.join(parts)}>" if parts else ""

@@ -1,0 +1,91 @@
+"""One token in one launch: all threads go through a program of kernels together and meet after each.
+
+Waking the threads for a kernel and waiting for them costs microseconds, some hundred times per token; threads that are
+awake meet in a third of one. The program is data: row s of an int64 table has the number of a kernel and then the byte
+offsets of its operands in their regions of memory (`Region`), so that layers of equal shapes share their kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tvm.tirx import IntImm
+from tvm.tirx.script.builder import ir as T
+
+from xamc.compiler.artifact.step_program import Region
+from xamc.compiler.errors import InternalError
+from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.decode_phases import REGIONS, Operands, Phase, StepInputs
+from xamc.targets.kernels.isa import Isa
+
+
+def decode_step(name: str, phases: Sequence[Phase], vocabulary: int, rotated: int, isa: Isa) -> E.PrimFunc:
+    """The function that runs a program of kernels.
+
+    Args:
+        name: of the function.
+        phases: the kernels, which the program knows by their numbers.
+        vocabulary: logits V.
+        rotated: angles D/2 of a position.
+        isa: the level to generate for.
+
+    Returns:
+        A PrimFunc (ids int64 [1, 1], position_ids int64 [1, 1], write_index int64 [1], block_table int32 [1, M], cos
+        and sin float32 [R, D/2], program int64 [S, `program_width`], the regions weights, pools and workspace uint8
+        each, logits float32 [1, V]).
+
+    Raises:
+        InternalError: E1417, a kernel takes other operands than it says.
+    """
+
+    def body() -> None:
+        ids = E.parameter("ids", (1, 1), "int64")
+        position_ids = E.parameter("position_ids", (1, 1), "int64")
+        write_index = E.parameter("write_index", (1,), "int64")
+        block_table = E.parameter("block_table", (1, E.dynamic("m")), "int32")
+        r = E.dynamic("r")
+        cos, sin = (E.parameter(table, (r, rotated), "float32") for table in ("cos", "sin"))
+        program = E.parameter("program", (E.dynamic("steps"), program_width(phases)), "int64")
+        regions: dict[Region, E.Buffer] = {
+            region: E.parameter(region, (E.dynamic(f"{region}_bytes"),), "uint8") for region in REGIONS
+        }
+        logits = E.parameter("logits", (1, vocabulary), "float32")
+        inputs = StepInputs(ids, position_ids, write_index, block_table, cos, sin, logits)
+        with _launch(), E.serial(program.shape[0]) as step, _meeting():
+            number = E.let(E.load(program, [step, 0]))
+
+            def run(first: int) -> None:
+                def emit() -> None:
+                    operands = Operands(program, step, regions)
+                    phases[first].emit(operands, inputs, isa)
+                    if tuple(operands.taken) != phases[first].operands:
+                        raise InternalError("E1417", f"{phases[first].key} takes other operands than it says")
+
+                if first == len(phases) - 1:
+                    emit()
+                else:
+                    E.when(number == first, emit, lambda: run(first + 1))
+
+            run(0)
+
+    return E.build(name, body).with_attr(E.OWN_LAUNCH, True)
+
+
+def program_width(phases: Sequence[Phase]) -> int:
+    """Columns of a program: a kernel's number and as many operands as one takes at most."""
+    return 1 + max(len(phase.operands) for phase in phases)
+
+
+@contextmanager
+def _launch() -> Iterator[None]:
+    """Runs its body on every thread; loops that are `parallel` share out their iterations."""
+    with T.attr(IntImm("int32", 0), "pragma_parallel_launch_point", IntImm("int32", 1)):
+        yield
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    """After its body every thread waits for all others."""
+    with T.attr(IntImm("int32", 0), "pragma_parallel_barrier_when_finish", IntImm("int32", 1)):
+        yield
