@@ -31,9 +31,13 @@ def write(folder: Path, golden: Golden) -> Path:
 @pytest.mark.parametrize("run", [True, False])
 def test_read_is_what_was_written(tmp_path: Path, reference: bool, run: bool) -> None:
     samples = tuple(sample(length, reference) for length in (6, 1, 4))
-    golden = Golden(samples) if run else Golden(tuple(replace(one, logits=None) for one in samples), WHY)
+    golden = (
+        Golden(samples, cpu_level="x86-64-v3")
+        if run
+        else Golden(tuple(replace(one, logits=None) for one in samples), WHY)
+    )
     found = read_golden(write(tmp_path / "golden", golden))
-    assert found.not_run == golden.not_run and len(found.samples) == 3
+    assert (found.not_run, found.cpu_level) == (golden.not_run, golden.cpu_level) and len(found.samples) == 3
     for mine, theirs in zip(found.samples, golden.samples, strict=True):
         for name, array in vars(theirs).items():
             np.testing.assert_array_equal(getattr(mine, name), array)

@@ -56,6 +56,26 @@ def test_within_the_tolerance(manifest: Manifest) -> None:
     assert (result.prompts, result.same_top1, result.positions, result.distance) == (2, 9, 9, None)
 
 
+@pytest.mark.parametrize(("activations", "agrees"), [("int8", True), ("float32", False)])
+def test_another_level_of_one_artifact_may_round_activations_otherwise(
+    manifest: Manifest, activations: str, agrees: bool
+) -> None:
+    of_v3 = replace(OWN, cpu_level="x86-64-v3")
+    rounded = replace(manifest, quantization=replace(manifest.quantization, activations=activations))
+    compute = computed(2 * BOUND * LARGEST[1])
+
+    def run(level: str) -> None:
+        check_golden(Path("artifact"), rounded, of_v3, compute, level)
+
+    with pytest.raises(ToolchainError, match="E1511"):
+        run("x86-64-v3")
+    if agrees:
+        run("x86-64-v4")
+    else:
+        with pytest.raises(ToolchainError, match="E1511"):
+            run("x86-64-v4")
+
+
 @pytest.mark.parametrize("noise", [1.5 * BOUND * LARGEST[1], np.nan, np.inf])
 def test_beyond_the_tolerance_in_the_second_prompt(manifest: Manifest, noise: float) -> None:
     with pytest.raises(ToolchainError, match="E1511"):

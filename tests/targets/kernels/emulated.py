@@ -51,7 +51,7 @@ def _build(function: Any, isa: Isa, folder: Path) -> Path:
     code, program = folder / "kernel.o", folder / "kernel"
     getattr(compiled, "mod", compiled).write_to_file(str(code), "o")
     symbol = f"-DKERNEL=__tvm_ffi_{function.attrs['global_symbol']}"
-    command = [COMPILER, "-O1", "-static", symbol, str(DRIVER), str(code), "-o", str(program), "-lm"]
+    command = [COMPILER, "-O1", "-static", "-pthread", symbol, str(DRIVER), str(code), "-o", str(program), "-lm"]
     subprocess.run(command, check=True, capture_output=True)
     return program
 

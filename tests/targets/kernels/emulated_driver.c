@@ -3,6 +3,7 @@
  * usage: driver ARRAYS RESULT, both: u32 count, then per array u8 code, u8 bits, u16 lanes, u32 ndim, i64 shape[ndim],
  * the elements.
  */
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,14 +24,37 @@ typedef int (*Lambda)(int task, Group* group, void* data);
 
 enum { TENSOR_POINTER = 7, MOST = 32, TASKS = 3 };
 
-/* more than one task, so that a range that is cut wrongly shows */
+typedef struct { Lambda lambda; Group* group; void* data; int task, status; } Task;
+
+static void* run_task(void* argument) {
+  Task* task = argument;
+  task->status = task->lambda(task->task, task->group, task->data);
+  return NULL;
+}
+
+/* more than one task, so that a range that is cut wrongly shows; threads, as tasks may wait for each other */
 static int launch(Lambda lambda, void* data, int wanted) {
-  Group group = {NULL, wanted > 0 ? wanted : TASKS};
-  for (int task = 0; task < group.num_task; ++task) {
-    int status = lambda(task, &group, data);
-    if (status) return status;
+  pthread_barrier_t barrier;
+  Group group = {&barrier, wanted > 0 ? wanted : TASKS};
+  pthread_t threads[MOST];
+  Task tasks[MOST];
+  int status = 0;
+  if (group.num_task > MOST || pthread_barrier_init(&barrier, NULL, group.num_task)) return -1;
+  for (int i = 0; i < group.num_task; ++i) {
+    tasks[i] = (Task){lambda, &group, data, i, 0};
+    if (pthread_create(&threads[i], NULL, run_task, &tasks[i])) exit(5);
   }
-  return 0;
+  for (int i = 0; i < group.num_task; ++i) {
+    pthread_join(threads[i], NULL);
+    if (tasks[i].status) status = tasks[i].status;
+  }
+  pthread_barrier_destroy(&barrier);
+  return status;
+}
+
+static int meet(int task, Group* group) {
+  int status = pthread_barrier_wait(group->sync);
+  return status == PTHREAD_BARRIER_SERIAL_THREAD ? 0 : status;
 }
 
 static void* take(int device, int id, uint64_t nbytes, int code, int bits) {
@@ -49,6 +73,7 @@ void TVMFFIErrorSetRaisedFromCStrParts(const char* kind, const char** parts, int
 }
 
 extern void* __TVMBackendParallelLaunch __attribute__((weak));
+extern void* __TVMBackendParallelBarrier __attribute__((weak));
 extern void* __TVMBackendAllocWorkspace __attribute__((weak));
 extern void* __TVMBackendFreeWorkspace __attribute__((weak));
 extern int KERNEL(void* self, const Any* arguments, int32_t count, Any* result);
@@ -87,6 +112,7 @@ int main(int argc, char** argv) {
   }
   fclose(file);
   if (&__TVMBackendParallelLaunch) __TVMBackendParallelLaunch = (void*)launch;
+  if (&__TVMBackendParallelBarrier) __TVMBackendParallelBarrier = (void*)meet;
   if (&__TVMBackendAllocWorkspace) __TVMBackendAllocWorkspace = (void*)take;
   if (&__TVMBackendFreeWorkspace) __TVMBackendFreeWorkspace = (void*)give_back;
   int status = KERNEL(NULL, arguments, (int32_t)count, &result);

@@ -12,6 +12,7 @@ import pytest
 import tvm
 import tvm_ffi
 
+from tests.targets.kernels.emulated import emulated_kernel
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, module, normal, rng
 from tests.targets.kernels.pages import block_table, keys_turned, quantize, scatter, storage
 from tests.targets.kernels.test_packing import weights
@@ -75,7 +76,9 @@ class Caller:
     def __init__(self, phases: Sequence[Phase], vocabulary: int, isa: Isa, half: int = 16) -> None:
         self.phases, self.half = phases, half
         self.logits = aligned_zeros((1, vocabulary), np.float32)
-        self.function = module(decode_step("step", phases, vocabulary, half, isa), isa)["step"]
+        step = decode_step("step", phases, vocabulary, half, isa)
+        self.emulated = emulated_kernel(step, isa) if isa.is_arm else None
+        self.function = None if isa.is_arm else module(step, isa)["step"]
 
     def __call__(
         self,
@@ -100,6 +103,9 @@ class Caller:
             sin,
             program,
         ]
+        if self.emulated is not None:
+            self.emulated(*arrays, *memory.bytes.values(), self.logits)
+            return self.logits.copy()
         tensors = [tvm.runtime.tensor(array) for array in arrays]
         shared = [tvm.runtime.from_dlpack(a) for a in (*memory.bytes.values(), self.logits)]
         failures: list[BaseException] = []

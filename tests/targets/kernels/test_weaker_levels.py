@@ -12,6 +12,7 @@ import pytest
 from tests.targets.kernels import (
     emulated,
     test_attention,
+    test_decode_step,
     test_emit,
     test_integer_linear,
     test_linear,
@@ -42,10 +43,11 @@ FAMILIES: dict[str, Callable[[Isa], None]] = {
     "integer_gemv_int8": lambda isa: test_integer_linear.check(INT8, isa, 50, "one", (1,), True),
     "integer_gemv_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "one", (1,), True),
     "integer_gemm_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "any", (3, 13), True),
+    "decode_step": lambda isa: test_decode_step.test_linear_layers_take_along_what_is_around_them(isa, "norm"),
     "attention_decode": lambda isa: test_attention.check(test_attention.CASES[4], isa, "one", [(1, (5, 130, 0), 131)]),
     "attention_prefill": lambda isa: test_attention.check(test_attention.CASES[0], isa, "any", [(33, (0, 3), 40)]),
 }
-SLOW = ("gemm_int8", "integer_gemm_int4", "attention_decode", "attention_prefill")
+SLOW = ("decode_step", "gemm_int8", "integer_gemm_int4", "attention_decode", "attention_prefill")
 """A dozen seconds of compilation each; `make test-levels` runs them."""
 AT_ONCE = list(FAMILIES) if os.environ.get("XAMC_ALL_LEVELS") else [name for name in FAMILIES if name not in SLOW]
 INTEGERS = ["integer_gemv_int8", "integer_gemv_int4"]

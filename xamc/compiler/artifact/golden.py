@@ -41,10 +41,12 @@ class Golden:
 
     Attributes:
         not_run: why the machine that compiled couldn't run the artifact; empty when it did.
+        cpu_level: of the code that gave the logits; empty where there is one library alone.
     """
 
     samples: tuple[Sample, ...]
     not_run: str = ""
+    cpu_level: str = ""
 
 
 def golden_files(golden: Golden) -> dict[str, bytes]:
@@ -62,6 +64,8 @@ def golden_files(golden: Golden) -> dict[str, bytes]:
         facts["not_run"] = golden.not_run
     else:
         facts |= {"logits": "this artifact, when it was compiled", "tolerance": "golden"}
+    if golden.cpu_level:
+        facts["cpu_level"] = golden.cpu_level
     if golden.samples[0].reference is not None:
         facts["reference"] = "transformers, float32, the checkpoint's weights, layer by layer"
     return {
@@ -83,12 +87,12 @@ def read_golden(folder: Path) -> Golden:
         tensors: dict[str, Any] = safetensors.numpy.load_file(folder / GOLDEN_FILE)
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
         samples = tuple(_sample(tensors, index) for index in range(int(facts["prompts"])))
-        not_run = str(facts.get("not_run", ""))
+        not_run, cpu_level = str(facts.get("not_run", "")), str(facts.get("cpu_level", ""))
     except (OSError, KeyError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
         raise InputError("E1510", f"{folder} can't be read: {error}", fix="compile the model again") from None
     if not samples or any((sample.logits is None) != bool(not_run) for sample in samples):
         raise InputError("E1510", f"{folder}: tensors and {FACTS_FILE} do not agree", fix="compile the model again")
-    return Golden(samples, not_run)
+    return Golden(samples, not_run, cpu_level)
 
 
 def _sample(tensors: dict[str, Any], index: int) -> Sample:

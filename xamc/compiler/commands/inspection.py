@@ -51,7 +51,7 @@ def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
 def _check_golden(artifact: Artifact, threads: int | None, stage: Stage) -> dict[str, Any] | None:
     """Runs the artifact on its golden prompts if this machine can; returns what was found, for scripts."""
     from xamc.compiler.verify.golden import check_golden
-    from xamc.runtime import load
+    from xamc.runtime import load_language_model
     from xamc.runtime.cpu_features import why_not_run
 
     manifest = artifact.manifest
@@ -65,7 +65,8 @@ def _check_golden(artifact: Artifact, threads: int | None, stage: Stage) -> dict
         own = f"; it holds no logits of its own: {golden.not_run}" if golden.not_run else ""
         stage.result(f"not compared: {reason}{own}", "not run")
         return {"executed": False, "reason": reason, "recorded": not golden.not_run}
-    result = check_golden(artifact.path, manifest, golden, load(artifact.path, threads).logits)
+    model = load_language_model(artifact.path, threads)
+    result = check_golden(artifact.path, manifest, golden, model.logits, model.cpu_level)
     stage.result(_found(result, golden))
     return {"executed": True, "recorded": not golden.not_run, **dataclasses.asdict(result)}
 

@@ -71,7 +71,12 @@ def record(
             from xamc.compiler.verify.streamed_reference import reference_logits
 
             reference = list(reference_logits(checkpoint, ids, scratch, reproducers))
-    golden = Golden(tuple(map(Sample, ids, logits, reference)), not_run)
+    level = ""
+    if manifest.variants and not not_run:
+        from xamc.runtime.cpu_features import best_code
+
+        level = best_code(manifest).cpu.mcpu
+    golden = Golden(tuple(map(Sample, ids, logits, reference)), not_run, level)
     far = None
     if spec.verify.final and not not_run:
         far = distance([array for array in logits if array is not None], reference)

@@ -116,6 +116,13 @@ _ALL = (
         "other way in a 16-bit KV cache",
     ),
     Tolerance(
+        "golden_other_level",
+        0.2,
+        "golden, but the library of another CPU level of one artifact, with integer activations: levels without a byte "
+        "dot product multiply 8-bit weights with 16-bit activations, and a sum in another order rounds an activation "
+        "the other way; SmolLM2-135M with 4-bit weights: 0.08 between x86-64-v3 and aarch64+dotprod",
+    ),
+    Tolerance(
         "kernel_sums",
         1e-6,
         "a dot product in fp32, relative to the sum of its absolute products: blocked sums stay below K/32 * 2^-24, "
