@@ -15,7 +15,7 @@ WHEELHOUSE ?= wheelhouse
 WHEELS ?=
 XDIST  ?= 2
 
-.PHONY: help venv wheelhouse compile test test-levels lint format golden bench bench-long verify scale clean
+.PHONY: help venv wheelhouse compile test test-levels lint format golden bench bench-long verify scale reliability clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ verify: $(STAMP) ## re-check ARTIFACT's digests and golden logits (default: all 
 
 scale: $(STAMP) ## compile a synthetic 8.8 B model within 3 GiB, and for VACC; takes long and 45 GB of disk
 	@$(BIN)/python -m tools.scale $(SCALE_ARGS)
+
+reliability: $(STAMP) ## kill compiles, fill disks, fuzz every format, and write docs/reliability.md; takes an hour
+	@$(BIN)/python -m tools.reliability --run $(RELIABILITY_ARGS)
 
 clean: ## remove .venv, caches of the tools, and build leftovers (never vacc_deploy)
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -226,3 +226,27 @@ def test_renaming_a_module_changes_the_source_digest() -> None:
 def test_inputs_that_are_no_plain_values_are_refused() -> None:
     with pytest.raises(TypeError):
         stage_key("export", [], [], {"config": object()})
+
+
+def test_what_killed_compiles_left_is_swept_by_whatever_compile_comes_next(tmp_path: Path) -> None:
+    left = [
+        tmp_path / "cache/v1/.xamc-export-0123-77-01234567",
+        tmp_path / "out/.xamc-scratch-77-01234567",
+        tmp_path / "cache/locks/export-0123",
+    ]
+    for folder in left:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    for folder in left[:2]:
+        folder.mkdir()
+    left[2].touch()
+    with StageCache(tmp_path / "out", tmp_path / "cache") as cache:
+        assert [path for path in left if path.exists()] == []
+        cache.publish(KEY, _fill())  # type: ignore[arg-type]
+    assert list((tmp_path / "cache/locks").iterdir()) == []
+
+
+def test_a_key_knows_what_it_was_made_from() -> None:
+    key = stage_key("export", ("xamc.compiler.errors",), ("torch", "no-such-package"), {"config": {"a": 1}})
+    other = stage_key("export", ("xamc.compiler.errors",), ("torch", "no-such-package"), {"config": {"a": 2}})
+    assert key.parts.keys() == other.parts.keys() and key.parts["tool no-such-package"] == "absent"
+    assert [part for part in key.parts if key.parts[part] != other.parts[part]] == ["input config"]

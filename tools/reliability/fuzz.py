@@ -100,7 +100,8 @@ class _Watch:
         return bool(writing) and not str(path).startswith(self._folder)
 
     def _runs(self, event: str, arguments: tuple[Any, ...]) -> bool:
-        return event == "import" and str(arguments[1] or "").startswith(self._folder)
+        name = getattr(arguments[0], "co_filename", "") if event == "exec" else ""
+        return isinstance(name, str) and name.startswith(self._folder)
 
 
 def fuzz(

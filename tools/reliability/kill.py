@@ -60,7 +60,7 @@ STATES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "complete": ((), 4),
 }
 SIGNALS = (signal.SIGKILL,) * 8 + (signal.SIGTERM, signal.SIGINT)
-MOST_SECONDS = 6.0  # nine of ten moments are drawn from these
+MOST_SECONDS = 4.0  # most moments are drawn from these, of which every stage has some when it is the first to run
 MARK = "XAMC_KILL_TRIAL"
 _FOREIGN = {".ses"}  # ONNX Runtime's own, in TMPDIR
 
@@ -154,7 +154,6 @@ def leftovers(place: Place) -> list[str]:
     """Files of a trial that neither an artifact nor a cache has."""
     found = [path for path in place.temporary.iterdir() if path.name not in _FOREIGN]
     found += [path for path in place.out.glob("*") if path != place.artifact] if place.out.is_dir() else []
-    found += list(place.out.glob(".*")) if place.out.is_dir() else []
     allowed = {"v1", "locks", "users", "digests.json"}
     if place.cache.is_dir():
         found += [path for path in place.cache.iterdir() if path.name not in allowed]
@@ -214,7 +213,7 @@ class KillTest:
             if status:
                 raise SystemExit(f"the undisturbed compile failed:\n{(self.root / 'log').read_text()}")
             self.seconds[state] = time.monotonic() - started
-        self.seconds["empty cache"] = max(self.seconds["empty cache"], MOST_SECONDS * 5)  # a warm one says too little
+        self.seconds["empty cache"] = max(self.seconds["empty cache"], MOST_SECONDS * 7)  # a warm one says too little
         self.seconds["exported"] = self.seconds["empty cache"] / 2
         self.seconds["no weights"] = self.seconds["complete"]
         problem = leftovers(self.template)
@@ -258,7 +257,7 @@ class KillTest:
         number_of_signal = draw.choice(SIGNALS)
         no_cache = state == "empty cache" and draw.random() < 0.5
         longest = 0.9 * self.seconds[state]
-        moment = draw.random() * (longest if draw.random() < 0.1 else min(longest, MOST_SECONDS))
+        moment = draw.random() * (longest if draw.random() < 0.05 else min(longest, MOST_SECONDS))
         what = f"{what}{', no cache' if no_cache else ''}, {number_of_signal.name} at {moment:.2f} s)"
         held = set(leftovers(place)) if place.temporary.is_dir() else set()
         pid = start(self.spec, place, place.root / "killed.log", no_cache)

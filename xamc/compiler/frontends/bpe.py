@@ -175,5 +175,8 @@ def add_specials(tokenizer: Tokenizer, vocabulary: Vocabulary, user_defined_norm
         around = [*([bos] if bos else []), "$A", *([eos] if eos else [])]
         pair = [*around, *([bos + ":1"] if bos else []), "$B:1", *([eos + ":1"] if eos else [])]
         special = [(t, vocabulary.index[t]) for t in (bos, eos) if t]
-        tokenizer.post_processor = processors.TemplateProcessing(single=around, pair=pair, special_tokens=special)
+        try:
+            tokenizer.post_processor = processors.TemplateProcessing(single=around, pair=pair, special_tokens=special)
+        except ValueError as error:  # a template's pieces are written with colons
+            raise vocabulary.invalid(f"{bos!r} or {eos!r} can't stand around a text: {error}") from error
     return tokenizer.to_str(pretty=False).encode()

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from xamc.compiler.errors import InputError, UnsupportedError
 
+MAX_PATH_BYTES = 1024
 MAX_BYTES = 2**31 - 1  # protobuf's own bound of a message
 MIN_OPSET = 7  # ONNX Runtime, the judge, does not promise older ones
 _EXTERNAL = onnx.TensorProto.EXTERNAL
@@ -159,6 +160,9 @@ def _external_file(path: Path, name: str, tensor: Any) -> Path:
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
+    if not all(isinstance(value, str) for value in (*entries, *entries.values())) or len(location) > MAX_PATH_BYTES:
+        # protobuf gives what is no UTF-8 as bytes
+        raise InputError("E1153", f"{path}: the external data of {name} are at no file's name", _WHOLE)
     pure = PurePosixPath(location)
     where = f"{path}: the external data of {name} are in {location!r}"
     move = "put the data beside the .onnx file and name it without a folder"
@@ -170,7 +174,7 @@ def _external_file(path: Path, name: str, tensor: Any) -> Path:
     homes = (folder, Path(os.path.realpath(path)).parent)
     if not any(file.is_relative_to(home) for home in homes):
         raise InputError("E1153", f"{where}, a link that leads out of the model's folder", move)
-    if not file.is_file():
+    if not os.path.isfile(file):  # Path.is_file raises for a name that no file system can hold
         raise InputError("E1153", f"{where}, which does not exist or is no file", "copy it beside the .onnx file")
     nbytes, expected = file.stat().st_size, _nbytes(path, name, tensor)
     try:
