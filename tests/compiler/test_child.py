@@ -262,11 +262,18 @@ def test_a_signal_ends_children_of_all_threads_and_cleans_up(tmp_path: Path, num
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # tests may themselves run under nohup, whose children ignore SIGHUP
+        preexec_fn=lambda: signal.signal(
+            number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler
+        ),
     ) as process:
-        while not pid_file.exists() and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        try:
+            while not pid_file.exists() and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 128 + number, err
     assert "E1524" in err and number.name in out + "SIGINT"
     assert list(temporary.iterdir()) == [] and not (tmp_path / "reproducers").exists()
