@@ -235,8 +235,8 @@ class Session:
             InputError: E1602 or E1603.
             MisuseError: E1618, the session is closed.
         """
-        if len(tokens) == 1:
-            return self._decode_one(int(tokens[0]))
+        if len(tokens) == 1 and self._forward_one is not None:
+            return self._decode_one(int(tokens[0]), self._forward_one)
         check_token_ids(tokens, self._manifest.model.vocab_size)
         counts = active.astype(np.int64)
         self._check_length(self.lengths + counts)
@@ -246,26 +246,20 @@ class Session:
             self.history[row].append(int(tokens[row]))
         return logits
 
-    def _decode_one(self, token: int) -> F32:
+    def _decode_one(self, token: int, forward: ForwardOne) -> F32:
         """`decode` for the only row, without arrays of one element: they would take a tenth of a small model's time."""
         length = int(self.lengths[0])
-        if self._forward_one is None:
+        self._check_open()
+        if not 0 <= token < self._manifest.model.vocab_size:
             check_token_ids([token], self._manifest.model.vocab_size)
-            self._check_length(self.lengths + 1)
-            reached = self._reached.advance(length + 1)
-            logits = self._step(np.array([[token]], np.int64), np.ones(1, np.int64), reached, False)[:, 0]
-        else:
-            self._check_open()
-            if not 0 <= token < self._manifest.model.vocab_size or length >= self._manifest.context_limit:
-                check_token_ids([token], self._manifest.model.vocab_size)
-                check_context(length + 1, self._manifest.context_limit)
-            reached = self._reached.advance(length + 1)
-            self._table.prepare(length, length + 1, reached)
-            self._follow_rope(reached)
-            logits = self._forward_one(token, length, self._table.cos, self._table.sin)
-            self.lengths[0] += 1
-            if self._reuse and self._executor.pages is not None:
-                self._executor.pages.extend(0, (token,))
+        check_context(length + 1, self._manifest.context_limit)
+        reached = self._reached.advance(length + 1)
+        self._table.prepare(length, length + 1, reached)
+        self._follow_rope(reached)
+        logits = forward(token, length, self._table.cos, self._table.sin)
+        self.lengths[0] += 1
+        if self._reuse and self._executor.pages is not None:
+            self._executor.pages.extend(0, (token,))
         self.history[0].append(token)
         return logits
 

@@ -1,7 +1,7 @@
 """One token in one launch: all threads go through a program of kernels together and meet after each.
 
 Waking the threads for a kernel and waiting for them costs microseconds, some hundred times per token; threads that are
-awake meet in a third of one. The program is data: row s of an int64 table has the number of a kernel and then the byte
+awake meet in less than one. The program is data: row s of an int64 table has the number of a kernel and then the byte
 offsets of its operands in their regions of memory (`Region`), so that layers of equal shapes share their kernel.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemv import Registers
 from xamc.targets.kernels.integer_dot import IntegerDot
-from xamc.targets.kernels.quantize_activations import quantize_group
+from xamc.targets.kernels.quantize_activations import QuantizedRows
 from xamc.targets.kernels.weights import PackedWeight
 
 
@@ -21,37 +21,21 @@ class IntegerProducts:
         self.dot = IntegerDot.of(weight.format, weight.isa)
         # several sums per vector hide the latency of one row's; more rows do so by themselves
         self.chains = self.dot.units if rows == 1 else 1
-        self.whole, self.rest = divmod(weight.k, self.dot.group)
-        groups = self.whole + (self.rest > 0)
-        self.codes = E.scratch((rows, groups * self.dot.group), self.dot.activations)
-        self.scales, self.counts = E.scratch((rows, groups)), E.scratch((rows, groups))
+        self.activations = QuantizedRows(self.dot, weight.k, rows)
 
     def take(self, x: E.Buffer) -> None:
         """Rounds the rows of X; see `RowProducts`."""
         for row in range(self.rows):
-            source = row if row == 0 else E.let(E.minimum(x.shape[0] - 1, row))
-
-            def one(group: E.Expr, extent: int, row: int = row, source: E.Expr = source) -> None:
-                scale, count = quantize_group(
-                    self.dot, x, source, E.let(group * self.dot.group), extent,
-                    lambda c, codes, lanes: E.store(self.codes, [row, c], codes, lanes),
-                )  # fmt: skip
-                E.store(self.scales, [row, group], scale)
-                E.store(self.counts, [row, group], E.f32(0) - count)
-
-            with E.serial(self.whole) as group:
-                one(group, self.dot.group)
-            if self.rest:
-                one(E.i32(self.whole), self.rest)
+            self.activations.fill(x, row if row == 0 else E.let(E.minimum(x.shape[0] - 1, row)), row)
 
     def panel(self, panel: E.Expr, columns: list[E.Expr]) -> list[Registers]:
         """See `RowProducts`."""
         lanes = self.isa.lanes
         totals = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in columns] for _ in range(self.rows)]
-        with E.serial(self.whole) as group:
+        with E.serial(self.activations.whole) as group:
             self.group(panel, group, self.dot.group, columns, totals)
-        if self.rest:
-            self.group(panel, E.i32(self.whole), self.rest, columns, totals)
+        if self.activations.rest:
+            self.group(panel, E.i32(self.activations.whole), self.activations.rest, columns, totals)
         return totals
 
     def group(self, panel: E.Expr, group: E.Expr, extent: int, columns: list[E.Expr], totals: list[Registers]) -> None:
@@ -74,8 +58,8 @@ class IntegerProducts:
         factors = [E.let(weight.scale(panel, stored, column, lanes)) for column in columns]
         zeros = [E.let(weight.zero(panel, stored, column, lanes)) for column in columns]
         for row, vectors in enumerate(sums):
-            scale = E.let(E.splat(E.load(self.scales, [row, group]), lanes))
-            negative = E.let(E.splat(E.load(self.counts, [row, group]), lanes))
+            scale = E.let(E.splat(E.load(self.activations.scales, [row, group]), lanes))
+            negative = E.let(E.splat(E.load(self.activations.counts, [row, group]), lanes))
             for v, registers in enumerate(vectors):
                 centered = E.fma(zeros[v], negative, dot.total(registers), lanes)
                 total = totals[row][v]
@@ -86,7 +70,10 @@ class IntegerProducts:
         weight, dot, lanes = self.weight, self.dot, self.isa.lanes
         weight.prefetch(panel, word)
         units = [
-            [dot.activation(self.codes, [row, word * dot.words + unit * dot.unit]) for unit in range(dot.units)]
+            [
+                dot.activation(self.activations.codes, [row, word * dot.words + unit * dot.unit])
+                for unit in range(dot.units)
+            ]
             for row in range(self.rows)
         ]
         for v, column in enumerate(columns):

@@ -12,7 +12,7 @@ from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemv import finish_vector, panel_columns
 from xamc.targets.kernels.integer_dot import IntegerDot
-from xamc.targets.kernels.quantize_activations import quantize_group
+from xamc.targets.kernels.quantize_activations import QuantizedRows
 from xamc.targets.kernels.weights import PackedWeight
 
 MOST_ROWS = 16
@@ -44,31 +44,14 @@ class _IntegerRows:
         self.dot = IntegerDot.of(weight.format, weight.isa)
         self.tile = max(2, _SUMS * weight.isa.lanes // PANEL)
         self.tiles = E.let((rows + (self.tile - 1)) // self.tile)
-        self.whole, self.rest = divmod(weight.k, self.dot.group)
-        groups = self.whole + (self.rest > 0)
-        most = -(-MOST_ROWS // self.tile) * self.tile
-        self.codes = E.scratch((most, groups * self.dot.group), self.dot.activations)
-        self.scales, self.counts = E.scratch((most, groups)), E.scratch((most, groups))
-        self.most = most
+        self.most = -(-MOST_ROWS // self.tile) * self.tile
+        self.activations = QuantizedRows(self.dot, weight.k, self.most)
 
     def quantize(self, x: E.Buffer) -> None:
         """Rounds the rows of X; rows that X doesn't have, up to a whole tile, are copies of its last one."""
 
         def quantize_row(row: E.Expr) -> None:
-            source = E.let(E.minimum(row, self.rows - 1))
-
-            def one(group: E.Expr, extent: int) -> None:
-                scale, count = quantize_group(
-                    self.dot, x, source, E.let(group * self.dot.group), extent,
-                    lambda c, codes, lanes: E.store(self.codes, [row, c], codes, lanes),
-                )  # fmt: skip
-                E.store(self.scales, [row, group], scale)
-                E.store(self.counts, [row, group], E.f32(0) - count)
-
-            with E.serial(self.whole) as group:
-                one(group, self.dot.group)
-            if self.rest:
-                one(E.i32(self.whole), self.rest)
+            self.activations.fill(x, E.let(E.minimum(row, self.rows - 1)), row)
 
         E.rows(E.let(self.tiles * self.tile), quantize_row, threshold=_SERIAL_ROWS)
 
@@ -79,10 +62,10 @@ class _IntegerRows:
         with E.serial(E.let(self.tiles * self.tile)) as row:
             for v in range(len(columns)):
                 E.store(totals, [row, v * lanes], E.const(0, lanes), lanes)
-        with E.serial(self.whole) as group:
+        with E.serial(self.activations.whole) as group:
             self.group(panel, group, self.dot.group, columns, totals)
-        if self.rest:
-            self.group(panel, E.i32(self.whole), self.rest, columns, totals)
+        if self.activations.rest:
+            self.group(panel, E.i32(self.activations.whole), self.activations.rest, columns, totals)
         with E.serial(self.rows) as row:
             for v in range(len(columns)):
                 finish(row, v, E.Register(lanes, initial=E.load(totals, [row, v * lanes], lanes)))
@@ -105,8 +88,8 @@ class _IntegerRows:
             with E.serial(count) as step:
                 self.step(panel, E.let(first + step), top, columns, sums)
             for row, vectors in enumerate(sums):
-                scale = E.let(E.splat(E.load(self.scales, [top + row, group]), lanes))
-                negative = E.let(E.splat(E.load(self.counts, [top + row, group]), lanes))
+                scale = E.let(E.splat(E.load(self.activations.scales, [top + row, group]), lanes))
+                negative = E.let(E.splat(E.load(self.activations.counts, [top + row, group]), lanes))
                 for v, register in enumerate(vectors):
                     place = [top + row, v * lanes]
                     centered = E.fma(zeros[v], negative, dot.total([register]), lanes)
@@ -120,7 +103,10 @@ class _IntegerRows:
         weight, dot, lanes = self.weight, self.dot, self.isa.lanes
         weight.prefetch(panel, word)
         units = [
-            [dot.activation(self.codes, [top + row, word * dot.words + unit * dot.unit]) for unit in range(dot.units)]
+            [
+                dot.activation(self.activations.codes, [top + row, word * dot.words + unit * dot.unit])
+                for unit in range(dot.units)
+            ]
             for row in range(self.tile)
         ]
         for v, column in enumerate(columns):
