@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
@@ -56,6 +57,32 @@ def cut_blocks(m: E.Expr, isa: Isa, tiles: LinearTiles) -> tuple[E.Expr, E.Expr]
     return blocks, E.let(((m + blocks - 1) // blocks + (tallest - 1)) // tallest * tallest)
 
 
+def ask_for_next_block(
+    weight: PackedWeight, panel: E.Expr, block: E.Expr, part: E.Expr, row: E.Expr, rows: E.Expr
+) -> None:
+    """Asks for a register tile's share of the weights that the task, or the one after it, takes next.
+
+    Args:
+        weight: the weight.
+        panel: the task's panel.
+        block: block along K that is being multiplied.
+        part: the tile's part of the panel.
+        row: the tile's first row in the task.
+        rows: rows of the task, a full tile at least.
+    """
+    tallest, vectors = register_tile(weight.isa, weight.tiles)
+    steps = weight.tiles.block_k // weight.format.k_step
+    last = (block + 1) * weight.tiles.block_k >= weight.k
+    tiles = E.let(rows // tallest)
+    weight.prefetch_share(
+        E.let(E.choose(last, panel + 1, panel)),
+        E.let(E.choose(last, E.i32(0), (block + 1) * steps)),
+        steps,
+        E.let(part * tiles + row // tallest),
+        E.let(tiles * (PANEL // (vectors * weight.isa.lanes))),
+    )
+
+
 class _Gemm:
     def __init__(
         self, weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer
@@ -94,10 +121,15 @@ class _Gemm:
                     with E.serial(PANEL // self.width) as part:
                         cut_rows(
                             rows,
-                            row_tiles(self.isa, self.tallest),
-                            lambda row, size: self.tile(copy, values, output, part, block, k, first, row, size),
+                            self.heights(),
+                            partial(self.tile, copy, values, output, panel, part, block, k, first, rows),
                         )
                 output.write(panel, first, rows)
+
+    def heights(self) -> tuple[int, ...]:
+        """Heights of register tiles, with one of two thirds: the smaller ones have too few sums to keep the
+        multiply-adds busy, and rows are left over at every prompt whose length fills no whole tiles."""
+        return tuple(sorted({*row_tiles(self.isa, self.tallest), max(1, self.tallest * 2 // 3)}, reverse=True))
 
     def copy_row(self, copy: E.Buffer, i: E.Expr) -> None:
         """Copies (or rounds) a row of X into blocks along K."""
@@ -185,15 +217,19 @@ class _Gemm:
         copy: E.Buffer,
         values: E.Buffer,
         output: GemmOutput,
+        panel: E.Expr,
         part: E.Expr,
         block: E.Expr,
         k: E.Expr,
         first: E.Expr,
+        count: E.Expr,
         row: E.Expr,
         rows: int,
     ) -> None:
-        """One register tile over one block along K; rows of X are counted from `first`."""
+        """One register tile of `rows` rows over one block along K; the task's `count` rows of X begin at `first`."""
         lanes = self.lanes
+        if rows == self.tallest:
+            ask_for_next_block(self.weight, panel, block, part, row, count)
         i, column = E.let(first + row), E.let(part * self.width)
         sums = [
             [

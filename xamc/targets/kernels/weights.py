@@ -51,6 +51,21 @@ class PackedWeight:
             for row in range(0, PANEL, rows):
                 E.prefetch(weight, [panel, step, row] if len(weight.shape) == 3 else [panel, step, row, 0])
 
+    def prefetch_share(self, panel: E.Expr, step: E.Expr, steps: int, share: E.Expr, shares: E.Expr) -> None:
+        """Asks for one of equal shares of the weights of `steps` K steps from `step` on, in this panel or the next.
+
+        A GEMM that has few rows to multiply its weights with would wait for memory whenever it comes to new ones.
+        """
+        weight = self.buffers["weight"]
+        per_step = self.layout.buffers[0].panel_bytes // int(weight.shape[1])
+        lines = steps * per_step // 64
+        count = E.let((lines + shares - 1) // shares)
+        with E.serial(count) as line:
+            at = E.let((share * count + line) * 64)
+            row = at % per_step * PANEL // per_step
+            index = [panel, step + at // per_step, row]
+            E.prefetch(weight, index if len(weight.shape) == 3 else [*index, 0])
+
     def value(self, word: E.Expr, offset: int, lanes: int) -> E.Expr:
         """The float32 value (integers unscaled) at K offset `offset` of a K step's word."""
         kind = self.format.kind
