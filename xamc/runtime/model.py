@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.artifact.read import GraphArtifact, read_any, read_artifact
+from xamc.compiler.artifact.read import Artifact, GraphArtifact, read_any, read_artifact
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.chat import ChatTemplate, Message
 from xamc.runtime.executor import F32, I64, Executor
 from xamc.runtime.generate import Generation, Limits, Options, Stream, collect, run
-from xamc.runtime.graph import load_graph
+from xamc.runtime.graph import GraphModel
 from xamc.runtime.rope import RopeTable
 from xamc.runtime.session import Session, check_context, check_token_ids
 from xamc.runtime.tokenizer import Tokenizer
@@ -33,9 +33,10 @@ def load(path: str | Path, threads: int | None = None, prefault: bool = False) -
     Raises:
         XamcError: as they do.
     """
-    if isinstance(read_any(path), GraphArtifact):
-        return load_graph(path, threads)
-    return load_language_model(path, threads, prefault)
+    artifact = read_any(path)
+    if isinstance(artifact, GraphArtifact):
+        return GraphModel(artifact.path, artifact.manifest, threads)
+    return _open(artifact, threads, prefault)
 
 
 def load_language_model(path: str | Path, threads: int | None = None, prefault: bool = False) -> Model:
@@ -53,7 +54,10 @@ def load_language_model(path: str | Path, threads: int | None = None, prefault: 
         ToolchainError: E1609, a library is missing or refuses the code.
         MisuseError: E1608, a bad number of threads.
     """
-    artifact = read_artifact(path)
+    return _open(read_artifact(path), threads, prefault)
+
+
+def _open(artifact: Artifact, threads: int | None, prefault: bool) -> Model:
     return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads, prefault))
 
 
