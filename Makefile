@@ -15,7 +15,7 @@ WHEELHOUSE ?= wheelhouse
 WHEELS ?=
 XDIST  ?= 2
 
-.PHONY: help venv wheelhouse compile test test-levels lint format golden bench bench-long verify scale reliability clean
+.PHONY: help venv wheelhouse compile test test-levels test-wide-levels lint format golden bench bench-long verify scale reliability clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test: $(STAMP) ## the whole test suite; JUNIT=FILE also writes JUnit XML
 
 test-levels: $(STAMP) ## every kernel family on plain x86-64 and, under QEMU's user-mode emulator, on aarch64
 	@OMP_NUM_THREADS=1 XAMC_ALL_LEVELS=1 $(BIN)/python -m pytest -q tests/targets/kernels/test_weaker_levels.py
+
+test-wide-levels: $(STAMP) ## every kernel family with AVX-512, VNNI and BF16 on a machine that Bochs emulates
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.levels
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check xamc tests tools

@@ -155,7 +155,9 @@ def _level(name: str, lanes: int, flags: tuple[str, ...], *attributes: str) -> I
 _NEON = ("asimd", "fp")
 _VNNI = (*_V4, "avx512_vnni")
 # "prefer-256-bit" is off: LLVM would split 512-bit vectors on server parts where the full width is faster.
-_WIDE = "-prefer-256-bit"
+# Neither gathers nor scatters: LLVM makes them of scalar accesses at the edges of tiles. Where microcode keeps data of
+# gathers from leaking (Intel before Sapphire Rapids) a gather costs tens of cycles; so do scatters on AMD's.
+_WIDE = ("-prefer-256-bit", "+prefer-no-gather", "+prefer-no-scatter")
 
 LEVELS: dict[str, Isa] = {
     level.name: level
@@ -163,9 +165,9 @@ LEVELS: dict[str, Isa] = {
         _level("x86-64", 4, _V1),
         _level("x86-64-v2", 4, _V2),
         _level("x86-64-v3", 8, _V3),
-        _level("x86-64-v4", 16, _V4, _WIDE),
-        _level("x86-64-v4+vnni", 16, _VNNI, _WIDE, "+avx512vnni"),
-        _level("x86-64-v4+vnni+bf16", 16, (*_VNNI, "avx512_bf16"), _WIDE, "+avx512vnni", "+avx512bf16"),
+        _level("x86-64-v4", 16, _V4, *_WIDE),
+        _level("x86-64-v4+vnni", 16, _VNNI, *_WIDE, "+avx512vnni"),
+        _level("x86-64-v4+vnni+bf16", 16, (*_VNNI, "avx512_bf16"), *_WIDE, "+avx512vnni", "+avx512bf16"),
         _arm("aarch64", _NEON),
         _arm("aarch64+dotprod", (*_NEON, "asimddp"), "+dotprod"),
         _arm("aarch64+i8mm", (*_NEON, "asimddp", "i8mm"), "+dotprod", "+i8mm"),
