@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tvm
 
+from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.isa import LEVELS, Isa
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
@@ -47,7 +48,7 @@ def emulated_kernel(function: Any, isa: Isa) -> Callable[..., None]:
 
 
 def _build(function: Any, isa: Isa, folder: Path) -> Path:
-    compiled = tvm.compile(function, target=tvm.target.Target(isa.target()))
+    compiled = tvm.compile(function, target=tvm.target.Target(isa.target()), tir_pipeline=tir_pipeline.NAME)
     code, program = folder / "kernel.o", folder / "kernel"
     getattr(compiled, "mod", compiled).write_to_file(str(code), "o")
     symbol = f"-DKERNEL=__tvm_ffi_{function.attrs['global_symbol']}"

@@ -13,7 +13,6 @@ import tvm
 from tests.targets.kernels.emulated import emulated_kernel
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.targets.cpu import tir_pipeline
-from xamc.targets.kernels.emit import OWN_LAUNCH
 from xamc.targets.kernels.isa import LEVELS, Isa
 
 HOST = Isa.host()
@@ -38,11 +37,9 @@ def normal(generator: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def module(function: Any, isa: Isa) -> Any:
-    """The PrimFunc (or a dictionary of them by name) as a compiled module."""
+    """The PrimFunc (or a dictionary of them by name) as a compiled module, lowered as a build lowers it."""
     source = tvm.IRModule(function) if isinstance(function, dict) else function
-    own = not isinstance(function, dict) and function.attrs.get(OWN_LAUNCH)
-    pipeline = tir_pipeline.NAME if own else "default"
-    return tvm.compile(source, target=tvm.target.Target(isa.target()), tir_pipeline=pipeline)
+    return tvm.compile(source, target=tvm.target.Target(isa.target()), tir_pipeline=tir_pipeline.NAME)
 
 
 def assembly(function: Any, isa: Isa) -> str:
