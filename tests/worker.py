@@ -28,6 +28,7 @@ _CALLERS = (
     "xamc.compiler.stages.graph_import",
     "xamc.compiler.stages.graph_road",
     "xamc.compiler.verify.kv_calibration",
+    "xamc.compiler.verify.streamed_reference",
     "xamc.targets.cpu.generate",
     "xamc.targets.graph.generate",
     "xamc.targets.vacc.generate",
