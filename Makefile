@@ -34,7 +34,7 @@ compile: $(STAMP) ## compile SPEC (and TARGET), then let the model answer PROMPT
 	@$(BIN)/python tools/compile_and_answer.py $(SPEC) $(if $(TARGET),--target $(TARGET)) --prompt "$(PROMPT)"
 
 test: $(STAMP) ## the whole test suite; JUNIT=FILE also writes JUnit XML
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile $(if $(JUNIT),--junitxml=$(JUNIT)) $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile --no-loadscope-reorder --max-worker-restart 2 $(if $(JUNIT),--junitxml=$(JUNIT)) $(PYTEST_ARGS)
 
 test-levels: $(STAMP) ## every kernel family on plain x86-64 and, under QEMU's user-mode emulator, on aarch64
 	@OMP_NUM_THREADS=1 XAMC_ALL_LEVELS=1 $(BIN)/python -m pytest -q tests/targets/kernels/test_weaker_levels.py

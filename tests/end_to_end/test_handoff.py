@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.end_to_end.models import Workshop, spec
-from tests.end_to_end.vacc_models import one_worker
+from tests.worker import Worker
 from xamc.compiler.errors import MisuseError
 from xamc.compiler.handoff.export import Handoff, HandoffOptions, export_vamc
 from xamc.compiler.pipeline import Compiled, compile_spec
@@ -37,8 +37,8 @@ def wish(workshop: Workshop) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def artifact(wish: dict[str, Any]) -> Iterator[Compiled]:
-    with one_worker():
+def artifact(wish: dict[str, Any], worker: Worker) -> Iterator[Compiled]:
+    with worker.active():
         yield compile_spec(wish)
 
 

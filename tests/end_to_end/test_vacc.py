@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.models import F32, I64
-from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build, error_of, one_worker
+from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build, error_of
+from tests.worker import Worker
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.verify.metrics import relative_error
@@ -22,8 +23,8 @@ STORED = {"w8a16_gptq": "vacc_w8a16", "w16kv8": "vacc_kv8", None: "vacc_fp16"}
 
 
 @pytest.fixture(scope="module")
-def vacc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaccWorkshop]:
-    with one_worker():
+def vacc(tmp_path_factory: pytest.TempPathFactory, worker: Worker) -> Iterator[VaccWorkshop]:
+    with worker.active():
         yield VaccWorkshop(tmp_path_factory.mktemp("vacc"))
 
 

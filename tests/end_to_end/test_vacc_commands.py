@@ -16,7 +16,8 @@ import yaml
 from tests.checkpoints import write_tiny
 from tests.end_to_end.models import spec
 from tests.end_to_end.test_bad_input import change_config, one_nan
-from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build, one_worker
+from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build
+from tests.worker import Worker
 from xamc.compiler import cli
 from xamc.compiler.artifact.manifest import MANIFEST
 from xamc.compiler.errors import InputError
@@ -209,11 +210,11 @@ def test_a_failing_compile_leaves_nothing(tmp_path: Path) -> None:
     assert not list((tmp_path / "vacc_deploy").iterdir())
 
 
-def test_compiled_again_it_is_the_same(vacc: VaccWorkshop, tmp_path: Path) -> None:
+def test_compiled_again_it_is_the_same(vacc: VaccWorkshop, worker: Worker, tmp_path: Path) -> None:
     """Byte by byte, without a cache, and in another process than before: digests of all files are in the manifest."""
     first = vacc.compiled(NAME)
     again = CompileOptions(use_cache=False, output=tmp_path / "again")
-    with one_worker():
+    with worker.active():
         second = compile_spec(vacc.build(NAME), options=again)
     assert len(first.manifest.files) > 3 * len(FOLDERS)
     assert (first.path / MANIFEST).read_bytes() == (second.path / MANIFEST).read_bytes()

@@ -1,22 +1,13 @@
-"""Vendor-shaped build files for VACC on tiny checkpoints, and their artifacts, each compiled once.
-
-A compile starts a process for the export and one for each graph, which import torch or TVM for seconds to work for
-less. Under `one_worker` one process does the work of all of them; `test_vacc_commands.py` compiles without it.
-"""
+"""Vendor-shaped build files for VACC on tiny checkpoints, and their artifacts, each compiled once."""
 
 from __future__ import annotations
 
-import importlib
-import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.checkpoints import write_tiny
 from tests.end_to_end import references
@@ -26,17 +17,6 @@ from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.verify.metrics import relative_error
 from xamc.runtime import Model, load
-
-_CALLERS = (
-    "xamc.compiler.stages.export",
-    "xamc.compiler.stages.golden",
-    "xamc.compiler.stages.graph_import",
-    "xamc.compiler.stages.graph_road",
-    "xamc.compiler.verify.kv_calibration",
-    "xamc.targets.cpu.generate",
-    "xamc.targets.graph.generate",
-    "xamc.targets.vacc.generate",
-)
 
 
 def build(checkpoint: Path, name: str, variant: Variant) -> dict[str, Any]:
@@ -185,41 +165,3 @@ def error_of(model: Model, tokens: I64, reference: F32, prompt: int) -> float:
     for token in tokens[prompt:]:
         found.append(session.decode(np.array([token]), np.ones(1, np.bool_)).copy())
     return relative_error(np.concatenate(found), reference[prompt - 1 :])
-
-
-def call(function: str, request: Any) -> Any:
-    """The worker's side: `module:function` of one argument."""
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)(request)
-
-
-class Worker:
-    """One process for the work of all child processes, while it is asked for it."""
-
-    def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """What child processes would do in this block, the worker does."""
-
-        def run(function: str, request: Any, **_: Any) -> Any:
-            return self._pool.submit(call, function, request).result()
-
-        with pytest.MonkeyPatch.context() as patch:
-            for module in _CALLERS:
-                patch.setattr(f"{module}.run_child", run)
-            yield
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
-
-@contextmanager
-def one_worker() -> Iterator[None]:
-    """Gives the work of all child processes to one process that lives as long as the block."""
-    with Worker() as worker, worker.active():
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import subprocess
 import sys
@@ -43,12 +44,18 @@ def vocab_size(tokenizer: Any) -> int:
 
 
 @pytest.fixture(scope="session")
-def toy_code(tmp_path_factory: pytest.TempPathFactory, toy: Any, vocab_size: int) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("code")
-    library = folder / "model.so"
-    # A process of its own, so that the test process never imports TVM, like a process that only runs artifacts.
-    subprocess.run([sys.executable, HERE / "toy_relax.py", library, str(vocab_size)], check=True, timeout=120)
-    return {"tvm_cpu": library, "reference": toy.write_onnx(folder / "model.onnx", vocab_size)}
+def toy_code(session_folder: Path, toy: Any, vocab_size: int) -> dict[str, Path]:
+    """Made by the worker process of the session that is first."""
+    folder = session_folder / "toy_code"
+    folder.mkdir(exist_ok=True)
+    library, model = folder / "model.so", folder / "model.onnx"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not model.exists():
+            # A process of its own, so that the test process never imports TVM, like one that only runs artifacts.
+            subprocess.run([sys.executable, HERE / "toy_relax.py", library, str(vocab_size)], check=True, timeout=120)
+            toy.write_onnx(model, vocab_size)
+    return {"tvm_cpu": library, "reference": model}
 
 
 MakeArtifact = Callable[..., Path]

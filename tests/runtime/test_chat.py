@@ -179,10 +179,10 @@ def test_the_sandbox_gives_nothing_away(source: str) -> None:
     ],
 )
 def test_templates_that_would_use_up_the_machine(source: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()  # not wall time, which is the machine's affair
     with pytest.raises(InputError, match="E1615"):
         ChatTemplate(source).render(CONVERSATIONS[0])
-    assert time.monotonic() - started < 4
+    assert time.process_time() - started < 4
 
 
 def test_a_rendering_that_gives_up_leaves_the_next_alone() -> None:
@@ -203,10 +203,10 @@ def test_a_rendering_that_gives_up_leaves_the_next_alone() -> None:
 )
 def test_endless_templates_are_stopped(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr(template_sandbox, "SECONDS", 0.3)
-    started = time.monotonic()
+    started = time.process_time()  # not wall time, which is the machine's affair
     with pytest.raises(InputError, match=r"E1615.*longer than 0\.3 s"):
         ChatTemplate(source).render(CONVERSATIONS[0])
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
 
 
 def test_large_templates_are_refused_unread() -> None:

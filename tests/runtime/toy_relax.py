@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-import tvm
-import tvm.tirx as tirx
 from toy import BLOCK, DIM, HEADS
+
+from xamc.runtime.tvm_library import torch_hidden
+
+with torch_hidden():
+    import tvm
+
+import tvm.tirx as tirx
 from tvm import relax
 from tvm.script import relax as R
 from tvm.script import tirx as T

@@ -18,7 +18,7 @@ import yaml
 
 from tests.checkpoints import write_tiny
 from tests.end_to_end import references
-from tests.end_to_end.vacc_models import one_worker
+from tests.worker import Worker
 from xamc.compiler.cli import run
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.compiler.handoff.export import Handoff, HandoffOptions, export_vamc
@@ -50,9 +50,9 @@ def spec(checkpoint: Path, **frontend: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_worker() -> Iterator[None]:
+def _one_worker(worker: Worker) -> Iterator[None]:
     """Two exports, one process; what is in processes of its own here is the loop."""
-    with one_worker():
+    with worker.active():
         yield
 
 

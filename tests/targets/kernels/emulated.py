@@ -23,7 +23,6 @@ import tvm
 
 from tools.levels.machine import MODELS, Machine, missing
 from xamc.targets.cpu import tir_pipeline
-from xamc.targets.kernels.emit import OWN_LAUNCH
 from xamc.targets.kernels.isa import LEVELS, Isa
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
@@ -91,8 +90,7 @@ def _run_bochs(isa: Isa, program: Path, arrays: bytes) -> bytes:
 
 
 def _build(function: Any, isa: Isa, folder: Path) -> Path:
-    pipeline = tir_pipeline.NAME if function.attrs.get(OWN_LAUNCH) else "default"
-    compiled = tvm.compile(function, target=tvm.target.Target(isa.target()), tir_pipeline=pipeline)
+    compiled = tvm.compile(function, target=tvm.target.Target(isa.target()), tir_pipeline=tir_pipeline.NAME)
     library = getattr(compiled, "mod", compiled)
     if isa.has_bf16_dot:
         code, program = folder / "kernel.s", folder / "kernel"
