@@ -2,6 +2,9 @@
 
 python -m tools.reliability                 only the table
 python -m tools.reliability --run           everything, about an hour on an idle machine of two CPUs
+python -m tools.reliability --run --fresh   without what earlier runs recorded
+
+A run goes on where the one before ended, or was ended: every check records its numbers as it goes.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ def main() -> int:
     """Runs what was asked for; the table is written even where a check failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="store_true", help="measure again; otherwise only the table is written")
+    parser.add_argument("--fresh", action="store_true", help="begin anew, not where the recorded numbers end")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     failed = 0
     if options.run:
-        arguments = ["--seed", str(options.seed)]
-        failed = kill.main(arguments) | disk.main([]) | fuzz.main(arguments)
+        on, seed = [] if options.fresh else ["--go-on"], ["--seed", str(options.seed)]
+        failed = kill.main([*on, *seed]) | disk.main(on) | fuzz.main([*on, *seed])
     publish()
     return failed
 

@@ -1,15 +1,17 @@
-"""Compiles a small model on file systems of many sizes, from one that holds nothing to one that holds everything.
+"""Runs every command that writes files on file systems of many sizes, from one that holds nothing to one that suffices.
 
-    python -m tools.reliability.disk --steps 40
+    python -m tools.reliability.disk --steps 8 --cold 2
 
-Artifact, stage cache and TMPDIR share the disk, a tmpfs, so every stage meets its end somewhere. A compile that does
-not fit must end with E1506 (exit code 1) and leave nothing beside the cache's whole entries; what fits must give the
-artifact of an undisturbed compile. Mounting needs root, or `unshare -rm` before the command.
+Output, stage cache and TMPDIR share the disk, a tmpfs, so every stage meets its end somewhere. A command that does not
+fit must end with E1506 or E1720 (exit code 1) and leave nothing beside the cache's whole entries; what fits must give
+the very bytes of an undisturbed run. Mounting needs root, or `unshare -rm` before the command.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,8 +21,9 @@ from collections import Counter as Counts
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.reliability.kill import KillTest, Place, artifact_state, clone, finish, leftovers, start
-from tools.reliability.results import Counter, Row, record, today
+from tools.reliability.kill import Place, finish, leftovers, start_command
+from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
+from tools.reliability.roads import ROADS, prepare, state
 
 
 def _mount(folder: Path, nbytes: int) -> None:
@@ -33,80 +36,130 @@ def _unmount(folder: Path) -> None:
     folder.rmdir()
 
 
-def trial(test: KillTest, root: Path, nbytes: int, without: Sequence[str], expected: str) -> tuple[str, list[str]]:
-    """One compile on a disk of `nbytes` beyond what its cache holds at first.
+class DiskTest:
+    """The trials of one road."""
 
-    Returns:
-        The stage that met the end of the disk (``none``: it fitted), and what went wrong.
-    """
-    place, log = Place(root / "disk"), root / "disk.log"
-    held = Place(root / "held")
-    held.root.mkdir()
-    clone(test.template, held, without)
-    used = sum(path.stat().st_blocks * 512 + 4096 for path in held.cache.rglob("*"))
-    _mount(place.root, used + nbytes)
-    try:
-        shutil.copytree(held.cache, place.cache)
-        status = finish(start(test.spec, place, log))
-        text = log.read_text(errors="replace")
-        problems = [f"it left {left}"] if (left := leftovers(place)) else []
-        state = artifact_state(place.artifact)
-        if status == 0:
-            stage = "none"
-            problems += [f"the artifact is {state}"] if state != expected else []
-        else:
-            rows = [line.split()[0] for line in text.splitlines() if " failed " in line]
-            stage = rows[0] if rows else "before the first stage"
-            problems += [f"exit code {status}: {text}"] if status != 1 or "E1506" not in text else []
-            problems += [f"the artifact is {state}"] if state != "absent" else []
-    finally:
-        _unmount(place.root)
-        shutil.rmtree(held.root)
-    return stage, problems
+    def __init__(self, root: Path, name: str, warm: Path) -> None:
+        """Runs the command undisturbed, beginning with the cache `warm`; a failure raises."""
+        self.root, self.road, self.models = root, ROADS[name], root / "models"
+        self.template = Place(root / f"template-{list(ROADS).index(name)}")
+        self.template.root.mkdir()
+        shutil.copytree(warm, self.template.cache, copy_function=os.link)
+        log, began = root / "log", time.time()
+        if finish(start_command(self.road.arguments(self.models, self.template), self.template, log)):
+            raise SystemExit(f"{name}: the undisturbed run failed:\n{log.read_text()}")
+        self.expected = state(self.template.root / self.road.output)
+        shutil.copytree(self.template.cache, warm, copy_function=_link_once, dirs_exist_ok=True)
+        for entry in self.template.cache.glob("v1/*"):
+            if (entry / "entry.json").stat().st_mtime < began - 1:  # neither made nor used: another road's
+                shutil.rmtree(entry)
+
+    def held(self, slow: bool) -> list[Path]:
+        """What the cache holds before a trial."""
+        entries = [] if slow else list(self.template.cache.glob("v1/*"))
+        return [entry for entry in entries if entry.name.startswith(self.road.slow or "-")]
+
+    def needed(self, slow: bool) -> int:
+        """Bytes of all that the command adds to what the cache holds."""
+        held = [path for entry in self.held(slow) for path in (entry, *entry.rglob("*"))]
+        return sum(_on_disk(path) for path in {*self.template.root.rglob("*")} - {*held})
+
+    def trial(self, nbytes: int, slow: bool) -> tuple[str, list[str]]:
+        """One run on a disk of `nbytes` beyond what its cache holds at first; `slow` with an empty one.
+
+        Returns:
+            The stage that met the end of the disk (``none``: it fitted), and what went wrong.
+        """
+        place, log = Place(self.root / "disk"), self.root / "disk.log"
+        held = self.held(slow)
+        used = sum(_on_disk(path) for entry in held for path in (entry, *entry.rglob("*")))
+        _mount(place.root, used + nbytes)
+        try:
+            for entry in held:
+                shutil.copytree(entry, place.cache / "v1" / entry.name)
+            status = finish(start_command(self.road.arguments(self.models, place), place, log))
+            text = log.read_text(errors="replace")
+            problems = [f"it left {left}"] if (left := leftovers(place, place.root / self.road.output)) else []
+            found = state(place.root / self.road.output)
+            if status == 0:
+                stage = "none"
+                problems += [] if found == self.expected else [f"what it made is {found}"]
+            else:
+                rows = [line.split()[0] for line in text.splitlines() if " failed " in line]
+                stage = rows[0] if rows else "outside of a stage"
+                told = status == 1 and ("E1506" in text or "E1720" in text) and "fix:" in text
+                problems += [] if told else [f"exit code {status}: {text}"]
+                problems += [f"there is an output: {found}"] if found != "absent" else []
+        finally:
+            _unmount(place.root)
+        return stage, problems
+
+
+def _on_disk(path: Path) -> int:
+    return path.stat().st_blocks * 512 + 4096
+
+
+def _link_once(source: str, target: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.link(source, target)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the sizes and records how many were tried; exit code 1 when one went wrong."""
+    """Runs the sizes of every road and records how many were tried; exit code 1 when one went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40, help="sizes of the disk")
-    parser.add_argument(
-        "--cold", type=int, default=4, help="of them, compiles that export and generate code themselves"
-    )
-    parser.add_argument("--warm", type=Path, help="a stage cache for the undisturbed compile to begin with")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, and record what ran")
+    parser.add_argument("--steps", type=int, default=10, help="sizes of the disk for each road")
+    parser.add_argument("--cold", type=int, default=2, help="of them, runs with an empty cache")
+    parser.add_argument("--road", action="append", choices=ROADS, help="repeatable; default: all")
+    parser.add_argument("--warm", type=Path, help="a stage cache for the undisturbed runs to begin with")
+    parser.add_argument("--go-on", action="store_true", help="without the roads whose sizes are recorded")
     parser.add_argument("--no-record", action="store_true", help="leave docs/reliability.csv alone")
     options = parser.parse_args(arguments)
+    end_tidily()
 
     import xamc.compiler.pipeline  # noqa: F401  # before the forks, once
 
-    counter, failures, stages = Counter("disk", options.steps), 0, Counts[str]()
-    began = time.monotonic()
+    failed = 0
     with tempfile.TemporaryDirectory(prefix="reliability-disk-") as name:
-        root = Path(name)
-        test = KillTest(root, 0)
+        root, warm = Path(name), Path(name) / "warm"
+        prepare(root / "models")
         if options.warm:
-            shutil.copytree(options.warm, test.template.cache)
-        expected = test.undisturbed()
-        needed = sum(path.stat().st_blocks * 512 + 4096 for path in test.template.root.rglob("*"))
-        for step in range(options.steps):
-            if time.monotonic() - began > 60 * options.minutes:
-                counter.say(f"stopped after {step} sizes for lack of time")
-                break
-            cold = step >= options.steps - options.cold
-            without = ("export", "codegen", "weights") if cold else ("weights",)
-            share = (step - options.steps + options.cold + 0.5) / options.cold if cold else step / options.steps
-            stage, problems = trial(test, root, round(needed * share) // 4096 * 4096 + 4096, without, expected)
-            stages[stage] += 1
-            failures += bool(problems)
-            for problem in problems:
-                counter.say(f"size {share:.2f} of what is needed, {stage}: {problem}")
-            counter.step(step + 1, failures)
-    met = ", ".join(f"{stage} {count}" for stage, count in sorted(stages.items()))
+            shutil.copytree(options.warm, warm)
+        else:
+            (warm / "v1").mkdir(parents=True)
+        for road in options.road or ROADS:
+            failed += _sizes(root, road, warm, options)
+    return 1 if failed else 0
+
+
+def _sizes(root: Path, road: str, warm: Path, options: argparse.Namespace) -> int:
+    """All sizes of one road; returns how many went wrong."""
+    check = f"disk full: {road}"
+    counter, failures, stages = Counter(check, options.steps), 0, Counts[str]()
+    if options.go_on and (before := done_before(check, 0)) >= options.steps:
+        counter.say(f"{before} sizes are recorded")
+        return 0
+    if road == "golden record" and not (root / "models" / "artifact").exists():
+        artifact = Place(root / "template-0")
+        if not artifact.root.exists():
+            DiskTest(root, "CPU", warm)
+        shutil.copytree(artifact.artifact, root / "models" / "artifact")
+    test = DiskTest(root, road, warm)
+    cold = min(options.cold, options.steps) if ROADS[road].slow else 0
+    for step in range(options.steps):
+        slow = step >= options.steps - cold
+        share = (step - options.steps + cold + 0.5) / cold if slow else step / (options.steps - cold)
+        stage, problems = test.trial(round(test.needed(slow) * share) // 4096 * 4096 + 4096, slow)
+        stages[stage] += 1
+        failures += bool(problems)
+        for problem in problems:
+            counter.say(f"size {share:.2f} of what is needed, {stage}: {problem}")
+        counter.step(step + 1, failures)
+    met = ", ".join(f"{stage} {count}" for stage, count in sorted(stages.items()) if stage != "none")
+    note = f"sizes of the disk, {stages['none']} of them large enough; the others met the end in: {met}"
     if not options.no_record:
-        note = f"disk sizes; compiles ended with E1506 in: {met}"
-        record([Row("disk full", sum(stages.values()), failures, 0, today(), note)])
-    counter.say(f"{sum(stages.values())} sizes, {failures} failed; ended in {met}")
-    return 1 if failures else 0
+        record([Row(check, options.steps, failures, 0, today(), note)])
+    counter.say(f"{options.steps} sizes, {failures} failed; {note}")
+    return failures
 
 
 if __name__ == "__main__":

@@ -26,21 +26,22 @@ import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from tools.reliability.formats import FORMATS, Format
 from tools.reliability.mutate import mutated
-from tools.reliability.results import Counter, Row, record, today
+from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
 
 BATCH = 500
 _MEMORY = Path("/dev/shm")  # where writing a file is cheap
 SECONDS = 5.0  # of CPU time, so that a busy machine fails nothing
-STUCK_SECONDS = 60.0  # waiting, or in code that no signal handler interrupts
+STUCK_SECONDS = 60  # so many looks, one a second, that saw it waiting; a stopped process (SIGSTOP) does not wait
 EXTRA_MEMORY = 2**30
+_NOTE = "mutated inputs, read without a crash, hang, a GiB, or an escape"
 _FORBIDDEN = (
     "os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "socket.connect", "socket.bind",
     "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.chmod", "os.truncate",
@@ -105,24 +106,52 @@ class _Watch:
 
 
 def fuzz(
-    name: str, inputs: int, seed: int, folder: Path, counter: Counter | None = None, seconds: float = float("inf")
+    name: str,
+    inputs: int,
+    seed: int,
+    folder: Path,
+    seconds: float = float("inf"),
+    first: int = 0,
+    each: Callable[[Found], None] = lambda found: None,
 ) -> Found:
-    """Reads `inputs` inputs of the format `name`, in forked processes of a few hundred each; fewer after `seconds`."""
-    form, found = FORMATS[name], Found()
+    """Reads the inputs `first` to `inputs` of the format `name`, in forked processes of a few hundred each.
+
+    Fewer after `seconds`; `each` is told of every batch.
+    """
+    form, found = FORMATS[name], Found(first)
     seeds = form.seeds(folder)
     found.seeds = seeds
     for content in seeds:  # imports what reading needs, once
         if name != "chat template":
             form.read(content, folder)
     place = mmap.mmap(-1, 8)
-    number, began = 0, time.monotonic()
+    number, began = first, time.monotonic()
     while number < inputs and time.monotonic() - began < seconds:
         end = min(number + BATCH, inputs)
         number = _batch(name, form, seed, range(number, end), folder, place, found)
         found.tried = number
-        if counter is not None:
-            counter.step(found.tried, found.failed)
+        each(found)
     return found
+
+
+class _Patience:
+    """Notices a reading process that gets nowhere: it waits, or is in code that no signal handler interrupts.
+
+    Wall time says nothing on a busy machine, or when somebody stops this tool for some minutes, so what counts is CPU
+    time and how often the process was seen waiting.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._stat, self._number, self._since, self._waits = Path(f"/proc/{pid}/stat"), -1, 0.0, 0
+
+    def ends(self, number: int) -> bool:
+        """One look, while the input `number` is read; True where it is enough."""
+        state, *rest = self._stat.read_text().rpartition(")")[2].split()
+        used = sum(map(int, rest[10:12])) / os.sysconf("SC_CLK_TCK")  # user and system
+        if number != self._number:
+            self._number, self._since, self._waits = number, used, 0
+        self._waits += state in "SD"
+        return self._waits > STUCK_SECONDS or used - self._since > 4 * SECONDS
 
 
 def _batch(
@@ -139,7 +168,7 @@ def _batch(
         finally:
             os._exit(1)  # never back into the parent's code
     os.close(writing)
-    lines, last, changed, stuck = b"", -1, time.monotonic(), False
+    lines, patience, stuck = b"", _Patience(pid), False
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         while True:
             ready, _, _ = select.select([pipe], [], [], 1.0)
@@ -148,10 +177,7 @@ def _batch(
                 if not chunk:
                     break
                 lines += chunk
-            (now,) = struct.unpack("<q", place[:])
-            if now != last:
-                last, changed = now, time.monotonic()
-            elif time.monotonic() - changed > STUCK_SECONDS:
+            elif patience.ends(struct.unpack("<q", place[:])[0]):
                 os.kill(pid, signal.SIGKILL)
                 stuck = True
                 break
@@ -184,6 +210,7 @@ def _child(
         raise Hang(f"longer than {SECONDS:.0f} s")
 
     signal.signal(signal.SIGPROF, late)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for number in numbers:
         place[:] = struct.pack("<q", number)
         content = make_input(name, seeds, seed, number)
@@ -239,8 +266,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", metavar="SEED:NUMBER", help="write one input of --format to stdout")
     parser.add_argument("--keep", type=Path, help="folder for failing inputs")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, and record what ran")
+    parser.add_argument("--go-on", action="store_true", help="from where the recorded inputs of this seed ended")
     parser.add_argument("--no-record", action="store_true", help="leave docs/reliability.csv alone")
     options = parser.parse_args(arguments)
+    end_tidily()
     names = options.format or list(FORMATS)
     with tempfile.TemporaryDirectory(
         prefix="reliability-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None
@@ -255,19 +284,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder = Path(temporary) / name.replace(" ", "-")
             folder.mkdir()
             counter, began = Counter(name, inputs), time.monotonic()
+            first = done_before(f"fuzz {name}", options.seed) if options.go_on else 0
+            if first >= inputs:
+                counter.say(f"{first:,} inputs are recorded")
+                continue
+            row = Row(f"fuzz {name}", 0, 0, options.seed, today(), _NOTE)
+
+            def each(found: Found, row: Row = row, counter: Counter = counter) -> None:
+                counter.step(found.tried, found.failed)
+                if not options.no_record:
+                    record([replace(row, tried=found.tried, failed=found.failed)])
+
             seconds = 60 * options.minutes * FORMATS[name].share / given
-            found = fuzz(name, inputs, options.seed, folder, counter, seconds)
+            found = fuzz(name, inputs, options.seed, folder, seconds, first, each)
             for what, numbers in sorted(found.failures.items()):
                 counter.say(f"{len(numbers)}x {what} (--again {options.seed}:{numbers[0]})")
                 if options.keep:
                     options.keep.mkdir(parents=True, exist_ok=True)
                     content = make_input(name, found.seeds, options.seed, numbers[0])
                     (options.keep / f"{folder.name}-{options.seed}-{numbers[0]}").write_bytes(content)
-            counter.say(f"{found.tried:,} inputs, {found.failed} failed, {time.monotonic() - began:.0f} s")
+            seconds = time.monotonic() - began
+            counter.say(f"{found.tried:,} inputs, {found.failed} failed; {found.tried - first:,} in {seconds:.0f} s")
             failed += found.failed
-            note = "mutated inputs, read without a crash, hang, a GiB, or an escape"
-            if not options.no_record:
-                record([Row(f"fuzz {name}", found.tried, found.failed, options.seed, today(), note)])
     return 1 if failed else 0
 
 

@@ -33,7 +33,7 @@ from pathlib import Path
 import yaml
 
 from tools.make_checkpoint import write_checkpoint
-from tools.reliability.results import Counter, Row, record, today
+from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
 
 CONFIG = {
     "model_type": "llama",
@@ -107,6 +107,11 @@ def prepare(root: Path) -> Path:
 
 def start(spec: Path, place: Place, log: Path, no_cache: bool = False) -> int:
     """Forks a compile that works in `place`; returns its process id."""
+    return start_command(["compile", str(spec), "-o", str(place.artifact), *(["--no-cache"] * no_cache)], place, log)
+
+
+def start_command(arguments: Sequence[str], place: Place, log: Path) -> int:
+    """Forks a command of xamc with the cache and the temporary folder of `place`; returns its process id."""
     place.temporary.mkdir(exist_ok=True)
     pid = os.fork()
     if pid:
@@ -120,9 +125,10 @@ def start(spec: Path, place: Place, log: Path, no_cache: bool = False) -> int:
         os.environ |= {"XAMC_CACHE": str(place.cache), "TMPDIR": str(place.temporary), MARK: str(place.root)}
         tempfile.tempdir = str(place.temporary)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         from xamc.compiler import cli
 
-        status = cli.run(["compile", str(spec), "-o", str(place.artifact), *(["--no-cache"] if no_cache else [])])
+        status = cli.run(list(arguments))
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -134,26 +140,34 @@ def finish(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def survivors(place: Place, seconds: float = 3.0) -> list[int]:
-    """Processes of a trial that are still alive after a moment."""
-    mark, deadline = f"{MARK}={place.root}".encode(), time.monotonic() + seconds
-    while True:
-        alive = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (process / "environ").read_bytes().split(b"\0"):
-                    alive.append(int(process.name))
-            except OSError:  # gone meanwhile, or another user's
-                continue
-        if not alive or time.monotonic() > deadline:
-            return alive
+def survivors(place: Place, looks: int = 200) -> list[int]:
+    """Processes of a trial that are still alive after so many looks, 50 ms apart.
+
+    Looks are counted, not seconds: whoever stops test and compile for some minutes (SIGSTOP) fails nothing.
+    """
+    for _ in range(looks):
+        if not (alive := alive_with(f"{MARK}={place.root}")):
+            break
         time.sleep(0.05)
+    return alive
 
 
-def leftovers(place: Place) -> list[str]:
-    """Files of a trial that neither an artifact nor a cache has."""
+def alive_with(variable: str) -> list[int]:
+    """Processes that were started with ``NAME=value`` in their environment."""
+    alive = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if variable.encode() in (process / "environ").read_bytes().split(b"\0"):
+                alive.append(int(process.name))
+        except OSError:  # gone meanwhile, or another user's
+            continue
+    return alive
+
+
+def leftovers(place: Place, output: Path | None = None) -> list[str]:
+    """Files of a trial that neither its output (default: the artifact) nor a cache has."""
     found = [path for path in place.temporary.iterdir() if path.name not in _FOREIGN]
-    found += [path for path in place.out.glob("*") if path != place.artifact] if place.out.is_dir() else []
+    found += [path for path in place.out.glob("*") if path != (output or place.artifact)] if place.out.is_dir() else []
     allowed = {"v1", "locks", "users", "digests.json"}
     if place.cache.is_dir():
         found += [path for path in place.cache.iterdir() if path.name not in allowed]
@@ -198,7 +212,7 @@ class KillTest:
     """The trials on one model."""
 
     def __init__(self, root: Path, seed: int) -> None:
-        self.root, self.random = root, random.Random(seed)
+        self.root, self.seed, self.random = root, seed, random.Random(seed)
         self.spec = prepare(root)
         self.template = Place(root / "template")
         self.template.root.mkdir()
@@ -227,6 +241,7 @@ class KillTest:
         Returns:
             What went wrong.
         """
+        self.random = random.Random(f"{self.seed}/{number}")
         state = self.random.choices(list(STATES), [weight for _, weight in STATES.values()])[0]
         place = Place(self.root / f"trial-{number}")
         place.root.mkdir()
@@ -287,40 +302,48 @@ class KillTest:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the trials and records their number; exit code 1 when one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--kills", type=int, default=300, help="of compiles that had not ended before")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--whole", type=int, default=2, help="trials whose second compile computes everything itself")
-    parser.add_argument("--chain", type=int, default=3, help="kills before a compile that must reach its end")
+    parser.add_argument("--chain", type=int, default=3, help="kills before a whole compile")
     parser.add_argument("--warm", type=Path, help="a stage cache for the undisturbed compile to begin with")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, and record what ran")
+    parser.add_argument("--go-on", action="store_true", help="from where the recorded kills of this seed ended")
     parser.add_argument("--no-record", action="store_true", help="leave docs/reliability.csv alone")
     options = parser.parse_args(arguments)
+    end_tidily()
 
     import xamc.compiler.pipeline  # noqa: F401  # before the forks, once
 
-    counter, failures, done, began = Counter("kill", options.kills), list[str](), 0, time.monotonic()
+    counter, failures, began = Counter("kill", options.kills), list[str](), time.monotonic()
+    before = done_before("kill", options.seed) if options.go_on else 0
+    if before >= options.kills:
+        counter.say(f"{before} kills are recorded")
+        return 0
+    done, number = before, before
+    note = (
+        f"SIGKILL, SIGTERM or SIGINT at a random moment of a running compile; a whole one after every {options.chain}"
+    )
     with tempfile.TemporaryDirectory(prefix="reliability-kill-") as name:
         test = KillTest(Path(name), options.seed)
         if options.warm:
             shutil.copytree(options.warm, test.template.cache)
         expected = test.undisturbed()
-        trials = -(-options.kills // options.chain)
-        for number in range(trials):
+        while done < options.kills:
             if time.monotonic() - began > 60 * options.minutes:
                 counter.say(f"stopped after {done} kills for lack of time")
                 break
-            kills = min(options.chain, options.kills - done)
-            problems = test.trial(number, kills, expected, number >= trials - options.whole)
+            whole = options.kills - done <= options.whole * options.chain
+            problems = test.trial(number, options.chain, expected, whole)
+            number += options.chain
             for problem in problems:
                 counter.say(problem)
             failures += problems[:1]
-            done += kills
+            done = before + sum(test.moments.values())
             counter.step(done, len(failures))
-        hit = sum(test.moments.values())
-    note = f"SIGKILL, SIGTERM and SIGINT at random moments of a compile, {hit} of them before its end"
-    if not options.no_record:
-        record([Row("kill", done, len(failures), options.seed, today(), note)])
-    counter.say(f"{done} kills, {len(failures)} failed, {hit} hit a running compile: {test.moments}")
+            if not options.no_record:
+                record([Row("kill", done, len(failures), options.seed, today(), note)])
+    counter.say(f"{done} kills, {len(failures)} failed; this time {test.moments}")
     return 1 if failures else 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import datetime
+import signal
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -46,10 +48,22 @@ def read(path: Path = CSV) -> list[Row]:
 def record(rows: Iterable[Row], path: Path = CSV) -> None:
     """Replaces the rows of the same checks, keeps the others, and writes the file sorted by check."""
     merged = {row.check: row for row in (*read(path), *rows)}
-    with path.open("w", encoding="utf-8", newline="") as file:
+    unfinished = path.with_suffix(".new")
+    with unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(merged[name]) for name in sorted(merged))
+    unfinished.replace(path)  # checks record as they go on; whoever ends them loses nothing
+
+
+def done_before(check: str, seed: int, path: Path = CSV) -> int:
+    """How often a check was tried with this seed; 0 where one of them failed: it begins anew."""
+    return next((row.tried for row in read(path) if row.check == check and row.seed == seed and not row.failed), 0)
+
+
+def end_tidily() -> None:
+    """Lets SIGTERM end a check as Ctrl-C does, so that its folders and mounts go with it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -72,21 +86,23 @@ def publish(csv_path: Path = CSV, page_path: Path = PAGE) -> None:
 
 
 class Counter:
-    """Progress on a terminal, ``kill  120 of 300, 1 failed``; elsewhere nothing but what `say` is told."""
+    """Progress, ``kill  120 of 300, 1 failed``: redrawn on a terminal, elsewhere a line a minute."""
 
     def __init__(self, name: str, total: int) -> None:
         self._name, self._total = name, total
-        self._shown = sys.stderr.isatty()
+        self._terminal, self._said = sys.stderr.isatty(), time.monotonic()
 
     def step(self, done: int, failed: int) -> None:
-        """Redraw the line."""
-        if self._shown:
-            sys.stderr.write(f"\r{self._name}  {done:,} of {self._total:,}, {failed} failed\x1b[K")
+        """Shows how far it is."""
+        text = f"{done:,} of {self._total:,}, {failed} failed"
+        if self._terminal:
+            sys.stderr.write(f"\r{self._name}  {text}\x1b[K")
             sys.stderr.flush()
+        elif time.monotonic() - self._said > 60:
+            self.say(text)
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-        sys.stderr.write(f"{self._name}: {text}\n")
+        self._said = time.monotonic()
+        sys.stderr.write(f"{chr(13) + chr(27) + '[K' if self._terminal else ''}{self._name}: {text}\n")
         sys.stderr.flush()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.plan_files import stored_format
@@ -46,7 +45,7 @@ def planned_tuning(config: ModelConfig, request: TargetRequest) -> tuple[tuple[T
     found = {problem: timed_problem(problem) for problem in planned_problems(config, request)}
     known: list[TunedKernel] = []
     missing: dict[Problem, int] = {}
-    with tempfile.TemporaryDirectory(prefix="xamc-plan-") as scratch, StageCache(Path(scratch)) as cache:
+    with temporary_folder("plan") as scratch, StageCache(scratch) as cache:
         for problem, timed in found.items():
             folder = cache.get(result_key(timed, isa, request.activations))
             if folder is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from xamc.compiler.child import end_with, main_module_hidden
@@ -34,8 +35,22 @@ def run_blocks(
         for arguments in calls:
             progress(function(*arguments))
         return
-    with main_module_hidden():
+    with main_module_hidden(), _own_modules_only():
         _in_processes(function, calls, workers, progress)
+
+
+@contextmanager
+def _own_modules_only() -> Iterator[None]:
+    """Keeps the current folder out of what starting processes import; it may be a checkpoint of unknown origin."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _in_processes(
@@ -44,7 +59,8 @@ def _in_processes(
     workers: int,
     progress: Callable[[int], None],
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
+    # not forkserver: its socket lies in a folder of TMPDIR that outlives a kill; fork goes badly with threads
+    context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with, initargs=(os.getpid(),))
     running: set[Future[int]] = set()
     try:

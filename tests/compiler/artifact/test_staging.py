@@ -19,6 +19,7 @@ from xamc.compiler.artifact.staging import (
     sweep_locks,
     sweep_temporary,
     temporary_folder,
+    write_file,
 )
 from xamc.compiler.errors import InputError
 
@@ -93,3 +94,22 @@ def test_locks_that_nobody_holds_are_removed(tmp_path: Path) -> None:
     assert not is_still(tmp_path / "held", held)
     (tmp_path / "held").touch()
     os.close(held)
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "golden.json"
+    write_file(path, lambda place: place.write_text("first"))
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+
+    def full(place: Path) -> None:
+        place.write_text("ha")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError) as caught:
+        write_file(link, full)
+    assert caught.value.code == "E1506" and path.read_text() == "first"
+    write_file(link, lambda place: place.write_text("second"))
+    assert link.is_symlink() and path.read_text() == "second"
+    assert os.listdir(path.parent) == ["golden.json"]
+    write_file(Path("/dev/null"), lambda place: place.write_text("gone"))

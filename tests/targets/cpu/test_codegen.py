@@ -54,3 +54,32 @@ def test_the_library_is_byte_identical_from_build_to_build(module: tvm.IRModule,
         (tmp_path / name).mkdir()
         codegen.build_library(prefill, Isa.by_name("x86-64-v3"), tmp_path / name / "model.so")
     assert (tmp_path / "a" / "model.so").read_bytes() == (tmp_path / "b" / "model.so").read_bytes()
+
+
+def _shape_function(*stores: tuple[int, int], host: bool = True) -> tvm.tirx.PrimFunc:
+    """Stores to places of a vector, each twice what another place holds."""
+    places = tvm.tirx.decl_buffer((8,), "int64", "places")
+    body = [
+        tvm.tirx.BufferStore(places, places[read] * tvm.tirx.const(2, "int64"), [written]) for written, read in stores
+    ]
+    function = tvm.tirx.PrimFunc([places], tvm.tirx.SeqStmt(body))
+    return function.with_attr("tirx.is_host_func", True) if host else function
+
+
+def _written(function: tvm.tirx.PrimFunc) -> list[int]:
+    module = codegen.order_shape_functions()(tvm.IRModule({"f": function}))
+    return [int(store.indices[0].value) for store in module["f"].body.seq]
+
+
+def test_stores_of_shape_functions_are_sorted() -> None:
+    """TVM's order follows addresses, so it changes from process to process; any order means the same here."""
+    assert _written(_shape_function((5, 0), (2, 1), (3, 0))) == [2, 3, 5]
+
+
+@pytest.mark.parametrize("stores", [((5, 0), (2, 5)), ((2, 0), (1, 0), (2, 1))], ids=["reads another", "writes twice"])
+def test_stores_whose_order_matters_are_left_alone(stores: tuple[tuple[int, int], ...]) -> None:
+    assert _written(_shape_function(*stores)) == [written for written, _ in stores]
+
+
+def test_functions_that_compute_no_shapes_are_left_alone() -> None:
+    assert _written(_shape_function((5, 0), (2, 1), host=False)) == [5, 2]

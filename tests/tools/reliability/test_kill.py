@@ -49,6 +49,6 @@ def test_an_artifact_that_is_not_whole(place: Place) -> None:
 def test_survivors_are_found_by_their_environment(place: Place) -> None:
     environment = {**os.environ, MARK: str(place.root)}
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env=environment) as process:
-        assert survivors(place, 0.2) == [process.pid]
+        assert survivors(place, 2) == [process.pid]
         process.send_signal(signal.SIGKILL)
-    assert survivors(place, 0.2) == []
+    assert survivors(place, 2) == []

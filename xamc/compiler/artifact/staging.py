@@ -24,6 +24,7 @@ from pathlib import Path
 
 from xamc.compiler.errors import InputError
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is a limit on file sizes
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _ASIDE = "-old"
@@ -45,7 +46,7 @@ def full_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL_DISK:
             raise disk_full(_place(error, path), str(error.strerror)) from error
         raise
 
@@ -161,6 +162,33 @@ class StagingFolder:
         _remove_tree(self.path)
         os.close(self._lock)
         self._lock = -1
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Create or replace a file that is whole or absent at every moment; its folder is made if needed.
+
+    Args:
+        path: the file; what is no regular file, such as ``/dev/stdout``, is written to as it is.
+        write: fills the file it is given, which is renamed afterwards.
+
+    Raises:
+        InputError: E1506, E1507.
+    """
+    if path.exists() and not path.is_file():
+        with disk_errors(path):
+            write(path)
+        return
+    path = Path(os.path.realpath(path))  # a link stays one
+    staging = StagingFolder(path)
+    try:
+        with disk_errors(path):
+            written = staging.path / path.name
+            write(written)
+            _sync_file(written)
+            written.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        staging.discard()
 
 
 def sweep(parent: Path) -> None:

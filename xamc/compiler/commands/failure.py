@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import xamc
+from xamc.compiler.artifact.staging import FULL_DISK, disk_full
 from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.commands.output import print_json
 from xamc.compiler.errors import InternalError, ToolchainError, XamcError
@@ -37,6 +39,8 @@ def report_failure(error: Exception, arguments: Sequence[str], as_json: bool, de
 def _problem(error: Exception, arguments: Sequence[str]) -> XamcError:
     if isinstance(error, XamcError):
         return error
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return disk_full(Path(error.filename if isinstance(error.filename, str) else "a file"), str(error.strerror))
     missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     if missing.partition(".")[0] in _COMPILER_PACKAGES:
         return ToolchainError(
@@ -67,7 +71,9 @@ def _write_log(error: Exception, arguments: Sequence[str]) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        except OSError:
-            continue  # a read-only home: the temporary folder is next
+        except OSError:  # a read-only home, a full disk: the temporary folder is next
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)
+            continue
         return folder / name
     return Path("the traceback of --debug")

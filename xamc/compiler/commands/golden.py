@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import xamc
+from xamc.compiler.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, result_console
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.compiler.verify.junit import TestCase, write_junit
@@ -27,7 +28,8 @@ def record_command(
     """Records what an artifact, or the one that a spec compiles to, answers to prompts.
 
     Raises:
-        InputError: E1735, the file of prompts can't be read; MisuseError: E1737, no prompt.
+        InputError: E1735, the file of prompts can't be read; E1506, E1507, `output` can't be written.
+        MisuseError: E1737, no prompt.
     """
     texts = [*prompts, *(_lines(prompts_file) if prompts_file is not None else ())]
     if not texts:
@@ -39,8 +41,7 @@ def record_command(
         generated = model.generate(ids, tokens, ignore_eos=True, prefix_cache=False)
         answers.append(record_answer(text, ids, generated.token_ids, generated.text, model.logits))
     recorded = Recorded(model.manifest.name, xamc.__version__, tuple(answers))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(dumps(recorded), encoding="utf-8")
+    write_file(output, lambda path: path.write_text(dumps(recorded), encoding="utf-8"))
     message_console().print(f"{output}: {len(answers)} answers of {tokens} tokens at most", style="dim")
 
 
@@ -70,8 +71,7 @@ def check_command(
         name = f"{number}: {_short(answer.prompt)}"
         cases.append(TestCase(name, time.perf_counter() - started, "\n".join(found.lines)))
     if junit is not None:
-        junit.parent.mkdir(parents=True, exist_ok=True)
-        write_junit(junit, f"xamc golden {recorded.name}", cases)
+        write_file(junit, lambda path: write_junit(path, f"xamc golden {recorded.name}", cases))
     wrong = [difference for difference in differences if difference.lines]
     if as_json:
         print_json({"allowed": allowed, "answers": [_as_dict(difference) for difference in differences]})

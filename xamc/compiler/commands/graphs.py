@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact import GraphArtifact, GraphManifest, GraphTensor
 from xamc.compiler.artifact.manifest import digest
-from xamc.compiler.artifact.staging import disk_errors
+from xamc.compiler.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.errors import InputError, MisuseError, ToolchainError
 from xamc.compiler.progress import Stage, size
@@ -131,10 +131,14 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     Raises:
         InputError: E1506, E1507.
     """
-    with disk_errors(path), zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+    def write(place: Path) -> None:
+        with zipfile.ZipFile(place, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+    write_file(path, write)
 
 
 def inspect_graph(artifact: GraphArtifact, report: Mapping[str, Any]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.errors import InputError, ToolchainError, UnsupportedError
 from xamc.compiler.frontends.safetensors import DTYPES, WIDTHS
@@ -77,14 +77,14 @@ def read_pickled(paths: Iterable[Path]) -> dict[Path, dict[str, tuple[str, FileT
         InputError: E1164 a file that asks for code, E1165 damaged or beyond the limits, E1166 tensors that are none.
     """
     files = list(paths)
-    with tempfile.TemporaryDirectory(prefix="xamc-pickle-") as folder:
+    with temporary_folder("pickle") as folder:
         try:
             located: dict[str, dict[str, Any]] = run_child(
                 "xamc.compiler.export.pickled_tensors:locate",
                 [str(path.absolute()) for path in files],
-                folder=Path(folder),
+                folder=folder,
                 limits=LIMITS,
-                reproducers=Path(folder) / "reproducer",  # and gone with it: such a file is not kept
+                reproducers=folder / "reproducer",  # and gone with it: such a file is not kept
                 environment={"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "CUDA_VISIBLE_DEVICES": ""},
             )
         except ToolchainError as error:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from xamc.compiler.artifact.publish import portable_spec
-from xamc.compiler.artifact.staging import disk_errors
+from xamc.compiler.artifact.staging import disk_errors, make_folder
 from xamc.compiler.cache import StageCache
 from xamc.compiler.contract import Bucket
 from xamc.compiler.frontends import Checkpoint
@@ -157,7 +157,7 @@ def _graphs(
     compile_options = CompileOptions(dump_ir=options.dump_ir, use_cache=options.use_cache, output=destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     if options.dump_ir is not None:
-        options.dump_ir.mkdir(parents=True, exist_ok=True)
+        make_folder(options.dump_ir)
     with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
         job = Job(compile_options, cache, progress, packing_workers(spec.workspace.workers))
         with progress.stage("export") as stage:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from xamc.compiler.artifact.staging import disk_errors
 from xamc.compiler.cache import StageCache
 from xamc.compiler.progress import Progress
 
@@ -47,6 +48,12 @@ class Job:
     workers: int
 
     def dump(self, name: str, text: str) -> None:
-        """Writes `text` to the dump folder, if there is one."""
+        """Writes `text` to the dump folder, if there is one.
+
+        Raises:
+            InputError: E1506, E1507.
+        """
         if self.options.dump_ir is not None:
-            (self.options.dump_ir / name).write_text(text)
+            place = self.options.dump_ir / name
+            with disk_errors(place):
+                place.write_text(text)

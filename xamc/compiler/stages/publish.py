@@ -143,8 +143,11 @@ def _keep(file: Path, memo: Mapping[str, str]) -> None:
     try:
         with locked(file.parent):  # another compile writes it too, under the same temporary name
             partial = file.with_suffix(".tmp")
-            partial.write_text(json.dumps({**_memo(file), **memo}), encoding="utf-8")
-            partial.replace(file)
+            try:
+                partial.write_text(json.dumps({**_memo(file), **memo}), encoding="utf-8")
+                partial.replace(file)
+            finally:
+                partial.unlink(missing_ok=True)
     except OSError:
         # a read-only, full or absent cache only means that the files are hashed again next time
         return

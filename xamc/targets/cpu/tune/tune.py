@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any
 import onnx_ir as ir
 
 from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.errors import UnsupportedError
@@ -175,8 +175,8 @@ def tune(program: Program, request: TargetRequest, cache: StageCache, progress: 
     missing = [timed for timed, folder in known.items() if folder is None]
     folders = {timed: folder for timed, folder in known.items() if folder is not None}
     if missing:
-        with tempfile.TemporaryDirectory(prefix="xamc-tune-") as name:
-            workshop = Workshop(isa, request.activations, Path(name), cache.folder / "reproducers", progress)
+        with temporary_folder("tune") as folder:
+            workshop = Workshop(isa, request.activations, folder, cache.folder / "reproducers", progress)
             for timed, winner in search(missing, isa, request.activations, workshop).items():
                 folders[timed] = cache.publish(keys[timed], _writer(timed, winner))
     kernels = [read_result(folders[timed], problem, timed, timed not in missing) for problem, timed in found.items()]
@@ -295,8 +295,7 @@ def _problems(program: Program, request: TargetRequest, cache: StageCache) -> li
     key = stage_key("problems", _PROBLEM_MODULES, _TOOLS, inputs)
 
     def build(out: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="xamc-problems-") as name:
-            folder = Path(name)
+        with temporary_folder("problems") as folder:
             (folder / "graph.onnx").write_bytes(graph)
             call = {
                 "graph": str(folder / "graph.onnx"),
