@@ -139,7 +139,7 @@ def compile_here(path: Path, shapes: Mapping[str, Any]) -> Callable[..., list[ND
     from xamc.compiler.frontends.onnx_weights import lift_weights
     from xamc.compiler.lowering.index_bounds import bound_indices
     from xamc.targets.graph.build import build
-    from xamc.targets.graph.names import FUNCTION, LIBRARY
+    from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
 
     opened = open_onnx(path, shapes)
     model = opened.model
@@ -151,10 +151,14 @@ def compile_here(path: Path, shapes: Mapping[str, Any]) -> Callable[..., list[ND
         build(request | {"out": str(path.parent)})
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(path.parent / LIBRARY)), tvm.cpu())
 
+    prepared = (
+        machine[PREPARE]([tvm.runtime.tensor(np.asarray(array)) for array in weights.values()]) if weights else None
+    )
+
     def run(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
         given: list[Any] = [tvm.runtime.tensor(np.asarray(array, order="C")) for array in arrays]
-        if weights:
-            given.append([tvm.runtime.tensor(np.asarray(array)) for array in weights.values()])
+        if prepared is not None:
+            given.append(prepared)
         result = machine[FUNCTION](*given)
         outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
         return [output.numpy() for output in outputs]

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench.engines import ROOT
-from tools.bench.node_case import AS_CONSTANTS, PASSED, STATES, compile_here, in_fork, run_case
+from tools.bench.node_case import AS_CONSTANTS, FAILED, PASSED, REFUSED, STATES, WRONG, compile_here, in_fork, run_case
+from tools.reliability import results
 from xamc.compiler.cache import tool_version
 
 OUT = ROOT / "docs/benchmarks"
@@ -50,7 +51,7 @@ class Row:
     reason: str
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modules", nargs="+", help="of onnx.backend.test.case.node, e.g. conv relu; default: all")
@@ -60,7 +61,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no case after this time")
     parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     started = time.monotonic()
     cases = node_cases(options.modules)
     every = {case.name for case in cases} if options.modules is None else None
@@ -78,7 +79,17 @@ def main() -> int:
             break
     write(list(rows.values()), options.out, every)
     print(", ".join(f"{count} {state}" for state, count in Counter(row.state for row in rows.values()).most_common()))
+    if options.out == OUT and every is not None and every <= rows.keys():
+        results.record([summary(list(rows.values()))])
     return 0
+
+
+def summary(rows: Sequence[Row]) -> results.Row:
+    """The row of docs/reliability.md: wrong numbers and crashes are failures, operators refused by name are not."""
+    total = Counter(row.state for row in rows)
+    passed, refused = total[PASSED] + total[AS_CONSTANTS], total[REFUSED]
+    note = f"{passed:,} pass ({passed / max(1, len(rows)):.1%}), {refused:,} are refused by name"
+    return results.Row("onnx node tests", len(rows), total[WRONG] + total[FAILED], 0, results.today(), note)
 
 
 def node_cases(modules: Sequence[str] | None = None) -> list[Any]:

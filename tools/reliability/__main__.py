@@ -1,7 +1,7 @@
-"""``make reliability``: the kill test, the disk-full test and the fuzzers, then the table of docs/reliability.md.
+"""``make reliability``: kill test, disk-full test, fuzzers and ONNX node tests, then the table of docs/reliability.md.
 
 python -m tools.reliability                 only the table
-python -m tools.reliability --run           everything, about an hour on an idle machine of two CPUs
+python -m tools.reliability --run           everything, an hour and a half on an idle machine of two CPUs
 python -m tools.reliability --run --fresh   without what earlier runs recorded
 
 A run goes on where the one before ended, or was ended: every check records its numbers as it goes.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tools.bench import onnx_nodes
 from tools.reliability import disk, fuzz, kill
 from tools.reliability.results import publish
 
@@ -26,7 +27,7 @@ def main() -> int:
     failed = 0
     if options.run:
         on, seed = [] if options.fresh else ["--go-on"], ["--seed", str(options.seed)]
-        failed = kill.main([*on, *seed]) | disk.main(on) | fuzz.main([*on, *seed])
+        failed = kill.main([*on, *seed]) | disk.main(on) | fuzz.main([*on, *seed]) | onnx_nodes.main([])
     publish()
     return failed
 

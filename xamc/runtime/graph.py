@@ -20,6 +20,8 @@ from xamc.runtime.threads import check_threads, configure_tvm_threads
 from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
 
 Array = NDArray[Any]
+_PREPARE = "main_transform_params"
+"""Of the library: the weights as they are stored → as main takes them."""
 
 
 def load_graph(path: str | Path, threads: int | None = None) -> GraphModel:
@@ -172,8 +174,13 @@ class _TvmRunner:
         self._ffi = tvm_ffi()
         self.threads = configure_tvm_threads(self._ffi, threads)
         self._name = manifest.name
-        self._main = load_functions(folder / manifest.code_file, ["main"])["main"]
-        self._weights = self._ffi.Array([self._tensor(array) for array in weights.values()]) if weights else None
+        names = ["main", *([_PREPARE] if weights else [])]
+        functions = load_functions(folder / manifest.code_file, names)
+        self._main = functions["main"]
+        self._weights = None
+        if weights:
+            # widened, packed: once, and what they were is let go
+            self._weights = functions[_PREPARE](self._ffi.Array([self._tensor(array) for array in weights.values()]))
 
     def run(self, arrays: list[Array]) -> list[Array]:
         tensors = [self._tensor(array) for array in arrays]

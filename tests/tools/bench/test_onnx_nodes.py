@@ -83,6 +83,12 @@ def test_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| Add | 2 | 1 |  | 1 |  |  | 50% |" in text and text.index("| Abs") < text.index("| Add")
 
 
+def test_the_row_of_the_reliability_page() -> None:
+    states = (PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED)
+    row = onnx_nodes.summary([Row("Add", state, state, "") for state in states])
+    assert (row.tried, row.failed) == (5, 2) and "2 pass (40.0%), 1 are refused" in row.note
+
+
 def test_operands_of_other_domains_are_left() -> None:
     """No schema, no constants: the case is judged as it is."""
     from tools.bench.node_case import _size_operands

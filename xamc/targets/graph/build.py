@@ -16,7 +16,9 @@ from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
 from xamc.compiler.errors import UnsupportedError
-from xamc.targets.graph.names import FUNCTION, LIBRARY
+from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
+from xamc.targets.graph.schedule import TIR_PIPELINE, relax_pipeline
+from xamc.targets.graph.select_kernels import select_kernels
 from xamc.targets.kernels.isa import Isa
 
 _MOST_LISTED = 40
@@ -35,15 +37,25 @@ def build(request: Mapping[str, Any]) -> None:
     proto = onnx.load(request["graph"])
     count, weights = request["data_inputs"], len(proto.graph.input) - request["data_inputs"]
     module = _import(proto)
-    # the importer would count weights as inputs; those behind the data become one tuple
+    # the importer would count weights as inputs
     module[FUNCTION] = module[FUNCTION].with_attr("num_input", count)
-    if weights:
-        module = relax.transform.BundleModelParams()(module)
-    if request["dump"]:
-        (Path(request["dump"]) / "20-lowered.relax.py").write_text(module.script())
-    target = tvm.target.Target(Isa.by_name(request["isa"]).target())
+    isa = Isa.by_name(request["isa"])
+    dump = Path(request["dump"]) if request["dump"] else None
+    if dump is not None:
+        (dump / "20-lowered.relax.py").write_text(module.script())
+    target = tvm.target.Target(isa.target())
+    module = select_kernels(module, isa)
     try:
-        executable = tvm.compile(module, target=target)
+        if weights:
+            # what depends on weights alone runs once, in PREPARE; both functions take weights as one tuple
+            module = relax.transform.LiftTransformParams()(module)
+            module[PREPARE] = module[PREPARE].without_attr("num_input")
+            module = relax.transform.BundleModelParams()(module)
+        if dump is not None:
+            (dump / "30-kernels.relax.py").write_text(module.script())
+        executable = tvm.compile(
+            module, target=target, relax_pipeline=relax_pipeline(target), tir_pipeline=TIR_PIPELINE
+        )
     except Exception as error:  # whatever a pass of TVM met
         raise _refused("TVM can't compile the graph", error) from error
     executable.export_library(str(Path(request["out"]) / LIBRARY))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from xamc.compiler.artifact.graph_manifest import HOST_SIMULATOR
 
 FUNCTION = "main"
+# main's weights as they are stored → as it takes them
+PREPARE = "main_transform_params"
 LIBRARY = "model.so"
 
 # The simulator's code does not depend on the machine that compiles.

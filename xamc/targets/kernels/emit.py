@@ -88,6 +88,11 @@ def view(region: Buffer, offset: Expr, shape: Sequence[Expr | int], dtype: str) 
     return T.decl_buffer([extent if isinstance(extent, int) else 1 for extent in shape], dtype, data=address)
 
 
+def flat(buffer: Buffer, shape: Sequence[Expr | int]) -> Buffer:
+    """A whole tensor as another of the same elements."""
+    return T.decl_buffer(tuple(shape), str(buffer.ty.dtype), data=buffer.data)
+
+
 def scratch(shape: Sequence[Expr | int], dtype: str = "float32") -> Buffer:
     """Uninitialized working memory: on the stack below 1 KiB, from TVM's per-thread pool above."""
     return T.alloc_buffer(tuple(shape), dtype)
@@ -133,6 +138,11 @@ def ramp(start: Expr, lanes: int) -> Expr:
 def either(a: Expr, b: Expr) -> Expr:
     """Logical or."""
     return T.Or(a, b)
+
+
+def both(a: Expr, b: Expr) -> Expr:
+    """Logical and."""
+    return T.And(a, b)
 
 
 def load(buffer: Buffer, index: Sequence[Expr | int], lanes: int = 1) -> Expr:
