@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tools.levels import machine
 from tools.levels.__main__ import rows
-from tools.levels.closure import closure
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,15 +28,3 @@ def test_a_row_per_level_and_no_result_of_what_was_skipped(tmp_path: Path) -> No
     report.write_text('<r><testcase name="test[a-x86-64-v4]"><skipped/></testcase></r>')
     with pytest.raises(ValueError, match="skipped"):
         rows(report)
-
-
-def test_a_script_runs_by_its_closure(tmp_path: Path) -> None:
-    """In an empty environment, with the modules' paths alone."""
-    script = "import json, sys\nfrom pathlib import Path\nPath(sys.argv[1]).write_text(json.dumps([1]))\n"
-    files, _, command = closure(script, [str(tmp_path / "out")])
-    names = {Path(name).name for name in files}
-    assert {"ld-linux-x86-64.so.2", "libc.so.6"} <= names and any(name.startswith("python3") for name in names)
-    assert any(name.endswith("json/__init__.py") for name in files)
-    (tmp_path / "out").unlink()
-    subprocess.run(command, env={}, check=True)
-    assert (tmp_path / "out").read_text() == "[1]"

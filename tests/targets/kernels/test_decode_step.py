@@ -104,7 +104,8 @@ class Caller:
             program,
         ]
         if self.emulated is not None:
-            self.emulated(*arrays, *memory.bytes.values(), self.logits)
+            filled = [memory.bytes[region][:end] for region, end in memory.end.items()]
+            self.emulated(*arrays, *filled, self.logits)
             return self.logits.copy()
         tensors = [tvm.runtime.tensor(array) for array in arrays]
         shared = [tvm.runtime.from_dlpack(a) for a in (*memory.bytes.values(), self.logits)]
