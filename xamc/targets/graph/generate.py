@@ -57,7 +57,7 @@ def generate_graph(
         call = {"graph": str(graph), "data_inputs": data_inputs, "isa": isa.name, "out": str(out)}
         with temporary_folder("codegen") as folder:
             run_child(
-                "xamc.targets.graph.build:build",
+                "xamc.targets.graph.child:build",
                 call | {"dump": str(dump) if dump else None},
                 folder=folder,
                 limits=LIMITS,

@@ -112,7 +112,7 @@ def _code(program: Program, bucket: Bucket, cache: StageCache, dump: Path | None
                 "out": str(out),
             }
             run_child(
-                "xamc.targets.vacc.build:build",
+                "xamc.targets.vacc.child:build",
                 call,
                 folder=folder,
                 limits=LIMITS,
