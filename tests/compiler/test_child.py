@@ -187,7 +187,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     pytest.fail("the worker outlived the process it works for")
 
 
-@pytest.mark.parametrize("function", ["fill_disk", "tool_on_full_disk"])
+@pytest.mark.parametrize("function", ["fill_disk", "tool_on_full_disk", "refuse_on_full_disk"])
 def test_a_full_disk_is_no_crash(call: Any, tmp_path: Path, function: str) -> None:
     with pytest.raises(InputError, match="E1506"):
         call(function, {})

@@ -1,4 +1,4 @@
-"""``make reliability``: the kill test, the disk-full test and the fuzzers, then the table of docs/reliability.md.
+"""``make reliability``: kills, full disks, everything twice, fuzzers, then the table of docs/reliability.md.
 
 python -m tools.reliability                 only the table
 python -m tools.reliability --run           everything, about an hour on an idle machine of two CPUs
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tools.reliability import disk, fuzz, kill
+from tools.reliability import disk, fuzz, kill, twice
 from tools.reliability.results import publish
 
 
@@ -26,7 +26,7 @@ def main() -> int:
     failed = 0
     if options.run:
         on, seed = [] if options.fresh else ["--go-on"], ["--seed", str(options.seed)]
-        failed = kill.main([*on, *seed]) | disk.main(on) | fuzz.main([*on, *seed])
+        failed = kill.main([*on, *seed]) | disk.main(on) | twice.main(on) | fuzz.main([*on, *seed])
     publish()
     return failed
 

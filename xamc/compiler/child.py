@@ -316,14 +316,18 @@ def main(arguments: list[str]) -> int:
     try:
         with full_disk_errors(folder):
             result = getattr(importlib.import_module(module), name)(request)
-            # Renamed into place: a child that is killed here has not answered.
-            partial = folder / f"{RESPONSE}.part"
-            partial.write_text(json.dumps(result), encoding="utf-8")
-            partial.rename(folder / RESPONSE)
+            _answer(folder / RESPONSE, result)
     except XamcError as error:
-        (folder / ERROR).write_text(json.dumps(_error_to_json(error)), encoding="utf-8")
+        _answer(folder / ERROR, _error_to_json(error))
         return error.exit_code
     return 0
+
+
+def _answer(path: Path, value: Any) -> None:
+    """Renamed into place: a child that is killed here, or meets a full disk, has not answered."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(json.dumps(value), encoding="utf-8")
+    partial.rename(path)
 
 
 if __name__ == "__main__":
