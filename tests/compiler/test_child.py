@@ -128,7 +128,7 @@ def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        while not pid_file.exists():
+        while not (pid_file.exists() and pid_file.read_text()):
             time.sleep(0.05)
         parent.kill()
     for _ in range(50):
