@@ -54,6 +54,17 @@ def tool_on_full_disk(request: dict[str, Any]) -> None:
     raise RuntimeError("the linker failed")
 
 
+def refuse_on_full_disk(request: dict[str, Any]) -> None:
+    """The error that is to be told finds no room either; opening a file makes an empty one all the same."""
+
+    def full(self: Path, *arguments: Any, **options: Any) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Path.write_text = full  # type: ignore[method-assign]
+    raise InputError("E1042", "no", "do")
+
+
 def temporary_files(request: dict[str, Any]) -> str:
     with tempfile.NamedTemporaryFile(delete=False) as file:
         return file.name

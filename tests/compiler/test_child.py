@@ -126,7 +126,7 @@ def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        while not pid_file.exists():
+        while not (pid_file.exists() and pid_file.read_text()):
             time.sleep(0.05)
         parent.kill()
     for _ in range(50):
@@ -185,7 +185,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     pytest.fail("the worker outlived the process it works for")
 
 
-@pytest.mark.parametrize("function", ["fill_disk", "tool_on_full_disk"])
+@pytest.mark.parametrize("function", ["fill_disk", "tool_on_full_disk", "refuse_on_full_disk"])
 def test_a_full_disk_is_no_crash(call: Any, tmp_path: Path, function: str) -> None:
     with pytest.raises(InputError, match="E1506"):
         call(function, {})

@@ -1,4 +1,4 @@
-"""``make reliability``: kill test, disk-full test, fuzzers and ONNX node tests, then the table of docs/reliability.md.
+"""``make reliability``: kills, full disks, everything twice, fuzzers, ONNX node tests; then docs/reliability.md's table.
 
 python -m tools.reliability                 only the table
 python -m tools.reliability --run           everything, an hour and a half on an idle machine of two CPUs
@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from tools.bench import onnx_nodes
-from tools.reliability import disk, fuzz, kill
+from tools.reliability import disk, fuzz, kill, twice
 from tools.reliability.results import publish
 
 
@@ -27,7 +27,8 @@ def main() -> int:
     failed = 0
     if options.run:
         on, seed = [] if options.fresh else ["--go-on"], ["--seed", str(options.seed)]
-        failed = kill.main([*on, *seed]) | disk.main(on) | fuzz.main([*on, *seed]) | onnx_nodes.main([])
+        failed = kill.main([*on, *seed]) | disk.main(on) | twice.main(on) | fuzz.main([*on, *seed])
+        failed |= onnx_nodes.main([])
     publish()
     return failed
 

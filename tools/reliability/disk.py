@@ -3,8 +3,8 @@
     python -m tools.reliability.disk --steps 8 --cold 2
 
 Output, stage cache and TMPDIR share the disk, a tmpfs, so every stage meets its end somewhere. A command that does not
-fit must end with E1506 or E1720 (exit code 1) and leave nothing beside the cache's whole entries; what fits must give
-the very bytes of an undisturbed run. Mounting needs root, or `unshare -rm` before the command.
+fit must end with E1506, E1720 or E1454 (exit code 1) and leave nothing beside the cache's whole entries; what fits must
+give the very bytes of an undisturbed run. Mounting needs root, or `unshare -rm` before the command.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from pathlib import Path
 from tools.reliability.kill import Place, finish, leftovers, start_command
 from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
 from tools.reliability.roads import ROADS, prepare, state
+
+_FULL = ("E1506", "E1720", "E1454")  # the last two are found before anything is written
 
 
 def _mount(folder: Path, nbytes: int) -> None:
@@ -85,9 +88,9 @@ class DiskTest:
                 stage = "none"
                 problems += [] if found == self.expected else [f"what it made is {found}"]
             else:
-                rows = [line.split()[0] for line in text.splitlines() if " failed " in line]
+                rows = re.findall(r"^ (\w+) +failed ", text, re.MULTILINE)
                 stage = rows[0] if rows else "outside of a stage"
-                told = status == 1 and ("E1506" in text or "E1720" in text) and "fix:" in text
+                told = status == 1 and any(code in text for code in _FULL) and "fix:" in text
                 problems += [] if told else [f"exit code {status}: {text}"]
                 problems += [f"there is an output: {found}"] if found != "absent" else []
         finally:

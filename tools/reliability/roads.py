@@ -53,12 +53,13 @@ ROADS: Mapping[str, Road] = {
     "CPU": Road(_compile("cpu"), slow=("export", "codegen")),
     "VACC": Road(_compile("vacc"), slow=("export", "codegen")),
     "Ascend": Road(_compile("ascend"), slow=("export",)),
-    "ONNX graph": Road(_compile("graph"), slow=("import", "codegen")),
+    "ONNX graph": Road(_compile("graph"), slow=("codegen",)),
     "pickles": Road(_compile("pickled", "--allow-pickle"), slow=("export", "codegen")),
     "convert-weights": Road(lambda models, place: ["convert-weights", str(models / "model"), str(place.artifact)]),
     "golden record": Road(
         lambda models, place: [
-            "golden", "record", str(models / "artifact"), "-o", str(place.out / "tiny.json"), "--prompt", "a b",
+            "golden", "record", str(models / "artifact"), "-o", str(place.out / "tiny.json"),
+            *["--prompt", "a b c d"] * 20,
         ],
         output="out/tiny.json",
     ),

@@ -107,7 +107,7 @@ def run_child(
         )
         _running.add(process)
         try:
-            excess = _watch(process, limits)
+            excess, free = _watch(process, limits, folder)
         finally:
             _end(process)
             _running.discard(process)
@@ -117,7 +117,7 @@ def run_child(
         return json.loads((folder / RESPONSE).read_text(encoding="utf-8"))
     if excess is None and (folder / ERROR).is_file():
         raise _error_from_json(json.loads((folder / ERROR).read_text(encoding="utf-8")))
-    raise _failure(function, folder, excess, process.returncode, limits, reproducers)
+    raise _failure(function, folder, excess, process.returncode, limits, reproducers, free)
 
 
 def end_children() -> None:
@@ -176,20 +176,27 @@ def end_with(pid: int) -> None:
     threading.Thread(target=wait, name="end-with", daemon=True).start()
 
 
-def _watch(process: subprocess.Popen[bytes], limits: Limits) -> str | None:
-    """Wait for the child's end; returns E1521 or E1522 when it went beyond a limit (it is still to be ended)."""
+def _watch(process: subprocess.Popen[bytes], limits: Limits, folder: Path) -> tuple[str | None, int]:
+    """Wait for the child's end.
+
+    Returns:
+        E1521 or E1522 when it went beyond a limit (it is still to be ended); and the fewest bytes that were free:
+        on a full disk its log may say nothing, and when it has ended its temporary files are gone.
+    """
+    free = free_bytes(folder)
     deadline = time.monotonic() + limits.seconds
     poll = _POLL_SECONDS / 10
     while process.poll() is None:
+        free = min(free, free_bytes(folder))
         if time.monotonic() > deadline:
-            return "E1521"
+            return "E1521", free
         # the resident sets bound the PSS from above and are cheap to read
         limit = limits.memory_bytes
         if limit is not None and tree_rss_bytes(process.pid) > limit and tree_pss_bytes(process.pid) > limit:
-            return "E1522"
+            return "E1522", free
         time.sleep(poll)
         poll = min(_POLL_SECONDS, poll * 2)
-    return None
+    return None, min(free, free_bytes(folder))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -200,11 +207,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(
-    function: str, folder: Path, excess: str | None, status: int, limits: Limits, reproducers: Path
+    function: str, folder: Path, excess: str | None, status: int, limits: Limits, reproducers: Path, free: int
 ) -> InputError | ToolchainError:
     tail = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
     said = next((text for text in _DISK_FULL if any(text in line for line in tail)), None)
-    if excess is None and (said or free_bytes(folder) < _LEAST_FREE or status == -signal.SIGXFSZ):
+    # whoever fails says why; where the log is empty, there was no room for it
+    mute = status > 0 and not tail
+    if excess is None and (said or mute or free < _LEAST_FREE or status == -signal.SIGXFSZ):
         return disk_full(folder, said or f"{function} failed")
     kept = _save(folder, reproducers, f"{function.partition(':')[0].rpartition('.')[2]}-{os.getpid()}")
     again = f"; reproduce it with: python -m xamc.compiler.child {kept}" if kept else ""
@@ -316,14 +325,18 @@ def main(arguments: list[str]) -> int:
     try:
         with full_disk_errors(folder):
             result = getattr(importlib.import_module(module), name)(request)
-            # Renamed into place: a child that is killed here has not answered.
-            partial = folder / f"{RESPONSE}.part"
-            partial.write_text(json.dumps(result), encoding="utf-8")
-            partial.rename(folder / RESPONSE)
+            _answer(folder / RESPONSE, result)
     except XamcError as error:
-        (folder / ERROR).write_text(json.dumps(_error_to_json(error)), encoding="utf-8")
+        _answer(folder / ERROR, _error_to_json(error))
         return error.exit_code
     return 0
+
+
+def _answer(path: Path, value: Any) -> None:
+    """Renamed into place: a child that is killed here, or meets a full disk, has not answered."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(json.dumps(value), encoding="utf-8")
+    partial.rename(path)
 
 
 if __name__ == "__main__":

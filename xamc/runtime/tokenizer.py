@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,37 @@ class Tokenizer:
         self.special_tokens = _special_tokens(folder / "tokenizer_config.json")
 
     def encode(self, text: str, add_special_tokens: bool = True) -> I64:
-        """int64[T]; `add_special_tokens` adds what the tokenizer puts round a text, such as BOS."""
-        ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        """int64[T]; `add_special_tokens` adds what the tokenizer puts round a text, such as BOS.
+
+        Raises:
+            InputError: E1613, the tokenizer can't do it, as with a regular expression that takes for ever.
+        """
+        with _no_panics():
+            ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return np.array(ids, np.int64)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        with _no_panics():
+            text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
     def token(self, token_id: int) -> str | None:
         """The text of one entry of the vocabulary, special or not; None outside it."""
         text: str | None = self._tokenizer.id_to_token(token_id)
         return text
+
+
+@contextmanager
+def _no_panics() -> Iterator[None]:
+    """Turns the library's panics into an error: they are no `Exception`, and what it prints of them says little."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).partition("\n")[0]
+        raise InputError("E1613", f"the tokenizer fails on this text: {reason}", _FIX) from None
 
 
 def _special_tokens(path: Path) -> Mapping[str, str]:

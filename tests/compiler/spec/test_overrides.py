@@ -85,6 +85,7 @@ def test_the_file_is_overruled_before_it_is_judged(file: Path) -> None:
     [
         ("backend.typ=tvm_cpu", "E1061", 1, 11, "did you mean backend.type?"),
         ("backend.quantize.stream_mode=true", "E1061", 1, 28, "did you mean backend.compile.stream_mode?"),
+        ("a" + ".b" * 50_000 + "=1", "E1061", 1, 100_001, "see docs/spec.md for the keys"),
         ("tp=2", "E1061", 1, 2, "did you mean frontend.model_kwargs.tp?"),
         ("nonsense=2", "E1061", 1, 8, "see docs/spec.md for the keys"),
         ("verify.prompts.first=2", "E1061", 1, 20, None),

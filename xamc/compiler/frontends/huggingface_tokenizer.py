@@ -17,6 +17,7 @@ from xamc.compiler.frontends.sentencepiece_model import read_sentencepiece
 from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
 
 # What the runtime and chat templates use of tokenizer_config.json; auto_map and class names stay behind.
+MOST_GROWTH = 1000  # characters that a normalizer makes of one
 _CONFIG_KEYS = (
     "bos_token",
     "eos_token",
@@ -113,6 +114,12 @@ def _check(path: Path, content: Mapping[str, Any], vocab_size: int) -> dict[str,
     if not isinstance(vocabulary, dict | list):
         raise InputError("E1134", f"{path} has no vocabulary", "download the tokenizer files again")
     ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
+    if (growth := _growth(content.get("normalizer"))) > MOST_GROWTH:
+        raise InputError(
+            "E1134",
+            f"{path}: its normalizer makes a character into up to {growth:.0f}, {MOST_GROWTH} are allowed",
+            "download the tokenizer files again; if you don't know where they come from, don't use them",
+        )
     added = content.get("added_tokens") or []
     ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
     if not all(type(number) is int and number >= 0 for number in ids):
@@ -123,6 +130,25 @@ def _check(path: Path, content: Mapping[str, Any], vocab_size: int) -> dict[str,
     if isinstance(added, list):
         found |= {t["content"]: t["id"] for t in added if isinstance(t, dict) and isinstance(t.get("content"), str)}
     return found
+
+
+def _growth(normalizer: Any) -> float:
+    """How many characters a normalizer makes of one at most: replacements in a sequence multiply.
+
+    Patterns that match nothing at all match everywhere, so what a regular expression finds counts as one character.
+    """
+    growth, waiting = 1.0, [normalizer]
+    while waiting:
+        step = waiting.pop()
+        if not isinstance(step, dict):
+            continue
+        parts = step.get("normalizers")
+        waiting += parts if isinstance(parts, list) else []
+        pattern, content = step.get("pattern"), step.get("content")
+        if isinstance(content, str):
+            found = pattern.get("String") if isinstance(pattern, dict) else None
+            growth *= max(1.0, len(content) / max(1, len(found) if isinstance(found, str) else 1))
+    return growth
 
 
 def _too_large(path: Path, tokens: int, vocab_size: int) -> InputError:

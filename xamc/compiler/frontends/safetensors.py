@@ -7,6 +7,7 @@ Format: 8 bytes little-endian header length, a JSON object, then the tensors' by
 from __future__ import annotations
 
 import math
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def read_header(path: Path) -> dict[str, tuple[str, FileTensor]]:
         InputError: E1110 malformed, E1111 truncated or too long, E1115 a tensor named twice.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise InputError("E1111", f"{path} can't be read: it is no regular file", "restore the model's own file")
+        size = status.st_size
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or not 2 <= length <= MAX_HEADER_BYTES:

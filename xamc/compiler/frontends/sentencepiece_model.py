@@ -7,6 +7,7 @@ add_dummy_prefix 3, remove_extra_whitespaces 4, escape_whitespaces 5}.
 
 from __future__ import annotations
 
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,7 +124,10 @@ def read_sentencepiece(path: Path) -> Vocabulary:
     normalizer: dict[int, int] = {}
     charsmap = b""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _Damaged("it is no regular file")
+        if status.st_size > MAX_BYTES:
             raise _Damaged(f"it is larger than {MAX_BYTES} bytes")
         for number, value in _fields(memoryview(path.read_bytes())):
             if not isinstance(value, memoryview):

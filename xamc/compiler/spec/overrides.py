@@ -13,6 +13,7 @@ from xamc.compiler.spec.keys import find, is_section, suggest
 from xamc.compiler.spec.kinds import Anything, MapOf
 from xamc.compiler.spec.model import KeyPath
 
+_MOST_PARTS = 32  # as deep as a spec may be nested
 _PART = re.compile(r'"([^"]+)"|([^."=\s]+)')
 
 
@@ -42,10 +43,10 @@ def _apply(document: Document, override: str, number: int) -> None:
     whole = Location(SET_PATH, number, 1, max(1, len(override)))
     path, length = _split(override, whole)
     key_at = Location(SET_PATH, number, 1, length)
-    if not _is_known(path):
-        near = suggest(path)
+    if len(path) > _MOST_PARTS or not _is_known(path):
+        near = suggest(path[:_MOST_PARTS])
         fix = f"did you mean {near}?" if near else "see docs/spec.md for the keys"
-        raise InputError("E1061", f"--set: unknown key {dotted(path)}", fix, (key_at,))
+        raise InputError("E1061", f"--set: unknown key {dotted(path[:_MOST_PARTS])}", fix, (key_at,))
     value = _parse_value(override[length + 1 :], number, length + 1)
     section = document.values
     for depth, part in enumerate(path[:-1], 1):
