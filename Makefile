@@ -36,11 +36,11 @@ compile: $(STAMP) ## compile SPEC (and TARGET), then let the model answer PROMPT
 test: $(STAMP) ## the whole test suite; JUNIT=FILE also writes JUnit XML
 	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile --no-loadscope-reorder --max-worker-restart 2 $(if $(JUNIT),--junitxml=$(JUNIT)) $(PYTEST_ARGS)
 
-test-levels: $(STAMP) ## every kernel family on plain x86-64 and, under QEMU's user-mode emulator, on aarch64
-	@OMP_NUM_THREADS=1 XAMC_ALL_LEVELS=1 $(BIN)/python -m pytest -q tests/targets/kernels/test_weaker_levels.py
+test-levels: $(STAMP) ## every kernel family on x86-64 to x86-64-v3 and, under QEMU's user-mode emulator, on aarch64
+	@$(BIN)/python -m tools.levels narrow
 
 test-wide-levels: $(STAMP) ## every kernel family with AVX-512, VNNI and BF16 on a machine that Bochs emulates
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.levels
+	@$(BIN)/python -m tools.levels wide
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check xamc tests tools

@@ -1,21 +1,44 @@
-"""``python -m tools.levels``: executes every kernel family of the 512-bit levels and records the result.
+"""``python -m tools.levels SUITE``: executes every kernel family of some CPU levels and records what came of it.
 
-Takes a quarter of an hour on an idle core. Needs what `machine.missing` lists.
+- ``narrow``: x86-64, x86-64-v2 and x86-64-v3 on this machine, aarch64's under QEMU; some minutes (`make test-levels`).
+- ``wide``: those of 512 bits on a machine that Bochs emulates; about half an hour (`make test-wide-levels`).
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tools.levels.machine import missing
 from tools.reliability.results import ROOT, Row, record, today
 
-TESTS = "tests/targets/kernels/test_wide_levels.py"
+
+@dataclass(frozen=True)
+class Suite:
+    """Tests whose names end in the family and the level, and the environment variable that makes them run."""
+
+    file: str
+    variable: str
+
+
+SUITES = {
+    "narrow": Suite("tests/targets/kernels/test_weaker_levels.py", "XAMC_ALL_LEVELS"),
+    "wide": Suite("tests/targets/kernels/test_wide_levels.py", "XAMC_WIDE_LEVELS"),
+}
+
+
+def where(level: str) -> str:
+    """How a level's code is executed, for a row's note."""
+    if level.startswith("aarch64"):
+        return "under QEMU's user-mode emulator"
+    return "on a processor that Bochs emulates" if level.startswith("x86-64-v4") else "on this machine's processor"
 
 
 def rows(report: Path) -> list[Row]:
@@ -28,30 +51,47 @@ def rows(report: Path) -> list[Row]:
     failed: dict[str, int] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         name = case.get("name", "")
+        level = name.partition("[")[2].rstrip("]").partition("-")[2]
         if case.find("skipped") is not None:
             raise ValueError(f"{name} was skipped")
-        level = "x86-64-v4" + name.rstrip("]").partition("x86-64-v4")[2]
-        tried[level] = tried.get(level, 0) + 1
-        failed[level] = failed.get(level, 0) + any(case.find(kind) is not None for kind in ("failure", "error"))
-    note = (
-        "kernel families executed on a processor that Bochs emulates, against NumPy in float64 (make test-wide-levels)"
-    )
-    return [Row(f"{level} kernels, emulated", tried[level], failed[level], 0, today(), note) for level in tried]
+        if level:
+            tried[level] = tried.get(level, 0) + 1
+            failed[level] = failed.get(level, 0) + any(case.find(kind) is not None for kind in ("failure", "error"))
+    return [
+        Row(
+            f"kernels: {level}",
+            tried[level],
+            failed[level],
+            0,
+            today(),
+            f"kernel families, odd shapes, against NumPy in float64; executed {where(level)}",
+        )
+        for level in tried
+    ]
 
 
-def main() -> int:
-    """Runs the tests and records them; the exit status is pytest's."""
-    lacking = missing()
+def run(suite: str, more: Sequence[str] = ()) -> int:
+    """Runs a suite's tests and records them; the exit status is pytest's, 1 where something is missing."""
+    lacking = missing() if suite == "wide" else None
     if lacking:
         print(lacking, file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-v", TESTS, f"--junitxml={report}", *sys.argv[1:]]
-        status = subprocess.run(command, cwd=ROOT, env={**os.environ, "XAMC_WIDE_LEVELS": "1"}).returncode
+        command = [sys.executable, "-m", "pytest", "-v", SUITES[suite].file, f"--junitxml={report}", *more]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", SUITES[suite].variable: "1"}
+        status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         if status in (0, 1):
             record(rows(report))
     return status
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=SUITES)
+    options, more = parser.parse_known_args()
+    return run(options.suite, more)
 
 
 if __name__ == "__main__":

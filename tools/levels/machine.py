@@ -29,12 +29,8 @@ _ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 _LOADER = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
 
 PACKAGES = "bochs, bochs-term, isolinux, syslinux-common, genisoimage, cpio, a linux-image and libc6-dev"
-MODELS = {
-    "x86-64-v4": "corei7_skylake_x",
-    "x86-64-v4+vnni": "corei7_icelake_u",
-    "x86-64-v4+vnni+bf16": "sapphire_rapids",
-}
-"""Bochs' model for a level: those of the first two lack the instructions of the next, and stop at them."""
+PROCESSOR = "sapphire_rapids"
+"""Bochs' model with the instructions of all levels; so nothing is said of whether a level keeps to its own."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class GraphPlan:
         storage: how the weights of large operators are stored.
         quantized: how many weights are int8.
         params_bytes: size of the parameter file.
+        packed_bytes: of the weights as a CPU's kernels have them in memory, at most: float32.
         activations: bytes of all values that live at once besides the parameters, at most, as they are computed here.
         operators: operator type → number of nodes after simplification.
         executes_on: what will run the artifact.
@@ -44,6 +45,7 @@ class GraphPlan:
     quantized: int
     params_file: str
     params_bytes: int
+    packed_bytes: int
     activations: int
     operators: Mapping[str, int]
     executes_on: str
@@ -51,7 +53,7 @@ class GraphPlan:
     @property
     def nbytes(self) -> int:
         """What must be in memory while the graph runs."""
-        return self.params_bytes + self.activations
+        return (self.packed_bytes or self.params_bytes) + self.activations
 
     def require_die(self, die_memory: int) -> None:
         """Refuse a graph that a die's memory can't hold.
@@ -104,6 +106,7 @@ def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
         quantized=facts.quantized,
         params_file=files.params,
         params_bytes=facts.nbytes,
+        packed_bytes=4 * facts.count if spec.backend.type == "tvm_cpu" else 0,
         activations=facts.activations,
         operators=facts.operators,
         executes_on=files.executes_on,

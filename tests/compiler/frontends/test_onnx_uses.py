@@ -37,6 +37,34 @@ def test_attributes(op: str, attributes: dict[str, Any], words: str | None) -> N
 
 
 @pytest.mark.parametrize(
+    ("op", "dtype", "attributes", "words"),
+    [
+        ("BitShift", ir.DataType.INT32, {"direction": "LEFT"}, "shifts INT32"),
+        ("BitShift", ir.DataType.UINT32, {"direction": "LEFT"}, None),
+        ("Mod", ir.DataType.FLOAT, {}, "fmod 1 only"),
+        ("Mod", ir.DataType.FLOAT, {"fmod": 1}, None),
+        ("Mod", ir.DataType.INT64, {}, None),
+        ("TopK", ir.DataType.UINT64, {}, "UINT64"),
+        ("TopK", ir.DataType.FLOAT, {}, None),
+    ],
+)
+def test_types(op: str, dtype: ir.DataType, attributes: dict[str, Any], words: str | None) -> None:
+    value = ir.Value(name="x", shape=ir.Shape([4]), type=ir.TensorType(dtype))
+    found = wrong_use(ir.node(op, [value, value], attributes))
+    assert (found is None) if words is None else (found is not None and words in found)
+
+
+@pytest.mark.parametrize(("known", "wrong"), [(None, True), (True, True), (False, False)])
+def test_dropout_that_may_train(known: bool | None, wrong: bool) -> None:
+    training = ir.Value(name="t", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
+    if known is not None:
+        training.const_value = ir.tensor(np.array(known), name="t")
+    x = ir.Value(name="x", shape=ir.Shape([4]), type=ir.TensorType(ir.DataType.FLOAT))
+    assert (wrong_use(ir.node("Dropout", [x, None, training])) is not None) == wrong
+    assert wrong_use(ir.node("Dropout", [x])) is None
+
+
+@pytest.mark.parametrize(
     ("mode", "scale", "wrong"),
     [("linear", 0.6, True), ("cubic", 0.8, True), ("linear", 2.5, False), ("nearest", 0.6, False)],
 )

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import tvm
 
-from tools.levels.machine import MODELS, Machine, missing
+from tools.levels.machine import PROCESSOR, Machine, missing
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.isa import LEVELS, Isa
 
@@ -41,7 +41,7 @@ it gets one of four bytes, operation and operands stay as compiled."""
 _DEBUG = re.compile(r"\t\.(file|loc)\t")
 needs_machine = pytest.mark.skipif(
     not os.environ.get("XAMC_WIDE_LEVELS") or missing() is not None,
-    reason=missing() or "takes many minutes: make test-wide-levels",
+    reason=missing() or "takes half an hour: make test-wide-levels",
 )
 _CODES = {"i": 0, "u": 1, "f": 2, "V": 4}
 
@@ -70,7 +70,7 @@ def runs_here(isa: Isa) -> bool:
 @functools.cache
 def machine() -> Machine:
     """The one that tests share, with all instructions; booting it takes a minute of computing."""
-    booted = Machine(MODELS["x86-64-v4+vnni+bf16"])
+    booted = Machine(PROCESSOR)
     atexit.register(booted.close)
     return booted
 

@@ -19,9 +19,9 @@ from tests.targets.kernels import (
     test_rope,
     test_rows,
 )
-from tests.targets.kernels.harness import PLAIN, kernel
+from tests.targets.kernels.harness import HOST, PLAIN, kernel
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.isa import LEVELS, Isa
 from xamc.targets.kernels.packing import WeightFormat
 
 INT8, INT4 = WeightFormat("int8"), WeightFormat("uint4", 32)
@@ -49,26 +49,35 @@ FAMILIES: dict[str, Callable[[Isa], None]] = {
 }
 SLOW = ("decode_step", "gemm_int8", "integer_gemm_int4", "attention_decode", "attention_prefill")
 """A dozen seconds of compilation each; `make test-levels` runs them."""
-AT_ONCE = list(FAMILIES) if os.environ.get("XAMC_ALL_LEVELS") else [name for name in FAMILIES if name not in SLOW]
+ALL = bool(os.environ.get("XAMC_ALL_LEVELS"))
+AT_ONCE = list(FAMILIES) if ALL else [name for name in FAMILIES if name not in SLOW]
 INTEGERS = ["integer_gemv_int8", "integer_gemv_int4"]
+X86 = [PLAIN, LEVELS["x86-64-v2"], LEVELS["x86-64-v3"]] if ALL else [PLAIN]
+"""The tests of each kernel run at the levels above the plain one anyway."""
 
 
-@pytest.mark.parametrize("family", [*INTEGERS, "float16_read", "float16_written", "silu_mul"])
-def test_plain_x86_64(family: str) -> None:
-    """What the level below it, or a lack of instructions, changes."""
-    FAMILIES[family](PLAIN)
+@pytest.mark.parametrize("isa", X86, ids=lambda isa: isa.name)
+@pytest.mark.parametrize(
+    "family", list(FAMILIES) if ALL else [*INTEGERS, "float16_read", "float16_written", "silu_mul"]
+)
+def test_x86_64(isa: Isa, family: str) -> None:
+    """What a lack of instructions changes."""
+    if not set(isa.cpu_flags) <= set(HOST.cpu_flags):
+        pytest.skip(f"needs a processor of {isa.name}")
+    FAMILIES[family](isa)
 
 
 @emulated.needs_emulator
+@pytest.mark.parametrize("isa", emulated.ARM_LEVELS[:1], ids=lambda isa: isa.name)
 @pytest.mark.parametrize("family", AT_ONCE)
-def test_aarch64(family: str) -> None:
+def test_aarch64(isa: Isa, family: str) -> None:
     """On a processor model without dot products: one would stop it."""
-    FAMILIES[family](emulated.ARM_LEVELS[0])
+    FAMILIES[family](isa)
 
 
 @emulated.needs_emulator
 @pytest.mark.parametrize("isa", emulated.ARM_LEVELS[1:], ids=lambda isa: isa.name)
-@pytest.mark.parametrize("family", INTEGERS)
+@pytest.mark.parametrize("family", list(FAMILIES) if ALL else INTEGERS)
 def test_aarch64_dot_products(isa: Isa, family: str) -> None:
     FAMILIES[family](isa)
 

@@ -18,6 +18,16 @@ Body = Callable[[ir.Node], Any]
 BODIES: dict[str, Body] = {}
 
 
+# from float32 steps to the integers of y; the node says which
+_TO_INTEGERS = """rounded = Round(steps)
+            y_offset = Cast<to = 1>(y_zero)
+            moved = Add(rounded, y_offset)
+            least = Constant<value_float = $least>()
+            most = Constant<value_float = $most>()
+            bounded = Clip(moved, least, most)
+            y = Cast<to = $dtype>(bounded)"""
+
+
 def body(name: str) -> Callable[[Body], Body]:
     """Registers what writes one operator out; it gives None for a use that it does not fit."""
 
@@ -79,13 +89,37 @@ def _lp_normalization(node: ir.Node) -> Any:
     )
 
 
+@body("Mish")
+def _mish(node: ir.Node) -> Any:
+    """x tanh(log(1 + e^x)) as x n / (n + 2) with n = e^x (e^x + 2): the logarithm would lose the small e^x.
+
+    From 20 on the factor is 1 in float32, and e^x would soon be infinite.
+    """
+    dtype = _dtype(node, 0)
+    return _function(
+        f"""Mish(x) => (y) {{
+            most = Constant<value_float = 20.0>()
+            most_like = Cast<to = {dtype}>(most)
+            two = Constant<value_float = 2.0>()
+            two_like = Cast<to = {dtype}>(two)
+            bounded = Min(x, most_like)
+            e = Exp(bounded)
+            more = Add(e, two_like)
+            n = Mul(e, more)
+            divisor = Add(n, two_like)
+            factor = Div(n, divisor)
+            y = Mul(x, factor)
+        }}"""
+    )
+
+
 @body("QLinearMatMul")
 def _qlinear_matmul(node: ir.Node) -> Any:
     """Dequantize both sides, multiply in float32, quantize; scales of whole tensors, in ONNX Runtime's order."""
     if any(_rank(node, index) not in (0, 1) for index in (1, 4, 6)) or not _whole(node, (1, 4, 6)):
         return None
     return _function(
-        """QLinearMatMul(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero) => (y) {
+        f"""QLinearMatMul(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero) => (y) {{
             a_number = Cast<to = 1>(a)
             a_offset = Cast<to = 1>(a_zero)
             a_centred = Sub(a_number, a_offset)
@@ -99,14 +133,8 @@ def _qlinear_matmul(node: ir.Node) -> Any:
             scales = Mul(a_scale_wide, b_scale_wide)
             multiplier = Div(scales, y_scale_wide)
             steps = Mul(sums, multiplier)
-            rounded = Round(steps)
-            y_offset = Cast<to = 1>(y_zero)
-            moved = Add(rounded, y_offset)
-            least = Constant<value_float = $least>()
-            most = Constant<value_float = $most>()
-            bounded = Clip(moved, least, most)
-            y = Cast<to = $dtype>(bounded)
-        }""",
+            {_TO_INTEGERS}
+        }}""",
         _bounds(node, 7),
     )
 
@@ -137,13 +165,7 @@ def _qlinear_conv(node: ir.Node) -> Any:
             scales = Mul(x_scale, w_scales)
             multiplier = Div(scales, y_scale)
             steps = Mul(sums, multiplier)
-            rounded = Round(steps)
-            y_offset = Cast<to = 1>(y_zero)
-            moved = Add(rounded, y_offset)
-            least = Constant<value_float = $least>()
-            most = Constant<value_float = $most>()
-            bounded = Clip(moved, least, most)
-            y = Cast<to = $dtype>(bounded)
+            {_TO_INTEGERS}
         }}""",
         _bounds(node, 7),
     )
@@ -219,7 +241,8 @@ def _dft(node: ir.Node) -> Any:
     table = np.stack([real, imaginary], axis=-1)[:, None]
     if int(signal.shape[-1]) == 2:
         table = np.concatenate([table, np.stack([-imaginary, real], axis=-1)[:, None]], axis=1)
-    matrix = table.reshape(table.shape[0] * table.shape[1], -1).astype(np.float32)
+    # an inverse mostly gives back a signal's small values from the sums of large ones
+    matrix = table.reshape(table.shape[0] * table.shape[1], -1).astype(np.float64 if inverse else np.float32)
     order = [i for i in range(rank) if i not in (axis, rank - 1)] + [axis, rank - 1]
     back = [order.index(i) for i in range(rank)]
     keep = [0] * (rank - 2)
@@ -228,8 +251,10 @@ def _dft(node: ir.Node) -> Any:
             last = Transpose<perm = {order}>(x)
             flat_shape = Constant<value_ints = {[*keep, -1]}>()
             flat = Reshape(last, flat_shape)
+            wide = Cast<to = {11 if inverse else 1}>(flat)
             table = Constant<value_float = 0.0>()
-            product = MatMul(flat, table)
+            sums = MatMul(wide, table)
+            product = Cast<to = 1>(sums)
             split_shape = Constant<value_ints = {[*keep, table.shape[2], 2]}>()
             split = Reshape(product, split_shape)
             y = Transpose<perm = {back}>(split)

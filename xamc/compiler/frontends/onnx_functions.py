@@ -115,7 +115,32 @@ def _body(node: ir.Node, version: int) -> Any:
     del function.opset_import[:]
     function.opset_import.append(onnx.helper.make_opsetid("", version))
     _fill_attributes(function, schema)
+    if node.op_type == "Attention":
+        _zero_empty_rows(function)
     return function
+
+
+def _zero_empty_rows(function: Any) -> None:
+    """Gives rows of which every score is masked the weights 0, as the operator's text says; its body has NaN there."""
+    nodes = []
+    for node in function.node:
+        nodes.append(node)
+        if node.op_type != "Softmax":
+            continue
+        scores, weights = node.input[0], node.output[0]
+        node.output[0] = f"{weights}_or_nan"
+        text = f"""<opset_import: ["" : 18], domain: "xamc.expanded">
+            Rows({scores}, {node.output[0]}) => ({weights}) {{
+                {weights}_axes = Constant<value_ints = [-1]>()
+                {weights}_most = ReduceMax<keepdims = 1>({scores}, {weights}_axes)
+                {weights}_empty = IsInf<detect_positive = 0>({weights}_most)
+                {weights}_zero = Constant<value_float = 0.0>()
+                {weights}_nothing = CastLike({weights}_zero, {node.output[0]})
+                {weights} = Where({weights}_empty, {weights}_nothing, {node.output[0]})
+            }}"""
+        nodes += onnx.parser.parse_function(text).node
+    del function.node[:]
+    function.node.extend(nodes)
 
 
 def _fill_attributes(function: Any, schema: Any) -> None:

@@ -24,11 +24,37 @@ def wrong_use(node: ir.Node) -> str | None:
             value = node.attributes[attribute].value if attribute in node.attributes else default
             if value not in sound:
                 return f"has {attribute} {value}, which is computed for {', '.join(map(str, sound))} only"
+    if (reason := _wrong_type(node)) is not None:
+        return reason
+    if node.op_type == "Dropout" and _may_train(node):
+        return "may be in training mode, where it would have to draw random numbers"
     if node.op_type == "ConvTranspose" and "output_shape" in node.attributes:
         return "states its output_shape, which is computed from pads only"
     if node.op_type == "Resize" and _rounded_scales(node):
         return "has scales that don't give whole extents, and would be computed with those of the rounded ones"
     return None
+
+
+def _wrong_type(node: ir.Node) -> str | None:
+    """Why an operator can't be computed for the type of its first input."""
+    dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+    if dtype is None:
+        return None
+    if node.op_type == "BitShift" and dtype.is_signed():
+        return f"shifts {dtype.name}, whose shifts by negative or too many bits would be undefined"
+    if node.op_type == "Mod" and dtype.is_floating_point() and node.attributes.get_int("fmod", 0) == 0:
+        return "takes the remainder of floats with the divisor's sign, which is computed with fmod 1 only"
+    if node.op_type == "TopK" and dtype == ir.DataType.UINT64:
+        return "sorts UINT64, which TVM can't"
+    return None
+
+
+def _may_train(node: ir.Node) -> bool:
+    """Whether the third input, if there is one, may be true."""
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        return False
+    return value.const_value is None or bool(value.const_value.numpy().any())
 
 
 def _rounded_scales(node: ir.Node) -> bool:
