@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 from pathlib import Path
@@ -39,6 +40,16 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
         start = -raw.ctypes.data % ALIGNMENT
         block = raw[start : start + nbytes]
     return block.view(dtype).reshape(shape)
+
+
+def return_free_memory() -> None:
+    """Gives the system what glibc's heap holds free: it keeps all below the highest byte in use.
+
+    Other C libraries have no such call, and need none or do without.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def map_file(path: Path, nbytes: int) -> Bytes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from xamc.compiler.errors import InputError
 from xamc.runtime.executor import I64
+from xamc.runtime.memory import return_free_memory
 
 _FIX = "compile the model again from a checkpoint with tokenizer.json (or tokenizer.model), or pass token ids"
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -43,6 +44,7 @@ class Tokenizer:
         # Settings of the training run that would cut or fill what a user gives.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        return_free_memory()  # parsing took several times what is left
         self.special_tokens = _special_tokens(folder / "tokenizer_config.json")
 
     def encode(self, text: str, add_special_tokens: bool = True) -> I64:
