@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.targets.kernels.harness import LEVELS_HERE, kernel, rng
+from tests.targets.kernels.harness import HOST, LEVELS_HERE, kernel, rng
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
@@ -109,3 +109,20 @@ def test_transpose_and_sums_of_a_block(isa: Isa) -> None:
     kernel(E.build("f", body), isa)(x, y, sums)
     np.testing.assert_array_equal(y, x.T)
     np.testing.assert_array_equal(sums, x.sum(1))
+
+
+@pytest.mark.parametrize("extent", [0, 1, 63, 64, 1000])
+def test_every_task_is_taken_once(extent: int) -> None:
+    """In two launches of one kernel, as the counter begins anew; later tasks are shorter."""
+
+    def body() -> None:
+        n = E.dynamic("n")
+        x, y = E.parameter("x", (n,), "int32"), E.parameter("y", (n,), "int32")
+        for _ in range(2):
+            with E.tasks(n) as task, E.serial(E.load(x, [task])):
+                E.store(y, [task], E.load(y, [task]) + 1)
+
+    times = np.arange(extent, 0, -1, dtype=np.int32)
+    y = np.zeros(extent, np.int32)
+    kernel(E.build("tasks", body), HOST)(times, y)
+    assert y.tolist() == (2 * times).tolist()

@@ -42,11 +42,10 @@ def emit_prefill(
     group = int(q.shape[2]) // (hkv * d)
     queries = query_block(group, isa, tiles.rows)
     blocks = E.let((s + (queries - 1)) // queries)
-    with E.parallel(b * hkv * blocks) as index:
-        i, head = E.let(index // (hkv * blocks)), E.let(index // blocks % hkv)
-        # Late queries see more keys: pairing early with late blocks gives every thread the same work.
-        turn = E.let(index % blocks)
-        block = E.let(E.choose(turn % 2 == 0, turn // 2, blocks - 1 - turn // 2))
+    with E.tasks(b * hkv * blocks) as index:
+        # Late queries see more keys: the long tasks first, so that the short ones even out when threads are ready.
+        i, head = E.let(index // hkv % b), E.let(index % hkv)
+        block = E.let(blocks - 1 - index // (b * hkv))
         task = _Task(isa, group, d, queries, scale, window)
         task.emit(q, pool_k, pool_v, y, i, head, E.let(block * queries), s, E.let(E.load(write_index, [i])))
 

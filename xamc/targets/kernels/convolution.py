@@ -175,7 +175,7 @@ class _Dense(_Convolution):
             if not self.direct:
                 with E.parallel(shape.channels) as channel:
                     self.planes.fill(source, E.let(channel * self.planes.size), self.x, image, channel)
-            with E.parallel(shape.groups * parts * panels) as task:
+            with E.tasks(shape.groups * parts * panels) as task:
                 panel = E.let(task % panels)
                 part = E.let(task // panels % parts)
                 group = E.let(task // panels // parts)

@@ -324,6 +324,37 @@ def parallel(extent: Expr | int) -> Iterator[Expr]:
         yield index
 
 
+# TensorIR has no atomic operations.
+_NEXT_TASK = """
+define i32 @xamc_next_task(ptr %counter) alwaysinline {
+  %task = atomicrmw add ptr %counter, i32 1 monotonic
+  ret i32 %task
+}
+"""
+_MOST_THREADS = 64
+"""More threads than these share out a loop of `tasks` no further."""
+
+
+@contextmanager
+def tasks(extent: Expr | int) -> Iterator[Expr]:
+    """A loop whose iterations threads take one by one, whoever is ready: none waits for one that others held up.
+
+    The order is that of the numbers, so neighbours run at about the same time.
+    """
+    counter = scratch((1,), "int32")
+    store(counter, [0], i32(0))
+    with T.attr(0, "pragma_import_llvm", _NEXT_TASK), parallel(_MOST_THREADS):
+        task = Register(1, "int32")
+
+        def take() -> None:
+            task.set(T.call_extern("int32", "xamc_next_task", T.address_of(counter[0])))
+
+        take()
+        with T.While(task.get() < extent):
+            yield let(task.get())
+            take()
+
+
 def when(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None] | None = None) -> None:
     """Runs `then` or `otherwise`, decided at run time."""
     with T.If(condition):

@@ -104,7 +104,7 @@ class _Gemm:
             E.rows(self.m, lambda i: self.copy_row(copy, i), threshold=SERIAL_ROWS)
 
             row_blocks, height = cut_blocks(self.m, self.isa, self.weight.tiles)
-            with E.parallel(row_blocks * self.weight.layout.panels) as task:
+            with E.tasks(row_blocks * self.weight.layout.panels) as task:
                 panel = E.let(task % self.weight.layout.panels)
                 first = E.let(task // self.weight.layout.panels * height)
                 rows = E.let(E.minimum(self.m - first, height))

@@ -51,7 +51,7 @@ class _IntegerGemm:
 
         row_blocks, height = cut_blocks(self.m, self.isa, self.weight.tiles)
         panels = self.weight.layout.panels
-        with E.parallel(row_blocks * panels) as task:
+        with E.tasks(row_blocks * panels) as task:
             panel = E.let(task % panels)
             first = E.let(task // panels * height)
             rows = E.let(E.minimum(self.m - first, height))
