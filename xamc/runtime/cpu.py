@@ -17,7 +17,7 @@ from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import best_code
 from xamc.runtime.executor import F32, ForwardOne, Step
-from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault
+from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault, read_ahead
 from xamc.runtime.noise import noise
 from xamc.runtime.step_runner import StepRunner
 from xamc.runtime.threads import check_threads, configure_tvm_threads
@@ -78,6 +78,8 @@ class CpuExecutor:
         self._token_tensors: tuple[Any, ...] = ()
         self.step_runner = self._make_step_runner(folder, code.file, mapped) if manifest.step_file is not None else None
         self.forward_one: ForwardOne | None = self._forward_one if self.step_runner is not None else None
+        if not prefault_weights:
+            read_ahead(folder / weights.file, weights.nbytes)  # last: the disk has what is above to read before
 
     @property
     def threads(self) -> int:

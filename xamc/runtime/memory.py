@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import mmap
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ _MEMINFO = Path("/proc/meminfo")
 # Linux's flag, which the mmap module of Python 3.11 does not name. A writable private mapping counts as memory that may
 # be needed one day; without the flag the kernel refuses weights larger than the machine's memory.
 _MAP_NORESERVE = 0x4000
+_READ_AHEAD_BYTES = 2**23
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -76,6 +80,27 @@ def map_file(path: Path, nbytes: int) -> Bytes:
 def prefault(block: Bytes) -> None:
     """Reads a byte of every page of a mapping, so that the disk is read now and not by the first tokens."""
     block[:: mmap.PAGESIZE].max(initial=0)
+
+
+def read_ahead(path: Path, nbytes: int) -> threading.Thread | None:
+    """Has the system read a file into its cache while this process goes on, in order and as fast as the disk can.
+
+    A mapping alone would have it read where threads happen to need a page first, a little at a time. Left out (None) where
+    the file would take more than half of the memory that is free.
+    """
+    free = available_bytes()
+    if free is None or nbytes > free // 2:
+        return None
+
+    def read() -> None:
+        # What can't be read is reported where it is used.
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            for start in range(0, nbytes, _READ_AHEAD_BYTES):
+                os.posix_fadvise(file.fileno(), start, _READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+
+    thread = threading.Thread(target=read, name="xamc-read-ahead", daemon=True)
+    thread.start()
+    return thread
 
 
 def available_bytes(meminfo: Path = _MEMINFO) -> int | None:
