@@ -85,8 +85,8 @@ def prefault(block: Bytes) -> None:
 def read_ahead(path: Path, nbytes: int) -> threading.Thread | None:
     """Has the system read a file into its cache while this process goes on, in order and as fast as the disk can.
 
-    A mapping alone would have it read where threads happen to need a page first, a little at a time. Left out (None) where
-    the file would take more than half of the memory that is free.
+    A mapping alone would have it read where threads happen to need a page first, a little at a time. Left out (None)
+    where the file would take more than half of the memory that is free.
     """
     free = available_bytes()
     if free is None or nbytes > free // 2:
