@@ -23,6 +23,7 @@ _MEMINFO = Path("/proc/meminfo")
 # be needed one day; without the flag the kernel refuses weights larger than the machine's memory.
 _MAP_NORESERVE = 0x4000
 _READ_AHEAD_BYTES = 2**23
+_MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -51,9 +52,8 @@ def return_free_memory() -> None:
 
     Other C libraries have no such call, and need none or do without.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if _MALLOC_TRIM is not None:
+        _MALLOC_TRIM(0)
 
 
 def map_file(path: Path, nbytes: int) -> Bytes:

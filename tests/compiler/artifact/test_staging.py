@@ -68,6 +68,18 @@ def test_what_is_in_use_is_left_alone(tmp_path: Path, temporary: Path) -> None:
     staging.discard()
 
 
+def test_a_folder_can_be_built_aside_in_a_temporary_one(temporary: Path) -> None:
+    """Whoever does locks the parent, for which it would wait for ever if that were the lock of the temporary folder."""
+    with temporary_folder("plan") as folder:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        staging = StagingFolder(folder / "entry")
+        staging.publish()
+        assert (folder / "entry").is_dir()
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_version_between_two_renames_is_put_back(tmp_path: Path) -> None:
     (tmp_path / ".xamc-model-1-01234567-old").mkdir()
     (tmp_path / ".xamc-model-1-01234567-old/manifest.json").write_text("{}")

@@ -250,7 +250,9 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         path, descriptor = _locked_folder(parent, purpose)
     try:
         with full_disk_errors(path):
-            yield path
+            inside = path / "inside"  # of which whoever builds a folder aside can lock the parent: `path` is locked
+            inside.mkdir(mode=0o700)
+            yield inside
     finally:
         _remove_tree(path)
         os.close(descriptor)
