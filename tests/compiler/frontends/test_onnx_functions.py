@@ -47,6 +47,7 @@ CASES: dict[str, tuple[int, Callable[[Graph], str]]] = {
     "Celu": (17, lambda g: _add(g, "Celu", "x", alpha=2.0)),
     "LpNormalization": (17, lambda g: _add(g, "LpNormalization", "x", axis=1, p=1)),
     "LpNormalization of 22": (22, lambda g: _add(g, "LpNormalization", "x", axis=-1)),
+    "Mish": (18, lambda g: _add(g, "Mish", "x")),
     "QLinearConv": (13, lambda g: _quantized(g, "QLinearConv", INT8, pads=[1, 1])),
     "QLinearMatMul": (13, lambda g: _quantized(g, "QLinearMatMul", INT8[:, :3, :].reshape(-1)[:30].reshape(6, 5))),
     "RotaryEmbedding": (
@@ -110,3 +111,24 @@ def test_names() -> None:
     assert BODIES.keys() <= names and names >= RANDOM
     assert expandable("", "Celu", 17) and not expandable("", "Bernoulli", 17)
     assert not expandable("com.microsoft", "Celu", 1) and not expandable("", "Conv", 17)
+
+
+def test_rows_of_attention_whose_every_score_is_masked_are_zero(tmp_path: Path) -> None:
+    """As the operator's text says; the function that ONNX gives for it has NaN there."""
+    g = Graph()
+    mask = np.tril(np.ones((4, 4), bool))
+    mask[1] = False
+    y = g.add("Attention", "x", "x", "x", g.const(mask), q_num_heads=2, kv_num_heads=2)
+    model = g.model({"x": (TensorProto.FLOAT, list(X.shape))}, {"y": (y, ["a", "b", "c"])}, 23)
+    onnx.save(model, tmp_path / "m.onnx")
+    opened = open_onnx(tmp_path / "m.onnx", {})
+    opened.model.ir_version = min(opened.model.ir_version, 10)
+    actual = reference(ir.to_proto(opened.model), {"x": X})["y"]
+    heads = X.astype(np.float64).reshape(2, 4, 2, 3).transpose(0, 2, 1, 3)
+    scores = np.where(mask, heads @ heads.transpose(0, 1, 3, 2) / np.sqrt(3), -np.inf)
+    scores[:, :, 1] = 0  # of no consequence
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    weights[:, :, 1] = 0
+    expected = (weights @ heads).transpose(0, 2, 1, 3).reshape(X.shape)
+    assert relative_error(actual, expected.astype(np.float32)) <= tolerance("graph_fp32")
+    assert not actual[:, 1].any()

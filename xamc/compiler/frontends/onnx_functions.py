@@ -21,6 +21,8 @@ _DOMAIN = "xamc.expanded"
 _MOST_ROUNDS = 6
 # the importer makes up the second and third output of these
 _ONE_OUTPUT = frozenset(("LayerNormalization", "BatchNormalization", "Dropout", "MaxPool"))
+# of float32; TVM's largest of nothing but -inf is this
+_LOWEST = -3.4028234663852886e38
 
 
 def expand_functions(model: ir.Model) -> bool:
@@ -133,7 +135,9 @@ def _zero_empty_rows(function: Any) -> None:
             Rows({scores}, {node.output[0]}) => ({weights}) {{
                 {weights}_axes = Constant<value_ints = [-1]>()
                 {weights}_most = ReduceMax<keepdims = 1>({scores}, {weights}_axes)
-                {weights}_empty = IsInf<detect_positive = 0>({weights}_most)
+                {weights}_bound = Constant<value_float = {_LOWEST!r}>()
+                {weights}_lowest = CastLike({weights}_bound, {weights}_most)
+                {weights}_empty = LessOrEqual({weights}_most, {weights}_lowest)
                 {weights}_zero = Constant<value_float = 0.0>()
                 {weights}_nothing = CastLike({weights}_zero, {node.output[0]})
                 {weights} = Where({weights}_empty, {weights}_nothing, {node.output[0]})
