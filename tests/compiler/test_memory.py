@@ -50,8 +50,12 @@ def test_short_peak_is_seen_and_each_stage_has_its_own() -> None:
             time.sleep(0.1)
         del block
         first = sampler.stage_peak()
-        sampler.start_stage()
-        second = sampler.stage_peak()
+        for _ in range(600):  # a sample that was under way may still count the block to the new stage
+            sampler.start_stage()
+            second = sampler.stage_peak()
+            if first - second > 70 * MIB:
+                break
+            time.sleep(0.1)
     assert first - second > 70 * MIB
     assert sampler.peak >= first
 
