@@ -16,8 +16,8 @@ from xamc.compiler.frontends.json_file import read_json, read_text
 from xamc.compiler.frontends.sentencepiece_model import read_sentencepiece
 from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
 
-# What the runtime and chat templates use of tokenizer_config.json; auto_map and class names stay behind.
 MOST_GROWTH = 1000  # characters that a normalizer makes of one
+# What the runtime and chat templates use of tokenizer_config.json; auto_map and class names stay behind.
 _CONFIG_KEYS = (
     "bos_token",
     "eos_token",

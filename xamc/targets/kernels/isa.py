@@ -155,8 +155,8 @@ def _level(name: str, lanes: int, flags: tuple[str, ...], *attributes: str) -> I
 _NEON = ("asimd", "fp")
 _VNNI = (*_V4, "avx512_vnni")
 # "prefer-256-bit" is off: LLVM would split 512-bit vectors on server parts where the full width is faster.
-# Neither gathers nor scatters: LLVM makes them of scalar accesses at the edges of tiles. Where microcode keeps data of
-# gathers from leaking (Intel before Sapphire Rapids) a gather costs tens of cycles; so do scatters on AMD's.
+# Neither gathers nor scatters: LLVM makes them of scalar accesses at the edges of tiles, the emulator that executes
+# this code in tests lacks some, and where microcode guards gathers they are said to be slow. Neither way was timed.
 _WIDE = ("-prefer-256-bit", "+prefer-no-gather", "+prefer-no-scatter")
 
 LEVELS: dict[str, Isa] = {
