@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 import time
 
-import numpy as np
 import psutil
 
 from xamc.compiler.memory import MemorySampler, available_bytes, process_tree, pss_bytes, tree_pss_bytes
@@ -42,13 +42,16 @@ def test_short_peak_is_seen_and_each_stage_has_its_own() -> None:
     with MemorySampler(interval=0.01) as sampler:
         sampler.start_stage()
         before = sampler.peak
-        block = np.ones(80 * MIB, np.uint8)
+        # pages of its own: the heap of a test process may have 80 MiB to spare, then its size would not change
+        block = mmap.mmap(-1, 80 * MIB)
+        for _ in range(80):
+            block.write(bytes(MIB))
         # samples take at most a tenth of the time, so a large process has a few a second; fewer on a busy machine
         for _ in range(600):
             if sampler.peak - before > 70 * MIB:
                 break
             time.sleep(0.1)
-        del block
+        block.close()
         first = sampler.stage_peak()
         for _ in range(600):  # a sample that was under way may still count the block to the new stage
             sampler.start_stage()
