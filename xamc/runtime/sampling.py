@@ -111,8 +111,8 @@ class Sampler:
         if sampling.repetition_penalty != 1:
             self._seen = np.zeros(vocab_size, np.bool_)
             self._seen[prompt] = True
-        seed = None if sampling.seed is None else [sampling.seed, row]
-        self._generator = np.random.default_rng(seed)
+        self._row = row
+        self._generator: np.random.Generator | None = None
 
     def scores(self, logits: F32) -> F32:
         """The logits, float32[V], after every processor: minus infinity where a token can't be chosen."""
@@ -146,8 +146,16 @@ class Sampler:
             # Only tokens that can be chosen take part, so that adding a token to a vocabulary changes no draw.
             candidates = np.flatnonzero(scores > -np.inf)
             cumulative = np.cumsum(softmax(scores[candidates]))
-            drawn = np.searchsorted(cumulative, self._generator.random() * cumulative[-1], side="right")
+            drawn = np.searchsorted(cumulative, self._random() * cumulative[-1], side="right")
             token = int(candidates[min(int(drawn), len(candidates) - 1)])
         if self._seen is not None:
             self._seen[token] = True
         return token
+
+    def _random(self) -> float:
+        """The row's next random number in [0, 1)."""
+        if self._generator is None:
+            # numpy.random is imported here, 2.7 MiB that greedy choices don't need
+            seed = None if self._sampling.seed is None else [self._sampling.seed, self._row]
+            self._generator = np.random.default_rng(seed)
+        return self._generator.random()

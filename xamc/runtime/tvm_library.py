@@ -2,6 +2,7 @@
 
 `import tvm` costs 385 MiB and seconds; `tvm_ffi` with `libtvm_runtime.so` costs 45 MiB. tvm_ffi imports torch when it
 is installed (a workaround for one Windows build), which would cost 180 MiB more; torch is hidden during that import.
+So is ml_dtypes, 2.5 MiB for names of NumPy types that no artifact's function takes.
 """
 
 from __future__ import annotations
@@ -30,22 +31,23 @@ TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Attribu
 _REINSTALL = "reinstall xamc with its constraints.txt; `xamc doctor` shows which package is missing"
 
 
-class _TorchHidden:
-    """An import finder that refuses torch to one thread; other threads may import it meanwhile."""
+class _Hidden:
+    """An import finder that refuses packages to one thread; other threads may import them meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, packages: Iterable[str]) -> None:
+        self._packages = frozenset(packages)
         self._thread = threading.get_ident()
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name == "torch" and threading.get_ident() == self._thread:
-            raise ModuleNotFoundError("torch is hidden from tvm_ffi", name=name)
+        if name in self._packages and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"{name} is hidden from tvm_ffi", name=name)
         return None
 
 
 @contextmanager
-def torch_hidden() -> Iterator[None]:
-    """Lets this thread import tvm_ffi, or tvm, without torch."""
-    finder = _TorchHidden()
+def torch_hidden(*others: str) -> Iterator[None]:
+    """Lets this thread import tvm_ffi, or tvm, without torch, and without others that are not imported yet."""
+    finder = _Hidden(("torch", *others))
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -61,7 +63,7 @@ def tvm_ffi() -> Any:
         ToolchainError: E1609, the library or the package is missing or does not load.
     """
     try:
-        with torch_hidden():
+        with torch_hidden("ml_dtypes"):
             module = importlib.import_module("tvm_ffi")
         ctypes.CDLL(str(runtime_library()), mode=ctypes.RTLD_GLOBAL)
     except (ImportError, OSError) as error:

@@ -11,7 +11,7 @@ from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, as
 from tests.targets.kernels.test_packing import FORMATS, weights
 from xamc.targets.kernels.gemm import block_rows
 from xamc.targets.kernels.isa import LEVELS, Isa
-from xamc.targets.kernels.linear import linear
+from xamc.targets.kernels.linear import Activations, linear
 from xamc.targets.kernels.microkernel import row_tiles
 from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
@@ -76,6 +76,30 @@ def test_blocks_of_rows_are_whole_tiles() -> None:
         for m in range(1, 3 * most):
             height = math.ceil(m / math.ceil(m / most))
             assert math.ceil(height / tallest) * tallest <= most, "a block's sums have a place for each row"
+
+
+@pytest.mark.parametrize("activations", ["float32", "int8"])
+@pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[3], FORMATS[5]], ids=name)
+def test_gate(fmt: WeightFormat, activations: Activations) -> None:
+    """Few rows, gated behind the product, and two blocks of rows gated by their task; both against the plain layer."""
+    n, k, isa = 128, columns(fmt), LEVELS_HERE[-1]
+    stored, scales, w = weights(fmt, n, k)
+    packed = pack_rows(stored, fmt, **scales)
+    buffers = [packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers]
+    run = kernel(linear(n, k, fmt, isa, m="any", gate=True, activations=activations), isa)
+    plain = kernel(linear(n, k, fmt, isa, m="any", activations=activations), isa)
+    for count in (1, 3, 9, 249):
+        x = normal(rng(count), count, k)
+        y, sums = np.full((count, n // 2), np.nan, np.float32), np.zeros((count, n), np.float32)
+        run(x, *buffers, y)
+        plain(x, *buffers, sums)
+        exact = activations == "float32" or not fmt.quantized
+        both = x.astype(np.float64) @ w.T if exact else sums.astype(np.float64)
+        gate, up = both[:, : n // 2], both[:, n // 2 :]
+        silu = gate / (1 + np.exp(-gate))
+        magnitude = np.abs(x) @ np.abs(w).T + 1
+        bound = 1.1 * magnitude[:, : n // 2] * np.abs(up) + np.abs(silu) * magnitude[:, n // 2 :]
+        assert_close(y, silu * up, "kernel_sums", bound + 1)
 
 
 def test_many_panels_share_the_work() -> None:

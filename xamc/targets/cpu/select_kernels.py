@@ -15,6 +15,7 @@ from tvm import relax, tirx
 from tvm.relax import op
 from tvm.relax.utils import copy_with_new_vars
 
+from xamc.compiler.artifact.panels import PANEL
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.contract import KV_BLOCK
 from xamc.compiler.errors import UnsupportedError
@@ -157,6 +158,7 @@ class _Selection:
         self.weights = program.weights
         # functions of one module may not share variables
         self.body = one_token(program) if name == "decode" else Body.of(copy_with_new_vars(program.module["main"]))
+        self.users = self.body.users()
         self.params = {param.name: param for param in self.body.params}
         ids = self.params["input_ids"].ty.shape
         self.shape = _Shape(ids[0], ids[1])
@@ -167,6 +169,10 @@ class _Selection:
         self.as_whole: dict[Any, Any] = {}
         # values that are tuples: the Relax tuple, and which of its items are rows
         self.tuples: dict[Any, tuple[Any, tuple[int, ...]]] = {}
+        # the same for tuples of rows that no kernel makes as one
+        self.items: dict[Any, tuple[Any, ...]] = {}
+        # linear layers that did the addition behind them
+        self.totals: set[Any] = set()
         # pools of 8-bit keys and values by the name of the cache they stand for: their scales
         self.scales: dict[str, Any] = {}
         # after a cache update
@@ -207,6 +213,9 @@ class _Selection:
             self.builder.emit_func_output(result)
 
     def _emit(self, var: Any, value: Any) -> None:
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in self.items:
+            self.as_rows[var] = self.items[value.tuple_value][value.index]
+            return
         if isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
             pair, rows = self.tuples[value.tuple_value]
             form = self.as_rows if value.index in rows else self.as_whole
@@ -288,8 +297,13 @@ class _Selection:
         has_bias = bool(call.attributes["bias"])
         x = self._rows(call.tensors[0])
         arguments = [x, *self._matrix(call)] + ([self._vector(extra[0])] if has_bias else [])
-        suffix = "_bias" if has_bias else ""
-        self.as_rows[var] = self._call(
+        gated = self._gated(var, n) if not has_bias else None
+        residual = self._residual(var)
+        arguments += [] if residual is None else [self._rows(residual)]
+        suffix = "".join(("_bias" * has_bias, "_gate" * (gated is not None), "_residual" * (residual is not None)))
+        if residual is not None:
+            self.totals.add(var)
+        self.as_rows[var if gated is None else gated] = self._call(
             f"linear_{n}x{k}_{fmt.tag}_{self.m}{suffix}",
             lambda: linear(
                 n,
@@ -298,26 +312,54 @@ class _Selection:
                 self.isa,
                 m=self.m,
                 bias=has_bias,
+                residual=residual is not None,
+                gate=gated is not None,
                 activations=self.activations,
                 tiles=self.tiles.of_linear(n, k, fmt, self.m),
             ),
             arguments,
-            [self._rows_type(x, n)],
+            [self._rows_type(x, n if gated is None else n // 2)],
             var.name,
         )
+
+    def _gated(self, var: Any, n: int) -> Any:
+        """The gate that is all that reads a linear layer's N outputs, if the layer's kernel can do it."""
+        users = self.users.get(var, [])
+        user = users[0] if len(users) == 1 else None
+        call = decode(self.body.producer(user)) if user is not None else None
+        can_gate = self.m == "any" and n % (2 * PANEL) == 0
+        return user if call is not None and call.name == "swiglu_packed" and can_gate else None
+
+    def _residual(self, var: Any) -> Any:
+        """What a linear layer's only reader adds to it before a norm, if that is there already."""
+        users = self.users.get(var, [])
+        call = decode(self.body.producer(users[0])) if len(users) == 1 else None
+        if call is None or call.name != "add_rms_norm":
+            return None
+        others = [term for term in call.tensors[:2] if not term.same_as(var)]
+        there = len(others) == 1 and (others[0] in self.as_rows or others[0] in self.as_whole)
+        return others[0] if there else None
 
     def _rms_norm(self, var: Any, call: DialectCall) -> None:
         x = self._rows(call.tensors[0])
+        self.as_rows[var] = self._norm(x, call.tensors[1], call, var.name)
+
+    def _norm(self, x: Any, weight: Any, call: DialectCall, name: str) -> Any:
         width, epsilon = int(x.ty.shape[1]), float(call.attributes["epsilon"])
-        self.as_rows[var] = self._call(
+        return self._call(
             f"rms_norm_{width}_{number_name(epsilon)}",
             lambda: rms_norm(width, epsilon, self.isa),
-            [x, self._vector(call.tensors[1])],
+            [x, self._vector(weight)],
             [x.ty],
-            var.name,
+            name,
         )
 
     def _add_rms_norm(self, var: Any, call: DialectCall) -> None:
+        for term in call.tensors[:2]:
+            if term in self.totals:
+                total = self._rows(term)
+                self.items[var] = (self._norm(total, call.tensors[2], call, var.name), total)
+                return
         x, residual = self._rows(call.tensors[0]), self._rows(call.tensors[1])
         width, epsilon = int(x.ty.shape[1]), float(call.attributes["epsilon"])
         pair = self._call(
@@ -401,6 +443,8 @@ class _Selection:
         return self.updated_scales[update.tuple_value]
 
     def _swiglu_packed(self, var: Any, call: DialectCall) -> None:
+        if var in self.as_rows:
+            return  # the linear layer before it did it
         x = self._rows(call.tensors[0])
         width = int(x.ty.shape[1]) // 2
         self.as_rows[var] = self._call(

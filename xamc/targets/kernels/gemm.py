@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
@@ -32,9 +31,16 @@ SERIAL_ROWS = 16
 """Up to this many rows X is copied by the calling thread."""
 
 
-def emit_gemm(weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer) -> None:
-    """Emits the body of a GEMM; x [M, K], bias [N], residual and y [M, N]."""
-    _Gemm(weight, x, bias, residual, y).emit()
+def emit_gemm(
+    weight: PackedWeight,
+    x: E.Buffer,
+    bias: E.Buffer | None,
+    residual: E.Buffer | None,
+    y: E.Buffer,
+    gate: bool = False,
+) -> None:
+    """Emits the body of a GEMM; x [M, K], bias [N], residual and y [M, N], or of a gate (see `linear`) y [M, N/2]."""
+    _Gemm(weight, x, bias, residual, y, gate).emit()
 
 
 def gemm_arithmetic(weight: PackedWeight) -> Arithmetic:
@@ -58,13 +64,20 @@ def cut_blocks(m: E.Expr, isa: Isa, tiles: LinearTiles) -> tuple[E.Expr, E.Expr]
 
 
 def ask_for_next_block(
-    weight: PackedWeight, panel: E.Expr, block: E.Expr, part: E.Expr, row: E.Expr, rows: E.Expr
+    weight: PackedWeight,
+    panel: E.Expr,
+    following: E.Expr,
+    block: E.Expr,
+    part: E.Expr,
+    row: E.Expr,
+    rows: E.Expr,
 ) -> None:
     """Asks for a register tile's share of the weights that the task, or the one after it, takes next.
 
     Args:
         weight: the weight.
-        panel: the task's panel.
+        panel: the panel that is being multiplied.
+        following: the one after it.
         block: block along K that is being multiplied.
         part: the tile's part of the panel.
         row: the tile's first row in the task.
@@ -75,7 +88,7 @@ def ask_for_next_block(
     last = (block + 1) * weight.tiles.block_k >= weight.k
     tiles = E.let(rows // tallest)
     weight.prefetch_share(
-        E.let(E.choose(last, panel + 1, panel)),
+        E.let(E.choose(last, following, panel)),
         E.let(E.choose(last, E.i32(0), (block + 1) * steps)),
         steps,
         E.let(part * tiles + row // tallest),
@@ -85,10 +98,16 @@ def ask_for_next_block(
 
 class _Gemm:
     def __init__(
-        self, weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer
+        self,
+        weight: PackedWeight,
+        x: E.Buffer,
+        bias: E.Buffer | None,
+        residual: E.Buffer | None,
+        y: E.Buffer,
+        gate: bool,
     ) -> None:
         self.weight, self.isa = weight, weight.isa
-        self.x, self.bias, self.residual, self.y = x, bias, residual, y
+        self.x, self.bias, self.residual, self.y, self.gate = x, bias, residual, y, gate
         self.m, self.n, self.k = x.shape[0], weight.n, weight.k
         self.arithmetic = gemm_arithmetic(weight)
         self.lanes = weight.isa.lanes
@@ -104,26 +123,32 @@ class _Gemm:
             E.rows(self.m, lambda i: self.copy_row(copy, i), threshold=SERIAL_ROWS)
 
             row_blocks, height = cut_blocks(self.m, self.isa, self.weight.tiles)
-            with E.tasks(row_blocks * self.weight.layout.panels) as task:
-                panel = E.let(task % self.weight.layout.panels)
-                first = E.let(task // self.weight.layout.panels * height)
+            panels = self.weight.layout.panels // (2 if self.gate else 1)
+            with E.tasks(row_blocks * panels) as task:
+                panel = E.let(task % panels)
+                first = E.let(task // panels * height)
                 rows = E.let(E.minimum(self.m - first, height))
                 values = E.scratch(
                     (PANEL // self.width, self.block_k // self.arithmetic.k, self.width), self.arithmetic.dtype
                 )
-                output = GemmOutput(
-                    self.weight, self.bias, self.residual, self.y, block_rows(self.isa, self.weight.tiles)
-                )
-                output.clear(rows)
-                with E.serial(self.blocks) as block:
-                    k = E.let(E.minimum(self.k - block * self.block_k, self.block_k))
-                    self.dequantize(values, panel, block, k)
-                    with E.serial(PANEL // self.width) as part:
-                        cut_rows(
-                            rows,
-                            self.heights(),
-                            partial(self.tile, copy, values, output, panel, part, block, k, first, rows),
-                        )
+                most = block_rows(self.isa, self.weight.tiles)
+                output = GemmOutput(self.weight, self.bias, self.residual, self.y, most, self.gate)
+
+                def multiply(panel: E.Expr, following: E.Expr, base: E.Expr) -> None:
+                    with E.serial(self.blocks) as block:
+                        k = E.let(E.minimum(self.k - block * self.block_k, self.block_k))
+                        self.dequantize(values, panel, block, k)
+                        with E.serial(PANEL // self.width) as part:
+
+                            def tile(row: E.Expr, size: int) -> None:
+                                if size == self.tallest:
+                                    ask_for_next_block(self.weight, panel, following, block, part, row, rows)
+                                sums = E.let(base + row)
+                                self.tile(copy, values, output, part, block, k, E.let(first + row), sums, size)
+
+                            cut_rows(rows, self.heights(), tile)
+
+                output.add_up(panel, rows, multiply)
                 output.write(panel, first, rows)
 
     def heights(self) -> tuple[int, ...]:
@@ -217,23 +242,19 @@ class _Gemm:
         copy: E.Buffer,
         values: E.Buffer,
         output: GemmOutput,
-        panel: E.Expr,
         part: E.Expr,
         block: E.Expr,
         k: E.Expr,
-        first: E.Expr,
-        count: E.Expr,
-        row: E.Expr,
+        i: E.Expr,
+        place: E.Expr,
         rows: int,
     ) -> None:
-        """One register tile of `rows` rows over one block along K; the task's `count` rows of X begin at `first`."""
+        """One register tile of rows [i, i + rows) of X over one block along K; its sums begin at row `place`."""
         lanes = self.lanes
-        if rows == self.tallest:
-            ask_for_next_block(self.weight, panel, block, part, row, count)
-        i, column = E.let(first + row), E.let(part * self.width)
+        column = E.let(part * self.width)
         sums = [
             [
-                E.Register(lanes, initial=E.load(output.sums, [row + r, column + v * lanes], lanes))
+                E.Register(lanes, initial=E.load(output.sums, [place + r, column + v * lanes], lanes))
                 for v in range(self.vectors)
             ]
             for r in range(rows)
@@ -257,4 +278,4 @@ class _Gemm:
         )
         for r, registers in enumerate(sums):
             for v, register in enumerate(registers):
-                E.store(output.sums, [row + r, column + v * lanes], register.get(), lanes)
+                E.store(output.sums, [place + r, column + v * lanes], register.get(), lanes)

@@ -18,18 +18,29 @@ from xamc.targets.kernels.weights import PackedWeight
 
 
 def emit_integer_gemm(
-    weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer
+    weight: PackedWeight,
+    x: E.Buffer,
+    bias: E.Buffer | None,
+    residual: E.Buffer | None,
+    y: E.Buffer,
+    gate: bool = False,
 ) -> None:
-    """Emits the body of a GEMM; x [M, K], bias [N], residual and y [M, N]. See `IntegerProducts` for the sums."""
-    _IntegerGemm(weight, x, bias, residual, y).emit()
+    """Emits the body of a GEMM; see `emit_gemm`, and `IntegerProducts` for the sums."""
+    _IntegerGemm(weight, x, bias, residual, y, gate).emit()
 
 
 class _IntegerGemm:
     def __init__(
-        self, weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer
+        self,
+        weight: PackedWeight,
+        x: E.Buffer,
+        bias: E.Buffer | None,
+        residual: E.Buffer | None,
+        y: E.Buffer,
+        gate: bool,
     ) -> None:
         self.weight, self.isa = weight, weight.isa
-        self.x, self.bias, self.residual, self.y = x, bias, residual, y
+        self.x, self.bias, self.residual, self.y, self.gate = x, bias, residual, y, gate
         self.dot = IntegerDot.of(weight.format, weight.isa)
         self.m, self.k = x.shape[0], weight.k
         self.lanes = weight.isa.lanes
@@ -50,7 +61,7 @@ class _IntegerGemm:
         E.rows(self.m, self.quantize_row, threshold=SERIAL_ROWS)
 
         row_blocks, height = cut_blocks(self.m, self.isa, self.weight.tiles)
-        panels = self.weight.layout.panels
+        panels = self.weight.layout.panels // (2 if self.gate else 1)
         with E.tasks(row_blocks * panels) as task:
             panel = E.let(task % panels)
             first = E.let(task // panels * height)
@@ -59,21 +70,26 @@ class _IntegerGemm:
             operands = E.scratch((parts, self.block_groups * self.group_units, self.width), "int32")
             factors = E.scratch((parts, self.block_groups, self.width))
             zeros = E.scratch((parts, self.block_groups, self.width))
-            output = GemmOutput(self.weight, self.bias, self.residual, self.y, block_rows(self.isa, self.weight.tiles))
-            output.clear(rows)
-            with E.serial(blocks) as block:
-                count = E.let(E.minimum(groups - block * self.block_groups, self.block_groups))
-                self.take_apart(operands, factors, zeros, panel, block, count)
-                with E.serial(parts) as part:
-                    cut_rows(
-                        rows,
-                        row_tiles(self.isa, self.tallest),
-                        lambda row, size: self.tile(
-                            operands, factors, zeros, output, part, block, count, first, row, size
-                        ),
-                    )
+            most = block_rows(self.isa, self.weight.tiles)
+            output = GemmOutput(self.weight, self.bias, self.residual, self.y, most, self.gate)
+
+            def multiply(panel: E.Expr, following: E.Expr, base: E.Expr) -> None:
+                with E.serial(blocks) as block:
+                    count = E.let(E.minimum(groups - block * self.block_groups, self.block_groups))
+                    self.take_apart(operands, factors, zeros, panel, block, count)
+                    with E.serial(parts) as part:
+
+                        def tile(row: E.Expr, size: int) -> None:
+                            places = E.let(first + row), E.let(base + row)
+                            self.tile(operands, factors, zeros, output, part, block, count, *places, size)
+
+                        cut_rows(rows, row_tiles(self.isa, self.tallest), tile)
+                if self.gate and scale is not None:
+                    output.scale(base, rows, scale)
+
             scale = self.row_scale(factors) if self.per_row else None
-            output.write(panel, first, rows, scale)
+            output.add_up(panel, rows, multiply)
+            output.write(panel, first, rows, None if self.gate else scale)
 
     def row_scale(self, factors: E.Buffer) -> E.LaneReader:
         """The scale of a row of weights, the same for every group."""
@@ -134,13 +150,13 @@ class _IntegerGemm:
         part: E.Expr,
         block: E.Expr,
         count: E.Expr,
-        first: E.Expr,
-        row: E.Expr,
+        i: E.Expr,
+        place: E.Expr,
         rows: int,
     ) -> None:
-        """One register tile over one block along K; rows of X are counted from `first`."""
+        """One register tile of rows [i, i + rows) of X over one block along K; its sums begin at row `place`."""
         lanes, dot = self.lanes, self.dot
-        i, column = E.let(first + row), E.let(part * self.width)
+        column = E.let(part * self.width)
         full = E.let(E.minimum(self.whole - block * self.block_groups, count)) if self.rest else count
 
         def add(g: E.Expr, extent: int) -> None:
@@ -162,12 +178,12 @@ class _IntegerGemm:
                 scale = E.let(E.splat(E.load(self.scales, [group, i + r]), lanes))
                 negative = None if zero is None else E.let(E.splat(E.load(self.counts, [group, i + r]), lanes))
                 for v in range(self.vectors):
-                    place = [row + r, column + v * lanes]
+                    at = [place + r, column + v * lanes]
                     total = dot.total([registers[r][v]])
                     if zero is not None:
                         total = E.fma(zero[v], negative, total, lanes)
                     by = scale if factor is None else factor[v] * scale
-                    E.store(output.sums, place, E.fma(total, by, E.load(output.sums, place, lanes), lanes), lanes)
+                    E.store(output.sums, at, E.fma(total, by, E.load(output.sums, at, lanes), lanes), lanes)
 
         with E.serial(full) as g:
             add(g, dot.group)

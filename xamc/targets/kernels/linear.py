@@ -14,6 +14,7 @@ from xamc.targets.kernels.integer_gemv import IntegerProducts
 from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat
+from xamc.targets.kernels.swiglu import gate_rows
 from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 from xamc.targets.kernels.weights import PackedWeight
 
@@ -32,10 +33,11 @@ def linear(
     m: Literal["one", "any"],
     bias: bool = False,
     residual: bool = False,
+    gate: bool = False,
     activations: Activations = "float32",
     tiles: LinearTiles = DEFAULT_LINEAR,
 ) -> E.PrimFunc:
-    """y = x W^T (+ bias) (+ residual); x and y are float32.
+    """y = x W^T (+ bias) (+ residual), or a gate: silu of W's first half times its second; x and y are float32.
 
     Args:
         n: output features N.
@@ -45,12 +47,13 @@ def linear(
         m: ``one`` for exactly one row of activations, ``any`` for a symbolic number of rows M.
         bias: whether there is a bias.
         residual: whether a tensor of the output's shape is added.
+        gate: whether y [M, N/2] is gated; N is then a multiple of two panels, M ``any``, without bias and residual.
         activations: what x is multiplied as; ``int8`` quantizes it inside, for weights of integers.
         tiles: how the work is cut.
 
     Returns:
         A PrimFunc with the parameters x float32 [M, K], the packed buffers, bias float32 [N] if any, residual
-        float32 [M, N] if any, y float32 [M, N].
+        float32 [M, N] if any, y float32 [M, N], or [M, N/2] of a gate.
 
     Raises:
         UnsupportedError: E1464, the group size does not divide K.
@@ -62,31 +65,42 @@ def linear(
         weight = PackedWeight(n, k, fmt, isa, tiles)
         bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
-        y = E.parameter("y", (rows, n), "float32")
+        y = E.parameter("y", (rows, n // 2 if gate else n), "float32")
         integer = activations == "int8" and fmt.quantized
-        arguments = (weight, x, bias_buffer, residual_buffer, y)
+        inputs = (x, bias_buffer, residual_buffer)
 
-        def stream(count: int) -> None:
-            row = products(weight, activations, count)
-            emit_gemv(weight, row, x, bias_buffer, residual_buffer, y, count)
+        def stream(count: int, result: E.Buffer) -> None:
+            emit_gemv(weight, products(weight, activations, count), *inputs, result, count)
+
+        def integer_rows(result: E.Buffer) -> None:
+            emit_integer_rows(weight, *inputs, result)
+
+        def gated(most: int, emit: Callable[[E.Buffer], None]) -> None:
+            """Few rows are gated when all their sums are there."""
+            if not gate:
+                emit(y)
+                return
+            sums = E.scratch((most, n))
+            emit(sums)
+            gate_rows(sums, sums, n // 2, n // 2, y, isa)
 
         if m == "one":
-            stream(1)
+            stream(1, y)
             return
         gemm = emit_integer_gemm if integer else emit_gemm
-        few: list[tuple[int, Callable[[], None]]] = [(count, partial(stream, count)) for count in _FEW_ROWS]
+        few = [(count, partial(gated, count, partial(stream, count))) for count in _FEW_ROWS]
         if integer:
-            few = [(MOST_ROWS, partial(emit_integer_rows, *arguments))]
+            few = [(MOST_ROWS, partial(gated, MOST_ROWS, integer_rows))]
 
         def by_rows(few: Sequence[tuple[int, Callable[[], None]]]) -> None:
             if few:
                 E.when(rows <= few[0][0], few[0][1], lambda: by_rows(few[1:]))
             else:
-                gemm(*arguments)
+                gemm(weight, *inputs, y, gate)
 
         by_rows(few)
 
-    suffix = "".join(("_bias" if bias else "", "_residual" if residual else ""))
+    suffix = "".join(("_bias" if bias else "", "_residual" if residual else "", "_gate" if gate else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
     quantized = "_a8" if activations == "int8" and fmt.quantized else ""
     return E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{quantized}{suffix}", body)
