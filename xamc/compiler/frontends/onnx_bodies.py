@@ -89,6 +89,38 @@ def _lp_normalization(node: ir.Node) -> Any:
     )
 
 
+@body("ReduceLogSumExp")
+def _reduce_log_sum_exp(node: ir.Node) -> Any:
+    """m + log ∑ e^(x - m) with m the largest of x, or 0 where that is infinite: inf - inf would be NaN."""
+    value = node.inputs[0]
+    if value is None or value.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        return None
+    if node.attributes.get_int("noop_with_empty_axes", 0):
+        return None
+    axes = "(%s, axes)" if _given(node, 1) else "(%s)"  # an input from operator set 18 on
+    attribute = _written(node, "axes")[1:-1]
+    keep, attribute = node.attributes.get_int("keepdims", 1), f", {attribute}" if attribute else ""
+    function = _function(
+        f"""ReduceLogSumExp({", ".join(["x", "axes"][: len(node.inputs)])}) => (y) {{
+            infinity = Constant<value_float = 0.0>()
+            zero = Constant<value_float = 0.0>()
+            most = ReduceMax<keepdims = 1{attribute}>{axes % "x"}
+            size = Abs(most)
+            finite = Less(size, infinity)
+            shift = Where(finite, most, zero)
+            below = Sub(x, shift)
+            powers = Exp(below)
+            total = ReduceL1<keepdims = {keep}{attribute}>{axes % "powers"}
+            logarithm = Log(total)
+            back = ReduceMax<keepdims = {keep}{attribute}>{axes % "shift"}
+            y = Add(logarithm, back)
+        }}"""
+    )
+    for name, number in (("infinity", np.inf), ("zero", 0)):
+        _set_constant(function, name, np.asarray(number, value.dtype.numpy()))
+    return function
+
+
 @body("Mish")
 def _mish(node: ir.Node) -> Any:
     """x tanh(log(1 + e^x)) as x n / (n + 2) with n = e^x (e^x + 2): the logarithm would lose the small e^x.
