@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from xamc.compiler.frontends import onnx_resize  # noqa: F401  registers a body
 from xamc.compiler.frontends.onnx_bodies import BODIES
 from xamc.compiler.lowering.onnx_operators import RANDOM, STANDARD_DOMAINS, obstacle
 
@@ -70,7 +71,17 @@ def _needs_body(node: ir.Node) -> bool:
         return True
     if node.op_type in BODIES:
         return True
+    if node.op_type == "RMSNormalization" and _of_several_axes(node):
+        return True
     return obstacle(node.domain, node.op_type) is not None and node.op_type not in RANDOM
+
+
+def _of_several_axes(node: ir.Node) -> bool:
+    """Whether a normalization is of more than the last axis, or may be; TVM's loops are for that one."""
+    value = node.inputs[0]
+    rank = len(value.shape) if value is not None and value.shape is not None else None
+    axis = node.attributes.get_int("axis", -1)
+    return axis != -1 and (rank is None or axis != rank - 1)
 
 
 def _schema(domain: str, name: str, version: int) -> Any:
