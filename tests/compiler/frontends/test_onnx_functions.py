@@ -68,6 +68,25 @@ CASES: dict[str, tuple[int, Callable[[Graph], str]]] = {
     "OneHot": (13, lambda g: _one_hot(g, axis=1)),
     "OneHot of 11": (11, lambda g: _one_hot(g)),
     "RMSNormalization": (23, lambda g: _add(g, "RMSNormalization", "x", g.const(X[0]), axis=1)),
+    "EyeLike": (
+        17,
+        lambda g: _add(
+            g,
+            "Mul",
+            "x",
+            _add(
+                g,
+                "EyeLike",
+                g.add(
+                    "Squeeze",
+                    g.add("Slice", "x", *(g.const(np.array(v)) for v in ([0], [1], [0]))),
+                    g.const(np.array([0])),
+                ),
+                dtype=1,
+                k=-2,
+            ),
+        ),
+    ),
     "Mish": (18, lambda g: _add(g, "Mish", "x")),
     "QLinearConv": (13, lambda g: _quantized(g, "QLinearConv", INT8, pads=[1, 1])),
     "QLinearMatMul": (13, lambda g: _quantized(g, "QLinearMatMul", INT8[:, :3, :].reshape(-1)[:30].reshape(6, 5))),

@@ -194,6 +194,21 @@ def _one_hot(node: ir.Node) -> Any:
     return made
 
 
+@body("EyeLike")
+def _eye_like(node: ir.Node) -> Any:
+    """The matrix itself, for a shape that is known: it depends on nothing else."""
+    value = node.inputs[0]
+    if value is None or value.shape is None or len(value.shape) != 2 or value.dtype is None:
+        return None
+    if not all(isinstance(extent, int) for extent in value.shape):
+        return None
+    dtype = ir.DataType(node.attributes.get_int("dtype", int(value.dtype)))
+    rows, columns = (int(extent) for extent in value.shape)
+    made = function("EyeLike(x) => (y) {\n y = Constant<value_float = 0.0>()\n}")
+    set_constant(made, "y", np.eye(rows, columns, node.attributes.get_int("k", 0)).astype(dtype.numpy()))
+    return made
+
+
 @body("QLinearMatMul")
 def _qlinear_matmul(node: ir.Node) -> Any:
     """Dequantize both sides, multiply in float32, quantize; scales of whole tensors, in ONNX Runtime's order."""
