@@ -32,6 +32,8 @@ target_shape ratio training_mode output_shape input_shape image_shape block_shap
 frame_length frame_step constant_value
 """
 SIZES = frozenset(_SIZES.split())
+#: Operators whose first operand is a shape, but not by its name.
+_OF_A_SHAPE = ("ConstantOfShape",)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def _size_operands(model: Any) -> tuple[str, ...]:
             schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain)
             names = [formal.name.lower() for formal in schema.inputs]
             names += [names[-1]] * max(0, len(node.input) - len(names)) if names else []
+            names[:1] = ["shape"] if node.op_type in _OF_A_SHAPE else names[:1]
             found += [given for given, name in zip(node.input, names) if name in SIZES and given in inputs]
     return tuple(dict.fromkeys(found))
 

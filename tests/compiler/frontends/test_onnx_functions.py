@@ -40,6 +40,21 @@ def _quantized(g: Graph, op: str, weights: NDArray[Any], **attributes: Any) -> s
     return g.add("DequantizeLinear", y, out_scale, out_zero)
 
 
+def _integers(g: Graph, op: str, other: str) -> str:
+    """An operator of int64 numbers from 0 to 9."""
+    numbers = g.add("Cast", g.add("Floor", g.add("Mul", g.add("Abs", "x"), g.const(np.float32(3)))), to=7)
+    return g.add("Cast", g.add(op, numbers, other), to=1)
+
+
+def _one_hot(g: Graph, **attributes: Any) -> str:
+    """Of indices from both ends and outside, without the axis that `x` has last."""
+    indices = g.add("Cast", g.add("Floor", g.add("Mul", "x", g.const(np.float32(4)))), to=7)
+    row = g.add("ReduceMax", indices, axes=[2], keepdims=0)
+    scale = g.add("ReduceMean", "x", axes=[0, 1, 2], keepdims=0)
+    off_on = g.add("Mul", g.const(np.array([-1, 2], np.float32)), scale)
+    return g.add("OneHot", row, g.const(np.array([5])), off_on, **attributes)
+
+
 # seven bits: ONNX Runtime saturates sums of two products on CPUs without VNNI
 INT8 = RNG.integers(-63, 64, (5, 4, 3)).astype(np.int8)
 WINDOW = np.hanning(4).astype(np.float32)
@@ -47,6 +62,31 @@ CASES: dict[str, tuple[int, Callable[[Graph], str]]] = {
     "Celu": (17, lambda g: _add(g, "Celu", "x", alpha=2.0)),
     "LpNormalization": (17, lambda g: _add(g, "LpNormalization", "x", axis=1, p=1)),
     "LpNormalization of 22": (22, lambda g: _add(g, "LpNormalization", "x", axis=-1)),
+    "Pow of a whole number": (15, lambda g: _add(g, "Pow", "x", g.const(np.array([3, 2, 1, 0, 2, 3])))),
+    "Pow of whole numbers": (15, lambda g: _integers(g, "Pow", g.const(np.array([3, 2, 1, 0, 2, 3], np.int32)))),
+    "Pow with a root": (15, lambda g: _integers(g, "Pow", g.const(np.float32(0.5)))),
+    "OneHot": (13, lambda g: _one_hot(g, axis=1)),
+    "OneHot of 11": (11, lambda g: _one_hot(g)),
+    "RMSNormalization": (23, lambda g: _add(g, "RMSNormalization", "x", g.const(X[0]), axis=1)),
+    "EyeLike": (
+        17,
+        lambda g: _add(
+            g,
+            "Mul",
+            "x",
+            _add(
+                g,
+                "EyeLike",
+                g.add(
+                    "Squeeze",
+                    g.add("Slice", "x", *(g.const(np.array(v)) for v in ([0], [1], [0]))),
+                    g.const(np.array([0])),
+                ),
+                dtype=1,
+                k=-2,
+            ),
+        ),
+    ),
     "Mish": (18, lambda g: _add(g, "Mish", "x")),
     "QLinearConv": (13, lambda g: _quantized(g, "QLinearConv", INT8, pads=[1, 1])),
     "QLinearMatMul": (13, lambda g: _quantized(g, "QLinearMatMul", INT8[:, :3, :].reshape(-1)[:30].reshape(6, 5))),
@@ -98,7 +138,7 @@ def test_a_window_that_is_an_input_is_refused(tmp_path: Path) -> None:
     g = Graph()
     y = g.add("STFT", "x", g.const(np.int64(2)), "window")
     inputs = {"x": (TensorProto.FLOAT, [1, 16, 1]), "window": (TensorProto.FLOAT, [4])}
-    model = g.model(inputs, {"y": (y, [1, 7, 3, 2])}, 17)  # type: ignore[arg-type]
+    model = g.model(inputs, {"y": (y, [1, 7, 3, 2])}, 17)
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(UnsupportedError) as caught:
         open_onnx(tmp_path / "m.onnx", {})

@@ -71,6 +71,36 @@ def test_fixed_extents_are_not_changed(tmp_path: Path) -> None:
     assert "[1, 3, 32, 32]" in caught.value.fix
 
 
+def test_only_an_extent_that_the_file_states_may_be_zero(tmp_path: Path) -> None:
+    """An input may be there for its type alone; a size that is left open may not be taken for nothing."""
+    for extent, refused in ((0, False), ("n", True)):
+        g = Graph()
+        y = g.add("CastLike", "x", "like")
+        inputs: dict[str, tuple[int, list[Any]]] = {
+            "x": (TensorProto.INT32, [2, 3]),
+            "like": (TensorProto.FLOAT, [extent]),
+        }
+        model = saved(g.model(inputs, {"y": (y, [2, 3])}), tmp_path / "m.onnx")
+        if refused:
+            with pytest.raises(InputError, match="not fixed"):
+                open_onnx(model, {"like": [0]})
+        else:
+            assert open_onnx(model, {"like": [0]}).operators.keys() <= {"Cast", "CastLike", "Identity"}
+
+
+def test_constants_are_tensors(tmp_path: Path) -> None:
+    """TVM's importer knows no other ones; the shape of an input is folded into a list of numbers."""
+    g = Graph()
+    y = g.add("Shape", "x")
+    model = g.model({"x": (TensorProto.FLOAT, [2, 3])}, {"y": (y, [2])})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    model.graph.node.pop()  # the Identity, which would be folded into an initializer
+    model.graph.node[-1].output[0] = "y"
+    opened = open_onnx(saved(model, tmp_path / "m.onnx"), {})
+    constants = [node for node in opened.model.graph if node.op_type == "Constant"]
+    assert constants and all(list(node.attributes) == ["value"] for node in constants)
+
+
 def test_a_shape_in_a_list_of_one(tmp_path: Path) -> None:
     opened = open_onnx(write("resnet", tmp_path / "m.onnx"), {"input.1": [[2, 3, 32, 32]]})
     assert opened.model.graph.outputs[0].shape == ir.Shape([2, 10])

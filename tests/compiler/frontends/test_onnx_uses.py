@@ -69,11 +69,12 @@ def test_dropout_that_may_train(known: bool | None, wrong: bool) -> None:
     [("linear", 0.6, True), ("cubic", 0.8, True), ("linear", 2.5, False), ("nearest", 0.6, False)],
 )
 def test_scales_that_are_rounded(mode: str, scale: float, wrong: bool, tmp_path: Path) -> None:
-    """Through the front door: the node is named with what is wrong with it."""
+    """Through the front door: the node is named with what is wrong with it. Of floats it would be written out."""
     g = Graph()
     scales = g.const(np.array([1, 1, scale, scale], np.float32))
     y = g.add("Resize", "x", g.const(np.zeros(0, np.float32)), scales, mode=mode)
-    model = g.model({"x": (TensorProto.FLOAT, [1, 3, 4, 4])}, {"y": (y, ["a", "b", "c", "d"])})
+    number = g.add("Cast", y, to=TensorProto.FLOAT)
+    model = g.model({"x": (TensorProto.UINT8, [1, 3, 4, 4])}, {"y": (number, ["a", "b", "c", "d"])})
     onnx.save(model, tmp_path / "m.onnx")
     if not wrong:
         assert open_onnx(tmp_path / "m.onnx", {}).operators["Resize"] == 1

@@ -113,6 +113,16 @@ def test_softmax(width: int) -> None:
     assert y.reshape(x.shape)[0, 1] == 0 and not y.reshape(x.shape)[1, 2:].any()
 
 
+@pytest.mark.parametrize("width", [5, 19])
+def test_softmax_of_no_numbers_is_none(width: int) -> None:
+    """As NumPy's: e^(inf - inf) is NaN, and so is a row with a NaN in it, in a vector or behind the last one."""
+    x = normal(rng(5), 5, width)
+    x[0], x[1], x[2, 2], x[3, -1] = -np.inf, np.inf, np.inf, np.nan
+    y = np.zeros(x.size, np.float32)
+    kernel(softmax("s", 5, width, "float32", ISA), ISA)(x.reshape(-1), y)
+    assert np.isnan(y.reshape(x.shape)[:4]).all() and np.isfinite(y.reshape(x.shape)[4]).all()
+
+
 @pytest.mark.parametrize(
     ("m", "n", "k", "transposed"),
     [

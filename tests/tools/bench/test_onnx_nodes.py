@@ -21,10 +21,24 @@ EXPECTED = {
     "test_layer_normalization_3d_axis1_epsilon": PASSED,
     "test_reshape_negative_dim": AS_CONSTANTS,
     "test_rotary_embedding_interleaved": PASSED,
+    "test_castlike_FLOAT_to_DOUBLE": PASSED,
+    "test_shape_start_1": PASSED,
+    "test_constantofshape_int_zeros": AS_CONSTANTS,
     "test_nonzero_example": REFUSED,
     "test_det_2d": REFUSED,
 }
-MODULES = ("celu", "conv", "layernormalization", "reshape", "rotaryembedding", "nonzero", "det")
+MODULES = (
+    "celu",
+    "conv",
+    "layernormalization",
+    "reshape",
+    "rotaryembedding",
+    "nonzero",
+    "det",
+    "castlike",
+    "shape",
+    "constantofshape",
+)
 
 
 @pytest.fixture(scope="module")

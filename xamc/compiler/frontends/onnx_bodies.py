@@ -38,7 +38,7 @@ def body(name: str) -> Callable[[Body], Body]:
     return register
 
 
-def _function(text: str, values: Mapping[str, Any] | None = None) -> Any:
+def function(text: str, values: Mapping[str, Any] | None = None) -> Any:
     """A function from its text."""
     head = '<opset_import: ["" : 17], domain: "xamc.expanded">\n'
     return onnx.parser.parse_function(head + Template(text).substitute(values or {}))
@@ -48,7 +48,7 @@ def _given(node: ir.Node, index: int) -> bool:
     return len(node.inputs) > index and node.inputs[index] is not None
 
 
-def _constant(node: ir.Node, index: int) -> Any:
+def constant(node: ir.Node, index: int) -> Any:
     """An input's values when they are known, else None."""
     value = node.inputs[index] if _given(node, index) else None
     return None if value is None or value.const_value is None else value.const_value.numpy()
@@ -74,7 +74,7 @@ def _lp_normalization(node: ir.Node) -> Any:
     late = node.graph.opset_imports.get("", 1) >= 18  # axes became an input
     axes = "(x, axes)" if late else "(x)"
     attribute = "" if late else f", axes = [{axis}]"
-    return _function(
+    return function(
         f"""LpNormalization(x) => (y) {{
             axes = Constant<value_ints = [{axis}]>()
             norm = ReduceL{p}<keepdims = 1{attribute}>{axes}
@@ -89,6 +89,38 @@ def _lp_normalization(node: ir.Node) -> Any:
     )
 
 
+@body("ReduceLogSumExp")
+def _reduce_log_sum_exp(node: ir.Node) -> Any:
+    """m + log ∑ e^(x - m) with m the largest of x, or 0 where that is infinite: inf - inf would be NaN."""
+    value = node.inputs[0]
+    if value is None or value.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+        return None
+    if node.attributes.get_int("noop_with_empty_axes", 0):
+        return None
+    axes = "(%s, axes)" if _given(node, 1) else "(%s)"  # an input from operator set 18 on
+    attribute = _written(node, "axes")[1:-1]
+    keep, attribute = node.attributes.get_int("keepdims", 1), f", {attribute}" if attribute else ""
+    made = function(
+        f"""ReduceLogSumExp({", ".join(["x", "axes"][: len(node.inputs)])}) => (y) {{
+            infinity = Constant<value_float = 0.0>()
+            zero = Constant<value_float = 0.0>()
+            most = ReduceMax<keepdims = 1{attribute}>{axes % "x"}
+            size = Abs(most)
+            finite = Less(size, infinity)
+            shift = Where(finite, most, zero)
+            below = Sub(x, shift)
+            powers = Exp(below)
+            total = ReduceL1<keepdims = {keep}{attribute}>{axes % "powers"}
+            logarithm = Log(total)
+            back = ReduceMax<keepdims = {keep}{attribute}>{axes % "shift"}
+            y = Add(logarithm, back)
+        }}"""
+    )
+    for name, number in (("infinity", np.inf), ("zero", 0)):
+        set_constant(made, name, np.asarray(number, value.dtype.numpy()))
+    return made
+
+
 @body("Mish")
 def _mish(node: ir.Node) -> Any:
     """x tanh(log(1 + e^x)) as x n / (n + 2) with n = e^x (e^x + 2): the logarithm would lose the small e^x.
@@ -96,7 +128,7 @@ def _mish(node: ir.Node) -> Any:
     From 20 on the factor is 1 in float32, and e^x would soon be infinite.
     """
     dtype = _dtype(node, 0)
-    return _function(
+    return function(
         f"""Mish(x) => (y) {{
             most = Constant<value_float = 20.0>()
             most_like = Cast<to = {dtype}>(most)
@@ -113,12 +145,76 @@ def _mish(node: ir.Node) -> Any:
     )
 
 
+@body("Pow")
+def _pow(node: ir.Node) -> Any:
+    """Of two types, or of integers: in float64, or in float32 where that is the base's type and the exponent whole."""
+    base, exponent = (value.dtype if value is not None else None for value in node.inputs)
+    if base is None or exponent is None or (base == exponent and base.is_floating_point()):
+        return None
+    narrow = base == ir.DataType.FLOAT and not exponent.is_floating_point()
+    wide = int(ir.DataType.FLOAT if narrow else ir.DataType.DOUBLE)
+    return function(
+        f"""Pow(x, n) => (y) {{
+            base = Cast<to = {wide}>(x)
+            exponent = Cast<to = {wide}>(n)
+            power = Pow(base, exponent)
+            y = Cast<to = {int(base)}>(power)
+        }}"""
+    )
+
+
+@body("OneHot")
+def _one_hot(node: ir.Node) -> Any:
+    """Compares the indices, those below 0 counted from the end, with 0 to depth - 1: an index outside has no hit."""
+    depth, rank = constant(node, 1), _rank(node)
+    if depth is None or rank is None or node.graph is None:
+        return None
+    extent, axis = int(depth.reshape(())), node.attributes.get_int("axis", -1) % (rank + 1)
+    late = node.graph.opset_imports.get("", 1) >= 13  # axes became an input
+    unsqueeze = "Unsqueeze(place, axes)" if late else f"Unsqueeze<axes = [{axis}]>(place)"
+    made = function(
+        f"""OneHot(indices, depth, values) => (y) {{
+            wide = Cast<to = 7>(indices)
+            zero = Constant<value_int = 0>()
+            one = Constant<value_int = 1>()
+            extent = Constant<value_int = {extent}>()
+            below = Less(wide, zero)
+            from_end = Add(wide, extent)
+            place = Where(below, from_end, wide)
+            axes = Constant<value_ints = [{axis}]>()
+            column = {unsqueeze}
+            classes = Constant<value_int = 0>()
+            hit = Equal(column, classes)
+            off = Gather(values, zero)
+            on = Gather(values, one)
+            y = Where(hit, on, off)
+        }}"""
+    )
+    set_constant(made, "classes", np.arange(extent).reshape([-1, *[1] * (rank - axis)]))
+    return made
+
+
+@body("EyeLike")
+def _eye_like(node: ir.Node) -> Any:
+    """The matrix itself, for a shape that is known: it depends on nothing else."""
+    value = node.inputs[0]
+    if value is None or value.shape is None or len(value.shape) != 2 or value.dtype is None:
+        return None
+    if not all(isinstance(extent, int) for extent in value.shape):
+        return None
+    dtype = ir.DataType(node.attributes.get_int("dtype", int(value.dtype)))
+    rows, columns = (int(extent) for extent in value.shape)
+    made = function("EyeLike(x) => (y) {\n y = Constant<value_float = 0.0>()\n}")
+    set_constant(made, "y", np.eye(rows, columns, node.attributes.get_int("k", 0)).astype(dtype.numpy()))
+    return made
+
+
 @body("QLinearMatMul")
 def _qlinear_matmul(node: ir.Node) -> Any:
     """Dequantize both sides, multiply in float32, quantize; scales of whole tensors, in ONNX Runtime's order."""
     if any(_rank(node, index) not in (0, 1) for index in (1, 4, 6)) or not _whole(node, (1, 4, 6)):
         return None
-    return _function(
+    return function(
         f"""QLinearMatMul(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero) => (y) {{
             a_number = Cast<to = 1>(a)
             a_offset = Cast<to = 1>(a_zero)
@@ -147,7 +243,7 @@ def _qlinear_conv(node: ir.Node) -> Any:
         return None
     column = [-1, *[1] * (rank - 1)]
     bias = "bias_wide = Cast<to = 1>(bias)\n row = Reshape(bias_wide, channels)\n sums = Add(plain, row)"
-    return _function(
+    return function(
         f"""QLinearConv(x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero{", bias" if _given(node, 8) else ""})
         => (y) {{
             channels = Constant<value_ints = {[1, *column[:1], *column[2:]]}>()
@@ -182,7 +278,7 @@ def _conv_integer(node: ir.Node) -> Any:
     zero = "Cast<to = 1>(x_zero)" if _given(node, 2) else "Constant<value_float = 0.0>()"
     w_zero = "Cast<to = 1>(w_zero)" if _given(node, 3) else "Constant<value_float = 0.0>()"
     names = ["x", "w", *(["x_zero"] if len(node.inputs) > 2 else []), *(["w_zero"] if len(node.inputs) > 3 else [])]
-    return _function(
+    return function(
         f"""ConvInteger({", ".join(names)}) => (y) {{
             x_number = Cast<to = 1>(x)
             x_offset = {zero}
@@ -207,7 +303,7 @@ def _is_inf(node: ir.Node) -> Any:
         return None
     wide = float(np.finfo(np.float32).max)
     bound, comparison = (wide, "Greater") if value == "inf" else (-wide, "Less")
-    return _function(
+    return function(
         f"""IsInf(x) => (y) {{
             bound = Constant<value_float = {bound!r}>()
             limit = Cast<to = {_dtype(node, 0)}>(bound)
@@ -225,7 +321,7 @@ def _dft(node: ir.Node) -> Any:
     rank = len(signal.shape)
     axis = node.attributes.get_int("axis", 1) if "axis" in node.attributes else None
     if axis is None:
-        axis = int(_constant(node, 2)) if _constant(node, 2) is not None else (-2 if not _given(node, 2) else None)
+        axis = int(constant(node, 2)) if constant(node, 2) is not None else (-2 if not _given(node, 2) else None)
     if axis is None or not isinstance(signal.shape[axis], int) or not isinstance(signal.shape[-1], int):
         return None
     axis, length = axis % rank, int(signal.shape[axis])
@@ -246,7 +342,7 @@ def _dft(node: ir.Node) -> Any:
     order = [i for i in range(rank) if i not in (axis, rank - 1)] + [axis, rank - 1]
     back = [order.index(i) for i in range(rank)]
     keep = [0] * (rank - 2)
-    function = _function(
+    made = function(
         f"""DFT({", ".join(["x", "length", "axis"][: len(node.inputs)])}) => (y) {{
             last = Transpose<perm = {order}>(x)
             flat_shape = Constant<value_ints = {[*keep, -1]}>()
@@ -260,14 +356,14 @@ def _dft(node: ir.Node) -> Any:
             y = Transpose<perm = {back}>(split)
         }}""",
     )
-    _set_constant(function, "table", matrix)
-    return function
+    set_constant(made, "table", matrix)
+    return made
 
 
 @body("STFT")
 def _stft(node: ir.Node) -> Any:
     """A strided convolution with windowed cosines and sines, for a real signal and a known window: [B, T, 1]."""
-    step, window, length = (_constant(node, index) for index in (1, 2, 3))
+    step, window, length = (constant(node, index) for index in (1, 2, 3))
     signal = node.inputs[0]
     if step is None or signal is None or signal.shape is None or (_given(node, 2) and window is None):
         return None
@@ -280,7 +376,7 @@ def _stft(node: ir.Node) -> Any:
     angles = -2 * np.pi * np.outer(np.arange(bins), np.arange(size)) / size
     shape = np.ones(size) if window is None else window.astype(np.float64)
     bank = np.stack([np.cos(angles) * shape, np.sin(angles) * shape], axis=1).reshape(2 * bins, 1, size)
-    function = _function(
+    made = function(
         f"""STFT({", ".join(["x", "step", "window", "length"][: len(node.inputs)])}) => (y) {{
             row_shape = Constant<value_ints = [0, 1, -1]>()
             row = Reshape(x, row_shape)
@@ -291,11 +387,11 @@ def _stft(node: ir.Node) -> Any:
             y = Transpose<perm = [0, 3, 1, 2]>(split)
         }}""",
     )
-    _set_constant(function, "table", bank.astype(np.float32))
-    return function
+    set_constant(made, "table", bank.astype(np.float32))
+    return made
 
 
-def _set_constant(function: Any, name: str, array: Any) -> None:
+def set_constant(function: Any, name: str, array: Any) -> None:
     """Gives a constant of the text its real value, too long for text."""
     (node,) = (node for node in function.node if node.output[0] == name)
     del node.attribute[:]

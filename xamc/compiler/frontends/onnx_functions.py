@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from xamc.compiler.frontends import onnx_resize  # noqa: F401  registers a body
 from xamc.compiler.frontends.onnx_bodies import BODIES
 from xamc.compiler.lowering.onnx_operators import RANDOM, STANDARD_DOMAINS, obstacle
 
@@ -21,8 +22,6 @@ _DOMAIN = "xamc.expanded"
 _MOST_ROUNDS = 6
 # the importer makes up the second and third output of these
 _ONE_OUTPUT = frozenset(("LayerNormalization", "BatchNormalization", "Dropout", "MaxPool"))
-# of float32; TVM's largest of nothing but -inf is this
-_LOWEST = -3.4028234663852886e38
 
 
 def expand_functions(model: ir.Model) -> bool:
@@ -72,7 +71,17 @@ def _needs_body(node: ir.Node) -> bool:
         return True
     if node.op_type in BODIES:
         return True
+    if node.op_type == "RMSNormalization" and _of_several_axes(node):
+        return True
     return obstacle(node.domain, node.op_type) is not None and node.op_type not in RANDOM
+
+
+def _of_several_axes(node: ir.Node) -> bool:
+    """Whether a normalization is of more than the last axis, or may be; TVM's loops are for that one."""
+    value = node.inputs[0]
+    rank = len(value.shape) if value is not None and value.shape is not None else None
+    axis = node.attributes.get_int("axis", -1)
+    return axis != -1 and (rank is None or axis != rank - 1)
 
 
 def _schema(domain: str, name: str, version: int) -> Any:
@@ -117,34 +126,7 @@ def _body(node: ir.Node, version: int) -> Any:
     del function.opset_import[:]
     function.opset_import.append(onnx.helper.make_opsetid("", version))
     _fill_attributes(function, schema)
-    if node.op_type == "Attention":
-        _zero_empty_rows(function)
     return function
-
-
-def _zero_empty_rows(function: Any) -> None:
-    """Gives rows of which every score is masked the weights 0, as the operator's text says; its body has NaN there."""
-    nodes = []
-    for node in function.node:
-        nodes.append(node)
-        if node.op_type != "Softmax":
-            continue
-        scores, weights = node.input[0], node.output[0]
-        node.output[0] = f"{weights}_or_nan"
-        text = f"""<opset_import: ["" : 18], domain: "xamc.expanded">
-            Rows({scores}, {node.output[0]}) => ({weights}) {{
-                {weights}_axes = Constant<value_ints = [-1]>()
-                {weights}_most = ReduceMax<keepdims = 1>({scores}, {weights}_axes)
-                {weights}_bound = Constant<value_float = {_LOWEST!r}>()
-                {weights}_lowest = CastLike({weights}_bound, {weights}_most)
-                {weights}_empty = LessOrEqual({weights}_most, {weights}_lowest)
-                {weights}_zero = Constant<value_float = 0.0>()
-                {weights}_nothing = CastLike({weights}_zero, {node.output[0]})
-                {weights} = Where({weights}_empty, {weights}_nothing, {node.output[0]})
-            }}"""
-        nodes += onnx.parser.parse_function(text).node
-    del function.node[:]
-    function.node.extend(nodes)
 
 
 def _fill_attributes(function: Any, schema: Any) -> None:

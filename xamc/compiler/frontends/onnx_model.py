@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
@@ -169,8 +170,21 @@ def _simplify(model: ir.Model, path: Path) -> None:
                 if value.const_value is not None:
                     value.shape = ir.Shape(value.const_value.shape)
             passes.ShapeInferencePass(check_type=True, strict_mode=False)(model)
+        _as_tensors(model)
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError, NotImplementedError, ir.passes.PassError) as e:
         raise _not_evaluated(path, e.__cause__ or e) from e
+
+
+def _as_tensors(model: ir.Model) -> None:
+    """Constants as the one attribute that TVM's importer knows; folding leaves numbers and lists of them, too."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "Constant" and "value" not in node.attributes:
+            (attribute,) = node.attributes.values()
+            array = np.asarray(attribute.value)
+            if array.dtype.kind in "if":
+                tensor = ir.tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+                node.attributes.clear()
+                node.attributes.add(ir.AttrTensor("value", tensor))
 
 
 def _require_consistent(model: ir.Model, path: Path) -> None:

@@ -49,12 +49,17 @@ def fix_shapes(model: ir.Model, wanted: Mapping[str, Any], path: str) -> dict[st
         if declared is not None:
             for shape in (low, high):
                 _check(name, shape, declared, path)
-        left = [str(declared[i]) if declared else f"#{i}" for i, extent in enumerate(low) if extent < 1]
+        # an input that the file itself says is empty, as one that only names a type may be
+        empty = {i for i, extent in enumerate(declared or ()) if extent == 0}
+        left = [
+            str(declared[i]) if declared else f"#{i}" for i, extent in enumerate(low) if extent < 1 and i not in empty
+        ]
         if left:
             open_dims.append(f"{name}: {', '.join(left)} of {declared if declared is not None else low}")
         dims: list[int | str] = []
         for axis, (least, most) in enumerate(zip(low, high)):
-            dims.append(max(1, least) if least == most else _symbol(symbols, name, axis, declared, (least, most)))
+            least_fixed = 0 if axis in empty else max(1, least)
+            dims.append(least_fixed if least == most else _symbol(symbols, name, axis, declared, (least, most)))
             if declared is not None and least == most and isinstance(declared[axis], str):
                 fixed.setdefault(_identifier(str(declared[axis])), name)
         value.shape = ir.Shape(dims)

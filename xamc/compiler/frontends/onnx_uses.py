@@ -30,7 +30,7 @@ def wrong_use(node: ir.Node) -> str | None:
         return "may be in training mode, where it would have to draw random numbers"
     if node.op_type == "ConvTranspose" and "output_shape" in node.attributes:
         return "states its output_shape, which is computed from pads only"
-    if node.op_type == "Resize" and _rounded_scales(node):
+    if node.op_type == "Resize" and rounded_scales(node):
         return "has scales that don't give whole extents, and would be computed with those of the rounded ones"
     return None
 
@@ -57,7 +57,7 @@ def _may_train(node: ir.Node) -> bool:
     return value.const_value is None or bool(value.const_value.numpy().any())
 
 
-def _rounded_scales(node: ir.Node) -> bool:
+def rounded_scales(node: ir.Node) -> bool:
     """Whether linear or cubic scales, times the extents, are no whole numbers."""
     data, value = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
     if node.attributes.get_string("mode", "nearest") == "nearest" or data is None or data.shape is None:

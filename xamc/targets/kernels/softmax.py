@@ -20,7 +20,8 @@ def softmax(name: str, rows: int, width: int, dtype: str, isa: Isa) -> E.PrimFun
         isa: the level to generate for.
 
     Returns:
-        A PrimFunc (x [R * width], y [R * width]). Elements of minus infinity become 0; a row of nothing else is NaN.
+        A PrimFunc (x [R * width], y [R * width]). Elements of minus infinity become 0; a row of nothing else is NaN,
+        as is one with an infinity or a NaN in it.
     """
 
     def body() -> None:
@@ -51,7 +52,9 @@ def _row(x: E.Buffer, y: E.Buffer, first: E.Expr, width: int, isa: Isa) -> None:
     rest = E.Register(1, initial=E.f32(0))
 
     def raise_to(c: E.Expr, count: int) -> None:
-        weight = E.exp(E.let(E.load(values, [c], count) - E.splat(largest, count)), count)
+        below = E.let(E.load(values, [c], count) - E.splat(largest, count))
+        # inf - inf is NaN, which the bounds of exp would make a number of
+        weight = E.let(E.select(below <= E.const(0, count), E.exp(below, count), below))
         register = sums if count > 1 else rest
         register.set(register.get() + weight)
         E.store(values, [c], weight, count)

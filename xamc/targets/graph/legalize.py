@@ -1,0 +1,136 @@
+"""Operators that TVM writes as loops which are wrong for infinities: largest and smallest elements, and where they are.
+
+TVM begins a maximum with the lowest finite number, so that the largest of nothing but -inf is no -inf, and its place
+is -1. Here it begins with -inf, and the place with the last index that there is. Integers are as TVM has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import ir, te, tirx
+
+_LAST = 2**63 - 1
+
+Legalize = Callable[[Any, Any], Any]
+
+
+def legalizations() -> dict[str, Legalize]:
+    """Relax operator → what writes a call of it as loops, for `relax.transform.LegalizeOps`."""
+    found = {
+        "relax.max": _of_floats("relax.max", _reduction(largest=True)),
+        "relax.min": _of_floats("relax.min", _reduction(largest=False)),
+        "relax.argmax": _of_floats("relax.argmax", _place(largest=True)),
+        "relax.argmin": _of_floats("relax.argmin", _place(largest=False)),
+    }
+    return found | {name: _of_floats(name, _max_pool) for name in (f"relax.nn.max_pool{rank}d" for rank in (1, 2, 3))}
+
+
+def _of_floats(name: str, ours: Legalize) -> Legalize:
+    theirs = ir.Op.get(name).get_attr("FLegalize")
+    return lambda builder, call: (ours if "float" in str(call.args[0].ty.dtype) else theirs)(builder, call)
+
+
+def _least(dtype: str, largest: bool) -> Any:
+    """What a maximum, or a minimum, of no elements is."""
+    return tirx.const(float("-inf" if largest else "inf"), dtype)
+
+
+def _axes(call: Any) -> list[int]:
+    rank = len(call.args[0].ty.shape)
+    given = call.attrs.axis
+    if given is None:
+        return list(range(rank))
+    return sorted({int(axis) % rank for axis in (given if hasattr(given, "__iter__") else [given])})
+
+
+def _reduced(x: te.Tensor, axes: list[int], keep: bool) -> tuple[list[Any], list[Any], Callable[..., list[Any]]]:
+    """The result's extents, the axes that are reduced, and the place in x of those and of a result's place."""
+    reduced = {axis: te.reduce_axis((0, x.shape[axis]), name=f"k{axis}") for axis in axes}
+    extents = [1 if axis in reduced else extent for axis, extent in enumerate(x.shape) if keep or axis not in reduced]
+
+    def place(*indices: Any) -> list[Any]:
+        kept = iter(index for axis, index in enumerate(indices) if not keep or axis not in reduced)
+        return [reduced[axis].var if axis in reduced else next(kept) for axis in range(len(x.shape))]
+
+    return extents, list(reduced.values()), place
+
+
+def _reducer(largest: bool) -> Any:
+    def combine(left: Any, right: Any) -> Any:
+        return tirx.max(left, right) if largest else tirx.min(left, right)
+
+    return te.comm_reducer(combine, lambda dtype: _least(dtype, largest), name="max" if largest else "min")
+
+
+def _reduction(largest: bool) -> Legalize:
+    name, reducer = "max" if largest else "min", _reducer(largest)
+
+    def compute(x: te.Tensor, axes: list[int], keep: bool) -> te.Tensor:
+        extents, reduced, place = _reduced(x, axes, keep)
+        return te.compute(extents, lambda *at: reducer(x(*place(*at)), axis=reduced), name=name)
+
+    return lambda builder, call: builder.call_te(
+        compute, call.args[0], _axes(call), bool(call.attrs.keepdims), primfunc_name_hint=name
+    )
+
+
+def _place(largest: bool) -> Legalize:
+    """The first of equal elements, as int64; of several axes that of the flattened ones."""
+    name = "argmax" if largest else "argmin"
+
+    def combine(left: Any, right: Any) -> tuple[Any, Any]:
+        better = left[1] > right[1] if largest else left[1] < right[1]
+        earlier = tirx.all(left[1] == right[1], left[0] < right[0])
+        stays = tirx.any(better, earlier)
+        return tirx.Select(stays, left[0], right[0]), tirx.Select(stays, left[1], right[1])
+
+    reducer = te.comm_reducer(
+        combine, lambda index, value: (tirx.const(_LAST, index), _least(value, largest)), name=name
+    )
+
+    def compute(x: te.Tensor, axes: list[int], keep: bool) -> te.Tensor:
+        extents, reduced, place = _reduced(x, axes, keep)
+
+        def pair(*at: Any) -> Any:
+            flat: Any = tirx.const(0, "int64")
+            for axis in reduced:
+                flat = flat * tirx.Cast("int64", axis.dom.extent) + tirx.Cast("int64", axis.var)
+            return reducer((flat, x(*place(*at))), axis=reduced)
+
+        places, _ = te.compute(extents, pair, name=name)
+        return te.compute(extents, lambda *at: places(*at), name=f"{name}_place")
+
+    return lambda builder, call: builder.call_te(
+        compute, call.args[0], _axes(call), bool(call.attrs.keepdims), primfunc_name_hint=name
+    )
+
+
+def _max_pool(builder: Any, call: Any) -> Any:
+    """Windows over [N, C, ...]; padding is -inf, and so is a window of nothing else."""
+    attrs, rank = call.attrs, len(call.args[0].ty.shape) - 2
+    layout = str(attrs.layout)
+    if not layout.startswith("NC") or str(attrs.out_layout) != layout:
+        return ir.Op.get(call.op.name).get_attr("FLegalize")(builder, call)
+    kernel, strides, dilation, padding = (
+        [int(extent) for extent in given] for given in (attrs.pool_size, attrs.strides, attrs.dilation, attrs.padding)
+    )
+    reducer = _reducer(largest=True)
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        taps = [te.reduce_axis((0, extent), name=f"k{axis}") for axis, extent in enumerate(kernel)]
+
+        def largest(n: Any, c: Any, *at: Any) -> Any:
+            place = [at[axis] * strides[axis] + taps[axis].var * dilation[axis] - padding[axis] for axis in range(rank)]
+            inside = [
+                condition
+                for index, extent in zip(place, x.shape[2:], strict=True)
+                for condition in (index >= 0, index < extent)
+            ]
+            value = tirx.if_then_else(tirx.all(*inside), x(n, c, *place), _least(x.dtype, True))
+            return reducer(value, axis=taps)
+
+        return te.compute(call.ty.shape.values, largest, name="max_pool")
+
+    return builder.call_te(compute, call.args[0], primfunc_name_hint=f"max_pool{rank}d")
