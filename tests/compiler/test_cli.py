@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -381,3 +382,11 @@ def test_sizes(text: str, nbytes: int) -> None:
 def test_no_sizes(text: str) -> None:
     with pytest.raises(MisuseError, match="E1704"):
         parse_size(text, "--max-size")
+
+
+def test_the_command_to_paste_holds_whatever_name_a_spec_has_as_one_word() -> None:
+    from xamc.compiler.commands.build import _to_run
+
+    name = "a b; touch $HOME/x `id`"
+    assert shlex.split(_to_run(Path("out") / name)) == ["xamc", "run", f"out/{name}"]
+    assert _to_run(Path("out/tiny-w4")) == "xamc run out/tiny-w4"

@@ -23,6 +23,7 @@ from typing import IO
 
 SECTOR, FIRST, MAGIC = 512, 8, 0x434D4158
 _END, _FILE, _LINK, _ARGUMENT, _OUTPUT = range(5)
+_PATIENCE = 20  # what a busy machine takes longer than an idle one, at most
 _CYLINDER = 16 * 63 * SECTOR
 _INIT = Path(__file__).with_name("init.c")
 _ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
@@ -72,7 +73,7 @@ class Machine:
         model: Bochs' name of the processor.
         memory: MiB of memory, which also holds the files.
         disk: MiB that a job's files and its outputs may have together.
-        boot_s: seconds until it must have booted.
+        boot_s: seconds of CPU time until it must have booted.
     """
 
     def __init__(self, model: str, memory: int = 512, disk: int = 256, boot_s: float = 900) -> None:
@@ -116,7 +117,7 @@ class Machine:
         """Writes `files` (by absolute path; a Path's content and mode are copied) and `links`, and runs `command`.
 
         Raises:
-            TimeoutError: no answer within `timeout_s`.
+            TimeoutError: no answer after `timeout_s` of the emulator's CPU time.
             RuntimeError: the emulator ended.
         """
         outputs = list(outputs)
@@ -224,16 +225,24 @@ info: action=ignore
         return None if length == 2**64 - 1 else self.image.read(length)
 
     def _wait(self, ready: Callable[[], bool], timeout_s: float, what: str) -> None:
-        end = time.monotonic() + timeout_s
+        computed, end = self._computed(), time.monotonic() + _PATIENCE * timeout_s
         while not ready():
             if self.process.poll() is not None:
                 log = self.folder / "log"
                 text = log.read_text(errors="replace")[-1000:] if log.exists() else ""
                 raise RuntimeError(f"the emulator ended while {what}: {text}")
-            if time.monotonic() > end:
+            if self._computed() - computed > timeout_s or time.monotonic() > end:
                 tail = self._console()[-1000:].decode(errors="replace")
                 raise TimeoutError(f"{what} took more than {timeout_s} s in the emulator; its console: {tail}")
             time.sleep(0.02)
+
+    def _computed(self) -> float:
+        """Seconds of CPU time of the emulator, which computes also while its machine waits."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended, which the next look at it finds
+            return 0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _pause(self) -> None:
         self._signal(signal.SIGSTOP)

@@ -30,9 +30,9 @@ def main() -> int:
     if options.run:
         on, seed = [] if options.fresh else ["--go-on"], ["--seed", str(options.seed)]
         failed = kill.main([*on, *seed]) | disk.main(on) | twice.main(on) | fuzz.main([*on, *seed])
-        failed |= tokenizers.main([]) | run_levels("narrow") | onnx_nodes.main([])
+        failed |= tokenizers.main([]) | run_levels("narrow", not options.fresh) | onnx_nodes.main([])
         if (lacking := missing()) is None:
-            failed |= run_levels("wide")
+            failed |= run_levels("wide", not options.fresh)
         else:
             print(f"512-bit levels are left out: {lacking}", file=sys.stderr)
     publish()

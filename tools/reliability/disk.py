@@ -14,18 +14,21 @@ import contextlib
 import os
 import re
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter as Counts
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tools.reliability.kill import Place, finish, leftovers, start_command
+from tools.reliability.kill import MARK, Place, alive_with, finish, leftovers, start_command, survivors
 from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
 from tools.reliability.roads import ROADS, prepare, state
 
+_PAGE = 4096
 _FULL = ("E1506", "E1720", "E1454")  # the last two are found before anything is written
 
 
@@ -62,10 +65,18 @@ class DiskTest:
         entries = [] if slow else list(self.template.cache.glob("v1/*"))
         return [entry for entry in entries if entry.name.startswith(self.road.slow or "-")]
 
-    def needed(self, slow: bool) -> int:
+    def needed(self) -> int:
         """Bytes of all that the command adds to what the cache holds."""
-        held = [path for entry in self.held(slow) for path in (entry, *entry.rglob("*"))]
-        return sum(_on_disk(path) for path in {*self.template.root.rglob("*")} - {*held})
+        return _on_disk(self.template.root.rglob("*")) - _on_disk(_below(self.held(False)))
+
+    def needed_within(self, stage: str, share: float) -> int:
+        """Bytes until, beginning with an empty cache, so much of what a stage makes is written."""
+        entries = set(self.template.cache.glob("v1/*"))
+        around = {path for path in self.template.root.rglob("*") if self.template.artifact not in (path, *path.parents)}
+        before = self.road.slow[: self.road.slow.index(stage)]
+        done = [path for path in entries if path.name.startswith(before)] if before else []
+        own = [path for path in entries if path.name.startswith(stage)]
+        return _on_disk(around - _below(entries)) + _on_disk(_below(done)) + round(share * _on_disk(_below(own)))
 
     def trial(self, nbytes: int, slow: bool) -> tuple[str, list[str]]:
         """One run on a disk of `nbytes` beyond what its cache holds at first; `slow` with an empty one.
@@ -75,12 +86,12 @@ class DiskTest:
         """
         place, log = Place(self.root / "disk"), self.root / "disk.log"
         held = self.held(slow)
-        used = sum(_on_disk(path) for entry in held for path in (entry, *entry.rglob("*")))
+        used = _on_disk(_below(held))
         _mount(place.root, used + nbytes)
         try:
             for entry in held:
                 shutil.copytree(entry, place.cache / "v1" / entry.name)
-            status = finish(start_command(self.road.arguments(self.models, place), place, log))
+            status = _finish_or_end(start_command(self.road.arguments(self.models, place), place, log), place)
             text = log.read_text(errors="replace")
             problems = [f"it left {left}"] if (left := leftovers(place, place.root / self.road.output)) else []
             found = state(place.root / self.road.output)
@@ -98,8 +109,26 @@ class DiskTest:
         return stage, problems
 
 
-def _on_disk(path: Path) -> int:
-    return path.stat().st_blocks * 512 + 4096
+def _finish_or_end(pid: int, place: Place) -> int:
+    """The exit status of a command; whoever ends this test ends it and its children, which hold the disk."""
+    try:
+        return finish(pid)
+    except BaseException:
+        for one in (pid, *alive_with(f"{MARK}={place.root}")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        survivors(place)
+        raise
+
+
+def _below(folders: Iterable[Path]) -> set[Path]:
+    return {path for folder in folders for path in (folder, *folder.rglob("*"))}
+
+
+def _on_disk(paths: Iterable[Path]) -> int:
+    """Bytes that a tmpfs takes for them; an artifact and the cache share files."""
+    files = {(status.st_dev, status.st_ino): status for status in (path.lstat() for path in paths)}
+    return sum(-(-status.st_size // _PAGE) * _PAGE for status in files.values() if stat.S_ISREG(status.st_mode))
 
 
 def _link_once(source: str, target: str) -> None:
@@ -149,13 +178,20 @@ def _sizes(root: Path, road: str, warm: Path, options: argparse.Namespace) -> in
     test = DiskTest(root, road, warm)
     cold = min(options.cold, options.steps) if ROADS[road].slow else 0
     for step in range(options.steps):
-        slow = step >= options.steps - cold
-        share = (step - options.steps + cold + 0.5) / cold if slow else step / (options.steps - cold)
-        stage, problems = test.trial(round(test.needed(slow) * share) // 4096 * 4096 + 4096, slow)
+        first = options.steps - cold
+        if slow := step >= first:
+            stages_of, rounds = ROADS[road].slow, -(-cold // len(ROADS[road].slow))
+            share = ((step - first) // len(stages_of) + 0.5) / rounds
+            where = stages_of[(step - first) % len(stages_of)]
+            size, what = test.needed_within(where, share), f"{share:.2f} of {where}"
+        else:
+            share = step / first
+            size, what = round(test.needed() * share), f"{share:.2f} of what is needed"
+        stage, problems = test.trial(size // _PAGE * _PAGE + _PAGE, slow)
         stages[stage] += 1
         failures += bool(problems)
         for problem in problems:
-            counter.say(f"size {share:.2f} of what is needed, {stage}: {problem}")
+            counter.say(f"size {what}, {stage}: {problem}")
         counter.step(step + 1, failures)
     met = ", ".join(f"{stage} {count}" for stage, count in sorted(stages.items()) if stage != "none")
     note = f"sizes of the disk, {stages['none']} of them large enough; the others met the end in: {met}"

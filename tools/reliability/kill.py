@@ -3,7 +3,7 @@
     python -m tools.reliability.kill --kills 300 --seed 1
 
 Every trial starts from one of several states of the stage cache (empty, exported, without weights, complete), starts a
-compile, sends SIGKILL, SIGTERM or SIGINT at a random moment, and checks that
+compile, sends SIGKILL, SIGTERM or SIGINT when it has computed for a random time, and checks that
 
 - no process of the compile is alive any more,
 - the artifact's folder is either as it was or the new artifact, whole, with every digest right.
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -52,7 +53,7 @@ CONFIG = {
     "eos_token_id": 2,
     "tie_word_embeddings": False,
 }
-# which stages' results a trial starts without, how often, and the seconds from which the moment is drawn
+# which stages' results a trial starts without, and how often
 STATES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "empty cache": (("export", "codegen", "weights"), 2),
     "exported": (("codegen", "weights"), 2),
@@ -60,7 +61,9 @@ STATES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "complete": ((), 4),
 }
 SIGNALS = (signal.SIGKILL,) * 8 + (signal.SIGTERM, signal.SIGINT)
-MOST_SECONDS = 4.0  # most moments are drawn from these, of which every stage has some when it is the first to run
+MOST_SECONDS = (
+    4.0  # of CPU time; most moments are drawn from these, of which every stage has some when it is the first to run
+)
 MARK = "XAMC_KILL_TRIAL"
 _FOREIGN = {".ses"}  # ONNX Runtime's own, in TMPDIR
 
@@ -164,6 +167,28 @@ def alive_with(variable: str) -> list[int]:
     return alive
 
 
+def computed(pid: int) -> float:
+    """Seconds of CPU time of a process, its descendants, and those that it has waited for."""
+    parents: dict[int, tuple[int, int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:  # gone meanwhile
+            continue
+        parents[int(process.name)] = (int(fields[1]), sum(map(int, fields[11:15])))
+    ticks, family = 0, [pid]
+    while family:
+        one = family.pop()
+        ticks += parents.get(one, (0, 0))[1]
+        family += [child for child, (parent, _) in parents.items() if parent == one]
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def leftovers(place: Place, output: Path | None = None) -> list[str]:
     """Files of a trial that neither its output (default: the artifact) nor a cache has."""
     found = [path for path in place.temporary.iterdir() if path.name not in _FOREIGN]
@@ -220,13 +245,13 @@ class KillTest:
         self.moments: dict[str, int] = {}
 
     def undisturbed(self) -> str:
-        """Compiles once with an empty and once with a full cache, for digest and times; a failure raises."""
+        """Compiles once with an empty and once with a full cache, for digest and CPU times; a failure raises."""
         for state in ("empty cache", "complete"):
-            started = time.monotonic()
+            before = _children_s()
             status = finish(start(self.spec, self.template, self.root / "log"))
             if status:
                 raise SystemExit(f"the undisturbed compile failed:\n{(self.root / 'log').read_text()}")
-            self.seconds[state] = time.monotonic() - started
+            self.seconds[state] = _children_s() - before
         self.seconds["empty cache"] = max(self.seconds["empty cache"], MOST_SECONDS * 7)  # a warm one says too little
         self.seconds["exported"] = self.seconds["empty cache"] / 2
         self.seconds["no weights"] = self.seconds["complete"]
@@ -273,7 +298,7 @@ class KillTest:
         no_cache = state == "empty cache" and draw.random() < 0.5
         longest = 0.9 * self.seconds[state]
         moment = draw.random() * (longest if draw.random() < 0.05 else min(longest, MOST_SECONDS))
-        what = f"{what}{', no cache' if no_cache else ''}, {number_of_signal.name} at {moment:.2f} s)"
+        what = f"{what}{', no cache' if no_cache else ''}, {number_of_signal.name} at {moment:.2f} s of CPU time)"
         held = set(leftovers(place)) if place.temporary.is_dir() else set()
         pid = start(self.spec, place, place.root / "killed.log", no_cache)
         self._wait(pid, moment)
@@ -291,12 +316,16 @@ class KillTest:
         return problems
 
     def _wait(self, pid: int, seconds: float) -> None:
-        """Sleeps, at most until the compile has ended."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
+        """Until the compile and its children have computed for so long, at most until it has ended.
+
+        On a busy machine the time that goes by would end compiles in their first stages. One that waits computes
+        nothing; after ten times as long its moment has come, too.
+        """
+        deadline = time.monotonic() + 10 * seconds + 1
+        while computed(pid) < seconds and time.monotonic() < deadline:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return
-            time.sleep(min(left, 0.02))
+            time.sleep(0.02)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import datetime
+import fcntl
+import os
 import signal
 import sys
 import time
@@ -47,13 +49,18 @@ def read(path: Path = CSV) -> list[Row]:
 
 def record(rows: Iterable[Row], path: Path = CSV) -> None:
     """Replaces the rows of the same checks, keeps the others, and writes the file sorted by check."""
-    merged = {row.check: row for row in (*read(path), *rows)}
-    unfinished = path.with_suffix(".new")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(merged[name]) for name in sorted(merged))
-    unfinished.replace(path)  # checks record as they go on; whoever ends them loses nothing
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # checks that run side by side keep each other's rows
+        merged = {row.check: row for row in (*read(path), *rows)}
+        unfinished = path.with_suffix(".new")
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(merged[name]) for name in sorted(merged))
+        unfinished.replace(path)  # checks record as they go on; whoever ends them loses nothing
+    finally:
+        os.close(folder)
 
 
 def done_before(check: str, seed: int, path: Path = CSV) -> int:

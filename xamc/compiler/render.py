@@ -35,7 +35,7 @@ MAX_LINE = 160  # characters of a source line that are shown
 MAX_READ = 4 << 20  # bytes of a file that are read for its lines
 
 #: What a terminal could act on: escape sequences in a user's file must not reach it.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def problems_of(error: BaseException | Problem) -> tuple[Problem, ...]:
@@ -214,6 +214,11 @@ def _place(place: Location) -> str:
     return f"{_clean(path)}:{place.line}:{place.column}"
 
 
+def printable(text: str) -> str:
+    """The text with a replacement character for each one that a terminal could act on; lines and tabs stay."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _clean(text: str) -> str:
     """The text without control characters; tabs become one space, so that carets stay below what they mean."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\t", " ").replace("\n", " "))
+    return printable(text.replace("\t", " ").replace("\n", " "))

@@ -83,6 +83,68 @@ def test_a_pass_is_named_when_the_export_is_the_same(tmp_path: Path, manifest: M
     assert differences["passes"][0] and not differences["codegen"][0]
 
 
+def _publish(folder: Path, manifest: Manifest, made: Any) -> Path:
+    assert manifest.weights is not None
+    with ArtifactWriter(folder) as writer:
+        writer.add_bytes("code/model.so", b"a")
+        writer.add_bytes("weights.bin", folder.name[:1].encode() * manifest.weights.nbytes)
+        writer.add_bytes("tokenizer/tokenizer.json", b"{}")
+        writer.publish(manifest, {"made": made})
+    return folder
+
+
+def _stage(output: str, **parts: str) -> dict[str, Any]:
+    return {"parts": {f"input {name}": value for name, value in parts.items()}, "outputs": {"file": output}}
+
+
+def test_results_are_compared_with_their_likes_in_whatever_order_they_got_ready(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    """As in an artifact of several graphs: only a weight differs, in the user's file and in one graph's weights."""
+    prefill, decode = _stage("p.so", graph="p"), _stage("d.so", graph="d")
+    mine = {"export": _stage("e"), "codegen": prefill, "codegen 2": decode}
+    other = {"export": _stage("e"), "codegen": decode, "codegen 2": prefill}
+    mine |= {"weights": _stage("w0", tensors="0"), "weights 2": _stage("w1", tensors="1")}
+    other |= {"weights": _stage("w2", tensors="2"), "weights 2": _stage("w0", tensors="0")}
+    inputs = [tuple(replace(entry, sha256=str(i) * 64) for entry in manifest.inputs) for i in range(2)]
+    assert inputs[0]
+    folders = [
+        _publish(tmp_path / name, replace(manifest, inputs=files), made)
+        for name, files, made in (("a", inputs[0], mine), ("b", inputs[1], other))
+    ]
+    differences = found(*folders)
+    assert {stage: cause for stage, (cause, _) in differences.items()} == {"frontend": True, "weights": False}
+    assert "sha256: 000000000000 → 111111111111" in differences["frontend"][1]
+
+
+def test_another_file_is_a_cause_also_where_the_spec_names_it_otherwise(tmp_path: Path, manifest: Manifest) -> None:
+    spec = {"name": "tiny", "frontend": {"checkpoint": "other"}}
+    files = tuple(replace(entry, sha256="1" * 64) for entry in manifest.inputs)
+    folders = [
+        _publish(tmp_path / "a", manifest, MADE),
+        _publish(tmp_path / "b", replace(manifest, spec=spec, inputs=files), MADE),
+    ]
+    assert {stage: cause for stage, (cause, _) in found(*folders).items()} == {
+        "spec": True,
+        "frontend": True,
+        "weights": False,
+    }
+
+
+@pytest.mark.parametrize("imported", ["same", "other"])
+def test_passes_are_a_cause_only_where_the_imported_graph_is_the_same(
+    tmp_path: Path, manifest: Manifest, imported: str
+) -> None:
+    made = [
+        {"import": _stage("same", shapes="2"), "codegen": _stage("c", graph="g")},
+        {"import": _stage(imported, shapes="4"), "codegen": _stage("d", graph="h")},
+    ]
+    folders = [_publish(tmp_path / name, manifest, part) for name, part in zip("ab", made)]
+    passes = found(*folders).get("passes")
+    expected = (True, "codegen: the imported graph is the same, the rewritten graph is not")
+    assert passes == (expected if imported == "same" else None)
+
+
 def test_a_file_that_was_edited_afterwards_is_told_apart(tmp_path: Path, manifest: Manifest, first: Path) -> None:
     second = build(tmp_path / "b", manifest)
     code = second / "code/model.so"

@@ -15,6 +15,7 @@ import pytest
 from xamc.compiler.artifact.staging import (
     StagingFolder,
     is_still,
+    make_folder,
     sweep,
     sweep_locks,
     sweep_temporary,
@@ -125,3 +126,17 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert link.is_symlink() and path.read_text() == "second"
     assert os.listdir(path.parent) == ["golden.json"]
     write_file(Path("/dev/null"), lambda place: place.write_text("gone"))
+
+
+@pytest.mark.parametrize("parts", [("proc", "x"), ("dev", "null", "x"), ("tmp", "x" * 300)])
+def test_a_folder_that_can_t_be_made_is_an_input_error(parts: tuple[str, ...]) -> None:
+    """The first takes no folders from anyone, which it says as if a parent were missing."""
+    with pytest.raises(InputError, match="E1507") as caught:
+        make_folder(Path("/", *parts))
+    assert "choose a folder you may write to" in str(caught.value.fix)
+
+
+def test_a_folder_below_a_link_to_itself_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="E1507"):
+        make_folder(tmp_path / "loop" / "x")

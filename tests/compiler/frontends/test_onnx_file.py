@@ -77,6 +77,7 @@ def test_links_as_in_a_hub_cache(tmp_path: Path, folder: Path) -> None:
         ({"location": "linked/secret"}, "a link that leads out"),
         ({"location": "no.bin"}, "does not exist"),
         ({"location": "."}, "no file"),
+        ({"location": "hard"}, "2 names"),
         ({"location": "w.bin", "offset": "32"}, "but it has 80"),
         ({"location": "w.bin", "offset": "-4"}, "but it has 80"),
         ({"location": "w.bin", "length": "1000000000000"}, "but it has 80"),
@@ -89,6 +90,7 @@ def test_external_data_elsewhere(
 ) -> None:
     (folder / "link").symlink_to(folder.parent / "secret")
     (folder / "linked").symlink_to(folder.parent)
+    (folder / "hard").hardlink_to(folder.parent / "secret")
     path = external_model(folder / "m.onnx", **entries)
     opened: list[str] = []
     original = os.open
@@ -101,7 +103,7 @@ def test_external_data_elsewhere(
     with pytest.raises(InputError, match=words) as caught:
         read_onnx(path)
     assert caught.value.code == "E1153" and "w" in caught.value.message
-    assert not [name for name in opened if "secret" in name or "passwd" in name]
+    assert not [name for name in opened if any(word in name for word in ("secret", "passwd", "hard"))]
 
 
 def test_cut_off_anywhere(tmp_path: Path) -> None:

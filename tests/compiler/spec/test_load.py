@@ -290,6 +290,7 @@ def test_borders_that_are_allowed() -> None:
         (with_(frontend={"checkpoint": "https://x.invalid/m"}), "E1031", "URL"),
         (with_(name="a/b"), "E1030", "name"),
         (with_(name=".."), "E1030", "name"),
+        (with_(name=".xamc-tiny-1-0123abcd"), "E1030", "name"),
         (with_(name="x" * 300), "E1030", "name"),
         (with_(workspace={"path": " "}), "E1030", "workspace.path"),
         (with_(frontend={"checkpoint": "/m/a.gguf", "type": "huggingface"}), "E1035", "disagree"),

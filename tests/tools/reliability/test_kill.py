@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tools.reliability.kill import MARK, Place, artifact_state, clone, graft, leftovers, survivors
+from tools.reliability.kill import MARK, Place, artifact_state, clone, computed, graft, leftovers, survivors
 
 
 @pytest.fixture
@@ -52,3 +53,17 @@ def test_survivors_are_found_by_their_environment(place: Place) -> None:
         assert survivors(place, 2) == [process.pid]
         process.send_signal(signal.SIGKILL)
     assert survivors(place, 2) == []
+
+
+def test_what_a_process_and_its_children_have_computed() -> None:
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', 'while True: pass'])"
+    with subprocess.Popen([sys.executable, "-S", "-c", program], start_new_session=True) as process:
+        try:
+            end = time.monotonic() + 60
+            while computed(process.pid) < 0.5 and time.monotonic() < end:
+                time.sleep(0.02)
+            assert 0.5 <= computed(process.pid) < 60
+            own = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            assert sum(map(int, own[11:15])) < 0.4 * os.sysconf("SC_CLK_TCK"), "the child computes"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.reliability.results import BEGIN, CSV, END, PAGE, Row, page, publish, read, record, table
@@ -16,6 +17,18 @@ def test_a_new_result_replaces_the_old_one_of_its_check(tmp_path: Path) -> None:
     record([Row("kill", 1000, 2, 5, "2026-01-02", "signals")], path)
     assert [(row.check, row.tried, row.failed) for row in read(path)] == [("fuzz gguf", 10, 1), ("kill", 1000, 2)]
     assert read(path)[0].note == 'a "note", quoted'
+
+
+def test_checks_that_record_at_once_keep_each_other_s_rows(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+
+    def several(name: str) -> None:
+        for number in range(25):
+            record([Row(f"{name} {number}", 1, 0, 1, "2026-01-01", "at once")], path)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(several, "abcd"))
+    assert len(read(path)) == 100
 
 
 def test_the_table_replaces_what_stands_between_its_marks(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ reproducible; one whose inputs differ only by an earlier stage's result is innoc
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ from xamc.compiler.artifact.read import AnyArtifact, Artifact, verify_digests
 from xamc.compiler.artifact.records import to_json
 
 STAGES = ("spec", "tools", "frontend", "export", "passes", "codegen", "weights", "golden", "files")
-_FROM_EARLIER = (".input graph:", ".input weights:", ".input buffers:")  # parts of a key that earlier stages decide
+# parts of a key that earlier stages decide
+_FROM_EARLIER = (".input graph:", ".input weights:", ".input buffers:", ".input tensors:")
 _LISTED = 8  # of a stage's differences; more are counted
 _CHUNK = 2**20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 # top-level keys of both kinds of manifests → the stage that decides them
 _KEYS = {
@@ -51,9 +54,12 @@ class StageDifference:
 def compare(first: AnyArtifact, second: AnyArtifact) -> tuple[StageDifference, ...]:
     """The differences of every stage, in the order of the compile; all are empty for artifacts with the same digest."""
     found: dict[str, list[str]] = {stage: [] for stage in STAGES}
-    _compare_manifests(to_json(first.manifest), to_json(second.manifest), found)
+    mine, other = to_json(first.manifest), to_json(second.manifest)
+    _compare_manifests(mine, other, found)
     _compare_files(first, second, found)
     causes = _compare_made(first.path, second.path, found)
+    if _contents(mine) != _contents(other):
+        causes.add("frontend")
     if not found["codegen"] and not any(found[stage] for stage in ("frontend", "weights", "golden", "files")):
         # what differs inside without a trace in any file is not a difference of the artifacts
         found["export"], found["passes"] = [], []
@@ -75,6 +81,11 @@ def _compare_manifests(first: Mapping[str, Any], second: Mapping[str, Any], foun
             place.append(f"{key}: {len(lines) - _LISTED} more differences")
 
 
+def _contents(manifest: Mapping[str, Any]) -> list[str]:
+    """Digests of the user's files, under whatever names."""
+    return sorted(str(entry.get("sha256")) for entry in manifest.get("inputs") or ())
+
+
 def _differences(name: str, first: Any, second: Any) -> Iterable[str]:
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         for key in sorted({*first, *second}):
@@ -89,6 +100,8 @@ def _differences(name: str, first: Any, second: Any) -> Iterable[str]:
 
 def _short(value: Any) -> str:
     text = "(absent)" if value is None else str(value)
+    if _DIGEST.fullmatch(text):
+        return text[:12]
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -119,7 +132,7 @@ def _stage_of_file(path: str) -> str:
         return "golden"
     if name.endswith((".bin", ".params", ".safetensors")):
         return "weights"
-    return "codegen" if name.endswith((".so", ".json", ".onnx", ".sh", ".cfg")) else "files"
+    return "codegen" if name.endswith((".so", ".json", ".onnx", ".sh", ".cfg", ".ini")) else "files"
 
 
 def _tensors(first: Artifact, second: Artifact) -> list[str]:
@@ -158,9 +171,8 @@ def _compare_made(first: Path, second: Path, found: dict[str, list[str]]) -> set
     """Adds why stages differ; returns those that differ by what is their own: sources, tools, options, or chance."""
     mine, other = _made(first), _made(second)
     causes = set()
-    for name in sorted(mine.keys() & other.keys()):
+    for name, one, two in _pairs(mine, other):
         stage = _MADE.get(name.partition(" ")[0])
-        one, two = mine[name], other[name]
         if stage is None or one["outputs"] == two["outputs"]:
             continue
         changed = list(_differences("", one["parts"], two["parts"]))
@@ -172,11 +184,32 @@ def _compare_made(first: Path, second: Path, found: dict[str, list[str]]) -> set
             found[stage] += [f"{name}: {line.removeprefix('.')}" for line in given[:_LISTED]]
             causes.add(stage)
         elif any(line.startswith(".input graph:") for line in changed):
-            same = mine.get("export", {}).get("outputs") == other.get("export", {}).get("outputs")
-            if same and stage == "codegen":
-                found["passes"].append(f"{name}: the export is the same, the rewritten graph is not")
+            begins = [made.get("export", made.get("import", {})).get("outputs") for made in (mine, other)]
+            if begins[0] is not None and begins[0] == begins[1] and stage == "codegen":
+                source = "export" if "export" in mine else "imported graph"
+                found["passes"].append(f"{name}: the {source} is the same, the rewritten graph is not")
                 causes.add("passes")
     return causes
+
+
+def _pairs(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Results of the same stage: made from the same, or the same ones, or else in their order.
+
+    A stage with a result per bucket and rank numbers them as they get ready, which is another order each time.
+    """
+    pairs = []
+    for stage in sorted({name.partition(" ")[0] for name in mine}):
+        ones = sorted((name, entry) for name, entry in mine.items() if name.partition(" ")[0] == stage)
+        twos = [entry for name, entry in sorted(other.items()) if name.partition(" ")[0] == stage]
+        for key in ("parts", "outputs"):
+            for name, one in list(ones):
+                match = next((entry for entry in twos if entry[key] == one[key]), None)
+                if match is not None:
+                    pairs.append((name, one, match))
+                    ones.remove((name, one))
+                    twos.remove(match)
+        pairs += [(name, one, two) for (name, one), two in zip(ones, twos)]
+    return pairs
 
 
 def _made(folder: Path) -> dict[str, Any]:

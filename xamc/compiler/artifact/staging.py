@@ -25,6 +25,9 @@ from pathlib import Path
 from xamc.compiler.errors import InputError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last is a limit on file sizes
+_NOT_WRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _ASIDE = "-old"
@@ -72,13 +75,17 @@ def disk_errors(path: Path) -> Iterator[None]:
         with full_disk_errors(path):
             yield
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise InputError(
-                "E1507",
-                f"{_place(error, path)} can't be written: {error.strerror}",
-                fix="choose a folder you may write to (workspace.path, or XAMC_CACHE for the cache)",
-            ) from error
+        if error.errno in _NOT_WRITABLE:
+            raise _not_writable(error, path) from error
         raise
+
+
+def _not_writable(error: OSError, path: Path) -> InputError:
+    return InputError(
+        "E1507",
+        f"{_place(error, path)} can't be written: {error.strerror}",
+        fix="choose a folder you may write to (workspace.path, or XAMC_CACHE for the cache)",
+    )
 
 
 def _place(error: OSError, otherwise: Path) -> Path:
@@ -93,8 +100,11 @@ def make_folder(path: Path) -> None:
     Raises:
         InputError: E1506, E1507.
     """
-    with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+    try:
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # not for lack of parents: file systems as /proc take no folders
+        raise _not_writable(error, path) from error
 
 
 def free_bytes(path: Path) -> int:

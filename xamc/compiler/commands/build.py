@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def compile_command(
         return
     console.print(f"→ {_shown(compiled.path)}   {size(nbytes)}", style="bold")
     how = "--inputs FILE.npz" if isinstance(compiled.manifest, GraphManifest) else '--prompt "..."'
-    console.print(f"  xamc run {_shown(compiled.path)} {how}")
+    console.print(f"  {_to_run(compiled.path)} {how}")
 
 
 def plan_command(
@@ -143,6 +144,11 @@ def _print_gears(plan: GearPlan) -> None:
         f"  weights {size(plan.weights)}, KV caches {size(plan.cache)} in {plan.caches} tensors, two sets of them; "
         f"at most {size(plan.device)} on the device"
     )
+
+
+def _to_run(path: Path) -> str:
+    """The command that is there to be pasted, whatever name the spec gave the folder."""
+    return f"xamc run {shlex.quote(_shown(path))}"
 
 
 def _shown(path: Path) -> str:

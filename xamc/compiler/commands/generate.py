@@ -11,6 +11,7 @@ from typing import Any
 from xamc.compiler.artifact import read_artifact
 from xamc.compiler.commands.output import message_console, print_json
 from xamc.compiler.errors import InputError, MisuseError
+from xamc.compiler.render import printable
 from xamc.runtime import Generation, Model, load_language_model
 from xamc.runtime.executor import I64
 from xamc.runtime.startup import seconds_since_start
@@ -100,8 +101,9 @@ def speed(answer: Generation, model: Model) -> str:
 
 def _show(model: Model, prompt: Any, max_new_tokens: int | None, options: Mapping[str, Any]) -> Generation:
     stream = model.stream(prompt, max_new_tokens, **options)
+    terminal = sys.stdout.isatty()  # a model may write what one acts on
     for piece in stream:
-        sys.stdout.write(piece)
+        sys.stdout.write(printable(piece) if terminal else piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     sys.stdout.flush()

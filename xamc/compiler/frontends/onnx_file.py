@@ -176,7 +176,11 @@ def _external_file(path: Path, name: str, tensor: Any) -> Path:
         raise InputError("E1153", f"{where}, a link that leads out of the model's folder", move)
     if not os.path.isfile(file):  # Path.is_file raises for a name that no file system can hold
         raise InputError("E1153", f"{where}, which does not exist or is no file", "copy it beside the .onnx file")
-    nbytes, expected = file.stat().st_size, _nbytes(path, name, tensor)
+    status, expected = file.stat(), _nbytes(path, name, tensor)
+    nbytes = status.st_size
+    if status.st_nlink > 1:  # onnx-ir reads none: who made the link may not have been allowed to read the file
+        copy = "make it a file of its own: copy it, and rename the copy"
+        raise InputError("E1153", f"{where}, which has {status.st_nlink} names (hard links)", copy)
     try:
         offset = int(entries.get("offset", "0"))
         length = int(entries.get("length", expected))

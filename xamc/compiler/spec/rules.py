@@ -93,6 +93,9 @@ def max_batch(checked: Checked) -> int:
     return DEFAULT_MAX_BATCH
 
 
+_UNFINISHED = ".xamc-"  # compiles that were killed leave such folders, and the next one removes them
+
+
 def _suffix(checked: Checked) -> str:
     return PurePosixPath(checked.get("frontend.checkpoint") or "").suffix.lower()
 
@@ -107,7 +110,7 @@ def _name_is_a_folder_name(checked: Checked) -> Iterator[Problem]:
     name = checked.get(key)
     if name is None:
         return
-    if "/" in name or name in ("", ".", "..") or name != name.strip() or "\n" in name:
+    if "/" in name or name in ("", ".", "..") or name != name.strip() or "\n" in name or name.startswith(_UNFINISHED):
         yield InputError(
             "E1030",
             f"{key}: {name!r} cannot be the name of a folder",
