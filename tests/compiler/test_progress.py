@@ -23,7 +23,7 @@ def test_plain_output_has_one_whole_line_per_stage() -> None:
         stage.result("30 layers: 30 Attention, 60 RotaryEmbedding, 61 norms and more than a line", "cached")
     first, second = output.getvalue().splitlines()
     assert first == "smollm2  → cpu (x86-64-v3)"
-    assert second.startswith(" export    cached      30 layers: 30 Attention") and re.search(r" \d+\.\d s ", second)
+    assert second.startswith(" export    cached      30 layers: 30 Attention") and re.search(r" \d+\.\d s( |$)", second)
     (record,) = progress.stages
     assert (record.name, record.state) == ("export", "cached")
     assert record.peak_bytes > 10 * 2**20
