@@ -15,6 +15,7 @@ from xamc.compiler.errors import InputError, InternalError, MisuseError, Toolcha
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.runtime import Generation, Model, load
 from xamc.runtime.executor import Step
+from xamc.runtime.tvm_library import load_functions
 
 PROMPTS = [[5, 6], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19], [20]]
 
@@ -229,12 +230,21 @@ def test_other_machines_artifacts_are_refused(make_artifact: Any) -> None:
         load(make_artifact(cpu=Cpu("future", ("avx9000",))))
 
 
-def test_code_that_is_no_library(make_artifact: Any) -> None:
+def test_changed_code_is_not_executed(make_artifact: Any) -> None:
     path = make_artifact()
     code = path / "code" / "model.so"
-    code.write_bytes(b"x" * code.stat().st_size)
-    with pytest.raises(ToolchainError, match="E1609"):
+    content = bytearray(code.read_bytes())
+    content[len(content) // 2] ^= 1
+    code.write_bytes(content)
+    with pytest.raises(InputError, match=r"E1505.*code/model\.so"):
         load(path)
+
+
+def test_code_that_is_no_library(tmp_path: Path) -> None:
+    code = tmp_path / "model.so"
+    code.write_bytes(b"x" * 1000)
+    with pytest.raises(ToolchainError, match="E1609"):
+        load_functions(code, ["prefill_last"])
 
 
 def test_no_tokenizer_and_no_template(make_artifact: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import Manifest, TensorEntry, plan_layout
+from xamc.compiler.artifact.read import Artifact, check_digests
 from xamc.compiler.artifact.records import RecordError
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, load_step
 from xamc.compiler.errors import InputError, InternalError
@@ -49,6 +50,8 @@ class CpuExecutor:
             )
         code = best_code(manifest)
         self.cpu_level = code.cpu.mcpu
+        # what is executed is checked at every start, in a millisecond; reading all weights again is for `xamc verify`
+        check_digests(Artifact(folder, manifest), only={code.file, manifest.step_file or code.file})
         self._manifest = manifest
         self._wanted_threads = check_threads(threads)
         self._ffi = tvm_ffi()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
-from xamc.compiler.artifact.read import read_graph
+from xamc.compiler.artifact.read import GraphArtifact, check_digests, read_graph
 from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.memory import aligned_zeros, map_file
@@ -53,6 +53,7 @@ class GraphModel:
         """Use `load` or `load_graph`."""
         self.path = path
         self.manifest = manifest
+        check_digests(GraphArtifact(path, manifest), only={manifest.code_file})  # as for a language model's code
         index = read_params_index(path / manifest.params_file)
         missing = [name for name in manifest.parameters if name not in index]
         if missing:

@@ -82,6 +82,7 @@ NARROW: Mapping[str, Callable[[Isa], None]] = {
     "integer_gemv_int8": lambda isa: test_integer_linear.check(INT8, isa, 50, "one", (1,), True),
     "integer_gemv_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "one", (1,), True),
     "integer_gemm_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "any", (3, 13), True),
+    "integer_gate_int8": lambda isa: test_linear.check_gate(INT8, isa, "int8", (3, 13, 17)),
     "decode_step": lambda isa: test_decode_step.test_linear_layers_take_along_what_is_around_them(isa, "norm"),
     "attention_decode": lambda isa: test_attention.check(test_attention.CASES[4], isa, "one", [(1, (5, 130, 0), 131)]),
     "attention_prefill": lambda isa: test_attention.check(test_attention.CASES[0], isa, "any", [(33, (0, 3), 40)]),
@@ -97,6 +98,8 @@ WIDE: Mapping[str, Callable[[Isa], None]] = {
     "linear_float32": linear_layers(WeightFormat("float32")),
     "linear_int8": linear_layers(INT8),
     "linear_int4": linear_layers(INT4),
+    "integer_gate_int4": lambda isa: test_linear.check_gate(INT4, isa, "int8", (3, 17)),
+    "integer_gate_int8": lambda isa: test_linear.check_gate(INT8, isa, "int8", (3, 17)),
     "decode_step_norm": lambda isa: test_decode_step.test_linear_layers_take_along_what_is_around_them(isa, "norm"),
     "decode_step_gate": lambda isa: test_decode_step.test_gate_and_up_are_one_launch(isa),
     "decode_step_attention": lambda isa: test_decode_step.test_attention_rotates_writes_and_reads_the_cache(

@@ -78,17 +78,15 @@ def test_blocks_of_rows_are_whole_tiles() -> None:
             assert math.ceil(height / tallest) * tallest <= most, "a block's sums have a place for each row"
 
 
-@pytest.mark.parametrize("activations", ["float32", "int8"])
-@pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[3], FORMATS[5]], ids=name)
-def test_gate(fmt: WeightFormat, activations: Activations) -> None:
-    """Few rows, gated behind the product, and two blocks of rows gated by their task; both against the plain layer."""
-    n, k, isa = 128, columns(fmt), LEVELS_HERE[-1]
+def check_gate(fmt: WeightFormat, isa: Isa, activations: Activations, rows: tuple[int, ...]) -> None:
+    """Few rows are gated behind the product, blocks of rows by their task; integers against the plain layer's sums."""
+    n, k = 128, columns(fmt)
     stored, scales, w = weights(fmt, n, k)
     packed = pack_rows(stored, fmt, **scales)
     buffers = [packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers]
     run = kernel(linear(n, k, fmt, isa, m="any", gate=True, activations=activations), isa)
     plain = kernel(linear(n, k, fmt, isa, m="any", activations=activations), isa)
-    for count in (1, 3, 9, 249):
+    for count in rows:
         x = normal(rng(count), count, k)
         y, sums = np.full((count, n // 2), np.nan, np.float32), np.zeros((count, n), np.float32)
         run(x, *buffers, y)
@@ -100,6 +98,12 @@ def test_gate(fmt: WeightFormat, activations: Activations) -> None:
         magnitude = np.abs(x) @ np.abs(w).T + 1
         bound = 1.1 * magnitude[:, : n // 2] * np.abs(up) + np.abs(silu) * magnitude[:, n // 2 :]
         assert_close(y, silu * up, "kernel_sums", bound + 1)
+
+
+@pytest.mark.parametrize("activations", ["float32", "int8"])
+@pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[3], FORMATS[5]], ids=name)
+def test_gate(fmt: WeightFormat, activations: Activations) -> None:
+    check_gate(fmt, LEVELS_HERE[-1], activations, (1, 3, 9, 249))
 
 
 def test_many_panels_share_the_work() -> None:
