@@ -57,7 +57,10 @@ def measure_start(engine: EngineChoice, threads: int, repeat: int, plan: Plan, i
         if repeat:
             return [_sample(worker, "start", repeat, name, value) for name, value in values.items()]
         length = plan.prefills[-1]
-        skipped = done["first_seconds"] * length / DECODE_PROMPT > PREFILL_SECONDS
+        seconds = done["first_seconds"]
+        if seconds * length / DECODE_PROMPT > PREFILL_SECONDS:  # it may have waited for the weights' pages
+            seconds = worker.ask(do="prefill", ids=prompt(ids, DECODE_PROMPT, repeat + 1))["seconds"]
+        skipped = seconds * length / DECODE_PROMPT > PREFILL_SECONDS
         if not skipped:
             worker.ask(do="prefill", ids=prompt(ids, length, repeat))
         values["peak_rss"] = math.nan if skipped else worker.ask(do="memory")["bytes"]
