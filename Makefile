@@ -67,7 +67,7 @@ verify: $(STAMP) ## re-check ARTIFACT's digests and golden logits (default: all 
 scale: $(STAMP) ## compile a synthetic 8.8 B model within 3 GiB, and for VACC; takes long and 45 GB of disk
 	@$(BIN)/python -m tools.scale $(SCALE_ARGS)
 
-reliability: $(STAMP) ## kill compiles, fill disks, fuzz every format, and write docs/reliability.md; takes an hour
+reliability: $(STAMP) ## kill compiles, fill disks, fuzz every format, and write docs/reliability.md; takes hours
 	@$(BIN)/python -m tools.reliability --run $(RELIABILITY_ARGS)
 
 clean: ## remove .venv, caches of the tools, and build leftovers (never vacc_deploy)

@@ -6,6 +6,7 @@ Graphs of every family are compared with transformers in tests/targets/ascend/te
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.end_to_end.test_families import expected
 from tests.end_to_end.vacc_models import error_of
 from tests.worker import Worker
 from xamc.compiler import cli
-from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.onnx_weights import WEIGHTS
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.verify.metrics import relative_error
@@ -255,6 +256,15 @@ def test_commands(ascend: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["inspect", str(path)]) == 0
     assert "never run on an NPU" in capsys.readouterr().out.replace("\n", " ")
     assert cli.run(["verify", str(path)]) == 0
+
+
+@pytest.mark.parametrize("file", ["decode.onnx", "gears.json"])
+def test_changed_graphs_are_not_executed(ascend: Workshop, tmp_path: Path, file: str) -> None:
+    copy = shutil.copytree(ascend.compiled("llama").path, tmp_path / "copy")
+    content = (copy / file).read_bytes()
+    (copy / file).write_bytes(content.replace(b"batch", b"hatch", 1))
+    with pytest.raises(InputError, match="E1505.*" + file):
+        load(copy)
 
 
 def test_plan_shows_graphs_gears_inputs_and_bytes(

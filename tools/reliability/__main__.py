@@ -1,7 +1,7 @@
 """``make reliability``: every check of docs/reliability.md's table, then the table.
 
 python -m tools.reliability                 only the table
-python -m tools.reliability --run           everything, an hour and a half on an idle machine of two CPUs
+python -m tools.reliability --run           everything, which takes hours
 python -m tools.reliability --run --fresh   without what earlier runs recorded
 
 A run goes on where the one before ended, or was ended: every check records its numbers as it goes.

@@ -13,6 +13,7 @@ import numpy as np
 
 from xamc.compiler.artifact.gears import GEARS, GearEntry, GraphEntry, read_gears
 from xamc.compiler.artifact.manifest import Manifest
+from xamc.compiler.artifact.read import Artifact, check_digests
 from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.executor import F32, I64, Step
 from xamc.runtime.reference import onnxruntime_module, open_session
@@ -45,12 +46,15 @@ class AscendExecutor:
         """Loads all graphs.
 
         Raises:
-            InputError: E1502, a damaged gears.json.
+            InputError: E1502, gears.json is none; E1505, it or a graph has changed.
             ToolchainError: E1609, ONNX Runtime is missing or refuses a graph.
         """
         self._ort = onnxruntime_module()
         self._threads = check_threads(threads)
+        artifact = Artifact(folder, manifest)
+        check_digests(artifact, only={GEARS})
         gears = read_gears(folder / GEARS)
+        check_digests(artifact, only={graph.file for graph in gears.graphs})
         self._rows, self._capacity = gears.rows, gears.capacity
         self._drives: dict[str, list[_Drive]] = {"prefill": [], "decode": []}
         for graph in gears.graphs:

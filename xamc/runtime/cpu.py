@@ -39,8 +39,8 @@ class CpuExecutor:
         Raises:
             UnsupportedError: E1607, this CPU lacks features.
             ToolchainError: E1609, the code or TVM's runtime can't be loaded.
-            InputError: E1606, the KV cache can't be mapped; E1611, the weights file is missing or cut off; E1624, the
-                code is of an older xamc.
+            InputError: E1505, changed code; E1606, the KV cache can't be mapped; E1611, the weights file is missing or
+                cut off; E1624, the code is of an older xamc.
         """
         if not manifest.kv.block:
             raise InputError(
@@ -50,7 +50,7 @@ class CpuExecutor:
             )
         code = best_code(manifest)
         self.cpu_level = code.cpu.mcpu
-        # what is executed is checked at every start, in a millisecond; reading all weights again is for `xamc verify`
+        # what is executed is checked at every start; reading all weights again is for `xamc verify`
         check_digests(Artifact(folder, manifest), only={code.file, manifest.step_file or code.file})
         self._manifest = manifest
         self._wanted_threads = check_threads(threads)

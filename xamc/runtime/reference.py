@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from xamc.compiler.artifact.manifest import Manifest, TensorEntry
+from xamc.compiler.artifact.read import Artifact, check_digests
 from xamc.compiler.contract import past_key, past_value, present_key, present_value
 from xamc.compiler.errors import InputError, InternalError, ToolchainError
 from xamc.runtime.executor import F32, Step, forward_rows
@@ -32,10 +33,12 @@ class ReferenceExecutor:
 
         Raises:
             ToolchainError: E1609, ONNX Runtime is missing or refuses the graph.
-            InputError: E1611, a weight of the graph is not in the artifact, or the weights file is cut off.
+            InputError: E1505, a changed graph; E1611, a weight of the graph is not in the artifact, or the weights file
+                is cut off.
         """
         self._ort = onnxruntime_module()
         self._threads = check_threads(threads)
+        check_digests(Artifact(folder, manifest), only={manifest.library()[0]})
         self._session = open_session(folder / manifest.library()[0], self._threads)
         layers = range(manifest.model.num_layers)
         self._past = [name for layer in layers for name in (past_key(layer), past_value(layer))]

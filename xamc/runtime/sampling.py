@@ -155,7 +155,7 @@ class Sampler:
     def _random(self) -> float:
         """The row's next random number in [0, 1)."""
         if self._generator is None:
-            # numpy.random is imported here, 2.7 MiB that greedy choices don't need
+            # here, as the import of numpy.random takes memory that greedy choices don't need
             seed = None if self._sampling.seed is None else [self._sampling.seed, self._row]
             self._generator = np.random.default_rng(seed)
         return self._generator.random()

@@ -2,7 +2,7 @@
 
 `import tvm` costs 385 MiB and seconds; `tvm_ffi` with `libtvm_runtime.so` costs 45 MiB. tvm_ffi imports torch when it
 is installed (a workaround for one Windows build), which would cost 180 MiB more; torch is hidden during that import.
-So is ml_dtypes, 2.5 MiB for names of NumPy types that no artifact's function takes.
+So is ml_dtypes, which is loaded for names of NumPy types that no artifact's function takes.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from tvm import relax, tirx
 from tvm.relax import op
 from tvm.relax.utils import copy_with_new_vars
 
-from xamc.compiler.artifact.panels import PANEL
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.contract import KV_BLOCK
 from xamc.compiler.errors import UnsupportedError
@@ -25,6 +24,7 @@ from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.targets.cpu.decode_program import NotOneProgram, plan_decode
 from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format
 from xamc.targets.kernels.attention import attention
+from xamc.targets.kernels.decode_phases import LinearPhase
 from xamc.targets.kernels.decode_step import decode_step
 from xamc.targets.kernels.embedding import embedding
 from xamc.targets.kernels.emit import number_name
@@ -327,8 +327,7 @@ class _Selection:
         users = self.users.get(var, [])
         user = users[0] if len(users) == 1 else None
         call = decode(self.body.producer(user)) if user is not None else None
-        can_gate = self.m == "any" and n % (2 * PANEL) == 0
-        return user if call is not None and call.name == "swiglu_packed" and can_gate else None
+        return user if call is not None and call.name == "swiglu_packed" and LinearPhase.can_gate(n) else None
 
     def _residual(self, var: Any) -> Any:
         """What a linear layer's only reader adds to it before a norm, if that is there already."""

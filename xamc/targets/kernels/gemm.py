@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemm_output import GemmOutput
+from xamc.targets.kernels.gemm_output import Destination, GemmOutput
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import (
     FLOAT32,
@@ -31,16 +33,9 @@ SERIAL_ROWS = 16
 """Up to this many rows X is copied by the calling thread."""
 
 
-def emit_gemm(
-    weight: PackedWeight,
-    x: E.Buffer,
-    bias: E.Buffer | None,
-    residual: E.Buffer | None,
-    y: E.Buffer,
-    gate: bool = False,
-) -> None:
-    """Emits the body of a GEMM; x [M, K], bias [N], residual and y [M, N], or of a gate (see `linear`) y [M, N/2]."""
-    _Gemm(weight, x, bias, residual, y, gate).emit()
+def emit_gemm(weight: PackedWeight, x: E.Buffer, into: Destination) -> None:
+    """Emits the body of a GEMM; x [M, K]."""
+    _Gemm(weight, x, into).emit()
 
 
 def gemm_arithmetic(weight: PackedWeight) -> Arithmetic:
@@ -54,6 +49,28 @@ def block_rows(isa: Isa, tiles: LinearTiles = DEFAULT_LINEAR) -> int:
     """Most rows of a block: a multiple of the tallest tile, as blocks are cut into these."""
     tallest = register_tile(isa, tiles)[0]
     return max(1, tiles.block_rows // tallest) * tallest
+
+
+@dataclass(frozen=True)
+class GemmTask:
+    """What one task of a GEMM does: `rows` rows of X from `first` on, times a panel, or a gate's two."""
+
+    panel: E.Expr
+    first: E.Expr
+    rows: E.Expr
+    output: GemmOutput
+
+
+@contextmanager
+def gemm_tasks(weight: PackedWeight, m: E.Expr, into: Destination) -> Iterator[GemmTask]:
+    """A loop over the tasks of M rows, in parallel; panels of the same rows follow each other."""
+    row_blocks, height = cut_blocks(m, weight.isa, weight.tiles)
+    panels = weight.layout.panels // (2 if into.gate else 1)
+    with E.tasks(row_blocks * panels) as task:
+        panel = E.let(task % panels)
+        first = E.let(task // panels * height)
+        rows = E.let(E.minimum(m - first, height))
+        yield GemmTask(panel, first, rows, GemmOutput(weight, into, block_rows(weight.isa, weight.tiles)))
 
 
 def cut_blocks(m: E.Expr, isa: Isa, tiles: LinearTiles) -> tuple[E.Expr, E.Expr]:
@@ -97,17 +114,8 @@ def ask_for_next_block(
 
 
 class _Gemm:
-    def __init__(
-        self,
-        weight: PackedWeight,
-        x: E.Buffer,
-        bias: E.Buffer | None,
-        residual: E.Buffer | None,
-        y: E.Buffer,
-        gate: bool,
-    ) -> None:
-        self.weight, self.isa = weight, weight.isa
-        self.x, self.bias, self.residual, self.y, self.gate = x, bias, residual, y, gate
+    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination) -> None:
+        self.weight, self.isa, self.x, self.into = weight, weight.isa, x, into
         self.m, self.n, self.k = x.shape[0], weight.n, weight.k
         self.arithmetic = gemm_arithmetic(weight)
         self.lanes = weight.isa.lanes
@@ -122,17 +130,10 @@ class _Gemm:
             copy = E.scratch((self.blocks, self.m, self.block_k), copy_dtype)
             E.rows(self.m, lambda i: self.copy_row(copy, i), threshold=SERIAL_ROWS)
 
-            row_blocks, height = cut_blocks(self.m, self.isa, self.weight.tiles)
-            panels = self.weight.layout.panels // (2 if self.gate else 1)
-            with E.tasks(row_blocks * panels) as task:
-                panel = E.let(task % panels)
-                first = E.let(task // panels * height)
-                rows = E.let(E.minimum(self.m - first, height))
+            with gemm_tasks(self.weight, self.m, self.into) as task:
                 values = E.scratch(
                     (PANEL // self.width, self.block_k // self.arithmetic.k, self.width), self.arithmetic.dtype
                 )
-                most = block_rows(self.isa, self.weight.tiles)
-                output = GemmOutput(self.weight, self.bias, self.residual, self.y, most, self.gate)
 
                 def multiply(panel: E.Expr, following: E.Expr, base: E.Expr) -> None:
                     with E.serial(self.blocks) as block:
@@ -142,14 +143,14 @@ class _Gemm:
 
                             def tile(row: E.Expr, size: int) -> None:
                                 if size == self.tallest:
-                                    ask_for_next_block(self.weight, panel, following, block, part, row, rows)
-                                sums = E.let(base + row)
-                                self.tile(copy, values, output, part, block, k, E.let(first + row), sums, size)
+                                    ask_for_next_block(self.weight, panel, following, block, part, row, task.rows)
+                                places = E.let(task.first + row), E.let(base + row)
+                                self.tile(copy, values, task.output, part, block, k, *places, size)
 
-                            cut_rows(rows, self.heights(), tile)
+                            cut_rows(task.rows, self.heights(), tile)
 
-                output.add_up(panel, rows, multiply)
-                output.write(panel, first, rows)
+                task.output.add_up(task.panel, task.rows, multiply)
+                task.output.write(task.panel, task.first, task.rows)
 
     def heights(self) -> tuple[int, ...]:
         """Heights of register tiles, with one of two thirds: the smaller ones have too few sums to keep the

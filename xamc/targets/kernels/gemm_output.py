@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.swiglu import silu
 from xamc.targets.kernels.weights import PackedWeight
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a product goes: y [M, N] = product + bias [N] + residual [M, N], or of a gate (see `linear`) y [M, N/2]."""
+
+    y: E.Buffer
+    bias: E.Buffer | None = None
+    residual: E.Buffer | None = None
+    gate: bool = False
 
 
 class GemmOutput:
@@ -17,21 +28,12 @@ class GemmOutput:
     two apart, they would evict each other from the caches.
     """
 
-    def __init__(
-        self,
-        weight: PackedWeight,
-        bias: E.Buffer | None,
-        residual: E.Buffer | None,
-        y: E.Buffer,
-        rows: int,
-        gate: bool = False,
-    ) -> None:
+    def __init__(self, weight: PackedWeight, into: Destination, rows: int) -> None:
         """Allocates the sums float32 [rows, 32], twice of it for a gate; to be called inside of the task."""
         self.n, self.isa = weight.n, weight.isa
-        self.bias, self.residual, self.y = bias, residual, y
+        self.into, self.gate = into, into.gate
         self.panels, self.rows = weight.layout.panels, rows
-        self.gate = gate
-        self.sums = E.scratch((2 * rows if gate else rows, PANEL))
+        self.sums = E.scratch((2 * rows if self.gate else rows, PANEL))
 
     def add_up(self, panel: E.Expr, rows: E.Expr, multiply: Callable[[E.Expr, E.Expr, E.Expr], None]) -> None:
         """Clears the sums of `rows` rows and adds up a panel's products, then those of the panel that a gate opens.
@@ -79,11 +81,11 @@ class GemmOutput:
                 value = silu(E.let(value), width) * E.load(self.sums, [E.let(self.rows + row), column], width)
             if scale is not None:
                 value = value * scale(column, width)
-            if self.bias is not None:
-                value = value + E.load(self.bias, [at], width)
-            if self.residual is not None:
-                value = value + E.load(self.residual, [i, at], width)
-            E.store(self.y, [i, at], value, width)
+            if self.into.bias is not None:
+                value = value + E.load(self.into.bias, [at], width)
+            if self.into.residual is not None:
+                value = value + E.load(self.into.residual, [i, at], width)
+            E.store(self.into.y, [i, at], value, width)
 
         def whole() -> None:
             with E.serial(rows) as row:

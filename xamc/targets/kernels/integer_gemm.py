@@ -9,38 +9,22 @@ from __future__ import annotations
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemm import SERIAL_ROWS, block_rows, cut_blocks
-from xamc.targets.kernels.gemm_output import GemmOutput
+from xamc.targets.kernels.gemm import SERIAL_ROWS, gemm_tasks
+from xamc.targets.kernels.gemm_output import Destination, GemmOutput
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.microkernel import cut_rows, register_tile, row_tiles
 from xamc.targets.kernels.quantize_activations import quantize_group
 from xamc.targets.kernels.weights import PackedWeight
 
 
-def emit_integer_gemm(
-    weight: PackedWeight,
-    x: E.Buffer,
-    bias: E.Buffer | None,
-    residual: E.Buffer | None,
-    y: E.Buffer,
-    gate: bool = False,
-) -> None:
-    """Emits the body of a GEMM; see `emit_gemm`, and `IntegerProducts` for the sums."""
-    _IntegerGemm(weight, x, bias, residual, y, gate).emit()
+def emit_integer_gemm(weight: PackedWeight, x: E.Buffer, into: Destination) -> None:
+    """Emits the body of a GEMM; x [M, K]. See `IntegerProducts` for the sums."""
+    _IntegerGemm(weight, x, into).emit()
 
 
 class _IntegerGemm:
-    def __init__(
-        self,
-        weight: PackedWeight,
-        x: E.Buffer,
-        bias: E.Buffer | None,
-        residual: E.Buffer | None,
-        y: E.Buffer,
-        gate: bool,
-    ) -> None:
-        self.weight, self.isa = weight, weight.isa
-        self.x, self.bias, self.residual, self.y, self.gate = x, bias, residual, y, gate
+    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination) -> None:
+        self.weight, self.isa, self.x, self.into = weight, weight.isa, x, into
         self.dot = IntegerDot.of(weight.format, weight.isa)
         self.m, self.k = x.shape[0], weight.k
         self.lanes = weight.isa.lanes
@@ -60,18 +44,11 @@ class _IntegerGemm:
         self.scales, self.counts = E.scratch((groups, self.m)), E.scratch((groups, self.m))
         E.rows(self.m, self.quantize_row, threshold=SERIAL_ROWS)
 
-        row_blocks, height = cut_blocks(self.m, self.isa, self.weight.tiles)
-        panels = self.weight.layout.panels // (2 if self.gate else 1)
-        with E.tasks(row_blocks * panels) as task:
-            panel = E.let(task % panels)
-            first = E.let(task // panels * height)
-            rows = E.let(E.minimum(self.m - first, height))
+        with gemm_tasks(self.weight, self.m, self.into) as task:
             parts = PANEL // self.width
             operands = E.scratch((parts, self.block_groups * self.group_units, self.width), "int32")
             factors = E.scratch((parts, self.block_groups, self.width))
             zeros = E.scratch((parts, self.block_groups, self.width))
-            most = block_rows(self.isa, self.weight.tiles)
-            output = GemmOutput(self.weight, self.bias, self.residual, self.y, most, self.gate)
 
             def multiply(panel: E.Expr, following: E.Expr, base: E.Expr) -> None:
                 with E.serial(blocks) as block:
@@ -80,16 +57,16 @@ class _IntegerGemm:
                     with E.serial(parts) as part:
 
                         def tile(row: E.Expr, size: int) -> None:
-                            places = E.let(first + row), E.let(base + row)
-                            self.tile(operands, factors, zeros, output, part, block, count, *places, size)
+                            places = E.let(task.first + row), E.let(base + row)
+                            self.tile(operands, factors, zeros, task.output, part, block, count, *places, size)
 
-                        cut_rows(rows, row_tiles(self.isa, self.tallest), tile)
-                if self.gate and scale is not None:
-                    output.scale(base, rows, scale)
+                        cut_rows(task.rows, row_tiles(self.isa, self.tallest), tile)
+                if self.into.gate and scale is not None:
+                    task.output.scale(base, task.rows, scale)
 
             scale = self.row_scale(factors) if self.per_row else None
-            output.add_up(panel, rows, multiply)
-            output.write(panel, first, rows, None if self.gate else scale)
+            task.output.add_up(task.panel, task.rows, multiply)
+            task.output.write(task.panel, task.first, task.rows, None if self.into.gate else scale)
 
     def row_scale(self, factors: E.Buffer) -> E.LaneReader:
         """The scale of a row of weights, the same for every group."""

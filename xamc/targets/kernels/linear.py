@@ -8,6 +8,7 @@ from typing import Literal
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemm import emit_gemm
+from xamc.targets.kernels.gemm_output import Destination
 from xamc.targets.kernels.gemv import FloatProducts, RowProducts, emit_gemv
 from xamc.targets.kernels.integer_gemm import emit_integer_gemm
 from xamc.targets.kernels.integer_gemv import IntegerProducts
@@ -47,7 +48,7 @@ def linear(
         m: ``one`` for exactly one row of activations, ``any`` for a symbolic number of rows M.
         bias: whether there is a bias.
         residual: whether a tensor of the output's shape is added.
-        gate: whether y [M, N/2] is gated; N is then a multiple of two panels, M ``any``, without bias and residual.
+        gate: whether y [M, N/2] is gated; N is then a multiple of two panels, without bias and residual.
         activations: what x is multiplied as; ``int8`` quantizes it inside, for weights of integers.
         tiles: how the work is cut.
 
@@ -85,7 +86,7 @@ def linear(
             gate_rows(sums, sums, n // 2, n // 2, y, isa)
 
         if m == "one":
-            stream(1, y)
+            gated(1, partial(stream, 1))
             return
         gemm = emit_integer_gemm if integer else emit_gemm
         few = [(count, partial(gated, count, partial(stream, count))) for count in _FEW_ROWS]
@@ -96,7 +97,7 @@ def linear(
             if few:
                 E.when(rows <= few[0][0], few[0][1], lambda: by_rows(few[1:]))
             else:
-                gemm(weight, *inputs, y, gate)
+                gemm(weight, x, Destination(y, bias_buffer, residual_buffer, gate))
 
         by_rows(few)
 
