@@ -185,8 +185,9 @@ def _sizes(root: Path, road: str, warm: Path, options: argparse.Namespace) -> in
             where = stages_of[(step - first) % len(stages_of)]
             size, what = test.needed_within(where, share), f"{share:.2f} of {where}"
         else:
-            share = step / first
-            size, what = round(test.needed() * share), f"{share:.2f} of what is needed"
+            # the stages that write last write least
+            share = 1 - 2.0 ** -(step + 2) if step % 2 else step / first
+            size, what = round(test.needed() * share), f"{share:.3f} of what is needed"
         stage, problems = test.trial(size // _PAGE * _PAGE + _PAGE, slow)
         stages[stage] += 1
         failures += bool(problems)

@@ -53,7 +53,7 @@ ROADS: Mapping[str, Road] = {
     "CPU": Road(_compile("cpu"), slow=("export", "codegen")),
     "VACC": Road(_compile("vacc"), slow=("export", "codegen")),
     "Ascend": Road(_compile("ascend"), slow=("export",)),
-    "ONNX graph": Road(_compile("graph"), slow=("codegen",)),
+    "ONNX graph": Road(_compile("graph"), slow=("import", "codegen")),
     "pickles": Road(_compile("pickled", "--allow-pickle"), slow=("export", "codegen")),
     "convert-weights": Road(lambda models, place: ["convert-weights", str(models / "model"), str(place.artifact)]),
     "golden record": Road(
