@@ -1,7 +1,7 @@
 """``python -m tools.levels SUITE``: executes every kernel family of some CPU levels and records what came of it.
 
 - ``narrow``: x86-64, x86-64-v2 and x86-64-v3 on this machine, aarch64's under QEMU; some minutes (`make test-levels`).
-- ``wide``: those of 512 bits on a machine that Bochs emulates; slow (`make test-wide-levels`).
+- ``wide``: those of 512 bits on a machine that Bochs emulates; some more (`make test-wide-levels`).
 
 With ``--go-on`` it goes on where an earlier run was ended. Other options are pytest's (``-k FAMILY``); nothing is
 recorded then.
