@@ -1,7 +1,7 @@
 """``python -m tools.levels SUITE``: executes every kernel family of some CPU levels and records what came of it.
 
 - ``narrow``: x86-64, x86-64-v2 and x86-64-v3 on this machine, aarch64's under QEMU; some minutes (`make test-levels`).
-- ``wide``: those of 512 bits on a machine that Bochs emulates; some more (`make test-wide-levels`).
+- ``wide``: those of 512 bits on a machine that Bochs emulates, and whole artifacts; more (`make test-wide-levels`).
 
 With ``--go-on`` it goes on where an earlier run was ended. Other options are pytest's (``-k FAMILY``); nothing is
 recorded then.
@@ -22,15 +22,17 @@ from tools.reliability.results import ROOT
 
 @dataclass(frozen=True)
 class Suite:
-    """Tests whose names end in the family and the level, and the environment variable that makes them run."""
+    """Files of tests, and the environment variable that makes them run; names end in the family and the level."""
 
-    file: str
+    files: tuple[str, ...]
     variable: str
 
 
 SUITES = {
-    "narrow": Suite("tests/targets/kernels/test_weaker_levels.py", "XAMC_ALL_LEVELS"),
-    "wide": Suite("tests/targets/kernels/test_wide_levels.py", "XAMC_WIDE_LEVELS"),
+    "narrow": Suite(("tests/targets/kernels/test_weaker_levels.py",), "XAMC_ALL_LEVELS"),
+    "wide": Suite(
+        ("tests/targets/kernels/test_wide_levels.py", "tests/end_to_end/test_wide_artifact.py"), "XAMC_WIDE_LEVELS"
+    ),
 }
 _ALL_DONE = 5  # pytest's status where no test is left
 
@@ -42,7 +44,7 @@ def run(suite: str, go_on: bool = False, more: Sequence[str] = ()) -> int:
         print(lacking, file=sys.stderr)
         return 1
     recording = [] if more else ["-p", "tools.levels.recorder", *["--go-on"] * go_on]
-    command = [sys.executable, "-m", "pytest", "-v", SUITES[suite].file, *recording, *more]
+    command = [sys.executable, "-m", "pytest", "-v", *SUITES[suite].files, *recording, *more]
     limit = dict[str, str]()
     if suite == "wide":  # machine.py limits what the emulator computes, which is more than that of other tests
         command += ["-o", "faulthandler_timeout=0"]

@@ -183,8 +183,8 @@ class Machine:
         subprocess.run(command, check=True, capture_output=True)
 
     def _configure(self, model: str, memory: int) -> None:
-        # The kernel can't switch AMX on by halves, as an emulated processor without XFD asks for. With `tpause` it waits
-        # in its delay loops, where the emulator then sleeps a millisecond of ours for a microsecond of its own.
+        # The kernel can't switch AMX on by halves, as an emulated processor without XFD asks for. With `tpause` in its
+        # delay loops the emulator would sleep a millisecond of ours for a microsecond of its own.
         excluded = ', exclude_features="la57,amx,amx_int8,amx_bf16,waitpkg"' if model == "sapphire_rapids" else ""
         lines = f"""megs: {memory}
 cpu: model={model}, count=1, ips=200000000, reset_on_triple_fault=0, ignore_bad_msrs=1{excluded}

@@ -41,7 +41,7 @@ it gets one of four bytes, operation and operands stay as compiled."""
 _DEBUG = re.compile(r"\t\.(file|loc)\t")
 needs_machine = pytest.mark.skipif(
     not os.environ.get("XAMC_WIDE_LEVELS") or missing() is not None,
-    reason=missing() or "takes half an hour: make test-wide-levels",
+    reason=missing() or "takes long: make test-wide-levels",
 )
 _CODES = {"i": 0, "u": 1, "f": 2, "V": 4}
 
