@@ -101,6 +101,19 @@ def test_constants_are_tensors(tmp_path: Path) -> None:
     assert constants and all(list(node.attributes) == ["value"] for node in constants)
 
 
+def test_no_extents_are_integers(tmp_path: Path) -> None:
+    """The part of a shape that begins behind its end has no element that would say so."""
+    g = Graph()
+    y = g.add("Shape", "x", start=2, end=1)
+    model = g.model({"x": (TensorProto.FLOAT, [2, 3, 4])}, {"y": (y, [0])})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    model.graph.node.pop()
+    model.graph.node[-1].output[0] = "y"
+    opened = open_onnx(saved(model, tmp_path / "m.onnx"), {})
+    (constant,) = (node for node in opened.model.graph if node.op_type == "Constant")
+    assert constant.attributes["value"].value.numpy().dtype == np.int64
+
+
 def test_a_shape_in_a_list_of_one(tmp_path: Path) -> None:
     opened = open_onnx(write("resnet", tmp_path / "m.onnx"), {"input.1": [[2, 3, 32, 32]]})
     assert opened.model.graph.outputs[0].shape == ir.Shape([2, 10])

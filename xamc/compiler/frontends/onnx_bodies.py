@@ -121,6 +121,43 @@ def _reduce_log_sum_exp(node: ir.Node) -> Any:
     return made
 
 
+@body("Softplus")
+def _softplus(node: ir.Node) -> Any:
+    """log(1 + e^x) as max(x, 0) + log1p(e) with e = e^-|x|; the logarithm of the rounded 1 + e would lose a small e.
+
+    log1p(e) = 2 atanh(t) = 2t (1 + t^2/3 + t^4/5 + ...) with t = e / (2 + e), at most 1/3: each term is a ninth of the
+    one before it, or less.
+    """
+    dtype = _dtype(node, 0)
+    terms = 18 if dtype == ir.DataType.DOUBLE else 8
+    lines = []
+    for place in range(terms):
+        lines.append(f"f{place} = Constant<value_float = 0.0>()")
+        lines.append(f"p{place} = Mul(s{place - 1}, square)" if place else "p0 = Identity(f0)")
+        lines.append(f"s{place} = Add(p{place}, f{place})" if place else "s0 = Identity(p0)")
+    made = function(
+        f"""Softplus(x) => (y) {{
+            two = Constant<value_float = 0.0>()
+            zero = Constant<value_float = 0.0>()
+            size = Abs(x)
+            below = Neg(size)
+            e = Exp(below)
+            divisor = Add(e, two)
+            t = Div(e, divisor)
+            square = Mul(t, t)
+            {chr(10).join(lines)}
+            twice = Mul(t, two)
+            small = Mul(twice, s{terms - 1})
+            positive = Max(x, zero)
+            y = Add(positive, small)
+        }}"""
+    )
+    factors = {f"f{place}": 1 / divisor for place, divisor in enumerate(range(2 * terms - 1, 0, -2))}
+    for name, number in ({"two": 2, "zero": 0} | factors).items():
+        set_constant(made, name, np.asarray(number, ir.DataType(dtype).numpy()))
+    return made
+
+
 @body("Mish")
 def _mish(node: ir.Node) -> Any:
     """x tanh(log(1 + e^x)) as x n / (n + 2) with n = e^x (e^x + 2): the logarithm would lose the small e^x.

@@ -180,7 +180,7 @@ def _as_tensors(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         if node.op_type == "Constant" and "value" not in node.attributes:
             (attribute,) = node.attributes.values()
-            array = np.asarray(attribute.value)
+            array = np.asarray(attribute.value, np.int64 if attribute.type == ir.AttributeType.INTS else None)
             if array.dtype.kind in "if":
                 tensor = ir.tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
                 node.attributes.clear()

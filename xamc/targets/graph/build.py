@@ -66,12 +66,21 @@ def _import(proto: Any) -> tvm.IRModule:
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names that TVM changes; ours are by position
-            return from_onnx(proto, keep_params_in_input=False, sanitize_input_names=False)
+            return from_onnx(proto, _empty_inputs(proto), keep_params_in_input=False, sanitize_input_names=False)
     except Exception as error:
         # the importer prints which operator it was at, and raises whatever its converter met
         found = re.search(r"Error converting operator (\w+)", printed.getvalue())
         where = f"its {found.group(1)}" if found else "the graph"
         raise _refused(f"TVM's importer can't lower {where}", error, _refusals(proto)) from error
+
+
+def _empty_inputs(proto: Any) -> dict[str, list[int]]:
+    """Shapes of the inputs with an extent of 0, which the importer takes for an open one."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    static = {
+        name: [dim.dim_value for dim in dims] for name, dims in shapes.items() if not any(d.dim_param for d in dims)
+    }
+    return {name: shape for name, shape in static.items() if 0 in shape}
 
 
 def _refusals(proto: Any) -> list[str]:
