@@ -72,7 +72,8 @@ def _attempt(case: Any, compile: Any, constants: tuple[str, ...]) -> Outcome:
         model = onnx.ModelProto()
         model.CopyFrom(case.model)
         _make_constant(model, feeds, constants)
-        left = {name: array for name, array in feeds.items() if name not in constants}
+        # NumPy has no bfloat16: inputs and outputs of that type are float32 for callers
+        left = {name: _widened(array) for name, array in feeds.items() if name not in constants}
         shapes = {name: list(array.shape) for name, array in left.items()}
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -92,15 +93,21 @@ def _array(given: Any) -> NDArray[Any]:
     return np.asarray(onnx.numpy_helper.to_array(given) if isinstance(given, onnx.TensorProto) else given)
 
 
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
 def _difference(case: Any, actual: list[NDArray[Any]], outputs: Any) -> str:
     if len(actual) != len(outputs):
         return f"{len(actual)} outputs, not {len(outputs)}"
     for index, (ours, theirs) in enumerate(zip(actual, map(_array, outputs))):
         where = f"output {index}"
+        if theirs.dtype.name == "bfloat16" and ours.dtype == np.float32:
+            ours = ours.astype(theirs.dtype)
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
             return f"{where} is {ours.dtype}{list(ours.shape)}, not {theirs.dtype}{list(theirs.shape)}"
         try:
-            np.testing.assert_allclose(ours, theirs, rtol=case.rtol, atol=case.atol)
+            np.testing.assert_allclose(_widened(ours), _widened(theirs), rtol=case.rtol, atol=case.atol)
         except (AssertionError, TypeError):
             different = np.mean(~np.isclose(ours.astype("f8"), theirs.astype("f8"), case.rtol, case.atol, True))
             return f"{where}: {different:.0%} of the elements differ"

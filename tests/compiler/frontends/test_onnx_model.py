@@ -161,7 +161,8 @@ def one_node(op: str, domain: str = "", kind: int = TensorProto.FLOAT) -> onnx.M
             "Det, operator set 17, 1 nodes (my_Det): has no lowering to TVM; write it as",
         ),
         (lambda: one_node("SequenceConstruct"), "E1154", "SequenceConstruct"),
-        (lambda: one_node("Relu", kind=TensorProto.FLOAT16), "E1158", "computes in FLOAT16"),
+        (lambda: one_node("Identity", kind=TensorProto.FLOAT8E4M3FN), "E1158", "x is FLOAT8E4M3FN"),
+        (lambda: one_node("Identity", kind=TensorProto.INT4), "E1158", "x is INT4"),
         (lambda: one_node("Identity", kind=TensorProto.STRING), "E1158", "x is STRING"),
     ],
 )

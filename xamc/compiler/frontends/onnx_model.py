@@ -17,6 +17,7 @@ from onnxscript import optimizer
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
 from xamc.compiler.frontends.onnx_functions import expand_functions, expandable
+from xamc.compiler.frontends.onnx_halves import BFLOAT16, by_operator, half_type, widen
 from xamc.compiler.frontends.onnx_shapes import fix_shapes
 from xamc.compiler.frontends.onnx_uses import wrong_use
 from xamc.compiler.frontends.onnx_weights import lift_weights
@@ -29,11 +30,21 @@ _MOST_ROUNDS = 4
 _FOLDED_ELEMENTS = 2**20
 _TENSOR_TYPES = frozenset(
     getattr(ir.DataType, name)
-    for name in ("FLOAT", "DOUBLE", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL")
+    for name in (
+        "FLOAT",
+        "DOUBLE",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+        "BOOL",
+        "FLOAT16",
+    )
 )
-_HALF_TYPES = frozenset((ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
-# what may hold a 16-bit float: storage that is widened, and movement of it
-_MOVES = frozenset(("Cast", "CastLike", "Identity", "Transpose", "Reshape", "DequantizeLinear", "QuantizeLinear"))
 
 
 @dataclass
@@ -42,7 +53,10 @@ class OnnxModel:
 
     Attributes:
         file: the file as it was read.
-        original: the model with fixed input shapes, its functions inlined and nothing else done.
+        original: the model with fixed input shapes, its functions inlined, and widened if it is of 16-bit floats;
+            nothing else done.
+        halves: the same, not widened, for ONNX Runtime to compute in 16-bit floats; None for other models.
+        half: that 16-bit float, float16 or bfloat16, or empty.
         model: the same, simplified: constants folded, batch norms merged into convolutions, dead nodes removed.
         operators: operator type → number of nodes of `model`.
         symbols: extent that varies → its smallest and largest value.
@@ -50,6 +64,8 @@ class OnnxModel:
 
     file: OnnxFile
     original: ir.Model
+    halves: ir.Model | None
+    half: str
     model: ir.Model
     operators: Mapping[str, int]
     symbols: Mapping[str, tuple[int, int]]
@@ -70,6 +86,7 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     file = read_onnx(path)
     original = _inlined(file)
     symbols = fix_shapes(original, shapes, str(path))
+    half, halves = _widened(original, path)
     model = original.clone()
     try:
         _simplify(model, path)
@@ -81,7 +98,22 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     _require_types(model, path)
     _require_known(model, path, symbols)
     operators = Counter(node.op_type for node in model.graph.all_nodes())
-    return OnnxModel(file, original, model, dict(operators.most_common()), symbols)
+    return OnnxModel(file, original, halves, half, model, dict(operators.most_common()), symbols)
+
+
+def _widened(model: ir.Model, path: Path) -> tuple[str, ir.Model | None]:
+    """Widens a model of 16-bit floats in place; gives their name, and what it was, as ONNX Runtime can run it."""
+    try:
+        half = half_type(model)
+        if half is None:
+            return "", None
+        own = model.clone()
+        widen(model)
+        if half == BFLOAT16:
+            by_operator(own)
+    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, ir.passes.PassError) as error:
+        raise _not_evaluated(path, error.__cause__ or error) from error
+    return half.name.lower(), own
 
 
 def _inlined(file: OnnxFile) -> ir.Model:
@@ -211,15 +243,11 @@ def _require_types(model: ir.Model, path: Path) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.dtype not in _TENSOR_TYPES:
             lines.append(f"{value.name} is {value.dtype.name if value.dtype else 'of unknown type'}")
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            if value.dtype in _HALF_TYPES and node.op_type not in _MOVES:
-                lines.append(f"{node.name or value.name} ({node.op_type}) computes in {value.dtype.name}")
     if lines:
         raise UnsupportedError(
             "E1158",
-            f"{path}: {len(lines)} inputs, outputs or operators are of a type that is not computed in",
-            "export the model in float32; backend.dtype: fp16 then stores the weights in 16 bits",
+            f"{path}: {len(lines)} inputs or outputs are of a type that is not computed in",
+            "give them a type of at least 8 bits that NumPy has, or float16: cast at the model's ends, then export it",
             details=tuple(lines[:_MOST_LISTED]),
         )
 
