@@ -21,6 +21,8 @@ import onnx
 from numpy.typing import NDArray
 
 from xamc.compiler.errors import XamcError
+from xamc.compiler.verify.metrics import relative_error
+from xamc.compiler.verify.tolerances import tolerance
 
 PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED = "passed", "passed, constants", "refused", "wrong", "failed"
 STATES = (PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED)
@@ -109,6 +111,9 @@ def _difference(case: Any, actual: list[NDArray[Any]], outputs: Any) -> str:
         try:
             np.testing.assert_allclose(_widened(ours), _widened(theirs), rtol=case.rtol, atol=case.atol)
         except (AssertionError, TypeError):
+            # the expected output was rounded after every operator, ours at the end
+            if theirs.dtype.name == "bfloat16" and relative_error(ours, theirs) <= tolerance("graph_from_bfloat16"):
+                continue
             different = np.mean(~np.isclose(ours.astype("f8"), theirs.astype("f8"), case.rtol, case.atol, True))
             return f"{where}: {different:.0%} of the elements differ"
     return ""

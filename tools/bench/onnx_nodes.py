@@ -168,6 +168,8 @@ def page(rows: Sequence[Row], left: int = 0) -> str:
         "Written by `python -m tools.bench.onnx_nodes`; every case is in [onnx_nodes.csv](onnx_nodes.csv).",
         "The cases are those of the `onnx` package, its expected outputs and tolerances; they take the road of",
         "[ONNX models](../onnx.md): simplification, TVM's importer, code for x86-64-v3, run on this CPU.",
+        "Expected results in bfloat16 were rounded after every operator: they may be off by `graph_from_bfloat16`",
+        "(`xamc/compiler/verify/tolerances.py`) of the largest element where the case's own tolerance is smaller.",
         ", ".join(f"{tool} {tool_version(tool)}" for tool in _TOOLS) + ".",
         "",
         f"**{passed} of {len(rows)} cases pass ({passed / max(1, len(rows)):.1%})**, and "
