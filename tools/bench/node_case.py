@@ -120,9 +120,10 @@ def _difference(case: Any, actual: list[NDArray[Any]], outputs: Any) -> str:
 
 
 def _size_operands(model: Any) -> tuple[str, ...]:
+    """Inputs that some operator takes for a size, and those of that name: the operator may have been written out."""
     inputs = {value.name for value in model.graph.input}
     versions = {entry.domain: entry.version for entry in model.opset_import}
-    found = []
+    found = [name for name in inputs if name.lower() in SIZES]
     for node in model.graph.node:
         with contextlib.suppress(onnx.defs.SchemaError):
             schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain)

@@ -200,6 +200,28 @@ def _pow(node: ir.Node) -> Any:
     )
 
 
+@body("Mod")
+def _mod(node: ir.Node) -> Any:
+    """Of floats, with the divisor's sign: what fmod leaves, and one divisor more where that has the other sign."""
+    if node.attributes.get_int("fmod", 0) or not ir.DataType(_dtype(node, 0)).is_floating_point():
+        return None
+    return function(
+        f"""Mod(x, y) => (z) {{
+            zero = Constant<value_float = 0.0>()
+            none = Cast<to = {_dtype(node, 0)}>(zero)
+            rest = Mod<fmod = 1>(x, y)
+            below = Less(rest, none)
+            divisor_below = Less(y, none)
+            other = Xor(below, divisor_below)
+            exact = Equal(rest, none)
+            inexact = Not(exact)
+            moves = And(other, inexact)
+            moved = Add(rest, y)
+            z = Where(moves, moved, rest)
+        }}"""
+    )
+
+
 @body("OneHot")
 def _one_hot(node: ir.Node) -> Any:
     """Compares the indices, those below 0 counted from the end, with 0 to depth - 1: an index outside has no hit."""

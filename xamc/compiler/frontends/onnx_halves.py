@@ -96,6 +96,12 @@ def by_operator(model: ir.Model) -> None:
             _before_output(model, index, FLOAT)
 
 
+def reads_bits(node: ir.Node) -> bool:
+    """Whether a node takes the bits of a 16-bit float for a number, or the other way round: float32 has others."""
+    values = (*node.inputs, *node.outputs)
+    return node.op_type == "BitCast" and any(value is not None and value.dtype in HALVES for value in values)
+
+
 def _values(model: ir.Model) -> Iterator[ir.Value]:
     for graph in (model.graph, *model.graph.subgraphs()):
         yield from graph.inputs

@@ -17,7 +17,7 @@ from onnxscript import optimizer
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
 from xamc.compiler.frontends.onnx_functions import expand_functions, expandable
-from xamc.compiler.frontends.onnx_halves import BFLOAT16, by_operator, half_type, widen
+from xamc.compiler.frontends.onnx_halves import BFLOAT16, by_operator, half_type, reads_bits, widen
 from xamc.compiler.frontends.onnx_shapes import fix_shapes
 from xamc.compiler.frontends.onnx_uses import wrong_use
 from xamc.compiler.frontends.onnx_weights import lift_weights
@@ -25,9 +25,10 @@ from xamc.compiler.lowering.onnx_operators import STANDARD_DOMAINS, obstacle, re
 
 _MOST_LISTED = 40
 _MOST_NODES_NAMED = 5
-_MOST_ROUNDS = 4
+_MOST_ROUNDS = 8
 # what is computed from constants: position tables and masks, but no second copy of a large weight
 _FOLDED_ELEMENTS = 2**20
+_MOST_EQUAL = 1024
 _TENSOR_TYPES = frozenset(
     getattr(ir.DataType, name)
     for name in (
@@ -107,6 +108,9 @@ def _widened(model: ir.Model, path: Path) -> tuple[str, ir.Model | None]:
         half = half_type(model)
         if half is None:
             return "", None
+        bits = [node.name or str(node.outputs[0].name) for node in model.graph.all_nodes() if reads_bits(node)]
+        if bits:
+            raise _refused_types(path, [f"{name} (BitCast) reads the bits of a 16-bit float" for name in bits])
         own = model.clone()
         widen(model)
         if half == BFLOAT16:
@@ -186,16 +190,21 @@ def _shown(domain: str, name: str) -> str:
 def _simplify(model: ir.Model, path: Path) -> None:
     """What onnxsim does: folds constants and shapes, merges batch norms, removes dead nodes and duplicates."""
     try:
-        # what is folded in the first round has a shape in the second, and what a function was written out as in another
-        for round in range(_MOST_ROUNDS):
-            if round >= 2 and not expand_functions(model):
-                break
+        # what is folded in the first round has a shape in the second; also when a function was written out
+        left = 2
+        for _ in range(_MOST_ROUNDS):
+            if not left:
+                if not expand_functions(model):
+                    break
+                left = 2
+            left -= 1
+            _split_constants(model)
             optimizer.optimize_ir(
                 model,
                 num_iterations=4,
                 input_size_limit=_FOLDED_ELEMENTS,
                 output_size_limit=_FOLDED_ELEMENTS,
-                should_fold=lambda node: False if node.op_type in ("Loop", "Scan") else None,
+                should_fold=_should_fold,
                 inline=False,
             )
             for value in model.graph.initializers.values():
@@ -205,6 +214,41 @@ def _simplify(model: ir.Model, path: Path) -> None:
         _as_tensors(model)
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError, NotImplementedError, ir.passes.PassError) as e:
         raise _not_evaluated(path, e.__cause__ or e) from e
+
+
+def _split_constants(model: ir.Model) -> None:
+    """Parts of small constants as constants; the optimizer folds what has one output alone."""
+    for node in list(model.graph.all_nodes()):
+        value = node.inputs[0] if node.op_type == "Split" else None
+        sizes = node.inputs[1] if len(node.inputs) > 1 else None
+        if value is None or value.const_value is None or value.const_value.size > _MOST_EQUAL or node.graph is None:
+            continue
+        if sizes is not None and sizes.const_value is None:
+            continue
+        array, axis, count = value.const_value.numpy(), node.attributes.get_int("axis", 0), len(node.outputs)
+        given = node.attributes.get_ints("split", []) if sizes is None else sizes.const_value.numpy().tolist()
+        if not given:  # all the same, but for a smaller last one
+            part = -(-array.shape[axis] // count)
+            given = [part] * (count - 1) + [array.shape[axis] - part * (count - 1)]
+        for output, part_of in zip(list(node.outputs), np.split(array, np.cumsum(given)[:-1], axis), strict=True):
+            constant = ir.node("Constant", [], {"value": ir.tensor(np.ascontiguousarray(part_of))})
+            constant.name = f"{output.name}.part"
+            made = constant.outputs[0]
+            made.name, made.const_value = constant.name, constant.attributes["value"].value
+            made.shape, made.type = ir.Shape(part_of.shape), output.type
+            node.graph.insert_before(node, constant)
+            for user, index in list(output.uses()):
+                user.replace_input_with(index, made)
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """Never loops; equal numbers of a known shape, which it would leave, unless they are many; None: it decides."""
+    if node.op_type in ("Loop", "Scan"):
+        return False
+    extents = node.inputs[0] if node.op_type == "ConstantOfShape" else None
+    if extents is None or extents.const_value is None:
+        return None
+    return int(np.prod(extents.const_value.numpy())) <= _MOST_EQUAL
 
 
 def _as_tensors(model: ir.Model) -> None:
@@ -244,12 +288,16 @@ def _require_types(model: ir.Model, path: Path) -> None:
         if value.dtype not in _TENSOR_TYPES:
             lines.append(f"{value.name} is {value.dtype.name if value.dtype else 'of unknown type'}")
     if lines:
-        raise UnsupportedError(
-            "E1158",
-            f"{path}: {len(lines)} inputs or outputs are of a type that is not computed in",
-            "give them a type of at least 8 bits that NumPy has, or float16: cast at the model's ends, then export it",
-            details=tuple(lines[:_MOST_LISTED]),
-        )
+        raise _refused_types(path, lines)
+
+
+def _refused_types(path: Path, lines: list[str]) -> UnsupportedError:
+    return UnsupportedError(
+        "E1158",
+        f"{path}: {len(lines)} inputs, outputs or operators are of a type that is not computed in",
+        "give them a type of at least 8 bits that NumPy has, or float16: cast at the model's ends, then export it",
+        details=tuple(lines[:_MOST_LISTED]),
+    )
 
 
 def _require_known(model: ir.Model, path: Path, symbols: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ _MODULES = (
     "xamc.compiler.frontends.onnx_halves",
     "xamc.compiler.frontends.onnx_liveness",
     "xamc.compiler.frontends.onnx_model",
+    "xamc.compiler.frontends.onnx_places",
     "xamc.compiler.frontends.onnx_resize",
     "xamc.compiler.frontends.onnx_shapes",
     "xamc.compiler.frontends.onnx_uses",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from onnx import TensorProto
-from tvm import te, tirx
+from tvm import relax, te, tirx, topi
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 
@@ -18,7 +18,7 @@ def import_onnx(proto: Any, shapes: Mapping[str, list[int]] | None = None) -> An
         shapes: of the inputs whose shape the importer would not see.
     """
     theirs = onnx_frontend._get_convert_map
-    onnx_frontend._get_convert_map = lambda: theirs() | _OURS
+    onnx_frontend._get_convert_map = lambda: theirs() | OURS
     try:
         return from_onnx(proto, dict(shapes or {}), keep_params_in_input=False, sanitize_input_names=False)
     finally:
@@ -49,4 +49,64 @@ def _to_bfloat16(x: te.Tensor) -> te.Tensor:
     return te.compute(x.shape, rounded, name="to_bfloat16")
 
 
-_OURS = {"Cast": _Cast}
+class _BitShift(onnx_frontend.OnnxOpConverter):
+    """By as many bits as there are, or by fewer than none, nothing but the sign is left; TVM leaves that undefined."""
+
+    @classmethod
+    def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        x, y = inputs
+        shape = bb.normalize(relax.op.add(x, y)).ty.shape
+        left = attr["direction"] == b"LEFT"
+        return bb.emit_te(_shift, x, y, list(shape), left, primfunc_name_hint="bit_shift")
+
+
+def _shift(x: te.Tensor, y: te.Tensor, shape: list[Any], left: bool) -> te.Tensor:
+    dtype = str(x.dtype)
+    bits = tirx.const(int(dtype.lstrip("uint")), dtype)
+    zero = tirx.const(0, dtype)
+    wide, by = topi.broadcast_to(x, shape), topi.broadcast_to(y, shape)
+
+    def shifted(*at: Any) -> Any:
+        value, count = wide(*at), by(*at)
+        inside = tirx.all(count >= zero, count < bits)
+        safe = tirx.Select(inside, count, zero)
+        if left:
+            return tirx.Select(inside, value << safe, zero)
+        sign = zero if dtype.startswith("u") else tirx.Select(value < zero, tirx.const(-1, dtype), zero)
+        return tirx.Select(inside, value >> safe, sign)
+
+    return te.compute(shape, shifted, name="bit_shift")
+
+
+class _BitCast(onnx_frontend.OnnxOpConverter):
+    """The same bits as another type of as many; booleans are the bytes 0 and 1."""
+
+    @classmethod
+    def _impl_v26(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        dtype = onnx_frontend.get_type(attr["to"])
+
+        def compute(x: te.Tensor) -> te.Tensor:
+            if "bool" in (dtype, str(x.dtype)):
+                return te.compute(x.shape, lambda *at: x(*at).astype(dtype), name="bit_cast")
+            return te.compute(x.shape, lambda *at: tirx.reinterpret(dtype, x(*at)), name="bit_cast")
+
+        return bb.emit_te(compute, inputs[0], primfunc_name_hint="bit_cast")
+
+
+class _CumProd(onnx_frontend.OnnxOpConverter):
+    """As `CumSum`."""
+
+    @classmethod
+    def _impl_v26(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        axis = onnx_frontend.get_constant(inputs[1], params)
+        if not hasattr(axis, "value"):
+            raise ValueError("CumProd of an axis that is not known before a run")
+        place, data = int(axis.value.numpy().reshape(())), inputs[0]
+        if attr.get("reverse", 0):
+            data = bb.normalize(relax.op.flip(data, place))
+        data = bb.normalize(relax.op.cumprod(data, place, exclusive=bool(attr.get("exclusive", 0))))
+        return relax.op.flip(data, place) if attr.get("reverse", 0) else data
+
+
+#: Operator → what writes it in Relax, before the importer's own.
+OURS = {"Cast": _Cast, "BitShift": _BitShift, "BitCast": _BitCast, "CumProd": _CumProd}
