@@ -9,6 +9,8 @@ from onnx import TensorProto
 from tvm import relax, te, tirx, topi
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
+from xamc.targets.graph.legalize import max_pool_places
+
 
 def import_onnx(proto: Any, shapes: Mapping[str, list[int]] | None = None) -> Any:
     """A model as a Relax module; its inputs are those of the graph, in order.
@@ -108,5 +110,23 @@ class _CumProd(onnx_frontend.OnnxOpConverter):
         return relax.op.flip(data, place) if attr.get("reverse", 0) else data
 
 
+class _MaxPool(onnx_frontend.MaxPool):
+    """With the places of the largest elements, counted through the whole tensor, as a second output."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        values = super()._impl_v1(bb, inputs, attr, params)
+        if attr["tvm_custom"]["num_outputs"] < 2:
+            return values
+        if attr.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+            raise ValueError(f"MaxPool with places and auto_pad {attr['auto_pad'].decode()}")
+        x, rank = inputs[0], len(attr["kernel_shape"])
+        shape = list(bb.normalize(values).ty.shape)
+        columns = bool(attr.get("storage_order", 0)) and rank > 1
+        windows = [attr["kernel_shape"], attr.get("strides"), attr.get("dilations"), attr.get("pads")]
+        sizes = [list(given or [default] * rank) for given, default in zip(windows, (1, 1, 1, 0))]
+        return bb.emit_te(max_pool_places, x, shape, sizes, columns, primfunc_name_hint="max_pool_places")
+
+
 #: Operator → what writes it in Relax, before the importer's own.
-OURS = {"Cast": _Cast, "BitShift": _BitShift, "BitCast": _BitCast, "CumProd": _CumProd}
+OURS = {"Cast": _Cast, "BitShift": _BitShift, "BitCast": _BitCast, "CumProd": _CumProd, "MaxPool": _MaxPool}

@@ -171,3 +171,45 @@ def _max_pool(builder: Any, call: Any) -> Any:
         return te.compute(call.ty.shape.values, largest, name="max_pool")
 
     return builder.call_te(compute, call.args[0], primfunc_name_hint=f"max_pool{rank}d")
+
+
+def max_pool_places(x: te.Tensor, shape: list[Any], sizes: list[list[int]], columns: bool) -> list[te.Tensor]:
+    """The largest elements of windows over [N, C, ...], and their places in the flattened tensor, the first of equals.
+
+    Args:
+        x: the tensor.
+        shape: of the result.
+        sizes: per axis of a window, its extents, strides, dilations and the padding before it.
+        columns: count the last two axes column by column.
+    """
+    kernel, strides, dilation, padding = sizes
+    taps = [te.reduce_axis((0, extent), name=f"k{axis}") for axis, extent in enumerate(kernel)]
+    least = _most_of_nothing(largest=True)
+
+    def combine(left: Any, right: Any) -> tuple[Any, Any]:
+        earlier = tirx.all(left[1] == right[1], left[0] < right[0])
+        stays = tirx.any(left[1] > right[1], earlier)
+        return tirx.Select(stays, left[0], right[0]), tirx.Select(stays, left[1], right[1])
+
+    reducer = te.comm_reducer(combine, lambda index, kind: (tirx.const(_LAST, index), least(kind)), name="max_place")
+
+    def largest(n: Any, c: Any, *at: Any) -> Any:
+        place = [at[i] * strides[i] + taps[i].var * dilation[i] - padding[i] for i in range(len(kernel))]
+        bounds = list(zip(place, x.shape[2:], strict=True))
+        inside = tirx.all(*(condition for index, extent in bounds for condition in (index >= 0, index < extent)))
+        flat: Any = tirx.const(0, "int64")
+        for index, extent in zip((n, c, *place), x.shape, strict=True):
+            flat = flat * tirx.Cast("int64", extent) + tirx.Cast("int64", index)
+        value = tirx.if_then_else(inside, x(n, c, *place), least(x.dtype))
+        return reducer((tirx.if_then_else(inside, flat, tirx.const(_LAST, "int64")), value), axis=taps)
+
+    places, values = te.compute(shape, largest, name="max_pool_places")
+    if not columns:
+        return [values, places]
+    rows, width = (tirx.Cast("int64", extent) for extent in x.shape[-2:])
+
+    def by_column(*at: Any) -> Any:
+        plane, inner = tirx.indexdiv(places(*at), rows * width), tirx.indexmod(places(*at), rows * width)
+        return plane * rows * width + tirx.indexmod(inner, width) * rows + tirx.indexdiv(inner, width)
+
+    return [values, te.compute(shape, by_column, name="max_pool_columns")]
