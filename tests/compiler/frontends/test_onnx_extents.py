@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.onnx_models import reference
 from tests.targets.graph.test_build import build, run
@@ -26,6 +26,9 @@ CODES = RNG.integers(0, 256, (2, 6, 5)).astype(np.uint8)
 SCALES = RNG.uniform(0.01, 0.1, (2, 3, 5)).astype(np.float32)
 ZEROS = RNG.integers(100, 150, (2, 3, 5)).astype(np.uint8)
 SIGNED = RNG.integers(-20, 20, (2, 2, 5)).astype(np.int8)
+COLUMNS = RNG.standard_normal((2, 18, 15)).astype(np.float32)
+#: Inputs that are constants in a model.
+CONSTANTS: dict[str, dict[str, Any]] = {"Col2Im": {"image": np.array([6, 6]), "block": np.array([3, 2])}}
 POOL: dict[str, Any] = {"kernel_shape": [3, 2], "strides": [2, 2]}
 CASES: dict[str, tuple[str, dict[str, Any], int, dict[str, Any], int]] = {
     "transposed to a larger shape": (
@@ -57,6 +60,9 @@ CASES: dict[str, tuple[str, dict[str, Any], int, dict[str, Any], int]] = {
     "pooled with places, spread": ("MaxPool", {"x": IMAGE}, 2, POOL | {"dilations": [2, 3], "ceil_mode": 1}, 13),
     "pooled with places by column": ("MaxPool", {"x": IMAGE}, 2, POOL | {"storage_order": 1}, 13),
     "pooled with places, one axis": ("MaxPool", {"x": IMAGE[0]}, 2, {"kernel_shape": [3]}, 13),
+    "images of blocks": (
+        "Col2Im", {"x": COLUMNS}, 1, {"strides": [2, 1], "pads": [1, 0, 0, 1], "dilations": [1, 2]}, 18,
+    ),
     "upsampled": ("Upsample", {"x": IMAGE}, 1, {"scales": [1.0, 1.0, 2.0, 3.0]}, 7),
 }  # fmt: skip
 
@@ -64,15 +70,16 @@ CASES: dict[str, tuple[str, dict[str, Any], int, dict[str, Any], int]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_against_onnxruntime(name: str, tmp_path: Path) -> None:
     op, feeds, outputs, attributes, opset = CASES[name]
-    names = [f"y{index}" for index in range(outputs)]
+    names, constants = [f"y{index}" for index in range(outputs)], CONSTANTS.get(op, {})
     graph = helper.make_graph(
-        [helper.make_node(op, list(feeds), names, name=op, **attributes)],
+        [helper.make_node(op, [*feeds, *constants], names, name=op, **attributes)],
         "g",
         [
             helper.make_tensor_value_info(given, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for given, array in feeds.items()
         ],
         [onnx.ValueInfoProto(name=given) for given in names],
+        [numpy_helper.from_array(array, given) for given, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)

@@ -51,6 +51,38 @@ def _conv_transpose(node: ir.Node) -> Any:
     )
 
 
+@body("Col2Im")
+def _col2im(node: ir.Node) -> Any:
+    """Sums of overlapping blocks as a transposed convolution with unit blocks for filters: [N, C K, L] to images."""
+    image, block = constant(node, 1), constant(node, 2)
+    columns = node.inputs[0]
+    if image is None or block is None or columns is None or columns.shape is None or len(image) > 3:
+        return None
+    taps, rank = int(np.prod(block)), len(image)
+    if not isinstance(columns.shape[1], int):
+        return None
+    strides, dilations = (list(node.attributes.get_ints(name, [1] * rank)) for name in ("strides", "dilations"))
+    pads = list(node.attributes.get_ints("pads", [0] * (2 * rank)))
+    reach = [(int(block[i]) - 1) * dilations[i] + 1 for i in range(rank)]
+    padded = [int(image[i]) + pads[i] + pads[rank + i] for i in range(rank)]
+    places = [(padded[i] - reach[i]) // strides[i] + 1 for i in range(rank)]
+    more = [padded[i] - reach[i] - strides[i] * (places[i] - 1) for i in range(rank)]
+    channels = columns.shape[1] // taps
+    made = function(
+        f"""Col2Im(x, image, block) => (y) {{
+            shape = Constant<value_ints = {[0, columns.shape[1], *places]}>()
+            parts = Reshape(x, shape)
+            filters = Constant<value_float = 0.0>()
+            typed = CastLike(filters, x)
+            y = ConvTranspose<group = {channels}, kernel_shape = {block.tolist()}, strides = {strides},
+                dilations = {dilations}, pads = {pads}, output_padding = {more}>(parts, typed)
+        }}"""
+    )
+    units = np.eye(taps, dtype=np.float32).reshape(taps, 1, *block.tolist())
+    set_constant(made, "filters", np.tile(units, (channels, *[1] * (rank + 1))))
+    return made
+
+
 @body("QuantizeLinear")
 def _quantize_blocks(node: ir.Node) -> Any:
     """round(x / scale) + zero, within the integers, with a scale and a zero per block of an axis."""

@@ -66,7 +66,10 @@ def remedy(domain: str, name: str) -> str:
     if name in _DATA_DEPENDENT or name.startswith(_NO_TENSOR):
         return "cut the graph before it"
     if name in ("LSTM", "GRU", "RNN"):
-        return "export with the recurrence written out (a fixed number of steps), or use a model without it"
+        return (
+            "fix its steps in frontend.shape at 64 or fewer, without lengths per sequence, clipping or activations other"
+            " than the defaults; or use a model without it"
+        )
     if name in RANDOM:
         return "make the random numbers an input"
     return "write it as other operators before the export"

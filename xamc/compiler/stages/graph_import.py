@@ -33,6 +33,7 @@ _MODULES = (
     "xamc.compiler.frontends.onnx_liveness",
     "xamc.compiler.frontends.onnx_model",
     "xamc.compiler.frontends.onnx_places",
+    "xamc.compiler.frontends.onnx_recurrent",
     "xamc.compiler.frontends.onnx_resize",
     "xamc.compiler.frontends.onnx_shapes",
     "xamc.compiler.frontends.onnx_uses",
