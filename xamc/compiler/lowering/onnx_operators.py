@@ -67,8 +67,8 @@ def remedy(domain: str, name: str) -> str:
         return "cut the graph before it"
     if name in ("LSTM", "GRU", "RNN"):
         return (
-            "fix its steps in frontend.shape at 64 or fewer, without lengths per sequence, clipping or activations other"
-            " than the defaults; or use a model without it"
+            "fix its steps in frontend.shape at 64 or fewer, without lengths per sequence, clipping, or activations"
+            " other than the defaults; or use a model without it"
         )
     if name in RANDOM:
         return "make the random numbers an input"
