@@ -231,6 +231,25 @@ def feeds(kind: str, seed: int = 5, shapes: dict[str, list[int]] | None = None) 
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
+def narrowed(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
+    """The same model in float16 or bfloat16, as exporters make it: weights, inputs, outputs and casts to float."""
+    narrow = onnx.ModelProto()
+    narrow.CopyFrom(model)
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    for tensor in narrow.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            array = np.clip(numpy_helper.to_array(tensor), -65504, 65504).astype(dtype)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for value in (*narrow.graph.input, *narrow.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = kind
+    for node in narrow.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = kind
+    return narrow
+
+
 def write(kind: str, path: Path) -> Path:
     """Saves one of `MODELS` to `path`."""
     onnx.save(MODELS[kind](), path)

@@ -14,10 +14,11 @@ import onnx
 import pytest
 import yaml
 
-from tests.onnx_models import MODELS, RANGES, SHAPES, feeds, reference, write
+from tests.onnx_models import MODELS, RANGES, SHAPES, feeds, narrowed, reference, write
 from tests.worker import Worker
 from xamc.compiler import cli
 from xamc.compiler.artifact import read_graph
+from xamc.compiler.artifact.params_index import read_params_index
 from xamc.compiler.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import load_spec
@@ -135,6 +136,58 @@ def test_extents_that_vary(kind: str, folder: Path, worker: Worker, capsys: pyte
     assert "at 2 sizes" in capsys.readouterr().out
     assert cli.run(["inspect", str(path)]) == 0
     assert f"{low[0]}..{high[0]}" in capsys.readouterr().out
+
+
+HALVES = [
+    ("vit", "float16", "tvm_vacc", "fp16", True),
+    ("resnet", "bfloat16", "tvm_cpu", "fp32", False),
+]
+
+
+@pytest.mark.parametrize(("kind", "half", "target", "storage", "varies"), HALVES)
+def test_models_in_16_bits(
+    kind: str,
+    half: str,
+    target: str,
+    storage: str,
+    varies: bool,
+    tmp_path: Path,
+    worker: Worker,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Inputs and outputs have the file's types, or float32 for bfloat16; every command takes the artifact."""
+    model = narrowed(MODELS[kind](), onnx.TensorProto.DataType.Value(half.upper()))
+    onnx.save(model, tmp_path / f"{kind}.onnx")
+    build = spec(kind, tmp_path, target, storage)
+    build["backend"]["compile"]["mcpu"] = "x86-64-v3"
+    if varies:
+        build["frontend"]["shape"] = RANGES[kind]
+    with worker.active():
+        compiled = compile_spec(build)
+    loaded, sizes = load(compiled.path), RANGES[kind].values() if varies else ()
+    assert isinstance(loaded, GraphModel)
+    for which in range(2 if varies else 1):
+        shapes = {name: ends[which] for name, ends in RANGES[kind].items()} if sizes else None
+        given = feeds(kind, seed=7, shapes=shapes)
+        if half == "float16":
+            given = {name: array.astype(np.float16) for name, array in given.items()}
+        # bfloat16 is no type of ONNX Runtime's operators: its model in float32, the weights not rounded
+        expected = reference(model if half == "float16" else MODELS[kind](), given)
+        for name, actual in loaded.run(given).items():
+            assert actual.dtype == (np.float16 if half == "float16" else np.float32)
+            assert relative_error(actual, expected[name]) <= tolerance(f"graph_from_{half}")
+    distances = compiled.report["deviation"]["float32_from_file"]
+    assert distances.keys() == expected.keys() and max(distances.values()) <= tolerance(f"graph_from_{half}")
+    stored = {entry.dtype for entry in read_params_index(compiled.path / loaded.manifest.params_file).values()}
+    assert stored == {"float16" if storage == "fp16" else "float32"}
+    (tmp_path / "build.yaml").write_text(yaml.safe_dump(build))
+    for command in ("run", "verify", "inspect") if varies else ("verify",):
+        assert cli.run([command, str(compiled.path)]) == 0
+    if not varies:
+        return
+    with worker.active():
+        assert cli.run(["plan", str(tmp_path / "build.yaml")]) == 0
+    assert f"{half} in the file, computed in float32" in capsys.readouterr().out
 
 
 def test_what_an_artifact_holds(compiled: Callable[..., Path]) -> None:

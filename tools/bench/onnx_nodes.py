@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [case for case in cases if re.search(options.cases, case.name)]
     wanted = [case for case in wanted if case.name not in rows or rows[case.name].state not in options.keep]
     print(f"{len(wanted)} cases", flush=True)
-    for number, row in enumerate(run_all(wanted), 1):
+    for number, row in enumerate(run_all(wanted, operators_of(cases)), 1):
         rows[row.case] = row
         late = time.monotonic() - started > options.seconds
         if number % 50 == 0 or late:  # a run takes long: what it has so far is not lost
@@ -121,13 +121,16 @@ def _first(case: Any) -> str:
     return f"{domain}::{name}" if domain not in ("", "ai.onnx") else name
 
 
-def run_all(cases: Iterable[Any]) -> Iterable[Row]:
-    """Rows, in the order of operators and cases."""
+def run_all(cases: Iterable[Any], operators: Mapping[str, str]) -> Iterable[Row]:
+    """Rows, in the order of operators and cases.
+
+    Args:
+        cases: those to run.
+        operators: of `operators_of`, for all cases: one that was written out is of the operator of the whole one.
+    """
     # imported once, here, for all forks; what a running tool tests doesn't change under its feet either
     for module in _MODULES:
         importlib.import_module(module)
-    cases = list(cases)
-    operators = operators_of(cases)
     for case in sorted(cases, key=lambda case: (_BODY in operators[case.name], operators[case.name].lower())):
         outcome = in_fork(lambda case=case: run_case(case, compile_here), SECONDS)  # type: ignore[misc]
         reason = " ".join(outcome.reason.split())
@@ -168,6 +171,8 @@ def page(rows: Sequence[Row], left: int = 0) -> str:
         "Written by `python -m tools.bench.onnx_nodes`; every case is in [onnx_nodes.csv](onnx_nodes.csv).",
         "The cases are those of the `onnx` package, its expected outputs and tolerances; they take the road of",
         "[ONNX models](../onnx.md): simplification, TVM's importer, code for x86-64-v3, run on this CPU.",
+        "Expected results in bfloat16 were rounded after every operator: they may be off by `node_bfloat16`",
+        "(`xamc/compiler/verify/tolerances.py`) of the largest element where the case's own tolerance is smaller.",
         ", ".join(f"{tool} {tool_version(tool)}" for tool in _TOOLS) + ".",
         "",
         f"**{passed} of {len(rows)} cases pass ({passed / max(1, len(rows)):.1%})**, and "

@@ -26,6 +26,7 @@ class GraphPlan:
     Attributes:
         storage: how the weights of large operators are stored.
         quantized: how many weights are int8.
+        halves: the 16-bit float of the file, float16 or bfloat16, which is computed in float32; or empty.
         params_bytes: size of the parameter file.
         packed_bytes: of the weights as a CPU's kernels have them in memory, at most: float32.
         activations: bytes of all values that live at once besides the parameters, at most, as they are computed here.
@@ -43,6 +44,7 @@ class GraphPlan:
     parameters: int
     storage: str
     quantized: int
+    halves: str
     params_file: str
     params_bytes: int
     packed_bytes: int
@@ -104,6 +106,7 @@ def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
         parameters=facts.count,
         storage=request.storage,
         quantized=facts.quantized,
+        halves=facts.halves,
         params_file=files.params,
         params_bytes=facts.nbytes,
         packed_bytes=4 * facts.count if spec.backend.type == "tvm_cpu" else 0,

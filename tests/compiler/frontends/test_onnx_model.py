@@ -101,6 +101,19 @@ def test_constants_are_tensors(tmp_path: Path) -> None:
     assert constants and all(list(node.attributes) == ["value"] for node in constants)
 
 
+def test_no_extents_are_integers(tmp_path: Path) -> None:
+    """The part of a shape that begins behind its end has no element that would say so."""
+    g = Graph()
+    y = g.add("Shape", "x", start=2, end=1)
+    model = g.model({"x": (TensorProto.FLOAT, [2, 3, 4])}, {"y": (y, [0])})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    model.graph.node.pop()
+    model.graph.node[-1].output[0] = "y"
+    opened = open_onnx(saved(model, tmp_path / "m.onnx"), {})
+    (constant,) = (node for node in opened.model.graph if node.op_type == "Constant")
+    assert constant.attributes["value"].value.numpy().dtype == np.int64
+
+
 def test_a_shape_in_a_list_of_one(tmp_path: Path) -> None:
     opened = open_onnx(write("resnet", tmp_path / "m.onnx"), {"input.1": [[2, 3, 32, 32]]})
     assert opened.model.graph.outputs[0].shape == ir.Shape([2, 10])
@@ -148,7 +161,8 @@ def one_node(op: str, domain: str = "", kind: int = TensorProto.FLOAT) -> onnx.M
             "Det, operator set 17, 1 nodes (my_Det): has no lowering to TVM; write it as",
         ),
         (lambda: one_node("SequenceConstruct"), "E1154", "SequenceConstruct"),
-        (lambda: one_node("Relu", kind=TensorProto.FLOAT16), "E1158", "computes in FLOAT16"),
+        (lambda: one_node("Identity", kind=TensorProto.FLOAT8E4M3FN), "E1158", "x is FLOAT8E4M3FN"),
+        (lambda: one_node("Identity", kind=TensorProto.INT4), "E1158", "x is INT4"),
         (lambda: one_node("Identity", kind=TensorProto.STRING), "E1158", "x is STRING"),
     ],
 )

@@ -39,11 +39,6 @@ def test_attributes(op: str, attributes: dict[str, Any], words: str | None) -> N
 @pytest.mark.parametrize(
     ("op", "dtype", "attributes", "words"),
     [
-        ("BitShift", ir.DataType.INT32, {"direction": "LEFT"}, "shifts INT32"),
-        ("BitShift", ir.DataType.UINT32, {"direction": "LEFT"}, None),
-        ("Mod", ir.DataType.FLOAT, {}, "fmod 1 only"),
-        ("Mod", ir.DataType.FLOAT, {"fmod": 1}, None),
-        ("Mod", ir.DataType.INT64, {}, None),
         ("TopK", ir.DataType.UINT64, {}, "UINT64"),
         ("TopK", ir.DataType.FLOAT, {}, None),
     ],

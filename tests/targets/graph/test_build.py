@@ -121,7 +121,7 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_all_uses_that_the_importer_does_not_have(tmp_path: Path) -> None:
     """Not only the first one, and with the names of the nodes."""
     g = Graph()
-    maximum = g.add("MaxPool", "x", outputs=2, kernel_shape=[2, 2], strides=[2, 2])
+    maximum = g.add("MaxPool", "x", outputs=2, kernel_shape=[2, 2], auto_pad="SAME_UPPER")
     exact = g.add("Relu", "x")
     power = g.add("Pow", "x", "n")
     model = g.model({"x": (TensorProto.FLOAT, [2, 3, 8, 8]), "n": (TensorProto.INT64, [8])}, {})
@@ -136,7 +136,7 @@ def test_all_uses_that_the_importer_does_not_have(tmp_path: Path) -> None:
 
 
 def test_a_use_that_the_importer_does_not_have(tmp_path: Path) -> None:
-    model = one_node("MaxPool", X, 2, kernel_shape=[2, 2], strides=[2, 2])
+    model = one_node("MaxPool", X, 2, kernel_shape=[2, 2], auto_pad="SAME_UPPER")
     with pytest.raises(UnsupportedError, match="can't lower") as caught:
         build(model, 1, tmp_path)
     assert caught.value.code == "E1473" and "MaxPool" in " ".join(caught.value.details) + caught.value.message

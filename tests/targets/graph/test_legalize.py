@@ -17,7 +17,13 @@ from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
 
-KINDS = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64}
+KINDS = {
+    "float32": TensorProto.FLOAT,
+    "float64": TensorProto.DOUBLE,
+    "int64": TensorProto.INT64,
+    "int8": TensorProto.INT8,
+    "bool": TensorProto.BOOL,
+}
 POOLS: dict[int, dict[str, Any]] = {
     rank: {"kernel_shape": [3] * rank, "strides": [2] * rank, "dilations": [1] * (rank - 1) + [2], "pads": pads}
     for rank, pads in ((1, [2, 1]), (3, [1, 0, 1, 1, 1, 1]))
@@ -31,17 +37,19 @@ def _rows(dtype: str) -> np.ndarray:
     return rows.reshape(5, 4, 3)
 
 
-def _model(nodes: dict[str, tuple[str, list[str], dict[str, Any]]], dtype: str) -> onnx.ModelProto:
+def _model(
+    nodes: dict[str, tuple[str, list[str], dict[str, Any]]], dtype: str, shape: tuple[int, ...] = (5, 4, 3)
+) -> onnx.ModelProto:
     """One node per output, all of `x`."""
     tensors = [numpy_helper.from_array(np.array([1, 2]), "axes"), numpy_helper.from_array(np.array([0]), "first")]
     graph = helper.make_graph(
         [helper.make_node(op, inputs, [name], **attributes) for name, (op, inputs, attributes) in nodes.items()],
         "g",
-        [helper.make_tensor_value_info("x", KINDS[dtype], [5, 4, 3])],
+        [helper.make_tensor_value_info("x", KINDS[dtype], shape)],
         [onnx.ValueInfoProto(name=name) for name in nodes],
         tensors,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
@@ -73,6 +81,55 @@ def test_reductions_of_infinities(dtype: str, tmp_path: Path) -> None:
     }
     for name, actual in zip(nodes, run(build(_model(nodes, dtype), 1, tmp_path), {"x": x}), strict=True):
         np.testing.assert_array_equal(actual, expected[name], err_msg=name, strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_reductions_of_nothing(dtype: str, tmp_path: Path) -> None:
+    """What a reduction begins with, in every element, though no element is there to begin it with."""
+    of_floats = {"ReduceLogSum": -np.inf, "ReduceLogSumExp": -np.inf, "ReduceL2": 0}
+    expected: dict[str, Any] = {"ReduceSum": 0, "ReduceProd": 1, "ReduceL1": 0, "ReduceSumSquare": 0}
+    if dtype == "float32":
+        expected |= of_floats | {"ReduceMax": -np.inf, "ReduceMin": np.inf}
+    else:
+        expected = {"ReduceMax": -128, "ReduceMin": 127}
+    nodes: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+        op: (op, ["x", "axes"], {"keepdims": index % 2}) for index, op in enumerate(expected)
+    }
+    onnx.save(_model(nodes, dtype, (3, 0, 4)), tmp_path / "m.onnx")
+    opened = open_onnx(tmp_path / "m.onnx", {})
+    library = build(ir.to_proto(opened.model), 1, tmp_path)
+    results = run(library, {"x": np.zeros((3, 0, 4), dtype)})
+    for (op, value), actual, keep in zip(expected.items(), results, [False, True] * 5):
+        wanted = np.full((3, 1, 1) if keep else (3,), value, dtype)
+        np.testing.assert_array_equal(actual, wanted, err_msg=op, strict=True)
+
+
+def test_reductions_of_booleans(tmp_path: Path) -> None:
+    nodes: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+        op: (op, ["x", "axes"], {"keepdims": 0}) for op in ("ReduceMax", "ReduceMin")
+    }
+    x = np.random.default_rng(0).random((5, 4, 3)) < 0.5
+    x[0], x[1] = False, True
+    largest, least = run(build(_model(nodes, "bool"), 1, tmp_path), {"x": x})
+    np.testing.assert_array_equal(largest, x.any((1, 2)), strict=True)
+    np.testing.assert_array_equal(least, x.all((1, 2)), strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softplus_of_small_powers(dtype: str, tmp_path: Path) -> None:
+    """log(1 + e^x) where 1 + e^x is 1, as precise as elsewhere, and no overflow where e^x is infinite."""
+    x = np.concatenate([np.linspace(-80, 80, 1601), [-1000, 1000, -0.0]]).astype(dtype)
+    graph = helper.make_graph(
+        [helper.make_node("Softplus", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", KINDS[dtype], x.shape)],
+        [helper.make_tensor_value_info("y", KINDS[dtype], x.shape)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "m.onnx")
+    opened = open_onnx(tmp_path / "m.onnx", {})
+    (actual,) = run(build(ir.to_proto(opened.model), 1, tmp_path), {"x": x})
+    wanted = np.logaddexp(0, x.astype(np.longdouble)).astype(dtype)
+    np.testing.assert_allclose(actual, wanted, rtol=3 * tolerance("kernel_exp") if dtype == "float32" else 1e-14)
 
 
 def test_pooling_of_three_dimensions(tmp_path: Path) -> None:

@@ -49,10 +49,12 @@ def _print_plan(plan: GraphPlan) -> None:
     print_table(console, ("", "name", "dtype", "shape"), rows)
     console.print("\noperators", style="bold")
     print_table(console, ("operator", "nodes"), [(name, str(count)) for name, count in plan.operators.items()])
+    widened = f", {plan.halves} in the file, computed in float32" if plan.halves else ""
     quantized = f", {plan.quantized} of the tensors int8" if plan.quantized else ""
     count = f"{plan.parameters / 1e6:.1f} M" if plan.parameters >= 1e5 else f"{plan.parameters}"
     console.print(
-        f"\nweights  {count} parameters{quantized}, {size(plan.params_bytes)} in {plan.params_file} ({plan.storage})"
+        f"\nweights  {count} parameters{quantized}, {size(plan.params_bytes)} in {plan.params_file} "
+        f"({plan.storage}){widened}"
     )
     console.print(
         f"memory   {size(plan.nbytes)} while it runs, {size(plan.activations)} of it values, computed in float32"

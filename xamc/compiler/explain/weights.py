@@ -117,8 +117,11 @@ fix them. Every extent has to be a number, `frontend: {shape: {input_ids: [1, 12
     "E1157": """An output of the ONNX graph has a shape that depends on the data, so that it is not known before a run:
 the operators that remain after simplification are listed. Cut the graph before them, and leave that part to the
 application.""",
-    "E1158": """The ONNX graph computes in float16, bfloat16 or a type of fewer bits, or takes such inputs. Export it in
-float32: how weights are stored is chosen by `backend.dtype`, and the graph computes in float32.""",
+    "E1158": """The ONNX graph has inputs or outputs of an element type that the runtime can't take or give: text,
+complex numbers, floats of 8 bits or fewer, integers of 4 bits or fewer. Integers of 8 bits and more, booleans, float64,
+float32, float16 and bfloat16 (which is float32 for callers) are taken. A `BitCast` of 16-bit floats is refused, too:
+they are computed in float32, which has other bits. Cast at the ends of the model, then export it again: how weights are
+stored is chosen by `backend.dtype`, and the graph computes in float32.""",
     "E1160": """The pass `kv_int8` stores the KV cache as int8 with one scale and zero point per KV head and channel,
 and was given scales of another model: too few layers, or another number of KV heads or channels. A defect of the
 compile's driver, which gives every graph the scales of its own config.""",

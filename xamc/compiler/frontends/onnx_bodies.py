@@ -121,6 +121,43 @@ def _reduce_log_sum_exp(node: ir.Node) -> Any:
     return made
 
 
+@body("Softplus")
+def _softplus(node: ir.Node) -> Any:
+    """log(1 + e^x) as max(x, 0) + log1p(e) with e = e^-|x|; the logarithm of the rounded 1 + e would lose a small e.
+
+    log1p(e) = 2 atanh(t) = 2t (1 + t^2/3 + t^4/5 + ...) with t = e / (2 + e), at most 1/3: each term is a ninth of the
+    one before it, or less.
+    """
+    dtype = _dtype(node, 0)
+    terms = 18 if dtype == ir.DataType.DOUBLE else 8
+    lines = []
+    for place in range(terms):
+        lines.append(f"f{place} = Constant<value_float = 0.0>()")
+        lines.append(f"p{place} = Mul(s{place - 1}, square)" if place else "p0 = Identity(f0)")
+        lines.append(f"s{place} = Add(p{place}, f{place})" if place else "s0 = Identity(p0)")
+    made = function(
+        f"""Softplus(x) => (y) {{
+            two = Constant<value_float = 0.0>()
+            zero = Constant<value_float = 0.0>()
+            size = Abs(x)
+            below = Neg(size)
+            e = Exp(below)
+            divisor = Add(e, two)
+            t = Div(e, divisor)
+            square = Mul(t, t)
+            {chr(10).join(lines)}
+            twice = Mul(t, two)
+            small = Mul(twice, s{terms - 1})
+            positive = Max(x, zero)
+            y = Add(positive, small)
+        }}"""
+    )
+    factors = {f"f{place}": 1 / divisor for place, divisor in enumerate(range(2 * terms - 1, 0, -2))}
+    for name, number in ({"two": 2, "zero": 0} | factors).items():
+        set_constant(made, name, np.asarray(number, ir.DataType(dtype).numpy()))
+    return made
+
+
 @body("Mish")
 def _mish(node: ir.Node) -> Any:
     """x tanh(log(1 + e^x)) as x n / (n + 2) with n = e^x (e^x + 2): the logarithm would lose the small e^x.
@@ -159,6 +196,28 @@ def _pow(node: ir.Node) -> Any:
             exponent = Cast<to = {wide}>(n)
             power = Pow(base, exponent)
             y = Cast<to = {int(base)}>(power)
+        }}"""
+    )
+
+
+@body("Mod")
+def _mod(node: ir.Node) -> Any:
+    """Of floats, with the divisor's sign: what fmod leaves, and one divisor more where that has the other sign."""
+    if node.attributes.get_int("fmod", 0) or not ir.DataType(_dtype(node, 0)).is_floating_point():
+        return None
+    return function(
+        f"""Mod(x, y) => (z) {{
+            zero = Constant<value_float = 0.0>()
+            none = Cast<to = {_dtype(node, 0)}>(zero)
+            rest = Mod<fmod = 1>(x, y)
+            below = Less(rest, none)
+            divisor_below = Less(y, none)
+            other = Xor(below, divisor_below)
+            exact = Equal(rest, none)
+            inexact = Not(exact)
+            moves = And(other, inexact)
+            moved = Add(rest, y)
+            z = Where(moves, moved, rest)
         }}"""
     )
 

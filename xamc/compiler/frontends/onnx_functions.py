@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from xamc.compiler.frontends import onnx_resize  # noqa: F401  registers a body
+from xamc.compiler.frontends import onnx_extents, onnx_places, onnx_recurrent, onnx_resize  # noqa: F401  they register bodies
 from xamc.compiler.frontends.onnx_bodies import BODIES
 from xamc.compiler.lowering.onnx_operators import RANDOM, STANDARD_DOMAINS, obstacle
 
@@ -70,6 +70,8 @@ def _needs_body(node: ir.Node) -> bool:
     if node.op_type in _ONE_OUTPUT and any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return True
     if node.op_type in BODIES:
+        return True
+    if node.op_type == "GroupNormalization":  # onnx infers no shape for it whole
         return True
     if node.op_type == "RMSNormalization" and _of_several_axes(node):
         return True

@@ -17,6 +17,7 @@ from onnxscript import optimizer
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
 from xamc.compiler.frontends.onnx_functions import expand_functions, expandable
+from xamc.compiler.frontends.onnx_halves import BFLOAT16, by_operator, half_type, reads_bits, widen
 from xamc.compiler.frontends.onnx_shapes import fix_shapes
 from xamc.compiler.frontends.onnx_uses import wrong_use
 from xamc.compiler.frontends.onnx_weights import lift_weights
@@ -24,16 +25,27 @@ from xamc.compiler.lowering.onnx_operators import STANDARD_DOMAINS, obstacle, re
 
 _MOST_LISTED = 40
 _MOST_NODES_NAMED = 5
-_MOST_ROUNDS = 4
+_MOST_ROUNDS = 8
 # what is computed from constants: position tables and masks, but no second copy of a large weight
 _FOLDED_ELEMENTS = 2**20
+_MOST_EQUAL = 1024
 _TENSOR_TYPES = frozenset(
     getattr(ir.DataType, name)
-    for name in ("FLOAT", "DOUBLE", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL")
+    for name in (
+        "FLOAT",
+        "DOUBLE",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+        "BOOL",
+        "FLOAT16",
+    )
 )
-_HALF_TYPES = frozenset((ir.DataType.FLOAT16, ir.DataType.BFLOAT16))
-# what may hold a 16-bit float: storage that is widened, and movement of it
-_MOVES = frozenset(("Cast", "CastLike", "Identity", "Transpose", "Reshape", "DequantizeLinear", "QuantizeLinear"))
 
 
 @dataclass
@@ -42,7 +54,10 @@ class OnnxModel:
 
     Attributes:
         file: the file as it was read.
-        original: the model with fixed input shapes, its functions inlined and nothing else done.
+        original: the model with fixed input shapes, its functions inlined, and widened if it is of 16-bit floats;
+            nothing else done.
+        halves: the same, not widened, for ONNX Runtime to compute in 16-bit floats; None for other models.
+        half: that 16-bit float, float16 or bfloat16, or empty.
         model: the same, simplified: constants folded, batch norms merged into convolutions, dead nodes removed.
         operators: operator type → number of nodes of `model`.
         symbols: extent that varies → its smallest and largest value.
@@ -50,6 +65,8 @@ class OnnxModel:
 
     file: OnnxFile
     original: ir.Model
+    halves: ir.Model | None
+    half: str
     model: ir.Model
     operators: Mapping[str, int]
     symbols: Mapping[str, tuple[int, int]]
@@ -70,6 +87,7 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     file = read_onnx(path)
     original = _inlined(file)
     symbols = fix_shapes(original, shapes, str(path))
+    half, halves = _widened(original, path)
     model = original.clone()
     try:
         _simplify(model, path)
@@ -81,7 +99,25 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     _require_types(model, path)
     _require_known(model, path, symbols)
     operators = Counter(node.op_type for node in model.graph.all_nodes())
-    return OnnxModel(file, original, model, dict(operators.most_common()), symbols)
+    return OnnxModel(file, original, halves, half, model, dict(operators.most_common()), symbols)
+
+
+def _widened(model: ir.Model, path: Path) -> tuple[str, ir.Model | None]:
+    """Widens a model of 16-bit floats in place; gives their name, and what it was, as ONNX Runtime can run it."""
+    try:
+        half = half_type(model)
+        if half is None:
+            return "", None
+        bits = [node.name or str(node.outputs[0].name) for node in model.graph.all_nodes() if reads_bits(node)]
+        if bits:
+            raise _refused_types(path, [f"{name} (BitCast) reads the bits of a 16-bit float" for name in bits])
+        own = model.clone()
+        widen(model)
+        if half == BFLOAT16:
+            by_operator(own)
+    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, ir.passes.PassError) as error:
+        raise _not_evaluated(path, error.__cause__ or error) from error
+    return half.name.lower(), own
 
 
 def _inlined(file: OnnxFile) -> ir.Model:
@@ -154,16 +190,21 @@ def _shown(domain: str, name: str) -> str:
 def _simplify(model: ir.Model, path: Path) -> None:
     """What onnxsim does: folds constants and shapes, merges batch norms, removes dead nodes and duplicates."""
     try:
-        # what is folded in the first round has a shape in the second, and what a function was written out as in another
-        for round in range(_MOST_ROUNDS):
-            if round >= 2 and not expand_functions(model):
-                break
+        # what is folded in the first round has a shape in the second; also when a function was written out
+        left = 2
+        for _ in range(_MOST_ROUNDS):
+            if not left:
+                if not expand_functions(model):
+                    break
+                left = 2
+            left -= 1
+            _split_constants(model)
             optimizer.optimize_ir(
                 model,
                 num_iterations=4,
                 input_size_limit=_FOLDED_ELEMENTS,
                 output_size_limit=_FOLDED_ELEMENTS,
-                should_fold=lambda node: False if node.op_type in ("Loop", "Scan") else None,
+                should_fold=_should_fold,
                 inline=False,
             )
             for value in model.graph.initializers.values():
@@ -175,12 +216,47 @@ def _simplify(model: ir.Model, path: Path) -> None:
         raise _not_evaluated(path, e.__cause__ or e) from e
 
 
+def _split_constants(model: ir.Model) -> None:
+    """Parts of small constants as constants; the optimizer folds what has one output alone."""
+    for node in list(model.graph.all_nodes()):
+        value = node.inputs[0] if node.op_type == "Split" else None
+        sizes = node.inputs[1] if len(node.inputs) > 1 else None
+        if value is None or value.const_value is None or value.const_value.size > _MOST_EQUAL or node.graph is None:
+            continue
+        if sizes is not None and sizes.const_value is None:
+            continue
+        array, axis, count = value.const_value.numpy(), node.attributes.get_int("axis", 0), len(node.outputs)
+        given = node.attributes.get_ints("split", []) if sizes is None else sizes.const_value.numpy().tolist()
+        if not given:  # all the same, but for a smaller last one
+            part = -(-array.shape[axis] // count)
+            given = [part] * (count - 1) + [array.shape[axis] - part * (count - 1)]
+        for output, part_of in zip(list(node.outputs), np.split(array, np.cumsum(given)[:-1], axis), strict=True):
+            constant = ir.node("Constant", [], {"value": ir.tensor(np.ascontiguousarray(part_of))})
+            constant.name = f"{output.name}.part"
+            made = constant.outputs[0]
+            made.name, made.const_value = constant.name, constant.attributes["value"].value
+            made.shape, made.type = ir.Shape(part_of.shape), output.type
+            node.graph.insert_before(node, constant)
+            for user, index in list(output.uses()):
+                user.replace_input_with(index, made)
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """Never loops; equal numbers of a known shape, which it would leave, unless they are many; None: it decides."""
+    if node.op_type in ("Loop", "Scan"):
+        return False
+    extents = node.inputs[0] if node.op_type == "ConstantOfShape" else None
+    if extents is None or extents.const_value is None:
+        return None
+    return int(np.prod(extents.const_value.numpy())) <= _MOST_EQUAL
+
+
 def _as_tensors(model: ir.Model) -> None:
     """Constants as the one attribute that TVM's importer knows; folding leaves numbers and lists of them, too."""
     for node in model.graph.all_nodes():
         if node.op_type == "Constant" and "value" not in node.attributes:
             (attribute,) = node.attributes.values()
-            array = np.asarray(attribute.value)
+            array = np.asarray(attribute.value, np.int64 if attribute.type == ir.AttributeType.INTS else None)
             if array.dtype.kind in "if":
                 tensor = ir.tensor(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
                 node.attributes.clear()
@@ -211,17 +287,17 @@ def _require_types(model: ir.Model, path: Path) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.dtype not in _TENSOR_TYPES:
             lines.append(f"{value.name} is {value.dtype.name if value.dtype else 'of unknown type'}")
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            if value.dtype in _HALF_TYPES and node.op_type not in _MOVES:
-                lines.append(f"{node.name or value.name} ({node.op_type}) computes in {value.dtype.name}")
     if lines:
-        raise UnsupportedError(
-            "E1158",
-            f"{path}: {len(lines)} inputs, outputs or operators are of a type that is not computed in",
-            "export the model in float32; backend.dtype: fp16 then stores the weights in 16 bits",
-            details=tuple(lines[:_MOST_LISTED]),
-        )
+        raise _refused_types(path, lines)
+
+
+def _refused_types(path: Path, lines: list[str]) -> UnsupportedError:
+    return UnsupportedError(
+        "E1158",
+        f"{path}: {len(lines)} inputs, outputs or operators are of a type that is not computed in",
+        "give them a type of at least 8 bits that NumPy has, or float16: cast at the model's ends, then export it",
+        details=tuple(lines[:_MOST_LISTED]),
+    )
 
 
 def _require_known(model: ir.Model, path: Path, symbols: Mapping[str, Any]) -> None:

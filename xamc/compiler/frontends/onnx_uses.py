@@ -40,10 +40,6 @@ def _wrong_type(node: ir.Node) -> str | None:
     dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
     if dtype is None:
         return None
-    if node.op_type == "BitShift" and dtype.is_signed():
-        return f"shifts {dtype.name}, whose shifts by negative or too many bits would be undefined"
-    if node.op_type == "Mod" and dtype.is_floating_point() and node.attributes.get_int("fmod", 0) == 0:
-        return "takes the remainder of floats with the divisor's sign, which is computed with fmod 1 only"
     if node.op_type == "TopK" and dtype == ir.DataType.UINT64:
         return "sorts UINT64, which TVM can't"
     return None

@@ -43,16 +43,20 @@ class StoredWeights:
     kept: dict[str, str] = field(default_factory=dict)
 
 
-def lift_weights(model: ir.Model) -> dict[str, Array]:
-    """Turns float32 initializers of at least two elements into graph inputs, behind the others; returns their values.
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
+
+def lift_weights(model: ir.Model) -> dict[str, Array]:
+    """Turns float initializers of at least two elements into graph inputs, behind the others; returns their values.
+
+    Of a graph to compile, which is widened, they are float32; of a file in 16-bit floats they are as they are there.
     Scalars, integers, tensors that are not finite (masks) and what an operator reads while it is lowered stay.
     """
     weights: dict[str, Array] = {}
     inner = {v.name for graph in model.graph.subgraphs() for node in graph for v in node.inputs if v is not None}
     for name, value in list(model.graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or value.dtype != ir.DataType.FLOAT or tensor.size < 2 or name in inner:
+        if tensor is None or value.dtype not in _FLOATS or tensor.size < 2 or name in inner:
             continue
         if value.is_graph_output() or any(node.op_type in _READS_VALUES for node, _ in value.uses()):
             continue

@@ -9,9 +9,9 @@ from __future__ import annotations
 STANDARD_DOMAINS = ("", "ai.onnx")
 
 _NAMES = """
-Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitCast BitShift BitwiseAnd
 BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos Cosh
-CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike
+CumProd CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike
 Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool Greater
 GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Hardmax Identity If InstanceNormalization IsInf
 IsNaN LRN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpPool MatMul MatMulInteger Max MaxPool
@@ -66,7 +66,10 @@ def remedy(domain: str, name: str) -> str:
     if name in _DATA_DEPENDENT or name.startswith(_NO_TENSOR):
         return "cut the graph before it"
     if name in ("LSTM", "GRU", "RNN"):
-        return "export with the recurrence written out (a fixed number of steps), or use a model without it"
+        return (
+            "fix its steps in frontend.shape at 64 or fewer, without lengths per sequence, clipping, or activations"
+            " other than the defaults; or use a model without it"
+        )
     if name in RANDOM:
         return "make the random numbers an input"
     return "write it as other operators before the export"

@@ -27,9 +27,14 @@ LIMITS = Limits(seconds=1800, memory_bytes=16 * 2**30)
 _MODULES = (
     "xamc.compiler.frontends.onnx_file",
     "xamc.compiler.frontends.onnx_bodies",
+    "xamc.compiler.frontends.onnx_extents",
     "xamc.compiler.frontends.onnx_functions",
+    "xamc.compiler.frontends.onnx_halves",
     "xamc.compiler.frontends.onnx_liveness",
     "xamc.compiler.frontends.onnx_model",
+    "xamc.compiler.frontends.onnx_places",
+    "xamc.compiler.frontends.onnx_recurrent",
+    "xamc.compiler.frontends.onnx_resize",
     "xamc.compiler.frontends.onnx_shapes",
     "xamc.compiler.frontends.onnx_uses",
     "xamc.compiler.frontends.onnx_weights",
@@ -58,6 +63,8 @@ class GraphFacts:
         quantized: how many weights are int8.
         kept: weight → why it keeps float32 where 16 bits were asked for.
         simplified: deviation of the simplified graph from the original, both fp32 in ONNX Runtime.
+        halves: the 16-bit float that the file computes in, or empty.
+        widened: output → deviation of the original in float32 from the file as it is, in 16-bit floats.
         stored: output → deviation of the graph with stored weights from the original.
     """
 
@@ -71,6 +78,8 @@ class GraphFacts:
     quantized: int
     kept: Mapping[str, str]
     simplified: float
+    halves: str
+    widened: Mapping[str, float]
     stored: Mapping[str, float]
 
 
@@ -156,7 +165,14 @@ def run(request: Mapping[str, Any]) -> None:
     from xamc.compiler.frontends.onnx_shapes import at_extents
     from xamc.compiler.frontends.onnx_weights import lift_weights, store_weights
     from xamc.compiler.lowering.index_bounds import bound_indices
-    from xamc.compiler.verify.graph_oracle import MOST_IR_VERSION, answers, deviations, require_close
+    from xamc.compiler.verify.graph_oracle import (
+        FROM_HALVES,
+        MOST_IR_VERSION,
+        answers,
+        deviations,
+        require_close,
+        widened_deviations,
+    )
     from xamc.compiler.weights.lazy import ArrayTensor
     from xamc.runtime.seeded_feeds import seeded_feeds
     from xamc.targets.vacc.params_file import ParamsFile, write_params_files
@@ -173,16 +189,28 @@ def run(request: Mapping[str, Any]) -> None:
     inputs = _tensors(model.graph.inputs, largest.graph.inputs, least.graph.inputs, limits)
     outputs = _tensors(model.graph.outputs, largest.graph.outputs, least.graph.outputs, {})
     weights = lift_weights(model)
+    widened: dict[str, float] = {}
     simplified, stored_by, cases = 0.0, {}, {}
     if not plan:
-        original = opened.original
+        original, halves = opened.original, opened.halves
+        names = (CASE, LEAST_CASE) if opened.symbols else (CASE,)
+        feeds_of = {name: seeded_feeds(inputs, least=name == LEAST_CASE) for name in names}
+        in_halves = {}
+        if halves is not None:  # first, and then let go: it has weights of its own
+            own = lift_weights(halves)
+            in_halves = {name: answers(halves, own, feeds) for name, feeds in feeds_of.items()}
+            del own
         lifted = lift_weights(original)
-        for name in (CASE, LEAST_CASE) if opened.symbols else (CASE,):
-            feeds = seeded_feeds(inputs, least=name == LEAST_CASE)
+        for name, feeds in feeds_of.items():
             reference = answers(original, lifted, feeds)
             found = deviations(answers(model, weights, feeds), reference)
             simplified = max(simplified, require_close("the simplified graph and the original", found, reference))
             cases[name] = (feeds, reference)
+            if name in in_halves:
+                found = widened_deviations(reference, in_halves[name])
+                sides = f"the graph in float32 and the file in {opened.half}"
+                require_close(sides, found, in_halves[name], FROM_HALVES[opened.half])
+                widened = {output: max(value, widened.get(output, 0.0)) for output, value in found.items()}
     stored = store_weights(model, weights, request["storage"])
     file = ParamsFile(out / PARAMS, {name: ArrayTensor(array) for name, array in stored.tensors.items()})
     if not plan:
@@ -207,6 +235,8 @@ def run(request: Mapping[str, Any]) -> None:
         quantized=len(stored.quantized),
         kept=stored.kept,
         simplified=simplified,
+        halves=opened.half,
+        widened=widened,
         stored=stored_by,
     )
     (out / FACTS).write_text(json.dumps(to_json(facts)), encoding="utf-8")

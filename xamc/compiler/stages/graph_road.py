@@ -100,6 +100,8 @@ def _frontend(imported: ImportedGraph) -> str:
     facts = imported.facts
     nodes = sum(facts.operators.values())
     parts = [f"{nodes} nodes of {len(facts.operators)} kinds", f"{facts.count / 1e6:.1f} M parameters"]
+    if facts.halves:
+        parts.append(f"{facts.halves} computed in float32")
     if facts.quantized:
         parts.append(f"{facts.quantized} weights int8")
     return ", ".join(parts)
@@ -205,6 +207,7 @@ def _report(progress: Progress, imported: ImportedGraph, compared: Mapping[str, 
         "kept_in_float32": dict(facts.kept),
         "deviation": {
             "simplified_from_original": facts.simplified,
+            "float32_from_file": dict(facts.widened),
             "stored_weights_from_original": dict(facts.stored),
             "compiled_from_onnxruntime_same_weights": compared["outputs"] if compared else None,
             "compiled_from_original": compared["original"] if compared else None,

@@ -146,6 +146,30 @@ _ALL = (
         "deep network; measured up to 5e-7 on small ResNet, ViT and BERT graphs, while a wrong operator shows as 1e-2",
     ),
     Tolerance(
+        "graph_float16_outputs",
+        1.1e-3,
+        "graph_fp32, and outputs that both sides round to float16 at the end: a value near the middle between two of "
+        "its numbers may round the other way, by at most 2^-10 = 9.8e-4 of the largest",
+    ),
+    Tolerance(
+        "graph_from_float16",
+        0.02,
+        "a float16 model widened to float32 against ONNX Runtime, which rounds every operator's result to float16 "
+        "(2^-11 = 4.9e-4 relative each), where it does not take casts away: hundreds in a row make sqrt(n) times that; "
+        "measured up to 2.7e-3 on small ResNet, ViT and BERT graphs, while a wrong operator shows as 1e-1",
+    ),
+    Tolerance(
+        "graph_from_bfloat16",
+        0.16,
+        "as graph_from_float16 with 8 bits (2^-8 = 3.9e-3 relative each): eight times as much; measured up to 0.028",
+    ),
+    Tolerance(
+        "node_bfloat16",
+        8e-3,
+        "a node test of ONNX whose expected output was rounded to bfloat16 after every operator, ours at the end: two "
+        "roundings of 2^-8 = 3.9e-3 of the largest element; measured up to 4.9e-3",
+    ),
+    Tolerance(
         "graph_integers",
         0.01,
         "share of differing elements of an integer output: an ArgMax between two equal scores may fall either way",

@@ -13,9 +13,9 @@ from typing import Any
 import onnx
 import tvm
 from tvm import relax
-from tvm.relax.frontend.onnx import from_onnx
 
 from xamc.compiler.errors import UnsupportedError
+from xamc.targets.graph.importer import import_onnx
 from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
 from xamc.targets.graph.schedule import TIR_PIPELINE, relax_pipeline
 from xamc.targets.graph.select_kernels import select_kernels
@@ -66,12 +66,21 @@ def _import(proto: Any) -> tvm.IRModule:
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names that TVM changes; ours are by position
-            return from_onnx(proto, keep_params_in_input=False, sanitize_input_names=False)
+            return import_onnx(proto, _empty_inputs(proto))
     except Exception as error:
         # the importer prints which operator it was at, and raises whatever its converter met
         found = re.search(r"Error converting operator (\w+)", printed.getvalue())
         where = f"its {found.group(1)}" if found else "the graph"
         raise _refused(f"TVM's importer can't lower {where}", error, _refusals(proto)) from error
+
+
+def _empty_inputs(proto: Any) -> dict[str, list[int]]:
+    """Shapes of the inputs with an extent of 0, which the importer takes for an open one."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    static = {
+        name: [dim.dim_value for dim in dims] for name, dims in shapes.items() if not any(d.dim_param for d in dims)
+    }
+    return {name: shape for name, shape in static.items() if 0 in shape}
 
 
 def _refusals(proto: Any) -> list[str]:
@@ -93,7 +102,7 @@ def _refusals(proto: Any) -> list[str]:
         alone.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in node.output if name)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                from_onnx(alone, keep_params_in_input=False, sanitize_input_names=False)
+                import_onnx(alone)
         except Exception as error:  # whatever a converter met
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             found.append(f"{node.op_type} {node.name or node.output[0]}: {reason[:200]}")

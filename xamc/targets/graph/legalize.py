@@ -1,7 +1,9 @@
-"""Operators that TVM writes as loops which are wrong for infinities: largest and smallest elements, and where they are.
+"""Operators that TVM writes as loops which are wrong for infinities, for nothing, or for booleans.
 
 TVM begins a maximum with the lowest finite number, so that the largest of nothing but -inf is no -inf, and its place
 is -1. Here it begins with -inf, and the place with the last index that there is. Integers are as TVM has them.
+A reduction over an extent of 0 is a loop that never runs, begins nothing, and leaves memory as it was: here it is what
+a reduction begins with.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ Legalize = Callable[[Any, Any], Any]
 def legalizations() -> dict[str, Legalize]:
     """Relax operator → what writes a call of it as loops, for `relax.transform.LegalizeOps`."""
     found = {
-        "relax.max": _of_floats("relax.max", _reduction(largest=True)),
-        "relax.min": _of_floats("relax.min", _reduction(largest=False)),
+        "relax.max": _or_nothing(_of_floats("relax.max", _reduction(largest=True)), _most_of_nothing(largest=True)),
+        "relax.min": _or_nothing(_of_floats("relax.min", _reduction(largest=False)), _most_of_nothing(largest=False)),
+        "relax.sum": _or_nothing(ir.Op.get("relax.sum").get_attr("FLegalize"), lambda dtype: tirx.const(0, dtype)),
+        "relax.prod": _or_nothing(ir.Op.get("relax.prod").get_attr("FLegalize"), lambda dtype: tirx.const(1, dtype)),
         "relax.argmax": _of_floats("relax.argmax", _place(largest=True)),
         "relax.argmin": _of_floats("relax.argmin", _place(largest=False)),
     }
@@ -29,12 +33,42 @@ def legalizations() -> dict[str, Legalize]:
 
 def _of_floats(name: str, ours: Legalize) -> Legalize:
     theirs = ir.Op.get(name).get_attr("FLegalize")
-    return lambda builder, call: (ours if "float" in str(call.args[0].ty.dtype) else theirs)(builder, call)
+    return lambda builder, call: (ours if _kind(call) in ("float", "bool") else theirs)(builder, call)
+
+
+def _kind(call: Any) -> str:
+    return str(call.args[0].ty.dtype).rstrip("0123456789")
+
+
+def _or_nothing(legalize: Legalize, nothing: Callable[[str], Any]) -> Legalize:
+    """As `legalize`, but `nothing` of its type where an extent that is reduced is 0."""
+
+    def compute(x: te.Tensor, extents: list[Any]) -> te.Tensor:
+        return te.compute(extents, lambda *_: nothing(x.dtype), name="nothing")
+
+    def either(builder: Any, call: Any) -> Any:
+        shape = list(call.args[0].ty.shape)
+        if all(getattr(shape[axis], "value", 1) != 0 for axis in _axes(call)):
+            return legalize(builder, call)
+        return builder.call_te(compute, call.args[0], list(call.ty.shape), primfunc_name_hint="nothing")
+
+    return either
+
+
+def _most_of_nothing(largest: bool) -> Callable[[str], Any]:
+    """What the largest, or smallest, of no elements is: an infinity, or the other end of the integers."""
+
+    def value(dtype: str) -> Any:
+        if "int" in str(dtype):
+            return tirx.min_value(dtype) if largest else tirx.max_value(dtype)
+        return _least(dtype, largest)
+
+    return value
 
 
 def _least(dtype: str, largest: bool) -> Any:
-    """What a maximum, or a minimum, of no elements is."""
-    return tirx.const(float("-inf" if largest else "inf"), dtype)
+    """What a maximum, or a minimum, of floats or booleans begins with."""
+    return tirx.const(not largest, dtype) if dtype == "bool" else tirx.const(float("-inf" if largest else "inf"), dtype)
 
 
 def _axes(call: Any) -> list[int]:
@@ -57,18 +91,21 @@ def _reduced(x: te.Tensor, axes: list[int], keep: bool) -> tuple[list[Any], list
     return extents, list(reduced.values()), place
 
 
-def _reducer(largest: bool) -> Any:
+def _reducer(largest: bool, dtype: Any) -> Any:
     def combine(left: Any, right: Any) -> Any:
+        if str(dtype) == "bool":
+            return tirx.any(left, right) if largest else tirx.all(left, right)
         return tirx.max(left, right) if largest else tirx.min(left, right)
 
-    return te.comm_reducer(combine, lambda dtype: _least(dtype, largest), name="max" if largest else "min")
+    return te.comm_reducer(combine, lambda kind: _least(kind, largest), name="max" if largest else "min")
 
 
 def _reduction(largest: bool) -> Legalize:
-    name, reducer = "max" if largest else "min", _reducer(largest)
+    name = "max" if largest else "min"
 
     def compute(x: te.Tensor, axes: list[int], keep: bool) -> te.Tensor:
         extents, reduced, place = _reduced(x, axes, keep)
+        reducer = _reducer(largest, x.dtype)
         return te.compute(extents, lambda *at: reducer(x(*place(*at)), axis=reduced), name=name)
 
     return lambda builder, call: builder.call_te(
@@ -116,7 +153,7 @@ def _max_pool(builder: Any, call: Any) -> Any:
     kernel, strides, dilation, padding = (
         [int(extent) for extent in given] for given in (attrs.pool_size, attrs.strides, attrs.dilation, attrs.padding)
     )
-    reducer = _reducer(largest=True)
+    reducer = _reducer(largest=True, dtype=call.args[0].ty.dtype)
 
     def compute(x: te.Tensor) -> te.Tensor:
         taps = [te.reduce_axis((0, extent), name=f"k{axis}") for axis, extent in enumerate(kernel)]
@@ -134,3 +171,45 @@ def _max_pool(builder: Any, call: Any) -> Any:
         return te.compute(call.ty.shape.values, largest, name="max_pool")
 
     return builder.call_te(compute, call.args[0], primfunc_name_hint=f"max_pool{rank}d")
+
+
+def max_pool_places(x: te.Tensor, shape: list[Any], sizes: list[list[int]], columns: bool) -> list[te.Tensor]:
+    """The largest elements of windows over [N, C, ...], and their places in the flattened tensor, the first of equals.
+
+    Args:
+        x: the tensor.
+        shape: of the result.
+        sizes: per axis of a window, its extents, strides, dilations and the padding before it.
+        columns: count the last two axes column by column.
+    """
+    kernel, strides, dilation, padding = sizes
+    taps = [te.reduce_axis((0, extent), name=f"k{axis}") for axis, extent in enumerate(kernel)]
+    least = _most_of_nothing(largest=True)
+
+    def combine(left: Any, right: Any) -> tuple[Any, Any]:
+        earlier = tirx.all(left[1] == right[1], left[0] < right[0])
+        stays = tirx.any(left[1] > right[1], earlier)
+        return tirx.Select(stays, left[0], right[0]), tirx.Select(stays, left[1], right[1])
+
+    reducer = te.comm_reducer(combine, lambda index, kind: (tirx.const(_LAST, index), least(kind)), name="max_place")
+
+    def largest(n: Any, c: Any, *at: Any) -> Any:
+        place = [at[i] * strides[i] + taps[i].var * dilation[i] - padding[i] for i in range(len(kernel))]
+        bounds = list(zip(place, x.shape[2:], strict=True))
+        inside = tirx.all(*(condition for index, extent in bounds for condition in (index >= 0, index < extent)))
+        flat: Any = tirx.const(0, "int64")
+        for index, extent in zip((n, c, *place), x.shape, strict=True):
+            flat = flat * tirx.Cast("int64", extent) + tirx.Cast("int64", index)
+        value = tirx.if_then_else(inside, x(n, c, *place), least(x.dtype))
+        return reducer((tirx.if_then_else(inside, flat, tirx.const(_LAST, "int64")), value), axis=taps)
+
+    places, values = te.compute(shape, largest, name="max_pool_places")
+    if not columns:
+        return [values, places]
+    rows, width = (tirx.Cast("int64", extent) for extent in x.shape[-2:])
+
+    def by_column(*at: Any) -> Any:
+        plane, inner = tirx.indexdiv(places(*at), rows * width), tirx.indexmod(places(*at), rows * width)
+        return plane * rows * width + tirx.indexmod(inner, width) * rows + tirx.indexdiv(inner, width)
+
+    return [values, te.compute(shape, by_column, name="max_pool_columns")]
