@@ -1,6 +1,6 @@
-"""`python -m tools.bench.graphs`: ONNX models compiled for the CPU against ONNX Runtime, on one and two threads.
+"""`python -m tools.bench.graphs`: ONNX models compiled for the CPU against ONNX Runtime.
 
-    python -m tools.bench.graphs [--work DIR] [--models REGEX] [--threads 1 2] [--seconds 8]
+    python -m tools.bench.graphs [--work DIR] [--models REGEX] [--threads 1] [--seconds 8]
 
 Models are exported with random weights and compiled with `xamc compile` (kept in the work folder for another run), in
 float32. Both engines are then measured in one process per model and number of threads, run by run in turns, so that
@@ -37,6 +37,7 @@ from xamc.targets.kernels.isa import cpu_model
 OUT = ROOT / "docs/benchmarks"
 CSV, PAGE = "graphs.csv", "graphs.md"
 _LEAST_RUNS = 5
+_PAUSE = 0.1  # seconds; idle threads of an engine spin for a while, on the other's CPUs
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="folder for models and artifacts; default: a temporary one")
     parser.add_argument("--models", metavar="REGEX", default="", help="models whose names it matches")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1],
+        help="default: 1; the engines share a process, where idle threads of one disturb the other's",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=8.0, help="of a measurement of both engines")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument(
@@ -141,6 +145,8 @@ def measure(artifact: Path, onnx: Path, threads: int, seconds: float) -> dict[st
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[0]) < _LEAST_RUNS:
         for engine, spent, cpu in zip((partial(ours.run, feeds), partial(theirs.run, None, feeds)), times, computed):
+            time.sleep(_PAUSE)
+            engine()
             start, start_cpu = time.perf_counter(), time.process_time()
             engine()
             spent.append((time.perf_counter() - start) * 1e3)
@@ -182,7 +188,8 @@ def page(rows: Sequence[Row]) -> str:
         f"Written by `python -m tools.bench.graphs`; every figure is in [{CSV}]({CSV}). Models of transformers with",
         "random weights, images of 224 x 224, 128 tokens, batch 1, float32; on one machine "
         f"({cpu_model()}), run by run in turns with",
-        f"ONNX Runtime {tool_version('onnxruntime')} (all optimizations on). Times are of the fastest run, medians in "
+        f"ONNX Runtime {tool_version('onnxruntime')} (all optimizations on), each behind a pause and a run that is "
+        "not counted. Times are of the fastest run, medians in "
         "brackets; above 1 xamc is faster. CPU time, of one thread, is what can be compared on a busy machine.",
         "",
         "| model | threads | xamc, ms | ONNX Runtime, ms | ratio, fastest | medians | CPU time | deviation |",

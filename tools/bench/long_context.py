@@ -107,6 +107,11 @@ class Row:
         return self.peak_rss_mib <= self.announced_mib
 
     @property
+    def place(self) -> tuple[str, str, str, int, int]:
+        """What a page has one row of, however its cache was filled."""
+        return (self.weights, self.kv_dtype, self.rope, self.context, self.threads)
+
+    @property
     def key(self) -> tuple[str, str, str, int, str, int]:
         """What a run does once."""
         return (self.weights, self.kv_dtype, self.rope, self.context, self.mode, self.threads)
@@ -364,7 +369,7 @@ def main() -> None:
                     checkpoint, artifact, series, group, options.real, options.last, options.threads, options.decoded
                 )
                 for row in found:
-                    rows = [other for other in rows if other.key != row.key] + [row]
+                    rows = [other for other in rows if other.place != row.place] + [row]
                     write_rows(rows, file)
                     (options.out / "long.md").write_text(page(rows), encoding="utf-8")
                     print(summary(row), flush=True)
