@@ -22,7 +22,7 @@ from tools.reliability.results import ROOT
 
 @dataclass(frozen=True)
 class Suite:
-    """Files of tests, and the environment variable that makes them run; names end in the family and the level."""
+    """Files of tests, and the environment variable that makes them run; kernels' names end in family and level."""
 
     files: tuple[str, ...]
     variable: str

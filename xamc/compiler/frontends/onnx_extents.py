@@ -93,7 +93,6 @@ def _quantize_blocks(node: ir.Node) -> Any:
     if blocks is None or kind not in (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16):
         return None
     info = np.iinfo(kind.numpy())
-    moved = f"zeros = Gather<axis = {blocks[0]}>(zero, places)\n zero_wide = Cast<to = 1>(zeros)"
     made = function(
         f"""QuantizeLinear({", ".join(["x", "scale", "zero"][: len(node.inputs)])}) => (y) {{
             places = Constant<value_int = 0>()
@@ -102,7 +101,7 @@ def _quantize_blocks(node: ir.Node) -> Any:
             scale_wide = Cast<to = 1>(scales)
             steps = Div(x_wide, scale_wide)
             rounded = Round(steps)
-            {moved if zero is not None else "zero_wide = Constant<value_float = 0.0>()"}
+            {_zero_points(node, blocks[0])}
             number = Add(rounded, zero_wide)
             least = Constant<value_float = {float(info.min)}>()
             most = Constant<value_float = {float(info.max)}>()
@@ -117,23 +116,28 @@ def _quantize_blocks(node: ir.Node) -> Any:
 @body("DequantizeLinear")
 def _dequantize_blocks(node: ir.Node) -> Any:
     """(x - zero) * scale, with a scale and a zero per block of an axis."""
-    blocks, zero = _blocks(node), node.inputs[2] if len(node.inputs) > 2 else None
-    scale = node.inputs[1]
+    blocks, scale = _blocks(node), node.inputs[1]
     if blocks is None or scale is None or scale.dtype != ir.DataType.FLOAT:
         return None
-    moved = f"zeros = Gather<axis = {blocks[0]}>(zero, places)\n zero_wide = Cast<to = 1>(zeros)"
     made = function(
         f"""DequantizeLinear({", ".join(["x", "scale", "zero"][: len(node.inputs)])}) => (y) {{
             places = Constant<value_int = 0>()
             scales = Gather<axis = {blocks[0]}>(scale, places)
             x_wide = Cast<to = 1>(x)
-            {moved if zero is not None else "zero_wide = Constant<value_float = 0.0>()"}
+            {_zero_points(node, blocks[0])}
             centred = Sub(x_wide, zero_wide)
             y = Mul(centred, scales)
         }}"""
     )
     set_constant(made, "places", blocks[1])
     return made
+
+
+def _zero_points(node: ir.Node, axis: int) -> str:
+    """Lines that make `zero_wide`, in float32, of the zero points of `places`, if there are any."""
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return "zero_wide = Constant<value_float = 0.0>()"
+    return f"zeros = Gather<axis = {axis}>(zero, places)\n zero_wide = Cast<to = 1>(zeros)"
 
 
 def _blocks(node: ir.Node) -> tuple[int, Any] | None:
