@@ -24,6 +24,7 @@ import tvm
 from numpy.typing import NDArray
 
 from xamc.compiler.contract import KV_BLOCK
+from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.isa import Isa
@@ -66,7 +67,7 @@ def tensor(array: NDArray[Any]) -> Any:
 
 
 def compiled(function: Any, isa: Isa) -> Callable[..., None]:
-    module = tvm.compile(function, target=tvm.target.Target(isa.target()))
+    module = tvm.compile(function, target=tvm.target.Target(isa.target()), tir_pipeline=tir_pipeline.NAME)
     entry: Callable[..., None] = module[function.attrs["global_symbol"]]
     return entry
 

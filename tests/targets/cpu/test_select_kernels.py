@@ -14,9 +14,9 @@ from xamc.targets.cpu.target import RELAX_PASS_NAMES
 from xamc.targets.cpu.twin_proof import TwinProof, pack_twin
 from xamc.targets.cpu.weight_plan import plan_weights
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.emit import OWN_LAUNCH
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import Pool
+from xamc.targets.kernels.threads import OWN_LAUNCH
 
 
 def _proof(kind: str, stored: str, kv_dtype: str) -> TwinProof:

@@ -98,5 +98,5 @@ def test_scratch_memory_of_a_launch_stays_in_it(passes: str, monkeypatch: pytest
     shared = [p.info.name for p in tir_pipeline.tir_passes()].index("tirx.StorageRewrite")
     lowered = tvm.transform.Sequential(tir_pipeline.tir_passes()[: shared + 1])(tvm.IRModule({"step": step}))
     before, _, inside = lowered["step"].script().partition("pragma_parallel_launch_point")
-    assert "alloc_buffer" in inside
+    assert "alloc_buffer" in (inside if passes == "ours" else before)
     assert ("alloc_buffer" in before) == (passes == "TVM's")

@@ -10,6 +10,7 @@ from tests.targets.kernels.harness import HOST, LEVELS_HERE, kernel, rng
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.threads import OWN_LAUNCH, launch, own_share, tasks
 
 levels = pytest.mark.parametrize("isa", LEVELS_HERE, ids=lambda isa: isa.name)
 
@@ -119,10 +120,26 @@ def test_every_task_is_taken_once(extent: int) -> None:
         n = E.dynamic("n")
         x, y = E.parameter("x", (n,), "int32"), E.parameter("y", (n,), "int32")
         for _ in range(2):
-            with E.tasks(n) as task, E.serial(E.load(x, [task])):
+            with tasks(n) as task, E.serial(E.load(x, [task])):
                 E.store(y, [task], E.load(y, [task]) + 1)
 
     times = np.arange(extent, 0, -1, dtype=np.int32)
     y = np.zeros(extent, np.int32)
     kernel(E.build("tasks", body), HOST)(times, y)
     assert y.tolist() == (2 * times).tolist()
+
+
+@pytest.mark.parametrize("extent", [1, 2, 5, 64])
+def test_shares_of_a_launch_cover_everything_once(extent: int) -> None:
+    """Also where there are fewer iterations than threads, some of which have no share."""
+
+    def body() -> None:
+        y = E.parameter("y", (extent,), "int32")
+        with launch():
+            begin, count = own_share(extent)
+            with E.serial(count) as i:
+                E.store(y, [begin + i], E.load(y, [begin + i]) + 1)
+
+    y = np.zeros(extent, np.int32)
+    kernel(E.build("shares", body).with_attr(OWN_LAUNCH, True), HOST)(y)
+    assert y.tolist() == [1] * extent

@@ -10,6 +10,7 @@ import pytest
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, module, normal, rng
 from tests.targets.kernels.test_packing import FORMATS, weights
 from xamc.targets.kernels.gemm import block_rows
+from xamc.targets.kernels.gemv import SERIAL_BYTES
 from xamc.targets.kernels.isa import LEVELS, Isa
 from xamc.targets.kernels.linear import Activations, linear
 from xamc.targets.kernels.microkernel import row_tiles
@@ -85,11 +86,12 @@ def check_gate(fmt: WeightFormat, isa: Isa, activations: Activations, rows: tupl
     packed = pack_rows(stored, fmt, **scales)
     buffers = [packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers]
     run = kernel(linear(n, k, fmt, isa, m="any", gate=True, activations=activations), isa)
+    one = kernel(linear(n, k, fmt, isa, m="one", gate=True, activations=activations), isa)
     plain = kernel(linear(n, k, fmt, isa, m="any", activations=activations), isa)
-    for count in rows:
+    for count in (*rows, 1):
         x = normal(rng(count), count, k)
         y, sums = np.full((count, n // 2), np.nan, np.float32), np.zeros((count, n), np.float32)
-        run(x, *buffers, y)
+        (one if count == 1 else run)(x, *buffers, y)
         plain(x, *buffers, sums)
         exact = activations == "float32" or not fmt.quantized
         both = x.astype(np.float64) @ w.T if exact else sums.astype(np.float64)
@@ -109,6 +111,15 @@ def test_gate(fmt: WeightFormat, activations: Activations) -> None:
 def test_many_panels_share_the_work() -> None:
     """Enough weights that both kernels run in parallel."""
     check(WeightFormat("int8"), LEVELS_HERE[-1], 32 * 9, "one", (1,), extras=False)
+
+
+@pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[2], FORMATS[3], FORMATS[5]], ids=name)
+@pytest.mark.parametrize("panels", [9, 10, 13])
+def test_two_panels_of_a_share_at_a_time(fmt: WeightFormat, panels: int) -> None:
+    """Enough weights for a launch; where a thread's panels are an odd number, its last one stands alone."""
+    n = 32 * panels - 3
+    assert packed_layout(n, columns(fmt), fmt).nbytes > SERIAL_BYTES
+    check(fmt, LEVELS_HERE[-1], n, "one", (1,), extras=True)
 
 
 @pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[2], FORMATS[4], FORMATS[5]], ids=name)

@@ -12,7 +12,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
-from xamc.targets.kernels.emit import OWN_LAUNCH
+from xamc.targets.kernels.threads import OWN_LAUNCH
 
 NAME = "xamc_cpu"
 """What `tvm.compile` knows the pipeline by, in processes that import this module."""

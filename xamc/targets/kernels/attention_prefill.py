@@ -16,6 +16,7 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import Pool
 from xamc.targets.kernels.microkernel import FLOAT32, cut_rows, emit_tile, row_tiles, tile_size
+from xamc.targets.kernels.threads import tasks
 from xamc.targets.kernels.tiles import AttentionTiles
 
 BLOCK_T = 64
@@ -42,7 +43,7 @@ def emit_prefill(
     group = int(q.shape[2]) // (hkv * d)
     queries = query_block(group, isa, tiles.rows)
     blocks = E.let((s + (queries - 1)) // queries)
-    with E.tasks(b * hkv * blocks) as index:
+    with tasks(b * hkv * blocks) as index:
         # Late queries see more keys: the long tasks first, so that the short ones even out when threads are ready.
         i, head = E.let(index // hkv % b), E.let(index % hkv)
         block = E.let(blocks - 1 - index // (b * hkv))

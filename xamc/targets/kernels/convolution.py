@@ -19,6 +19,7 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.image_planes import PaddedPlanes, Window
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import FLOAT32, emit_tile
+from xamc.targets.kernels.threads import tasks
 
 _VECTORS = 3
 """Vectors of outputs of a panel."""
@@ -175,7 +176,7 @@ class _Dense(_Convolution):
             if not self.direct:
                 with E.parallel(shape.channels) as channel:
                     self.planes.fill(source, E.let(channel * self.planes.size), self.x, image, channel)
-            with E.tasks(shape.groups * parts * panels) as task:
+            with tasks(shape.groups * parts * panels) as task:
                 panel = E.let(task % panels)
                 part = E.let(task // panels % parts)
                 group = E.let(task // panels // parts)

@@ -17,7 +17,7 @@ from xamc.compiler.artifact.step_program import Region
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention_decode import SPLITS, Part, Span, merge_parts, partial_shape
 from xamc.targets.kernels.embedding import take_row
-from xamc.targets.kernels.gemv import emit_gemv, finish, panel_columns
+from xamc.targets.kernels.gemv import emit_gemv
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
 from xamc.targets.kernels.linear import Activations, products
@@ -265,20 +265,7 @@ class LinearPhase:
         residual = operands.take("workspace", (1, self.n)) if self.residual else None
         y = inputs.logits if self.logits else operands.take("workspace", self.output)
         row = products(weight, self.activations)
-        if not self.gate:
-            emit_gemv(weight, row, x, bias, residual, y, small_too=True)
-            return
-        row.take(x)
-        half = weight.layout.panels // 2
-        with E.parallel(half) as panel:
-            # what is read ahead of a gate's panel is the next gate's
-            weight.prefetch_panel(panel + half)
-            with panel_columns(weight, 1) as columns:
-                gates = row.panel(panel, columns)
-                ups = row.panel(E.let(panel + half), columns)
-                for gate, up in zip(gates[0], ups[0]):
-                    gate.set(silu(E.let(gate.get()), isa.lanes) * up.get())
-                finish(weight, panel, columns, gates, None, None, y)
+        emit_gemv(weight, row, x, bias, residual, y, gate=self.gate, launched=True)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,14 @@ offsets of its operands in their regions of memory (`Region`), so that layers of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-from tvm.tirx import IntImm
-from tvm.tirx.script.builder import ir as T
+from collections.abc import Sequence
 
 from xamc.compiler.artifact.step_program import Region
 from xamc.compiler.errors import InternalError
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.decode_phases import REGIONS, Operands, Phase, StepInputs
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.threads import OWN_LAUNCH, launch, meeting
 from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice
 
 
@@ -61,7 +58,7 @@ def decode_step(
         }
         logits = E.parameter("logits", (1, vocabulary), "float32")
         inputs = StepInputs(ids, position_ids, write_index, block_table, cos, sin, logits, tiles)
-        with _launch(), E.serial(program.shape[0]) as step, _meeting():
+        with launch(), E.serial(program.shape[0]) as step, meeting():
             number = E.let(E.load(program, [step, 0]))
 
             def run(first: int) -> None:
@@ -78,23 +75,9 @@ def decode_step(
 
             run(0)
 
-    return E.build(name, body).with_attr(E.OWN_LAUNCH, True)
+    return E.build(name, body).with_attr(OWN_LAUNCH, True)
 
 
 def program_width(phases: Sequence[Phase]) -> int:
     """Columns of a program: a kernel's number and as many operands as one takes at most."""
     return 1 + max(len(phase.operands) for phase in phases)
-
-
-@contextmanager
-def _launch() -> Iterator[None]:
-    """Runs its body on every thread; loops that are `parallel` share out their iterations."""
-    with T.attr(IntImm("int32", 0), "pragma_parallel_launch_point", IntImm("int32", 1)):
-        yield
-
-
-@contextmanager
-def _meeting() -> Iterator[None]:
-    """After its body every thread waits for all others."""
-    with T.attr(IntImm("int32", 0), "pragma_parallel_barrier_when_finish", IntImm("int32", 1)):
-        yield

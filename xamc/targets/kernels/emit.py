@@ -35,10 +35,6 @@ LaneWriter = Callable[[Expr, Expr, int], None]
 """Takes an offset and the `lanes` consecutive elements that go there."""
 
 
-OWN_LAUNCH = "xamc.own_launch"
-"""Attribute of functions in which more than parallel loops runs on all threads."""
-
-
 def build(name: str, body: Callable[[], None]) -> PrimFunc:
     """The PrimFunc called `name` whose parameters and statements `body` emits."""
     with IRBuilder() as builder:
@@ -322,37 +318,6 @@ def parallel(extent: Expr | int) -> Iterator[Expr]:
     """A loop whose iterations are shared out among the threads, a contiguous range each."""
     with T.parallel(extent) as index:
         yield index
-
-
-# TensorIR has no atomic operations.
-_NEXT_TASK = """
-define i32 @xamc_next_task(ptr %counter) alwaysinline {
-  %task = atomicrmw add ptr %counter, i32 1 monotonic
-  ret i32 %task
-}
-"""
-_MOST_THREADS = 64
-"""More threads than these share out a loop of `tasks` no further."""
-
-
-@contextmanager
-def tasks(extent: Expr | int) -> Iterator[Expr]:
-    """A loop whose iterations threads take one by one, whoever is ready: none waits for one that others held up.
-
-    The order is that of the numbers, so neighbours run at about the same time.
-    """
-    counter = scratch((1,), "int32")
-    store(counter, [0], i32(0))
-    with T.attr(0, "pragma_import_llvm", _NEXT_TASK), parallel(_MOST_THREADS):
-        task = Register(1, "int32")
-
-        def take() -> None:
-            task.set(T.call_extern("int32", "xamc_next_task", T.address_of(counter[0])))
-
-        take()
-        with T.While(task.get() < extent):
-            yield let(task.get())
-            take()
 
 
 def when(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None] | None = None) -> None:

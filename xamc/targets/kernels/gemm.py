@@ -26,6 +26,7 @@ from xamc.targets.kernels.microkernel import (
     register_tile,
     row_tiles,
 )
+from xamc.targets.kernels.threads import tasks
 from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 from xamc.targets.kernels.weights import PackedWeight
 
@@ -66,7 +67,7 @@ def gemm_tasks(weight: PackedWeight, m: E.Expr, into: Destination) -> Iterator[G
     """A loop over the tasks of M rows, in parallel; panels of the same rows follow each other."""
     row_blocks, height = cut_blocks(m, weight.isa, weight.tiles)
     panels = weight.layout.panels // (2 if into.gate else 1)
-    with E.tasks(row_blocks * panels) as task:
+    with tasks(row_blocks * panels) as task:
         panel = E.let(task % panels)
         first = E.let(task // panels * height)
         rows = E.let(E.minimum(m - first, height))

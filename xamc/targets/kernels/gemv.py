@@ -1,19 +1,23 @@
-"""Y = X W^T for few rows of activations: streams the packed weights once, in the order in which they lie."""
+"""Y = X W^T for few rows of activations: streams the packed weights once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.packing import PackedLayout
+from xamc.targets.kernels.swiglu import silu
+from xamc.targets.kernels.threads import own_share
 from xamc.targets.kernels.weights import PackedWeight
 
 Registers = list[E.Register]
+PanelSums = list[Registers]
+"""Registers [row][vector]."""
 
-_CHAINS = 8
-"""Independent accumulators that hide the latency of the multiply-add (4 cycles, two per cycle)."""
 SERIAL_BYTES = 48 * 1024
 """Below this, waking the other threads costs more than they save."""
 
@@ -31,16 +35,76 @@ def panel_columns(weight: PackedWeight, rows: int) -> Iterator[list[E.Expr]]:
         yield [E.let(part * (at_once * lanes) + v * lanes) for v in range(at_once)]
 
 
+@dataclass(frozen=True)
+class Total:
+    """A vector of sums in memory, where they wait for their next turn."""
+
+    buffer: E.Buffer
+    index: tuple[E.Expr | int, ...]
+    lanes: int
+
+    def get(self) -> E.Expr:
+        """The sums so far."""
+        return E.load(self.buffer, self.index, self.lanes)
+
+    def clear(self) -> None:
+        """Makes them 0."""
+        E.store(self.buffer, self.index, E.const(0, self.lanes), self.lanes)
+
+    def add(self, value: E.Expr) -> None:
+        """Adds to them."""
+        E.store(self.buffer, self.index, self.get() + value, self.lanes)
+
+    def add_product(self, a: E.Expr, b: E.Expr) -> None:
+        """Adds a * b to them."""
+        E.store(self.buffer, self.index, E.fma(a, b, self.get(), self.lanes), self.lanes)
+
+
 class RowProducts(Protocol):
-    """The arithmetic of few rows of activations with panels of a weight."""
+    """The arithmetic of few rows of activations with panels of a weight, a turn of neighbouring K at a time.
+
+    Attributes:
+        extent: K of a turn.
+        whole: turns of so many K.
+        rest: K of one more turn; 0 if there is none.
+    """
+
+    extent: int
+    whole: int
+    rest: int
 
     def take(self, x: E.Buffer) -> None:
         """Prepares the rows of x [M, K]; those beyond M are copies of its last one."""
         ...
 
-    def panel(self, panel: E.Expr, columns: list[E.Expr]) -> list[Registers]:
-        """The products with vectors of one panel; registers [row][vector]."""
+    def turn(self, panels: list[E.Expr], turn: Turn, columns: list[E.Expr], totals: list[list[list[Total]]]) -> None:
+        """Adds the products of some panels' vectors to totals [panel][row][vector]."""
         ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A piece of K.
+
+    Attributes:
+        index: turns before it.
+        extent: its K.
+        some: a positive number, one that LLVM can't know where it matters.
+    """
+
+    index: E.Expr
+    extent: int
+    some: E.Expr
+
+    @contextmanager
+    def loop(self, count: int) -> Iterator[E.Expr]:
+        """A loop of so many iterations, which LLVM does not unroll.
+
+        It would then move all requests for later weights behind the arithmetic, where they come in a rush, and keep
+        more values than there are registers.
+        """
+        with E.serial(E.let(E.minimum(self.some * count, count))) as i:
+            yield i
 
 
 def emit_gemv(
@@ -52,218 +116,156 @@ def emit_gemv(
     y: E.Buffer,
     rows: int = 1,
     *,
-    small_too: bool = False,
+    gate: bool = False,
+    launched: bool = False,
 ) -> None:
     """Emits the body of a GEMV; x [M, K], bias [N], residual and y [M, N], with M at most `rows`.
 
-    Weights below `SERIAL_BYTES` stay on one thread, unless `small_too`: where the other threads are awake anyway.
+    Args:
+        weight: whose panels are multiplied.
+        products: the arithmetic.
+        x: the activations.
+        bias: added to every row, or None.
+        residual: added, or None.
+        y: the result.
+        rows: most rows.
+        gate: y [M, N/2] is silu of W's first half times its second, without bias and residual.
+        launched: this is a launch: every thread prepares x for itself, and streams its share of the panels.
     """
     products.take(x)
-    loop = E.serial if weight.layout.nbytes < SERIAL_BYTES and not small_too else E.parallel
-    with loop(weight.layout.panels) as panel, panel_columns(weight, rows) as columns:
-        finish(weight, panel, columns, products.panel(panel, columns), bias, residual, y)
+    panels = weight.layout.panels // (2 if gate else 1)
+    outputs = Outputs(weight, bias, residual, y)
+    if launched:
+        _Panels(outputs, products, rows, gate, panels_together(weight, rows)).emit(*own_share(panels))
+        return
+    loop = E.serial if is_small(weight.layout) else E.parallel
+    with loop(panels) as panel:
+        _Panels(outputs, products, rows, gate, 1).emit(panel, E.i32(1))
 
 
-class FloatProducts:
-    """Products in float32, see `RowProducts`.
+def is_small(layout: PackedLayout) -> bool:
+    """Whether a weight is better multiplied by one thread than by others that have to be woken."""
+    return layout.nbytes < SERIAL_BYTES
 
-    For integer weights, sum_k (q_k - z) s x_k = s (sum_k q_k x_k - z sum_k x_k) per group, so that the zero point and
-    the scale are applied once per group. Integers stay at their bit position p in the 32-bit word they are stored in
-    and the activations are multiplied by 2^-p beforehand, which is exact.
+
+def panels_together(weight: PackedWeight, rows: int = 1) -> int:
+    """Panels whose sums of so many rows find registers at a time: two or one."""
+    vectors = PANEL // weight.isa.lanes
+    return 2 if 2 * vectors * rows <= weight.isa.registers // 2 else 1
+
+
+class _Panels:
+    """Goes through panels, two that lie apart at a time where registers allow.
+
+    A core that reads on in two places gets more bytes per second from the memory than one that reads in one
+    (docs/kernels.md): the hardware follows each of them ahead. The panels of a gate are apart anyway.
     """
 
-    def __init__(self, weight: PackedWeight, rows: int = 1) -> None:
-        self.weight, self.isa, self.rows = weight, weight.isa, rows
-        self.sets = max(1, _CHAINS // (rows * (PANEL // weight.isa.lanes)))
-        self.step = weight.format.k_step
-        self.steps = -(-weight.k // self.step)
+    def __init__(self, outputs: Outputs, products: RowProducts, rows: int, gate: bool, together: int) -> None:
+        self.outputs, self.products, self.rows, self.gate = outputs, products, rows, gate
+        self.weight, self.together = outputs.weight, 2 if gate else together
 
-    def take(self, x: E.Buffer) -> None:
-        """See `RowProducts`."""
-        self.x, self.sums = self.prepare(x)
+    def emit(self, begin: E.Expr, count: E.Expr) -> None:
+        """Multiplies the panels [begin, begin + count); those of a gate together with the ones of the other half."""
+        apart = E.let((count + 1) // 2) if self.together == 2 and not self.gate else count
+        with E.serial(apart) as step:
+            panels = [E.let(begin + step)]
+            both = step + apart < count
+            if self.gate:
+                panels.append(E.let(panels[0] + self.weight.layout.panels // 2))
+            elif self.together == 2:
+                # where there is no other one, the first one again, whose weights are at hand
+                panels.append(E.let(E.choose(both, panels[0] + apart, panels[0])))
+            with panel_columns(self.weight, self.rows * self.together) as columns:
+                totals = self.sum(panels, count, columns)
+                self.finish(panels, both, columns, totals)
 
-    def prepare(self, x: E.Buffer) -> tuple[E.Buffer, E.Buffer | None]:
-        """The activations as the inner loop wants them [rows, K padded], and their sum per group [rows, groups].
-
-        Rows that X doesn't have are copies of its last one.
-        """
-        weight, k = self.weight, self.weight.k
-        if not weight.format.quantized and k % self.step == 0 and self.rows == 1:
-            return x, None
-        values = E.scratch((self.rows, self.steps * self.step))
-        sums = E.scratch((self.rows, weight.format.groups(k))) if weight.format.quantized else None
-        factors = self.factors() if weight.format.quantized else None
-        for row in range(self.rows):
-            source = row if row == 0 else E.let(E.minimum(x.shape[0] - 1, row))
-            for i in range(k, self.steps * self.step):
-                E.store(values, [row, i], E.f32(0))
-            if sums is None:
-                self.copy_row(x, source, values, row)
-            else:
-                self.scale_row(x, source, values, row, factors, sums)
-        return values, sums
-
-    def factors(self) -> E.Buffer:
-        """What activations are multiplied with: powers of two that repeat every K step."""
-        weight = self.weight
-        exponents = [weight.in_place(E.const(0, 1, "uint32"), offset, 1)[1] for offset in range(self.step)]
-        # a multiple of the lanes makes them loadable at any vector
-        period = max(self.step, self.isa.lanes)
-        factors = E.scratch((period,))
-        for i in range(period):
-            E.store(factors, [i], E.f32(2.0 ** -exponents[i % self.step]))
-        return factors
-
-    def copy_row(self, x: E.Buffer, source: E.Expr, values: E.Buffer, row: int) -> None:
-        """Copies a row of X."""
-        E.lanewise(
-            self.weight.k,
-            self.isa,
-            lambda i, lanes: E.store(values, [row, i], E.load(x, [source, i], lanes), lanes),
-        )
-
-    def scale_row(
-        self, x: E.Buffer, source: E.Expr, values: E.Buffer, row: int, factors: E.Buffer, sums: E.Buffer
-    ) -> None:
-        """Copies a row of X, times its factors, and adds up its groups."""
-        weight, lanes = self.weight, self.isa.lanes
-        period = max(self.step, lanes)
-        with E.serial(weight.format.groups(weight.k)) as group:
-            first = E.let(group * weight.group)
-            total = E.Register(lanes, initial=E.const(0, lanes))
-            rest = E.Register(1, initial=E.f32(0))
-
-            def scale(i: E.Expr, count: int) -> None:
-                value = E.let(E.load(x, [source, first + i], count))
-                register = total if count > 1 else rest
-                register.set(register.get() + value)
-                E.store(values, [row, first + i], value * E.load(factors, [i % period], count), count)
-
-            E.lanewise(weight.group, self.isa, scale)
-            E.store(sums, [row, group], E.reduce(total.get(), lanes, E.add) + rest.get())
-
-    def panel(self, panel: E.Expr, columns: list[E.Expr]) -> list[Registers]:
-        """See `RowProducts`."""
-        lanes, x, sums = self.isa.lanes, self.x, self.sums
-        sets = [[[E.Register(lanes) for _ in columns] for _ in range(self.rows)] for _ in range(self.sets)]
-
-        def clear() -> None:
-            for register in (register for rows in sets for row in rows for register in row):
-                register.zero()
-
-        if sums is None:
-            clear()
-            self.run(panel, x, 0, self.steps, columns, sets)
-            return self.merge(sets)
-        totals = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in columns] for _ in range(self.rows)]
-        steps = -(-self.weight.group // self.step)
-        with E.serial(self.weight.format.groups(self.weight.k)) as group:
-            clear()
-            self.run(panel, x, group * steps, steps, columns, sets)
-            zeros = [E.let(self.weight.zero(panel, group, column, lanes)) for column in columns]
-            scales = [E.let(self.weight.scale(panel, group, column, lanes)) for column in columns]
-            for row, partials in enumerate(self.merge(sets)):
-                negative = E.let(E.splat(E.f32(0) - E.load(sums, [row, group]), lanes))
-                for v, partial in enumerate(partials):
-                    centered = E.fma(zeros[v], negative, partial.get(), lanes)
-                    totals[row][v].set(E.fma(centered, scales[v], totals[row][v].get(), lanes))
+    def sum(self, panels: list[E.Expr], some: E.Expr, columns: list[E.Expr]) -> list[list[list[Total]]]:
+        """The products of all K: totals [panel][row][vector]."""
+        products, lanes = self.products, self.weight.isa.lanes
+        memory = E.scratch((self.together, self.rows, len(columns) * lanes))
+        totals = [
+            [[Total(memory, (panel, row, v * lanes), lanes) for v in range(len(columns))] for row in range(self.rows)]
+            for panel in range(self.together)
+        ]
+        for total in (t for panel in totals for row in panel for t in row):
+            total.clear()
+        with E.serial(products.whole) as index:
+            products.turn(panels, Turn(index, products.extent, some), columns, totals)
+        if products.rest:
+            products.turn(panels, Turn(E.i32(products.whole), products.rest, some), columns, totals)
         return totals
 
-    def run(
-        self, panel: E.Expr, x: E.Buffer, first: E.Expr, steps: int, columns: list[E.Expr], sets: list[list[Registers]]
+    def finish(
+        self, panels: list[E.Expr], both: E.Expr, columns: list[E.Expr], totals: list[list[list[Total]]]
     ) -> None:
-        """Adds K steps [first, first + steps)."""
-        software = self.weight.format.kind == "float16" and not self.isa.has_f16c
-        # a conversion in software is long
-        unroll = 2 if software else max(1, self.weight.tiles.unroll // self.step // self.rows)
-        whole = steps // unroll
-        if whole:
-            with E.serial(whole) as block:
-                for i in range(unroll):
-                    self.add(panel, x, E.let(first + block * unroll + i), i, columns, sets)
-        for i in range(whole * unroll, steps):
-            self.add(panel, x, E.let(first + i), i, columns, sets)
-
-    def add(
-        self, panel: E.Expr, x: E.Buffer, step: E.Expr, turn: int, columns: list[E.Expr], sets: list[list[Registers]]
-    ) -> None:
-        lanes = self.isa.lanes
-        self.weight.prefetch(panel, step)
-        words = [E.let(self.weight.word(panel, step, column, lanes)) for column in columns]
-        for offset in range(self.step):
-            values = [E.let(self.weight.in_place(word, offset, lanes)[0]) for word in words]
-            for row, registers in enumerate(sets[(turn * self.step + offset) % self.sets]):
-                factor = E.let(E.splat(E.load(x, [row, step * self.step + offset]), lanes))
-                for value, register in zip(values, registers):
-                    register.set(E.fma(value, factor, register.get(), lanes))
-
-    @staticmethod
-    def merge(sets: list[list[Registers]]) -> list[Registers]:
-        """The sums of all sets, in the first one."""
-        for other in sets[1:]:
-            for into, row in zip(sets[0], other):
-                for register, partial in zip(into, row):
-                    register.set(register.get() + partial.get())
-        return sets[0]
+        """Stores the sums of a turn's panels, or the gated ones of two."""
+        lanes = self.weight.isa.lanes
+        sums = [[[E.Register(lanes, initial=t.get()) for t in row] for row in panel] for panel in totals]
+        if self.gate:
+            for gates, ups in zip(*sums):
+                for gate, up in zip(gates, ups):
+                    gate.set(silu(E.let(gate.get()), lanes) * up.get())
+        self.outputs.store(panels[0], columns, sums[0])
+        if self.together == 2 and not self.gate:
+            E.when(both, lambda: self.outputs.store(panels[1], columns, sums[1]))
 
 
-def finish(
-    weight: PackedWeight,
-    panel: E.Expr,
-    columns: list[E.Expr],
-    totals: list[Registers],
-    bias: E.Buffer | None,
-    residual: E.Buffer | None,
-    y: E.Buffer,
-) -> None:
-    """Adds bias and residual to sums [row][vector] and stores those that Y has a place for.
+@dataclass(frozen=True)
+class Outputs:
+    """Where the sums of a weight's panels go.
 
-    Rows that pad the last panel are left out, and so are rows beyond Y's.
+    Attributes:
+        weight: whose rows are the outputs.
+        bias: [N], added to every row, or None.
+        residual: [M, N], added, or None.
+        y: [M, N], the result.
     """
-    for row, vectors in enumerate(totals):
 
-        def store(row: int = row, vectors: Registers = vectors) -> None:
-            for column, total in zip(columns, vectors):
-                finish_vector(weight, panel, column, row, total, bias, residual, y)
+    weight: PackedWeight
+    bias: E.Buffer | None
+    residual: E.Buffer | None
+    y: E.Buffer
 
-        if row == 0:
-            store()
+    def store(self, panel: E.Expr, columns: list[E.Expr], totals: PanelSums) -> None:
+        """Adds bias and residual to sums [row][vector] and stores those that Y has a place for.
+
+        Rows that pad the last panel are left out, and so are rows beyond Y's.
+        """
+        for row, vectors in enumerate(totals):
+
+            def store_row(row: int = row, vectors: Registers = vectors) -> None:
+                for column, total in zip(columns, vectors):
+                    self.store_vector(panel, column, row, total)
+
+            if row == 0:
+                store_row()
+            else:
+                E.when(self.y.shape[0] > row, store_row)
+
+    def store_vector(self, panel: E.Expr, column: E.Expr, row: E.Expr | int, total: E.Register) -> None:
+        """Adds bias and residual to a vector of sums of one row and stores it, but for rows that pad the last panel."""
+        lanes = self.weight.isa.lanes
+        first = panel * PANEL + column
+
+        def whole() -> None:
+            value = total.get()
+            if self.bias is not None:
+                value = value + E.load(self.bias, [first], lanes)
+            if self.residual is not None:
+                value = value + E.load(self.residual, [row, first], lanes)
+            E.store(self.y, [row, first], value, lanes)
+
+        def tail() -> None:
+            with E.serial(E.maximum(self.weight.n - first, 0)) as lane:
+                value = E.load(total.buffer, [lane])
+                if self.bias is not None:
+                    value = value + E.load(self.bias, [first + lane])
+                if self.residual is not None:
+                    value = value + E.load(self.residual, [row, first + lane])
+                E.store(self.y, [row, first + lane], value)
+
+        if self.weight.n % PANEL == 0:
+            whole()
         else:
-            E.when(y.shape[0] > row, store)
-
-
-def finish_vector(
-    weight: PackedWeight,
-    panel: E.Expr,
-    column: E.Expr,
-    row: E.Expr | int,
-    total: E.Register,
-    bias: E.Buffer | None,
-    residual: E.Buffer | None,
-    y: E.Buffer,
-) -> None:
-    """Adds bias and residual to a vector of sums of one row and stores it, but for rows that pad the last panel."""
-    lanes = weight.isa.lanes
-    first = panel * PANEL + column
-
-    def whole() -> None:
-        value = total.get()
-        if bias is not None:
-            value = value + E.load(bias, [first], lanes)
-        if residual is not None:
-            value = value + E.load(residual, [row, first], lanes)
-        E.store(y, [row, first], value, lanes)
-
-    def tail() -> None:
-        with E.serial(E.maximum(weight.n - first, 0)) as lane:
-            value = E.load(total.buffer, [lane])
-            if bias is not None:
-                value = value + E.load(bias, [first + lane])
-            if residual is not None:
-                value = value + E.load(residual, [row, first + lane])
-            E.store(y, [row, first + lane], value)
-
-    if weight.n % PANEL == 0:
-        whole()
-    else:
-        E.when(first + lanes <= weight.n, whole, tail)
+            E.when(first + lanes <= self.weight.n, whole, tail)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemv import Registers
+from xamc.targets.kernels.gemv import Total, Turn, panels_together
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.quantize_activations import QuantizedRows
 from xamc.targets.kernels.weights import PackedWeight
+
+_SUMS = 8
+"""Independent sums that hide the latency of the multiply-add, and that leave registers for its operands."""
 
 
 class IntegerProducts:
@@ -19,56 +23,48 @@ class IntegerProducts:
     def __init__(self, weight: PackedWeight, rows: int = 1) -> None:
         self.weight, self.isa, self.rows = weight, weight.isa, rows
         self.dot = IntegerDot.of(weight.format, weight.isa)
-        # several sums per vector hide the latency of one row's; more rows do so by themselves
-        self.chains = self.dot.units if rows == 1 else 1
+        sums = panels_together(weight, rows) * rows * PANEL // weight.isa.lanes
+        # several sums per vector hide the latency of few
+        self.chains = self.dot.units if sums * self.dot.units <= _SUMS else 1
         self.activations = QuantizedRows(self.dot, weight.k, rows)
+        self.extent, self.whole, self.rest = self.dot.group, self.activations.whole, self.activations.rest
 
     def take(self, x: E.Buffer) -> None:
         """Rounds the rows of X; see `RowProducts`."""
         for row in range(self.rows):
             self.activations.fill(x, row if row == 0 else E.let(E.minimum(x.shape[0] - 1, row)), row)
 
-    def panel(self, panel: E.Expr, columns: list[E.Expr]) -> list[Registers]:
-        """See `RowProducts`."""
-        lanes = self.isa.lanes
-        totals = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in columns] for _ in range(self.rows)]
-        with E.serial(self.activations.whole) as group:
-            self.group(panel, group, self.dot.group, columns, totals)
-        if self.activations.rest:
-            self.group(panel, E.i32(self.activations.whole), self.activations.rest, columns, totals)
-        return totals
-
-    def group(self, panel: E.Expr, group: E.Expr, extent: int, columns: list[E.Expr], totals: list[Registers]) -> None:
-        """Adds `extent` K of a group of activations."""
+    def turn(self, panels: list[E.Expr], turn: Turn, columns: list[E.Expr], totals: list[list[list[Total]]]) -> None:
+        """Adds a group of activations; see `RowProducts`."""
         weight, dot, lanes = self.weight, self.dot, self.isa.lanes
-        sums = [[[dot.sums() for _ in range(self.chains)] for _ in columns] for _ in totals]
-        for registers in (chains for row in sums for chains in row):
-            for register in registers:
-                register.zero()
-        first = E.let(group * (dot.group // dot.words))
-        steps = -(-extent // dot.words)
-        turn = max(1, weight.tiles.words // self.rows)
-        whole = steps // turn
-        with E.serial(whole) as block:
-            for i in range(turn):
-                self.step(panel, E.let(first + block * turn + i), columns, sums)
-        for step in range(whole * turn, steps):
-            self.step(panel, E.let(first + step), columns, sums)
-        stored = dot.weight_group(group)
-        factors = [E.let(weight.scale(panel, stored, column, lanes)) for column in columns]
-        zeros = [E.let(weight.zero(panel, stored, column, lanes)) for column in columns]
-        for row, vectors in enumerate(sums):
-            scale = E.let(E.splat(E.load(self.activations.scales, [row, group]), lanes))
-            negative = E.let(E.splat(E.load(self.activations.counts, [row, group]), lanes))
-            for v, registers in enumerate(vectors):
-                centered = E.fma(zeros[v], negative, dot.total(registers), lanes)
-                total = totals[row][v]
-                total.set(E.fma(centered, factors[v] * scale, total.get(), lanes))
+        sums = [[[[dot.sums() for _ in range(self.chains)] for _ in columns] for _ in range(self.rows)] for _ in panels]
+        for register in (r for panel in sums for row in panel for chains in row for r in chains):
+            register.zero()
+        first = E.let(turn.index * (dot.group // dot.words))
+        steps, unroll = -(-turn.extent // dot.words), weight.tiles.words
+        with turn.loop(steps // unroll) as block:
+            for i in range(unroll):
+                self.step(panels, E.let(first + block * unroll + i), columns, sums)
+        for step in range(steps // unroll * unroll, steps):
+            self.step(panels, E.let(first + step), columns, sums)
+        stored = dot.weight_group(turn.index)
+        factors_of = [[E.let(weight.scale(panel, stored, column, lanes)) for column in columns] for panel in panels]
+        zeros_of = [[E.let(weight.zero(panel, stored, column, lanes)) for column in columns] for panel in panels]
+        for panel in panels:
+            weight.prefetch_group(panel, stored, len(panels))
+        for row in range(self.rows):
+            scale = E.let(E.splat(E.load(self.activations.scales, [row, turn.index]), lanes))
+            negative = E.let(E.splat(E.load(self.activations.counts, [row, turn.index]), lanes))
+            for factors, zeros, rows, into in zip(factors_of, zeros_of, sums, totals):
+                for v, registers in enumerate(rows[row]):
+                    centered = E.fma(zeros[v], negative, dot.total(registers), lanes)
+                    into[row][v].add_product(centered, factors[v] * scale)
 
-    def step(self, panel: E.Expr, word: E.Expr, columns: list[E.Expr], sums: list[list[list[E.Register]]]) -> None:
+    def step(
+        self, panels: list[E.Expr], word: E.Expr, columns: list[E.Expr], sums: list[list[list[list[E.Register]]]]
+    ) -> None:
         """Adds one weight word of every output."""
         weight, dot, lanes = self.weight, self.dot, self.isa.lanes
-        weight.prefetch(panel, word)
         units = [
             [
                 dot.activation(self.activations.codes, [row, word * dot.words + unit * dot.unit])
@@ -76,8 +72,10 @@ class IntegerProducts:
             ]
             for row in range(self.rows)
         ]
-        for v, column in enumerate(columns):
-            operands = dot.operands(E.let(weight.word(panel, word, column, lanes)))
-            for row in range(self.rows):
-                for unit, operand in enumerate(operands):
-                    dot.multiply_add(operand, units[row][unit], sums[row][v][unit % self.chains])
+        for panel, rows in zip(panels, sums):
+            weight.prefetch(panel, word, len(panels))
+            for v, column in enumerate(columns):
+                operands = dot.operands(E.let(weight.word(panel, word, column, lanes)))
+                for row in range(self.rows):
+                    for unit, operand in enumerate(operands):
+                        dot.multiply_add(operand, units[row][unit], rows[row][v][unit % self.chains])

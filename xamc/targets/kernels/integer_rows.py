@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemv import finish_vector, panel_columns
+from xamc.targets.kernels.gemv import Outputs, panel_columns
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.quantize_activations import QuantizedRows
 from xamc.targets.kernels.weights import PackedWeight
@@ -30,12 +30,10 @@ def emit_integer_rows(
 
     See `IntegerProducts` for the sums.
     """
-    product = _IntegerRows(weight, x.shape[0])
+    product, outputs = _IntegerRows(weight, x.shape[0]), Outputs(weight, bias, residual, y)
     product.quantize(x)
     with E.parallel(weight.layout.panels) as panel, panel_columns(weight, product.tile) as columns:
-        product.panel(panel, columns, lambda row, v, total: finish_vector(
-            weight, panel, columns[v], row, total, bias, residual, y
-        ))  # fmt: skip
+        product.panel(panel, columns, lambda row, v, total: outputs.store_vector(panel, columns[v], row, total))
 
 
 class _IntegerRows:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal
 
 from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.float_gemv import FloatProducts
 from xamc.targets.kernels.gemm import emit_gemm
 from xamc.targets.kernels.gemm_output import Destination
-from xamc.targets.kernels.gemv import FloatProducts, RowProducts, emit_gemv
+from xamc.targets.kernels.gemv import RowProducts, emit_gemv, is_small
 from xamc.targets.kernels.integer_gemm import emit_integer_gemm
 from xamc.targets.kernels.integer_gemv import IntegerProducts
 from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.packing import WeightFormat
+from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.kernels.swiglu import gate_rows
+from xamc.targets.kernels.threads import OWN_LAUNCH, launch
 from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 from xamc.targets.kernels.weights import PackedWeight
 
@@ -86,7 +89,10 @@ def linear(
             gate_rows(sums, sums, n // 2, n // 2, y, isa)
 
         if m == "one":
-            gated(1, partial(stream, 1))
+            launched = not is_small(weight.layout)
+            with launch() if launched else nullcontext():
+                # every thread rounds the activations for itself, to memory of its own
+                emit_gemv(weight, products(weight, activations), *inputs, y, gate=gate, launched=launched)
             return
         gemm = emit_integer_gemm if integer else emit_gemm
         few = [(count, partial(gated, count, partial(stream, count))) for count in _FEW_ROWS]
@@ -104,7 +110,9 @@ def linear(
     suffix = "".join(("_bias" if bias else "", "_residual" if residual else "", "_gate" if gate else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
     quantized = "_a8" if activations == "int8" and fmt.quantized else ""
-    return E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{quantized}{suffix}", body)
+    function = E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{quantized}{suffix}", body)
+    launches = m == "one" and not is_small(packed_layout(n, k, fmt))
+    return function.with_attr(OWN_LAUNCH, True) if launches else function
 
 
 def products(weight: PackedWeight, activations: Activations, rows: int = 1) -> RowProducts:

@@ -19,9 +19,9 @@ class LinearTiles:
     """Of a linear layer.
 
     Attributes:
-        unroll: K values per turn of the inner loop of a GEMV with float32 activations.
-        words: weight words per turn of a GEMV with integer activations; 4 are 512 bytes of weights, so that loads far
-            ahead fit the reorder buffer.
+        unroll: K values per turn of a GEMV with float32 activations: a multiple of 8.
+        words: K steps (`packing.py`) per iteration of a GEMV's innermost loop: with one, requests for later weights
+            stay spread among the arithmetic.
         ahead: bytes that lie between the weights a GEMV multiplies and those it asks the caches for. Half or twice as
             many cost a few percent on Zen 3.
         block_rows: most rows of X that a task of a GEMM multiplies, about: cut to whole register tiles. 240 KiB of
@@ -32,7 +32,7 @@ class LinearTiles:
     """
 
     unroll: int = 32
-    words: int = 4
+    words: int = 1
     ahead: int = 2048
     block_rows: int = 240
     block_k: int = 256

@@ -30,26 +30,27 @@ class PackedWeight:
         narrow = E.load(weight, [panel, step, row, 0], lanes * per_row)
         return E.bits(narrow, "uint32", lanes)
 
-    def prefetch(self, panel: E.Expr, step: E.Expr) -> None:
+    def prefetch(self, panel: E.Expr, step: E.Expr, panels: int = 1) -> None:
         """Asks for the weights that lie `tiles.ahead` bytes behind K step `step`, in this panel or a later one.
 
-        A GEMV has too much arithmetic between its loads for the reorder buffer to keep enough of them under way.
+        A GEMV has too much arithmetic between its loads for the reorder buffer to keep enough of them under way. One
+        that goes through several panels at a time has that many bytes under way in all of them together.
         """
         weight = self.buffers["weight"]
         per_step = self.layout.buffers[0].panel_bytes // int(weight.shape[1])
         rows = PANEL * 64 // per_step
         for row in range(0, PANEL, rows):
-            index = [panel, step + self.tiles.ahead // per_step, row]
+            index = [panel, step + self.tiles.ahead // panels // per_step, row]
             E.prefetch(weight, index if len(weight.shape) == 3 else [*index, 0])
 
-    def prefetch_panel(self, panel: E.Expr) -> None:
-        """Asks for the first `tiles.ahead` bytes of a panel that the one before it in time doesn't lead to."""
-        weight = self.buffers["weight"]
-        per_step = self.layout.buffers[0].panel_bytes // int(weight.shape[1])
-        rows = max(1, PANEL * 64 // per_step)
-        for step in range(0, min(self.tiles.ahead // per_step, int(weight.shape[1])), max(1, 64 // per_step)):
-            for row in range(0, PANEL, rows):
-                E.prefetch(weight, [panel, step, row] if len(weight.shape) == 3 else [panel, step, row, 0])
+    def prefetch_group(self, panel: E.Expr, group: E.Expr, panels: int = 1) -> None:
+        """Asks for scales and zero points that lie twice as far ahead as weights, so that they are there with them."""
+        if self.format.group_size is None:
+            return
+        per_group = self.layout.buffers[0].panel_bytes // int(self.buffers["scale"].shape[1])
+        ahead = max(1, 2 * self.tiles.ahead // panels // per_group)
+        for buffer in self.layout.buffers[1:]:
+            E.prefetch(self.buffers[buffer.name], [panel, group + ahead, 0])
 
     def prefetch_share(self, panel: E.Expr, step: E.Expr, steps: int, share: E.Expr, shares: E.Expr) -> None:
         """Asks for one of equal shares of the weights of `steps` K steps from `step` on, in this panel or the next.

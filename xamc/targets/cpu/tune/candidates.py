@@ -9,7 +9,7 @@ from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.tiles import AttentionTiles, KernelTiles, LinearProblem, LinearTiles, Problem, changes
 
 _UNROLLS = (16, 64)
-_WORDS = (2, 8)
+_WORDS = (2, 4)
 _DISTANCES = (1024, 4096, 8192)
 _BLOCK_ROWS = (96, 144, 384)
 _BLOCK_K = (128, 512)
@@ -40,9 +40,8 @@ def first_round(problem: Problem, isa: Isa, activations: str) -> list[KernelTile
 def _linear(problem: LinearProblem, isa: Isa, activations: str) -> Iterator[LinearTiles]:
     default = LinearTiles()
     if problem.m == "one":
-        if activations == "int8" and problem.format.quantized:
-            yield from (replace(default, words=words) for words in _WORDS)
-        else:
+        yield from (replace(default, words=words) for words in _WORDS)
+        if problem.group_size is None and not (activations == "int8" and problem.format.quantized):
             yield from (replace(default, unroll=unroll) for unroll in _UNROLLS)
         yield from (replace(default, ahead=ahead) for ahead in _DISTANCES)
         return

@@ -1,0 +1,154 @@
+"""Y = X W^T for few rows of activations, in float32."""
+
+from __future__ import annotations
+
+from xamc.compiler.artifact.panels import PANEL
+from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.gemv import PanelSums, Total, Turn, panels_together
+from xamc.targets.kernels.weights import PackedWeight
+
+_CHAINS = 8
+"""Independent accumulators that hide the latency of the multiply-add (4 cycles, two per cycle)."""
+
+
+class FloatProducts:
+    """Products in float32, see `RowProducts`.
+
+    For integer weights, sum_k (q_k - z) s x_k = s (sum_k q_k x_k - z sum_k x_k) per turn, so that the zero point and
+    the scale are applied once per turn. Integers stay at their bit position p in the 32-bit word they are stored in
+    and the activations are multiplied by 2^-p beforehand, which is exact.
+    """
+
+    def __init__(self, weight: PackedWeight, rows: int = 1) -> None:
+        self.weight, self.isa, self.rows = weight, weight.isa, rows
+        self.sets = max(1, _CHAINS // (panels_together(weight, rows) * rows * (PANEL // weight.isa.lanes)))
+        self.step = weight.format.k_step
+        self.steps = -(-weight.k // self.step)
+        self.extent = weight.format.group_size or weight.tiles.unroll
+        self.whole, self.rest = divmod(weight.k, self.extent)
+
+    def take(self, x: E.Buffer) -> None:
+        """See `RowProducts`."""
+        weight, k = self.weight, self.weight.k
+        self.sums: E.Buffer | None = None
+        if not weight.format.quantized and k % self.step == 0 and self.rows == 1:
+            self.x = x
+            return
+        # rows that X doesn't have are copies of its last one
+        self.x = E.scratch((self.rows, self.steps * self.step))
+        if weight.format.quantized:
+            self.sums = E.scratch((self.rows, self.whole + (self.rest > 0)))
+            factors = self.factors()
+        for row in range(self.rows):
+            source = row if row == 0 else E.let(E.minimum(x.shape[0] - 1, row))
+            for i in range(k, self.steps * self.step):
+                E.store(self.x, [row, i], E.f32(0))
+            if self.sums is None:
+                self.copy_row(x, source, row)
+            else:
+                self.scale_row(x, source, row, factors, self.sums)
+
+    def factors(self) -> E.Buffer:
+        """What activations are multiplied with: powers of two that repeat every K step."""
+        weight = self.weight
+        exponents = [weight.in_place(E.const(0, 1, "uint32"), offset, 1)[1] for offset in range(self.step)]
+        # a multiple of the lanes makes them loadable at any vector
+        period = max(self.step, self.isa.lanes)
+        factors = E.scratch((period,))
+        for i in range(period):
+            E.store(factors, [i], E.f32(2.0 ** -exponents[i % self.step]))
+        return factors
+
+    def copy_row(self, x: E.Buffer, source: E.Expr, row: int) -> None:
+        """Copies a row of X."""
+        E.lanewise(
+            self.weight.k,
+            self.isa,
+            lambda i, lanes: E.store(self.x, [row, i], E.load(x, [source, i], lanes), lanes),
+        )
+
+    def scale_row(self, x: E.Buffer, source: E.Expr, row: int, factors: E.Buffer, sums: E.Buffer) -> None:
+        """Copies a row of X, times its factors, and adds up the K of each turn."""
+        lanes = self.isa.lanes
+        period = max(self.step, lanes)
+
+        def scale_turn(turn: E.Expr, extent: int) -> None:
+            first = E.let(turn * self.extent)
+            total = E.Register(lanes, initial=E.const(0, lanes))
+            rest = E.Register(1, initial=E.f32(0))
+
+            def scale(i: E.Expr, count: int) -> None:
+                value = E.let(E.load(x, [source, first + i], count))
+                register = total if count > 1 else rest
+                register.set(register.get() + value)
+                E.store(self.x, [row, first + i], value * E.load(factors, [i % period], count), count)
+
+            E.lanewise(extent, self.isa, scale)
+            E.store(sums, [row, turn], E.reduce(total.get(), lanes, E.add) + rest.get())
+
+        with E.serial(self.whole) as turn:
+            scale_turn(turn, self.extent)
+        if self.rest:
+            scale_turn(E.i32(self.whole), self.rest)
+
+    def turn(self, panels: list[E.Expr], turn: Turn, columns: list[E.Expr], totals: list[list[list[Total]]]) -> None:
+        """See `RowProducts`."""
+        sets = [
+            [[[E.Register(self.isa.lanes) for _ in columns] for _ in range(self.rows)] for _ in panels]
+            for _ in range(self.sets)
+        ]
+        for register in (r for s in sets for panel in s for row in panel for r in row):
+            register.zero()
+        first, steps = E.let(turn.index * (self.extent // self.step)), -(-turn.extent // self.step)
+        software = self.weight.format.kind == "float16" and not self.isa.has_f16c
+        # a conversion in software is long
+        unroll = 1 if software else self.weight.tiles.words
+        with turn.loop(steps // unroll) as block:
+            for i in range(unroll):
+                self.add(panels, E.let(first + block * unroll + i), i, columns, sets)
+        for i in range(steps // unroll * unroll, steps):
+            self.add(panels, E.let(first + i), i, columns, sets)
+        for panel, sums, into in zip(panels, self.merge(sets), totals):
+            if self.sums is not None:
+                self.scale(panel, turn, columns, sums, into, self.sums)
+                continue
+            for row, vectors in enumerate(sums):
+                for v, register in enumerate(vectors):
+                    into[row][v].add(register.get())
+
+    def scale(
+        self, panel: E.Expr, turn: Turn, columns: list[E.Expr], rows: PanelSums, into: list[list[Total]], sums: E.Buffer
+    ) -> None:
+        """Adds the sums of a turn with integers: less their zero points, times their scales."""
+        lanes = self.isa.lanes
+        group = E.i32(0) if self.weight.format.group_size is None else turn.index
+        zeros = [E.let(self.weight.zero(panel, group, column, lanes)) for column in columns]
+        scales = [E.let(self.weight.scale(panel, group, column, lanes)) for column in columns]
+        for row, partials in enumerate(rows):
+            negative = E.let(E.splat(E.f32(0) - E.load(sums, [row, turn.index]), lanes))
+            for v, partial in enumerate(partials):
+                into[row][v].add_product(E.fma(zeros[v], negative, partial.get(), lanes), scales[v])
+
+    def add(
+        self, panels: list[E.Expr], step: E.Expr, turn: int, columns: list[E.Expr], sets: list[list[PanelSums]]
+    ) -> None:
+        """Adds one K step."""
+        for i, panel in enumerate(panels):
+            self.weight.prefetch(panel, step, len(panels))
+            words = [E.let(self.weight.word(panel, step, column, self.isa.lanes)) for column in columns]
+            for offset in range(self.step):
+                values = [E.let(self.weight.in_place(word, offset, self.isa.lanes)[0]) for word in words]
+                for row, registers in enumerate(sets[(turn * self.step + offset) % self.sets][i]):
+                    factor = E.let(E.splat(E.load(self.x, [row, step * self.step + offset]), self.isa.lanes))
+                    for value, register in zip(values, registers):
+                        register.set(E.fma(value, factor, register.get(), self.isa.lanes))
+
+    @staticmethod
+    def merge(sets: list[list[PanelSums]]) -> list[PanelSums]:
+        """The sums of all sets, in the first one."""
+        for other in sets[1:]:
+            for into, panel in zip(sets[0], other):
+                for registers, partials in zip(into, panel):
+                    for register, partial in zip(registers, partials):
+                        register.set(register.get() + partial.get())
+        return sets[0]
