@@ -48,7 +48,10 @@ def read(path: Path = CSV) -> list[Row]:
 
 
 def record(rows: Iterable[Row], path: Path = CSV) -> None:
-    """Replaces the rows of the same checks, keeps the others, and writes the file sorted by check."""
+    """Replaces the rows of the same checks, keeps the others, and writes the file sorted by check.
+
+    The page beside it, of the same name, gets the same rows.
+    """
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # checks that run side by side keep each other's rows
@@ -59,6 +62,8 @@ def record(rows: Iterable[Row], path: Path = CSV) -> None:
             writer.writeheader()
             writer.writerows(asdict(merged[name]) for name in sorted(merged))
         unfinished.replace(path)  # checks record as they go on; whoever ends them loses nothing
+        if (beside := path.with_suffix(".md")).is_file():
+            publish(path, beside)
     finally:
         os.close(folder)
 

@@ -40,6 +40,13 @@ def test_the_table_replaces_what_stands_between_its_marks(tmp_path: Path) -> Non
     assert text == f"# Title\n\n{BEGIN}\n{table([KILL])}\n{END}\n\nafter\n" and "| kill | 300 | 0 |" in text
 
 
+def test_recording_keeps_the_page_beside_up_to_date(tmp_path: Path) -> None:
+    beside = tmp_path / "results.md"
+    beside.write_text(f"# Title\n\n{BEGIN}\n{END}\n")
+    record([KILL], tmp_path / "results.csv")
+    assert beside.read_text() == f"# Title\n\n{BEGIN}\n{table([KILL])}\n{END}\n"
+
+
 def test_the_page_shows_the_recorded_results() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert page(text, read(CSV)) == text, "run: python -m tools.reliability"
