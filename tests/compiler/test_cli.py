@@ -17,7 +17,8 @@ import pytest
 
 from tests.runtime import toy
 from xamc.compiler import cli
-from xamc.compiler.artifact import FileDigest, read_artifact, sha256_of
+from xamc.compiler.artifact import FileDigest, read_artifact
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.golden import Golden, Sample, golden_files, read_golden
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.commands.generate import CHAT_TOKENS

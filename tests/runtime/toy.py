@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import (
     MANIFEST,
     Cpu,
@@ -25,7 +26,6 @@ from xamc.compiler.artifact.manifest import (
     dumps,
     plan_layout,
 )
-from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.runtime.rope import rope_table
 

@@ -28,8 +28,8 @@ from types import TracebackType
 from typing import Any
 
 import xamc
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import FileDigest
-from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_locks, sweep_temporary
 from xamc.compiler.errors import InputError

@@ -15,7 +15,6 @@ from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.chat import ChatTemplate, Message
 from xamc.runtime.executor import F32, I64, Executor
 from xamc.runtime.generate import Generation, Limits, Options, Stream, collect, run
-from xamc.runtime.graph import GraphModel
 from xamc.runtime.rope import RopeTable
 from xamc.runtime.session import Session, check_context, check_token_ids
 from xamc.runtime.tokenizer import Tokenizer
@@ -35,6 +34,8 @@ def load(path: str | Path, threads: int | None = None, prefault: bool = False) -
     """
     artifact = read_any(path)
     if isinstance(artifact, GraphArtifact):
+        from xamc.runtime.graph import GraphModel
+
         return GraphModel(artifact.path, artifact.manifest, threads)
     return _open(artifact, threads, prefault)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from xamc.compiler.artifact import (
-    ArtifactWriter,
     Cpu,
     Generation,
     InputDigest,
@@ -19,6 +18,7 @@ from xamc.compiler.artifact import (
     Weights,
     plan_layout,
 )
+from xamc.compiler.artifact.publish import ArtifactWriter
 from xamc.compiler.contract import ModelConfig, RopeConfig
 
 MODEL = ModelConfig(

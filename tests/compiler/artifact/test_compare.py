@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from xamc.compiler import cli
-from xamc.compiler.artifact import ArtifactWriter, Manifest, read_artifact
+from xamc.compiler.artifact import Manifest, read_artifact
 from xamc.compiler.artifact.compare import compare
+from xamc.compiler.artifact.publish import ArtifactWriter
 
 MADE: dict[str, Any] = {
     "export": {"parts": {"tool torch": "2.13.0"}, "outputs": {"model.onnx": "a"}},

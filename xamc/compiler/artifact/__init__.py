@@ -4,7 +4,6 @@ The runtime reads artifacts through this package, so nothing here imports more t
 `xamc.compiler.contract` and `xamc.compiler.errors`.
 """
 
-from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.compiler.artifact.manifest import (
     ALIGNMENT,
     FORMAT_VERSION,
@@ -23,7 +22,6 @@ from xamc.compiler.artifact.manifest import (
     plan_layout,
     tensor_nbytes,
 )
-from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec, sha256_of
 from xamc.compiler.artifact.read import (
     AnyArtifact,
     Artifact,
@@ -43,14 +41,11 @@ __all__ = [
     "REPORT",
     "AnyArtifact",
     "Artifact",
-    "ArtifactWriter",
     "Cpu",
     "Damage",
     "FileDigest",
     "Generation",
     "GraphArtifact",
-    "GraphManifest",
-    "GraphTensor",
     "InputDigest",
     "KvCache",
     "Manifest",
@@ -60,11 +55,9 @@ __all__ = [
     "Weights",
     "check_digests",
     "plan_layout",
-    "portable_spec",
     "read_any",
     "read_artifact",
     "read_graph",
-    "sha256_of",
     "tensor_nbytes",
     "verify_digests",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest, dumps, loads
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors
@@ -21,7 +21,6 @@ from xamc.compiler.errors import InputError, InternalError, MisuseError
 
 M = TypeVar("M", Manifest, GraphManifest)
 
-_CHUNK = 8 * 2**20
 _PATH_KEYS = (("frontend", "checkpoint"), ("dataset", "path"), ("workspace", "path"))
 
 
@@ -230,16 +229,6 @@ def link_or_copy(source: Path, target: Path) -> bool:
         target.chmod(0o444)
         return False
     return True
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, read through one buffer of 8 MiB."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_CHUNK))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
 
 
 def portable_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

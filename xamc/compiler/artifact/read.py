@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from xamc.compiler.artifact.graph_manifest import GraphManifest
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import MANIFEST, FileDigest, Manifest, loads
-from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.errors import InputError
+
+if TYPE_CHECKING:
+    from xamc.compiler.artifact.graph_manifest import GraphManifest
 
 
 @dataclass(frozen=True)

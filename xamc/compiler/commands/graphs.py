@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact import GraphArtifact, GraphManifest, GraphTensor
+from xamc.compiler.artifact import GraphArtifact
+from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.compiler.artifact.manifest import digest
 from xamc.compiler.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import xamc
-from xamc.compiler.artifact.publish import sha256_of
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors, free_bytes
 from xamc.compiler.errors import InputError
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xamc.compiler.artifact import Artifact, sha256_of
+from xamc.compiler.artifact import Artifact
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults

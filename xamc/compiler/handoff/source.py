@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from xamc.compiler.artifact import Artifact, read_artifact, sha256_of
+from xamc.compiler.artifact import Artifact, read_artifact
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import MANIFEST
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint

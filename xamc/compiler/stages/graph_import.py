@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.graph_manifest import GraphTensor
 from xamc.compiler.artifact.manifest import InputDigest
-from xamc.compiler.artifact.publish import sha256_of
 from xamc.compiler.artifact.records import from_json, to_json
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xamc
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.golden import GOLDEN_FOLDER, Golden, golden_files
 from xamc.compiler.artifact.manifest import (
     MANIFEST,
@@ -19,7 +20,7 @@ from xamc.compiler.artifact.manifest import (
     Quantization,
     dumps,
 )
-from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec, sha256_of
+from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec
 from xamc.compiler.artifact.staging import locked
 from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import tool_version
