@@ -19,6 +19,7 @@ from xamc.targets.kernels.gemm_output import Destination, GemmOutput
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import (
     FLOAT32,
+    TURN,
     Arithmetic,
     bf16_arithmetic,
     cut_rows,
@@ -268,6 +269,13 @@ class _Gemm:
             return E.bits(E.load(copy, [block, i + r, s * 2], 2), "uint32", 1)
 
         per = self.arithmetic.k
+
+        def ahead(turn: E.Expr) -> None:
+            """Asks for as much of the next tile's rows, which follow in memory, as a turn uses of this one's."""
+            share, line = rows * TURN * per, 64 * per // 4  # elements of the copy
+            for first in range(0, share, line):
+                E.prefetch(copy, [block, i + rows, turn * share + first])
+
         emit_tile(
             self.arithmetic,
             rows,
@@ -277,6 +285,7 @@ class _Gemm:
             left,
             lambda s, v: E.load(values, [part, s, v * lanes], lanes),
             sums,
+            ahead if rows == self.tallest else None,
         )
         for r, registers in enumerate(sums):
             for v, register in enumerate(registers):

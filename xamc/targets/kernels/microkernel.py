@@ -17,6 +17,10 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.tiles import LinearTiles
 
+TURN = 4
+"""Steps along K per iteration of a tile's loop, which LLVM leaves as it is: fewer instructions that are no arithmetic,
+which counts where another thread has half of the core."""
+
 # TVM turns every bfloat16 value of TensorIR into integers before LLVM sees it, so the instruction, whose operands are
 # LLVM's own bfloat type, is wrapped in a function of LLVM IR that is inlined.
 _BF16_DOT = """
@@ -123,8 +127,9 @@ def emit_tile(
     a: Callable[[int, E.Expr], E.Expr],
     b: Callable[[E.Expr, int], E.Expr],
     sums: list[list[E.Register]],
+    ahead: Callable[[E.Expr], None] | None = None,
 ) -> None:
-    """Adds `steps` steps along K to the sums of a tile.
+    """Adds `steps` steps along K to the sums of a tile, `TURN` at a time.
 
     Args:
         arithmetic: what a step is.
@@ -135,12 +140,21 @@ def emit_tile(
         a: (row, step) -> scalar of `arithmetic.dtype`.
         b: (step, vector) -> vector of `arithmetic.dtype`.
         sums: [rows][vectors] registers, already initialized.
+        ahead: emitted in every turn, with its number: requests for what comes after this tile.
     """
 
-    with E.serial(steps) as k:  # LLVM unrolls it
+    def add(k: E.Expr) -> None:
         right = [E.let(b(k, v)) for v in range(vectors)]
         for row in range(rows):
             left = E.let(E.splat(a(row, k), lanes))
             for v in range(vectors):
                 register = sums[row][v]
                 register.set(arithmetic.multiply_add(left, right[v], register.get(), lanes))
+
+    with E.serial(E.let(steps // TURN)) as turn:
+        if ahead:
+            ahead(turn)
+        for i in range(TURN):
+            add(E.let(turn * TURN + i))
+    with E.serial(steps % TURN) as rest:
+        add(E.let(steps // TURN * TURN + rest))
