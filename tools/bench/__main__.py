@@ -3,6 +3,7 @@
     python -m tools.bench                                  # everything; results go to docs/benchmarks
     python -m tools.bench --quick --models smollm2-135m    # one short round, to build/bench/quick
     python -m tools.bench --engines xamc llama_cpp --widths 4 --threads 2
+    python -m tools.bench --widths 16 --keep               # 16 bits again; the pages' other widths stay
 
 Peers are installed into environments of their own and their models made from the same checkpoint, once, below
 build/bench. An interrupted run goes on where it stopped, by whole rounds, as long as machine, packages and models are
@@ -20,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -31,6 +32,7 @@ from rich.console import Console
 from tools.bench import corpus, tables
 from tools.bench.engines import ROOT, BenchError, EngineChoice, write_checkpoints
 from tools.bench.fidelity import WINDOW, WINDOWS, Fidelity, measure_fidelity
+from tools.bench.kept import SAMPLES, Kept, keep, write_environment
 from tools.bench.lineup import KINDS, MODELS, ROWS, WIDTHS, Row
 from tools.bench.machine import describe
 from tools.bench.peers.environments import environment, versions
@@ -71,12 +73,17 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where pages and raw values go; the README only follows the default")
     parser.add_argument("--quick", action="store_true", help="one round, 512 tokens, no fidelity, to build/bench/quick")
     parser.add_argument("--prepare", action="store_true", help="only install peers and make models")
+    parser.add_argument(
+        "--keep", action="store_true", help="widths that are not measured stay on the pages as they are"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget what an interrupted run measured")
     options = parser.parse_args(arguments)
     if options.quick:
         options.repeats, options.windows, options.prefills = 1, 0, [512]
     options.prefills = sorted(options.prefills)
     options.out = options.out or (SCRATCH / "quick" if options.quick else OUT)
+    if options.keep and (options.rows or {*options.engines} != {*KINDS} or {*options.models} != {*keys}):
+        parser.error("--keep takes every engine and model of a width; leave --rows, --engines and --models out")
     return options
 
 
@@ -124,13 +131,14 @@ def _race(options: argparse.Namespace, say: Say) -> None:
     threads = sorted({count for count in options.threads if count <= cpus})
     plan = Plan(options.repeats, threads, options.prefills)
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    engines, references = _prepare(options, say)
+    engines, references = _prepare(options, options.widths, say)
     if options.prepare:
         return
     machine = describe()
+    kept = keep(options.out, machine, options.widths) if options.keep else Kept()
     run = _run_folder({**machine, "plan": str(plan)}, engines, options.fresh)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    file, log = SampleFile(run / "speed.csv"), run / "workers.log"
+    file, log = SampleFile(run / SAMPLES), run / "workers.log"
     loops = compile_loops(SCRATCH)
     if not any(s.stage == "peak" for s in file.samples):
         say("arithmetic peaks")
@@ -140,19 +148,24 @@ def _race(options: argparse.Namespace, say: Say) -> None:
     busy = _busy_share()
     for model in options.models:
         _measure(model, engines, references[model], plan, probe, file, log, say)
-    results = Results(file.samples, engines)
+    widths = {*options.widths, *(kept.times or {})}
+    shown = _prepare(options, widths, say)[0] if options.keep else engines
+    results = Results([*file.samples, *kept.samples], shown)
     options.out.mkdir(parents=True, exist_ok=True)
     note = "" if busy < _BUSY else f"**The machine was busy**: others used {busy:.0%} of its CPUs when this began."
-    _publish(results, machine, when, options.out, note, run, say)
+    write_environment(options.out, machine, kept, when, options.widths)
+    _publish(results, machine, kept.when(when, options.widths), options.out, note, run, say)
     if options.windows:
         _fidelity(options, engines, machine, when, run, max(threads), say)
     shutil.rmtree(run)
     print(f"done; see {os.path.relpath(options.out, ROOT)}", file=sys.stderr)
 
 
-def _prepare(options: argparse.Namespace, say: Say) -> tuple[list[EngineChoice], dict[str, EngineChoice]]:
+def _prepare(
+    options: argparse.Namespace, widths: Collection[int], say: Say
+) -> tuple[list[EngineChoice], dict[str, EngineChoice]]:
     """Environments, checkpoints, artifacts and converted models; what is there is kept."""
-    rows = [row for row in ROWS if row.kind in options.engines and row.width in options.widths]
+    rows = [row for row in ROWS if row.kind in options.engines and row.width in widths]
     rows = [row for row in rows if not options.rows or row.weights in options.rows]
     if not rows:
         raise BenchError("no engine is left; see --engines, --widths and --rows")
@@ -230,12 +243,10 @@ def _busy_share(seconds: float = 2.0) -> float:
 def _publish(
     results: Results, machine: Mapping[str, str], when: str, out: Path, note: str, run: Path, say: Say
 ) -> None:
-    shutil.copyfile(run / "speed.csv", out / "speed.csv")
+    (out / SAMPLES).unlink(missing_ok=True)
+    SampleFile(out / SAMPLES).add(results.samples)
     (out / "speed.md").write_text(tables.speed_page(results, machine, when, note), encoding="utf-8")
     _write_rows(out / "engines.csv", [_row(engine) for engine in results.engines])
-    (out / "environment.json").write_text(
-        json.dumps({"time": when, "machine": machine, "command": "make bench"}, indent=1) + "\n", encoding="utf-8"
-    )
     say("drawing")
     python = environment("plots", say)
     for model in results.models():

@@ -224,7 +224,7 @@ def readme_block(results: Results, machine: Mapping[str, str], when: str) -> str
     lines = [
         BEGIN,
         f"On this machine ({place}; {when}),",
-        f"xamc to the best of {', '.join(names)} at the same width, in one interleaved run;",
+        f"xamc to the best of {', '.join(names)} at the same width, engines of a width taking turns;",
         f"{counts_text}; above 1 xamc is ahead, **bold** it is behind ({lost} of {all_cells} cells):",
         "",
         *table(("", *(name for name, *_ in _QUANTITIES)), rows),
