@@ -94,6 +94,8 @@ class Worker:
             json.dumps(dict(engine.options)),
             str(threads),
         ]
+        # pip compiles the modules of every peer; ours are compiled by the first process that may keep the result
+        compiled = {"PYTHONDONTWRITEBYTECODE": ""}
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
         self._started = time.monotonic()
         with log.open("ab") as errors:
@@ -104,7 +106,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads), **offline},
+                env={**os.environ, "OMP_NUM_THREADS": str(threads), **offline, **compiled},
             )
 
     @property

@@ -124,3 +124,11 @@ def test_time_spent_and_the_estimate() -> None:
     plan = Plan(3, [1, 2], [512], cell_seconds=10.0)
     short = estimate_minutes([(10**8, 10)], plan, 1e11, 4e10)
     assert 0 < short < estimate_minutes([(10**8, 10), (10**9, 10)], plan, 1e11, 4e10)
+
+
+def test_a_process_may_keep_compiled_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else ours, which no pip has compiled, would be compiled again at every start."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    with Worker(fake("a"), 1, tmp_path / "log") as worker:
+        worker.ask(do="load")
+        assert b"PYTHONDONTWRITEBYTECODE=" in Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
