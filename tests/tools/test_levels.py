@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,3 +100,29 @@ def test_the_emulator_s_own_time_is_limited_not_what_it_waits(tmp_path: Path) ->
         for one in (computing, waiting):
             one.process.kill()
             one.process.wait()
+
+
+DRAWING = """
+import os, pty, tty
+master, slave = pty.openpty()
+tty.setraw(slave)
+print(f'connected to screen "{os.ttyname(slave)}"', flush=True)
+drawing = b"x" * 1000
+for _ in range(200):
+    os.write(master, drawing)
+"""
+
+
+def test_an_emulator_that_draws_a_lot_does_not_wait_for_a_reader() -> None:
+    one = object.__new__(Machine)
+    one.terminal, theirs = pty.openpty()
+    reader = threading.Thread(target=one._discard)
+    with subprocess.Popen([sys.executable, "-S", "-c", DRAWING], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        reader.start()
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+    reader.join(60)
+    assert not reader.is_alive()

@@ -136,6 +136,8 @@ def _race(options: argparse.Namespace, say: Say) -> None:
         return
     machine = describe()
     kept = keep(options.out, machine, options.widths) if options.keep else Kept()
+    # what stays on the pages is described by its models, too
+    shown = _prepare(options, {*options.widths, *kept.times}, say)[0] if options.keep else engines
     run = _run_folder({**machine, "plan": str(plan)}, engines, options.fresh)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     file, log = SampleFile(run / SAMPLES), run / "workers.log"
@@ -148,8 +150,6 @@ def _race(options: argparse.Namespace, say: Say) -> None:
     busy = _busy_share()
     for model in options.models:
         _measure(model, engines, references[model], plan, probe, file, log, say)
-    widths = {*options.widths, *(kept.times or {})}
-    shown = _prepare(options, widths, say)[0] if options.keep else engines
     results = Results([*file.samples, *kept.samples], shown)
     options.out.mkdir(parents=True, exist_ok=True)
     note = "" if busy < _BUSY else f"**The machine was busy**: others used {busy:.0%} of its CPUs when this began."

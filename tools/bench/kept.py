@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.bench.engines import BenchError
@@ -24,7 +24,7 @@ class Kept:
     """
 
     samples: tuple[Sample, ...] = ()
-    times: Mapping[int, str] | None = None
+    times: Mapping[int, str] = field(default_factory=dict)
 
     def when(self, now: str, measured: Collection[int]) -> str:
         """When everything on the pages was measured, as text; `now` is when the widths of this run were."""
@@ -57,7 +57,7 @@ def keep(out: Path, machine: Mapping[str, str], measured: Collection[int]) -> Ke
 
 def write_environment(out: Path, machine: Mapping[str, str], kept: Kept, now: str, measured: Collection[int]) -> None:
     """Writes what `keep` reads: the machine, and when each width was measured."""
-    times = {**(kept.times or {}), **dict.fromkeys(measured, now)}
+    times = {**kept.times, **dict.fromkeys(measured, now)}
     value = {
         "times": {str(width): times[width] for width in sorted(times)},
         "machine": machine,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import pty
+import re
+import select
 import shutil
 import signal
 import struct
@@ -16,6 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ SECTOR, FIRST, MAGIC = 512, 8, 0x434D4158
 _END, _FILE, _LINK, _ARGUMENT, _OUTPUT = range(5)
 _PATIENCE = 20  # what a busy machine takes longer than an idle one, at most
 _CYLINDER = 16 * 63 * SECTOR
+_SCREEN = re.compile(rb'connected to screen "([^"]+)"')
 _INIT = Path(__file__).with_name("init.c")
 _ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 _LOADER = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
@@ -86,7 +90,6 @@ class Machine:
         self._make_cd()
         self._configure(model, memory)
         command = [bochs(), "-q", "-f", "bochsrc"]
-        # The terminal that it draws its screen on, which nobody looks at.
         self.terminal, theirs = pty.openpty()
         self.process = subprocess.Popen(
             command,
@@ -253,8 +256,21 @@ info: action=ignore
             os.killpg(self.process.pid, number)
 
     def _discard(self) -> None:
-        try:
-            while os.read(self.terminal, 65536):
-                pass
-        except OSError:  # the other side is gone
-            os.close(self.terminal)
+        """Reads what the emulator prints and, on a terminal that it makes and names there, draws: nobody looks at it,
+        but once a terminal's buffer is full, whoever writes to it waits."""
+        printed, terminals = b"", [self.terminal]
+        while terminals:
+            for terminal in select.select(terminals, [], [])[0]:
+                try:
+                    data = os.read(terminal, 65536)
+                except OSError:  # the other side is gone
+                    data = b""
+                if not data:
+                    terminals.remove(terminal)
+                    os.close(terminal)
+                elif terminal == self.terminal:
+                    printed += data
+            if len(terminals) == 1 and (screen := _SCREEN.search(printed)):
+                terminals.append(os.open(screen[1], os.O_RDONLY | os.O_NOCTTY))
+                tty.setraw(terminals[-1])  # else it would wait for whole lines, and answer with an echo
+                printed = b""
