@@ -68,8 +68,9 @@ def speed_page(results: Results, machine: Mapping[str, str], when: str, note: st
     lines = [
         "# The race: xamc beside llama.cpp, OpenVINO, ONNX Runtime GenAI and transformers",
         "",
-        f"Written by `make bench` on {when}; raw values are in [speed.csv](speed.csv), and in",
-        "[engines.csv](engines.csv) versions, conversion command lines and xamc's specs.",
+        f"Written by `make bench`; measured {when}.",
+        "Raw values are in [speed.csv](speed.csv), and in [engines.csv](engines.csv) versions, conversion commands",
+        "and xamc's specs.",
         "",
         *([note, ""] if note else []),
         *machine_lines(machine),
