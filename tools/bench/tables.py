@@ -117,7 +117,7 @@ def _limits(results: Results) -> list[str]:
     if not peaks:
         lines.append("- arithmetic peaks: not measured, as there is no C compiler or no AVX2;")
     lines[-1] = lines[-1][:-1] + "."
-    return ["Limits, probed in the same run:", "", *lines, ""]
+    return ["Limits, probed in the same runs:", "", *lines, ""]
 
 
 def _cells(cell: Cell) -> list[str]:
