@@ -43,7 +43,9 @@ FORMATS = (
 )
 ARITHMETICS: tuple[tuple[WeightFormat, Activations], ...] = (
     *((fmt, "float32") for fmt in FORMATS),
+    (WeightFormat("bfloat16"), "bfloat16"),
     *((fmt, "int8") for fmt in FORMATS if fmt.quantized),
+    (WeightFormat("int8"), "int16"),
 )
 """Formats, and what they are multiplied as; integer rows too are fractions of the float32 multiply-add peak."""
 SHAPES = {"135M gate_up": (3072, 576), "1.1B gate_up": (11264, 2048), "1.1B down": (2048, 5632)}
@@ -148,7 +150,7 @@ def linears(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[R
                 return [tensor(np.ones(b.shape, b.dtype)) for b in layout.buffers]
 
             name = f"{fmt.kind}{f' g{fmt.group_size}' if fmt.group_size else ''} {shape} {n}x{k}"
-            name = f"{'integer ' if activations == 'int8' else ''}{name}"
+            name = name if activations == "float32" else f"{activations} activations {name}"
             copies = [weight() for _ in range(max(1, PROBE_BYTES // layout.nbytes))]
             one = compiled(linear(n, k, fmt, isa, m="one", activations=activations), isa)
             x, y = tensor(generator.standard_normal((1, k)).astype(np.float32)), tensor(np.zeros((1, n), np.float32))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xamc.compiler.artifact.manifest import Arithmetic
 from xamc.compiler.artifact.staging import free_bytes
 from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.contract import ModelConfig, kv_bytes_per_token
@@ -92,6 +93,7 @@ class Plan:
         static: what every rank holds, for a target of static graphs on ranks.
         gears: the graphs of Ascend's ATC road.
         tuned: kernels whose tiles are known from an earlier search on this machine.
+        arithmetic: CPU level → what its linear layers multiply in, where the target has a choice.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Plan:
     static: StaticPlan | None = None
     gears: GearPlan | None = None
     tuned: tuple[str, ...] = ()
+    arithmetic: Mapping[str, Arithmetic] = dataclasses.field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -144,6 +147,7 @@ class Plan:
             model,
             f"memory   ~{size(self.peak_memory)} while compiling, {size(self.free_memory)} available{adds}",
             *lines,
+            *(f"multiply {level}: {arithmetic}" for level, arithmetic in self.arithmetic.items()),
             *(f"tuned    {kernel}" for kernel in self.tuned),
             f"disk     {size(self.peak_disk)}, {size(self.free_disk)} free in {self.where}",
             f"time     ~{duration(self.seconds)} on 2 cores",
@@ -266,6 +270,12 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         stage = PlannedStage("tune", what, seconds, _BASE_BYTES + workers * _CODEGEN_BYTES)
         at = next(index for index, other in enumerate(stages) if other.name == "codegen")
         stages = (*stages[:at], stage, *stages[at:])
+    arithmetic: dict[str, Arithmetic] = {}
+    if request is not None and len(caps.activations) > 1:
+        from xamc.targets.cpu.arithmetic import level_arithmetic
+        from xamc.targets.kernels.isa import Isa
+
+        arithmetic = {isa.name: level_arithmetic(isa, request) for isa in Isa.rising(request.cpu_levels)}
     destination = spec.workspace.path
     kv_dtype = "float16" if request is None else request.kv_dtype
     context = spec.context_limit or config.max_position_embeddings
@@ -301,6 +311,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         static=static,
         gears=gears,
         tuned=tuned,
+        arithmetic=arithmetic,
     )
 
 

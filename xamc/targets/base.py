@@ -28,7 +28,7 @@ class TargetCaps:
         executes_on: what runs the artifact, printed with every result.
         weight_groups: whether several columns of a quantized weight's row may share a scale; otherwise one scale per
             output channel is all there is.
-        int8_activations: whether layers with integer weights can multiply in integers.
+        activations: values of `backend.compile.activations` that its linear layers can multiply their inputs as.
         tunes: whether kernels can be tuned on the machine that compiles.
     """
 
@@ -44,7 +44,7 @@ class TargetCaps:
     max_tensor_parallel: int
     executes_on: str
     weight_groups: bool = True
-    int8_activations: bool = False
+    activations: tuple[str, ...] = ("float32",)
     tunes: bool = False
 
 
@@ -63,7 +63,7 @@ CAPS: dict[str, TargetCaps] = {
             kv_layout="in_place",
             max_tensor_parallel=1,
             executes_on="cpu",
-            int8_activations=True,
+            activations=("float32", "bfloat16", "int8", "int16"),
             tunes=True,
         ),
         TargetCaps(

@@ -40,7 +40,7 @@ class TargetRequest:
         quantize: how linear weights are rounded, or None.
         kv_dtype: element type of the KV cache.
         cpu_levels: CPU levels to generate code for, `native` for this machine's; the CPU target alone takes several.
-        activations: float32 or int8: what linear layers with integer weights multiply their inputs as.
+        activations: float32, bfloat16, int8 or int16: what linear layers multiply their inputs as.
         disable: names of passes to leave out.
         tune: whether the best tiles of the kernels are searched for on this machine.
         tiles: what was found.

@@ -46,6 +46,8 @@ def test_gptq_on_vacc_needs_leave_to_round() -> None:
         ("tvm_cpu", None, "int8"),
         ("tvm_cpu", "auto", "int8"),
         ("tvm_cpu", "int8", "int8"),
+        ("tvm_cpu", "int16", "int16"),
+        ("tvm_cpu", "bfloat16", "bfloat16"),
         ("tvm_cpu", "float32", "float32"),
         ("reference", "int8", "float32"),
     ],
@@ -57,10 +59,28 @@ def test_integer_weights_are_multiplied_in_integers_where_the_target_can(target:
     assert request.activations == quantization.activations == used
 
 
-def test_integer_activations_go_with_integer_weights() -> None:
+def test_8_bit_weights_are_multiplied_with_16_bits_unless_8_are_asked_for() -> None:
+    """With 8 they would lie beyond the bound of a default, as docs/kernels.md shows."""
+    assert _request("w8a16_rtn", "int8", "tvm_cpu")[0].activations == "int16"
+    assert _request("w8a16_rtn", "int8", "tvm_cpu", compile={"activations": "int8"})[0].activations == "int8"
+
+
+@pytest.mark.parametrize(("dtype", "used"), [("fp32", "float32"), ("fp16", "float32"), ("bf16", "bfloat16")])
+def test_weights_that_are_not_integers_are_not_multiplied_in_less_than_they_have(dtype: str, used: str) -> None:
     spec = {
         "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}},
-        "backend": {"type": "tvm_cpu", "dtype": "fp16", "compile": {"activations": "int8"}},
+        "backend": {"type": "tvm_cpu", "dtype": dtype},
+    }
+    assert target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == used
+    spec["backend"]["compile"] = {"activations": "bfloat16"}
+    assert target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == "bfloat16"
+
+
+@pytest.mark.parametrize("asked", ["int8", "int16"])
+def test_integer_activations_go_with_integer_weights(asked: str) -> None:
+    spec = {
+        "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}},
+        "backend": {"type": "tvm_cpu", "dtype": "fp16", "compile": {"activations": asked}},
     }
     with pytest.raises(UnsupportedError, match=r"E1410.*integer weights") as error:
         target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)

@@ -34,7 +34,7 @@ def check_bf16_gemm(fmt: WeightFormat, isa: Isa) -> None:
     stored, scales, w = weights(fmt, n, k)
     packed = pack_rows(stored, fmt, **scales)
     buffers = [packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers]
-    run = kernel(linear(n, k, fmt, isa, m="any"), isa)
+    run = kernel(linear(n, k, fmt, isa, m="any", activations="bfloat16"), isa)
     for count in (3, 13, 249):
         x, y = normal(rng(count), count, k), np.full((count, n), np.nan, np.float32)
         run(x, *buffers, y)
@@ -46,10 +46,9 @@ def check_bf16_gemm(fmt: WeightFormat, isa: Isa) -> None:
 def linear_layers(fmt: WeightFormat) -> Callable[[Isa], None]:
     def run(isa: Isa) -> None:
         test_linear.check(fmt, isa, 50, "one", (1,), True)
-        if isa.has_bf16_dot and fmt.kind != "float32":
+        test_linear.check(fmt, isa, 50, "any", (3, 13, 249), True)
+        if isa.has_bf16_dot:
             check_bf16_gemm(fmt, isa)
-        else:
-            test_linear.check(fmt, isa, 50, "any", (3, 13, 249), True)
 
     return run
 
@@ -58,6 +57,9 @@ def integer_layers(fmt: WeightFormat) -> Callable[[Isa], None]:
     def run(isa: Isa) -> None:
         test_integer_linear.check(fmt, isa, 50, "one", (1,), True)
         test_integer_linear.check(fmt, isa, 50, "any", ROWS, True)
+        if fmt.kind == "int8" and isa.has_vnni:
+            test_integer_linear.check(fmt, isa, 50, "one", (1,), True, "int16")
+            test_integer_linear.check(fmt, isa, 50, "any", ROWS, True, "int16")
 
     return run
 

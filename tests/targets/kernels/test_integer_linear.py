@@ -9,7 +9,7 @@ from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, as
 from tests.targets.kernels.test_linear import N, name
 from tests.targets.kernels.test_packing import weights
 from xamc.compiler.verify.tolerances import tolerance
-from xamc.targets.kernels.integer_dot import IntegerDot
+from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear
 from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
@@ -43,13 +43,21 @@ def rounded(x: np.ndarray, group: int, levels: int) -> tuple[np.ndarray, np.ndar
     return out, steps
 
 
-def check(fmt: WeightFormat, isa: Isa, n: int, m: str, rows: tuple[int, ...], extras: bool) -> None:
+def check(
+    fmt: WeightFormat,
+    isa: Isa,
+    n: int,
+    m: str,
+    rows: tuple[int, ...],
+    extras: bool,
+    activations: IntegerActivations = "int8",
+) -> None:
     k = columns(fmt)
     stored, scales, w = weights(fmt, n, k)
     packed = pack_rows(stored, fmt, **scales)
     buffers = [packed[buffer.name] for buffer in packed_layout(n, k, fmt).buffers]
-    run = kernel(linear(n, k, fmt, isa, m=m, bias=extras, residual=extras, activations="int8"), isa)  # type: ignore[arg-type]
-    dot = IntegerDot.of(fmt, isa)
+    run = kernel(linear(n, k, fmt, isa, m=m, bias=extras, residual=extras, activations=activations), isa)  # type: ignore[arg-type]
+    dot = IntegerDot.of(fmt, isa, activations)
     for count in rows:
         g = rng(count)
         x, bias, residual = normal(g, count, k), normal(g, n), normal(g, count, n)
@@ -78,6 +86,15 @@ def test_one_row(fmt: WeightFormat, isa: Isa) -> None:
 def test_any_rows(fmt: WeightFormat, isa: Isa) -> None:
     """Up to 16 rows are streamed, some at a time; 249 are two row blocks, the last tiles partial."""
     check(fmt, isa, N, "any", (1, 2, 3, 9, 16, 17, 249), extras=True)
+
+
+@pytest.mark.parametrize("isa", [LEVELS_HERE[-1], VNNI], ids=lambda isa: "vnni" if isa.emulate_vnni else "here")
+@pytest.mark.parametrize("fmt", FORMATS[2:], ids=name)
+def test_activations_of_16_bits(fmt: WeightFormat, isa: Isa) -> None:
+    """The same for 8-bit weights on every level, with an instruction of its own where there is VNNI."""
+    check(fmt, isa, N, "one", (1,), True, "int16")
+    check(fmt, isa, N, "any", (3, 16, 17, 249), True, "int16")
+    assert IntegerDot.of(fmt, isa, "int16").levels == 32767
 
 
 @pytest.mark.parametrize("fmt", FORMATS[:3:2], ids=name)
@@ -133,4 +150,8 @@ def test_wide_levels_use_their_instruction(fmt: WeightFormat, m: str) -> None:
         text = assembly(linear(64, 256, fmt, isa, m=m, activations="int8"), isa)  # type: ignore[arg-type]
         lines = [line for line in text.splitlines() if f"{word}\t" in line]
         assert sum("%zmm" in line for line in lines) >= 4, isa.name
+    if fmt.kind == "int8":
+        text = assembly(linear(64, 256, fmt, WIDE[1], m=m, activations="int16"), WIDE[1])  # type: ignore[arg-type]
+        lines = [line for line in text.splitlines() if "vpdpwssd\t" in line]
+        assert sum("%zmm" in line for line in lines) >= 4
         assert not any("%ymm" in line for line in lines), isa.name

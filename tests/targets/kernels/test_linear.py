@@ -122,7 +122,7 @@ def test_two_panels_of_a_share_at_a_time(fmt: WeightFormat, panels: int) -> None
     check(fmt, LEVELS_HERE[-1], n, "one", (1,), extras=True)
 
 
-@pytest.mark.parametrize("fmt", [FORMATS[1], FORMATS[2], FORMATS[4], FORMATS[5]], ids=name)
+@pytest.mark.parametrize("fmt", [FORMATS[0], FORMATS[1], FORMATS[2], FORMATS[4], FORMATS[5]], ids=name)
 def test_bf16_dot_product(fmt: WeightFormat) -> None:
     """The algorithm of the bf16 level with plain instructions: both operands are rounded to bfloat16."""
     isa = replace(LEVELS_HERE[-1], emulate_bf16_dot=True)
@@ -130,21 +130,23 @@ def test_bf16_dot_product(fmt: WeightFormat) -> None:
     stored, scales, w = weights(fmt, N, k)
     packed = pack_rows(stored, fmt, **scales)
     x, y = normal(rng(1), 9, k), np.zeros((9, N), np.float32)
-    run = kernel(linear(N, k, fmt, isa, m="any"), isa)
+    run = kernel(linear(N, k, fmt, isa, m="any", activations="bfloat16"), isa)
     run(x, *(packed[buffer.name] for buffer in packed_layout(N, k, fmt).buffers), y)
     x, w = (a.astype(ml_dtypes.bfloat16).astype(np.float64) for a in (x, w))
     assert_close(y, x @ w.T, "kernel_sums", np.abs(x) @ np.abs(w).T)
 
 
-def test_bf16_level_uses_its_instruction_for_all_but_float32_weights() -> None:
-    quantized = assembly(linear(64, 64, WeightFormat("uint4", 32), BF16, m="any"), BF16)
-    assert quantized.count("vdpbf16ps\t%zmm") >= 28, "the tile is 14 rows of two vectors"
-    exact = assembly(linear(64, 64, WeightFormat("float32"), BF16, m="any"), BF16)
-    assert "vdpbf16ps" not in exact
+def test_bf16_level_uses_its_instruction_where_that_is_asked_for() -> None:
+    fmt = WeightFormat("uint4", 32)
+    rounded = assembly(linear(64, 64, fmt, BF16, m="any", activations="bfloat16"), BF16)
+    assert rounded.count("vdpbf16ps\t%zmm") >= 28, "the tile is 14 rows of two vectors"
+    assert "vdpbf16ps" not in assembly(linear(64, 64, fmt, BF16, m="any"), BF16)
 
 
 def test_several_bf16_kernels_link_into_one_module() -> None:
-    functions = {f"f{n}": linear(n, 32, WeightFormat("bfloat16"), BF16, m="any") for n in (32, 64)}
+    functions = {
+        f"f{n}": linear(n, 32, WeightFormat("bfloat16"), BF16, m="any", activations="bfloat16") for n in (32, 64)
+    }
     module({key: value.with_attr("global_symbol", key) for key, value in functions.items()}, BF16)
 
 

@@ -119,11 +119,32 @@ class KvCache:
 
 
 @dataclass(frozen=True)
+class Arithmetic:
+    """What the linear layers of a library multiply in.
+
+    Attributes:
+        prompts: for many rows, in words.
+        tokens: for single tokens.
+        divergence: mean KL divergence, in nats, of SmolLM2-135M with this arithmetic and these weights to transformers
+            in float32, or None where it was not measured. It says what to expect, nothing of the artifact's own model.
+    """
+
+    prompts: str
+    tokens: str
+    divergence: float | None = None
+
+    def __str__(self) -> str:
+        words = self.prompts if self.prompts == self.tokens else f"prompts {self.prompts}, tokens {self.tokens}"
+        return words + ("" if self.divergence is None else f"; mean KL {self.divergence:.1e} on SmolLM2-135M")
+
+
+@dataclass(frozen=True)
 class Cpu:
     """What the code was compiled for: LLVM's `mcpu`, and the features (as in /proc/cpuinfo) it can't run without."""
 
     mcpu: str
     features: tuple[str, ...]
+    arithmetic: Arithmetic | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +162,7 @@ class Code:
 class Quantization:
     """The weight quantization the spec asked for and the one used; they differ only under ``--allow-rtn``.
 
-    `activations` is what linear layers with integer weights multiply their inputs as: float32 or int8.
+    `activations` is what linear layers multiply their inputs as: float32, bfloat16, int8 or int16.
     """
 
     requested: str | None = None

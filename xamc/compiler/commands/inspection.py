@@ -87,7 +87,8 @@ def _target_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """The target, and per library the size and what a CPU must have for it."""
     if not manifest.variants:
         needs = " ".join(manifest.cpu.features) or "nothing"
-        return [("target", f"{manifest.target}, {manifest.cpu.mcpu}; needs {needs}")]
+        rows = [("target", f"{manifest.target}, {manifest.cpu.mcpu}; needs {needs}")]
+        return rows + ([("arithmetic", str(manifest.cpu.arithmetic))] if manifest.cpu.arithmetic else [])
     from xamc.runtime.cpu_features import best_code, why_not_run
 
     nbytes = {file.path: file.nbytes for file in manifest.files}
@@ -96,6 +97,8 @@ def _target_rows(manifest: Manifest) -> list[tuple[str, str]]:
     for code in manifest.codes:
         chosen = "; run on this machine" if code == here else ""
         rows.append((code.cpu.mcpu, f"{size(nbytes[code.file])}, needs {' '.join(code.cpu.features)}{chosen}"))
+        if code.cpu.arithmetic:
+            rows.append(("", str(code.cpu.arithmetic)))
     return rows
 
 
@@ -257,5 +260,7 @@ def _pass_row(entry: dict[str, Any]) -> tuple[str, str, str, str]:
     matched = entry.get("matched")
     count = sum(matched.values()) if isinstance(matched, dict) else matched
     deviation, name = entry.get("deviation"), entry.get("tolerance")
-    bound = "" if name is None else f"{tolerance(name):.1e} ({name})" if name in TOLERANCES else str(name)
+    # some bounds follow from the twin, by the tolerance of that name
+    value = entry.get("bound") or (tolerance(name) if name in TOLERANCES else None)
+    bound = "" if name is None else str(name) if value is None else f"{value:.1e} ({name})"
     return str(entry.get("name")), str(count), "not run" if deviation is None else f"{deviation:.1e}", bound

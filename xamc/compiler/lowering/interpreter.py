@@ -6,7 +6,8 @@ Slow and plain on purpose: this is what the dialect means, and what the fused ke
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,14 +17,15 @@ from numpy.typing import NDArray
 from xamc.compiler.lowering.dialect import PREFIX
 
 Array = NDArray[Any]
-Definition = TypeVar("Definition", bound=Callable[..., Any])
-DEFINITIONS: dict[str, Callable[..., Array | tuple[Array, ...]]] = {}
+Definition = Callable[..., Array | tuple[Array, ...]]
+DEFINITIONS: dict[str, Definition] = {}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def defines(name: str) -> Callable[[Definition], Definition]:
+def defines(name: str) -> Callable[[_Function], _Function]:
     """Registers the NumPy definition of one dialect operator."""
 
-    def register(function: Definition) -> Definition:
+    def register(function: _Function) -> _Function:
         DEFINITIONS[name] = function
         return function
 
@@ -32,12 +34,24 @@ def defines(name: str) -> Callable[[Definition], Definition]:
 
 def register_interpreter() -> None:
     """Makes every definition callable by the Relax VM of this process."""
-    for name, function in DEFINITIONS.items():
-        tvm.register_global_func(f"{PREFIX}{name}", _packed(function), override=True)
+    for name in DEFINITIONS:
+        tvm.register_global_func(f"{PREFIX}{name}", _packed(name), override=True)
 
 
-def _packed(function: Callable[..., Array | tuple[Array, ...]]) -> Callable[..., None]:
+@contextmanager
+def replaced(others: Mapping[str, Definition]) -> Iterator[None]:
+    """Other definitions in the places of those they name, also for a VM that has looked its functions up already."""
+    before = dict(DEFINITIONS)
+    DEFINITIONS.update(others)
+    try:
+        yield
+    finally:
+        DEFINITIONS.update(before)
+
+
+def _packed(name: str) -> Callable[..., None]:
     def call(*arguments: Any) -> None:
+        function = DEFINITIONS[name]
         place = next(i for i, a in enumerate(arguments) if isinstance(a, str))
         inputs = [a.numpy() for a in arguments[:place]]
         results = function(*inputs, **json.loads(str(arguments[place])))

@@ -165,7 +165,7 @@ class Backend:
 
     @property
     def activations(self) -> str:
-        """What activations are multiplied as by linear layers with integer weights: auto, float32 or int8."""
+        """What linear layers multiply their inputs as: auto, float32, bfloat16, int8 or int16."""
         return str(self.compile.get("activations", "auto"))
 
     @property

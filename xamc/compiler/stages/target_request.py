@@ -49,7 +49,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
             fix=f"use one of auto, {', '.join(caps.kv_dtypes)}",
             keys=("runtime.kv_dtype",),
         )
-    activations = _activations(spec, caps, policy)
+    activations = _activations(spec, caps, policy, weight_dtype)
     request = TargetRequest(
         weight_dtype=weight_dtype,
         quantize=policy,
@@ -88,20 +88,23 @@ def check_cpu_levels(spec: Spec) -> None:
         )
 
 
-def _activations(spec: Spec, caps: TargetCaps, policy: RoundToNearest | None) -> str:
+def _activations(spec: Spec, caps: TargetCaps, policy: RoundToNearest | None, weight_dtype: str) -> str:
+    """What linear layers multiply their inputs as; `auto` never asks for less than the weights are stored in."""
     asked = spec.backend.activations
-    if not caps.int8_activations or asked == "float32":
+    if asked == "auto":
+        asked = "bfloat16" if weight_dtype == "bfloat16" else "float32"
+        if policy is not None:
+            asked = "int16" if policy.bits == 8 else "int8"
+    if asked not in caps.activations:
         return "float32"
-    if policy is not None:
-        return "int8"
-    if asked == "int8":
+    if asked in ("int8", "int16") and policy is None:
         raise UnsupportedError(
             "E1410",
-            f"backend.compile.activations is int8, which goes with integer weights; these are {spec.backend.dtype}",
+            f"backend.compile.activations is {asked}, which goes with integer weights; these are {spec.backend.dtype}",
             fix="remove it, or quantize the weights: frontend.quantize: {type: w4a16_rtn}",
             keys=("backend.compile.activations", "backend.dtype"),
         )
-    return "float32"
+    return asked
 
 
 def _quantization(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[RoundToNearest | None, Quantization]:

@@ -106,7 +106,9 @@ def check_golden(
     deviation = max(relative_error(mine, theirs) for mine, theirs in zip(actual, own, strict=True))
     same = sum(_same_top1(mine, theirs) for mine, theirs in zip(actual, own, strict=True))
     other = bool(golden.cpu_level) and golden.cpu_level != cpu_level
-    bound = tolerance("golden_other_level" if other and manifest.quantization.activations == "int8" else "golden")
+    bound = tolerance(
+        "golden_other_level" if other and manifest.quantization.activations in ("int8", "bfloat16") else "golden"
+    )
     if not deviation <= bound:
         raise ToolchainError(
             "E1511",

@@ -59,13 +59,6 @@ _ALL = (
         "0.013, and no more after three steps that hand codes on, as codes go through a step unchanged",
     ),
     Tolerance(
-        "int8_activations_twin",
-        0.05,
-        "logits of a twin whose activations are rounded to int8 in groups of 32: each is off by up to 1/254 of its "
-        "group's largest, which peaked attention amplifies; measured 0.007 to 0.012. The kernels themselves are held "
-        "to a NumPy model of the rounding in their own tests",
-    ),
-    Tolerance(
         "tiles",
         2e-5,
         "one kernel with other tiles than the default's: the same products in another order of float32 sums over K up "
@@ -92,15 +85,14 @@ _ALL = (
     ),
     Tolerance("cpu_fp32", 1e-4, "fp32 logits of the CPU target against the reference, the project's stated bound"),
     Tolerance(
-        "kv_float16",
-        1e-3,
-        "keys and values rounded to 11 bits (2^-11 = 4.9e-4 relative each), the errors of many keys averaging out; "
-        "measured 1.6e-4 on SmolLM2's twin, and tight enough to tell bfloat16 apart",
-    ),
-    Tolerance(
-        "kv_bfloat16",
-        8e-3,
-        "as kv_float16 with 8 bits (2^-8 = 3.9e-3 relative each): eight times as much",
+        "rounding_noise",
+        2.0,
+        "a factor: how far an output may move because values are rounded (a 16-bit or int8 KV cache, bfloat16 or int8 "
+        "operands of linear layers), in units of how far noise of the same size moves it on the same twin, in NumPy "
+        "(`targets/cpu/rounding_noise.py`); the twin's own peaked attention is in it. Rounding and noise are two "
+        "draws of one size, whose maxima over the outputs differ: measured 0.1 to 1.5 on 96 twins of four shapes, some "
+        "with attention two and four times as peaked. 8 instead of 11 bits are eight times as much, a wrong scale, "
+        "block or row a hundred times",
     ),
     Tolerance(
         "kv_int8",

@@ -85,8 +85,8 @@ def prove(request: Mapping[str, Any]) -> None:
     Args:
         request: ``twin`` ({graph, config, weights, cases}: see `TwinProof`), ``kv_dtype``, ``activations``,
             ``disable``, ``passes`` (whether the passes are proven, or only run on the way to the kernels), ``isa`` (of
-            the kernels, or None to leave them out), and ``out``, where passes.json (name -> deviation and tolerance)
-            and kernels.json go, each with ``seconds``.
+            the kernels, or None to leave them out), and ``out``, where passes.json (name -> deviation, tolerance and
+            bound) and kernels.json go, each with ``seconds``.
 
     Raises:
         InternalError: E1406 naming the first pass that left its tolerance, or the kernels.
@@ -97,7 +97,7 @@ def prove(request: Mapping[str, Any]) -> None:
     clock.lap("lower the twin")
     if request["passes"]:
         twin.check("lowering", "reassociated")
-        passes = {p.name: {"deviation": twin.prove(p), "tolerance": p.tolerance} for p in active}
+        passes = {p.name: twin.prove(p).to_json() for p in active}
         clock.lap("prove Relax passes")
         _write(out / PASSES_PROOF, {"passes": passes, "seconds": clock.laps})
         clock.laps = {}

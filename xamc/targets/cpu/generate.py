@@ -24,6 +24,7 @@ from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, save_cases
 from xamc.compiler.verify.twin_file import write_weights
+from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.stored import follow
 from xamc.targets.cpu.target import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
 from xamc.targets.kernels.isa import Isa
@@ -84,17 +85,17 @@ def generate(
     result = json.loads((folder / RESULT).read_text())
     weights, buffers = _resolve(result["weights"], program)
     shown = proof["passes"] if proof is not None else {}
-    unproven = {"deviation": None, "tolerance": None}
+    unproven = {"deviation": None, "tolerance": None, "bound": None}
     return Generated(
         code=folder / LIBRARY,
         code_name=f"code/{names[0]}",
         variants=tuple(
-            (other / LIBRARY, Code(f"code/{name}", Cpu(level.name, level.cpu_flags)))
+            (other / LIBRARY, Code(f"code/{name}", _cpu(level, request)))
             for other, name, level in zip(others, names[1:], levels[1:], strict=True)
         ),
         functions=FUNCTIONS,
         phases=(Phase("prefill", ("prefill_last", "prefill_all")), Phase("decode", ("decode",))),
-        cpu=Cpu(isa.name, isa.cpu_flags),
+        cpu=_cpu(isa, request),
         buffers=buffers,
         weights=weights,
         passes=tuple({**entry, **shown.get(entry["name"], unproven)} for entry in result["passes"]),
@@ -104,6 +105,10 @@ def generate(
         step=folder / STEP_FILE if (folder / STEP_FILE).is_file() else None,
         seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
+
+
+def _cpu(isa: Isa, request: TargetRequest) -> Cpu:
+    return Cpu(isa.name, isa.cpu_flags, level_arithmetic(isa, request))
 
 
 def _check_same_weights(folder: Path, others: list[Path], levels: list[Isa]) -> None:

@@ -20,7 +20,7 @@ from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InternalError
-from xamc.compiler.lowering.evaluate import evaluate
+from xamc.compiler.lowering.evaluate import Evaluation, evaluate
 from xamc.compiler.lowering.lower import lower
 from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.compiler.program import Program
@@ -28,15 +28,16 @@ from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.scenario import Case, load_cases
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.verify.twin_file import read_weights
+from xamc.passes.relax.kv_storage import KvStorage
 from xamc.passes.relax.protocol import RelaxPass
 from xamc.runtime.memory import Bytes, aligned_zeros
 from xamc.runtime.step_runner import StepRunner
 from xamc.runtime.threads import configure_tvm_threads
 from xamc.runtime.tvm_library import tvm_ffi
 from xamc.targets.cpu.codegen import build_library
+from xamc.targets.cpu.rounding_noise import Rounding, rounding_effect
 from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
-from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import GRAIN, LARGEST_CODE, KvDtype
 from xamc.targets.kernels.linear import Activations
@@ -45,6 +46,29 @@ from xamc.targets.kernels.packing import pack_rows
 Array = NDArray[np.generic]
 
 _THREADS = 3
+
+
+NOISE = "rounding_noise"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a deviation may be: the tolerance's name and, as some follow from the twin itself, the number."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Proven:
+    """The deviation that came nearest to its bound."""
+
+    deviation: float
+    bound: Bound
+
+    def to_json(self) -> dict[str, Any]:
+        """``deviation``, the name of the ``tolerance`` and the ``bound`` in force."""
+        return {"deviation": self.deviation, "tolerance": self.bound.name, "bound": self.bound.value}
 
 
 @dataclass
@@ -70,46 +94,71 @@ class TwinProof:
         cases = load_cases(Path(request["cases"]))
         return TwinProof(program, outputs, cases, [case.fetches for case in cases])
 
-    def prove(self, relax_pass: RelaxPass) -> float:
-        """Runs a pass on the twin and returns how far its outputs moved from the oracle's.
+    def prove(self, relax_pass: RelaxPass) -> Proven:
+        """Runs a pass on the twin and returns how far its outputs moved from what they were before it.
+
+        A pass that rounds the KV cache may move them as far as noise of that size does.
 
         Raises:
             InternalError: E1406 naming the pass when that is more than its tolerance.
         """
+        bounds = self._bounds(relax_pass.tolerance)
+        if isinstance(relax_pass, KvStorage) and relax_pass.tolerance == NOISE:
+            rounding = Rounding(cast(KvDtype, relax_pass.dtype))
+            exact = [[outputs[name] for name in self.outputs] for outputs in self.before]
+            found = self._noise_bounds(Evaluation(self.program), exact, rounding, "reassociated")
+            bounds = dict(zip(self.outputs, found, strict=True))
         relax_pass.run(self.program)
-        return self.check(relax_pass.name, relax_pass.tolerance)
+        return self._check(relax_pass.name, bounds)
 
-    def check(self, stage: str, bound: str) -> float:
-        """The largest relative deviation over all calls and outputs; what was computed is compared with next.
+    def check(self, stage: str, bound: str) -> Proven:
+        """How far the outputs are from those before; what was computed is compared with next.
 
         Before any pass has run, that is the lowering against the oracle.
 
         Raises:
             InternalError: E1406 naming the stage when that is more than its bound.
         """
-        worst = 0.0
+        return self._check(stage, self._bounds(bound))
+
+    def _bounds(self, bound: str) -> dict[str, Bound]:
+        return {name: Bound(bound, tolerance(bound)) for name in self.outputs}
+
+    def _noise_bounds(
+        self, evaluation: Evaluation, exact: Sequence[Sequence[Array]], rounding: Rounding, rest: str
+    ) -> list[Bound]:
+        """For each output in `exact`: `rounding_noise` times what noise of that size does to it, and `rest`."""
+        effects = rounding_effect(evaluation, [case.feeds for case in self.cases], exact, rounding)
+        return [Bound(NOISE, tolerance(rest) + tolerance(NOISE) * effect) for effect in effects]
+
+    def _check(self, stage: str, bounds: Mapping[str, Bound]) -> Proven:
+        worst: list[Proven] = []
         results = evaluate(self.program, [case.feeds for case in self.cases])
         after = [dict(zip(self.outputs, outputs, strict=True)) for outputs in results]
         for case, expected, actual in zip(self.cases, self.before, after, strict=True):
             for name in self.outputs:
-                worst = max(worst, self._deviation(stage, bound, case.name, name, actual[name], expected[name]))
+                worst.append(_deviation(stage, bounds[name], case.name, name, actual[name], expected[name]))
         self.before = after
-        return worst
+        return max(worst, key=lambda found: found.deviation / max(found.bound.value, 1e-30))
 
     def prove_kernels(self, isa: Isa, kv_dtype: str, activations: str) -> dict[str, Any]:
         """Compiles the twin with the real kernels and compares the logits; not on a CPU that can't execute them.
 
         The kernels are those of an artifact but for the blocks of the KV cache, which are so small here that sequences
         of a dozen tokens take several: they lie in random order in their pools, so that a wrong table entry shows.
+        Where they round, they may move the logits as far as noise of that size does.
         """
         if Isa.host().name != isa.name and not set(isa.cpu_flags) <= set(Isa.host().cpu_flags):
             return {"executed": False, "reason": f"this machine cannot execute {isa.name}"}
         plan = plan_weights(self.program)
         dtypes = cast(KvDtype, kv_dtype), cast(Activations, activations)
         selected = select_kernels(self.program, plan, isa, *dtypes, block=GRAIN)
-        bound = "cpu_fp32" if kv_dtype == "float32" else f"kv_{kv_dtype}"
-        if activations == "int8" and _has_short_activations(plan, isa):
-            bound = "int8_activations_twin"
+        # caches of 16 bits are the program's own by now, so that they are rounded with and without noise
+        rounding = Rounding("int8" if kv_dtype == "int8" else "float32", dtypes[1], isa)
+        bound = Bound("cpu_fp32", tolerance("cpu_fp32"))
+        if kv_dtype != "float32" or rounding.rounds_activations(plan.formats):
+            exact = [[case.fetches["logits"]] for case in self.cases]
+            (bound,) = self._noise_bounds(Evaluation(self.program), exact, rounding, "cpu_fp32")
         worst = 0.0
         with temporary_folder("twin") as folder:
             library = folder / "twin.so"
@@ -131,8 +180,9 @@ class TwinProof:
                     if function == "prefill_all":
                         actual = actual[np.arange(len(actual)), call.feeds["last_index"]][:, None]
                     expected = call.fetches["logits"]
-                    worst = max(worst, self._deviation("kernels", bound, call.name, function, actual, expected))
-        return {"executed": True, "deviation": worst, "tolerance": bound}
+                    found = _deviation("kernels", bound, call.name, function, actual, expected)
+                    worst = max(worst, found.deviation)
+        return {"executed": True, **Proven(worst, bound).to_json()}
 
     @staticmethod
     def _run(machine: Any, function: str, call: Case, weights: list[Any], kv_dtype: str) -> Array:
@@ -142,18 +192,18 @@ class TwinProof:
         result: Array = machine[function](*data, [tvm.runtime.tensor(pool) for pool in pools], weights).numpy()
         return result
 
-    @staticmethod
-    def _deviation(stage: str, bound: str, call: str, output: str, actual: Array, expected: Array) -> float:
-        deviation = relative_error(np.asarray(actual), np.asarray(expected))
-        if deviation > tolerance(bound):
-            raise InternalError(
-                "E1406",
-                f"{stage} moved {output} of the twin's {call} by {deviation:.2g} (relative), "
-                f"more than {tolerance(bound):.2g} ({bound})",
-                fix="look at the graphs before and after with --dump-ir DIR, leave the pass out with passes.disable, "
-                "and report it",
-            )
-        return deviation
+
+def _deviation(stage: str, bound: Bound, call: str, output: str, actual: Array, expected: Array) -> Proven:
+    deviation = relative_error(np.asarray(actual), np.asarray(expected))
+    if deviation > bound.value:
+        raise InternalError(
+            "E1406",
+            f"{stage} moved {output} of the twin's {call} by {deviation:.2g} (relative), "
+            f"more than {bound.value:.2g} ({bound.name})",
+            fix="look at the graphs before and after with --dump-ir DIR, leave the pass out with passes.disable, "
+            "and report it",
+        )
+    return Proven(deviation, bound)
 
 
 def _caches(call: Case) -> list[Array]:
@@ -187,12 +237,6 @@ def _region(arrays: Sequence[Array]) -> tuple[Bytes, list[int]]:
     for entry, array in zip(layout, arrays, strict=True):
         region[entry.offset : entry.offset + entry.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return region, [entry.offset for entry in layout]
-
-
-def _has_short_activations(plan: WeightPlan, isa: Isa) -> bool:
-    """Whether some layer rounds its activations to 8 bits; those rounded to 16 are as good as float32."""
-    formats = {weight.layout.format for weight in plan.weights if weight.layout and weight.layout.format.quantized}
-    return any(IntegerDot.of(fmt, isa).levels == 127 for fmt in formats)
 
 
 def paged(caches: Sequence[Array], kv_dtype: str, block: int) -> tuple[Array, list[Array]]:

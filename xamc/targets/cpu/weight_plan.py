@@ -46,6 +46,11 @@ class WeightPlan:
         """The weights tuple."""
         return [buffer for weight in self.weights for buffer in weight.buffers]
 
+    @property
+    def formats(self) -> set[WeightFormat]:
+        """How its matrices are stored."""
+        return {weight.layout.format for weight in self.weights if weight.layout is not None}
+
     def add(self, weight: PlannedWeight) -> None:
         """Appends a weight unless it is already there (a tied head)."""
         if weight.sources not in self.first:

@@ -18,10 +18,8 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemm_output import Destination, GemmOutput
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import (
-    FLOAT32,
     TURN,
     Arithmetic,
-    bf16_arithmetic,
     cut_rows,
     emit_tile,
     register_tile,
@@ -35,16 +33,9 @@ SERIAL_ROWS = 16
 """Up to this many rows X is copied by the calling thread."""
 
 
-def emit_gemm(weight: PackedWeight, x: E.Buffer, into: Destination) -> None:
-    """Emits the body of a GEMM; x [M, K]."""
-    _Gemm(weight, x, into).emit()
-
-
-def gemm_arithmetic(weight: PackedWeight) -> Arithmetic:
-    """float32 weights are multiplied in float32; others in bfloat16 where the level has the instruction."""
-    if weight.format.kind == "float32":
-        return FLOAT32
-    return bf16_arithmetic(weight.isa) or FLOAT32
+def emit_gemm(weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: Arithmetic) -> None:
+    """Emits the body of a GEMM; x [M, K]. For the bfloat16 dot product both operands are rounded."""
+    _Gemm(weight, x, into, arithmetic).emit()
 
 
 def block_rows(isa: Isa, tiles: LinearTiles = DEFAULT_LINEAR) -> int:
@@ -116,10 +107,10 @@ def ask_for_next_block(
 
 
 class _Gemm:
-    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination) -> None:
+    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: Arithmetic) -> None:
         self.weight, self.isa, self.x, self.into = weight, weight.isa, x, into
         self.m, self.n, self.k = x.shape[0], weight.n, weight.k
-        self.arithmetic = gemm_arithmetic(weight)
+        self.arithmetic = arithmetic
         self.lanes = weight.isa.lanes
         self.tallest, self.vectors = register_tile(weight.isa, weight.tiles)
         self.width = self.vectors * self.lanes

@@ -14,8 +14,9 @@ words        int8          two unsigned 16-bit words    two int16, the even K an
 
 The group is how many K share a scale of the activations: few for accuracy with 8 bits, as many with 16 as keep sums
 from overflowing. `bytes` is ``pmaddubsw``, whose pairs of 16-bit sums can't overflow in a group: 8 * 2 * 15 * 127 =
-30,480. `words` is ``pmaddwd``, as ``pmaddubsw`` would saturate with 8-bit weights; it takes 16-bit activations for
-nothing: 64 * 255 * 32,767 fits int32. `VNNI` is ``usdot`` or ``sdot`` on aarch64; where a level has none of these
+30,480. `words` is ``vpdpwssd`` where the level has VNNI, else ``pmaddwd``: 64 * 255 * 32,767 fits int32. 8-bit weights
+take it for 16-bit activations, and for 8-bit ones where there is no VNNI, as ``pmaddubsw`` would saturate; activations
+have 16 bits then for nothing. `VNNI` is ``usdot`` or ``sdot`` on aarch64; where a level has none of these
 instructions, neighbours are multiplied and added in plain ones.
 """
 
@@ -23,12 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tvm.tirx.script.builder import ir as T
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat
+
+IntegerActivations = Literal["int8", "int16"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class IntegerDot:
     Attributes:
         kind: of the weights, int8 or uint4.
         isa: the level.
-        vnni: whether it has (or emulates) VNNI.
+        vnni: whether bytes are multiplied by VNNI's instruction, or an emulation of it.
         group: consecutive K that share a scale of the activations.
         weight_groups: groups of activations per group of weights; None when a row of weights is one group.
         units: units of activations per weight word.
@@ -62,16 +66,16 @@ class IntegerDot:
     order: tuple[int, ...]
 
     @staticmethod
-    def of(fmt: WeightFormat, isa: Isa) -> IntegerDot:
-        """The arithmetic for integer weights of a format."""
+    def of(fmt: WeightFormat, isa: Isa, activations: IntegerActivations) -> IntegerDot:
+        """The arithmetic for integer weights of a format; 4-bit weights always meet 8-bit activations."""
         vnni = isa.has_vnni or isa.emulate_vnni
-        words = fmt.kind == "int8" and not vnni
+        words = fmt.kind == "int8" and (activations == "int16" or not vnni)
         group = min(64 if words else 32, fmt.group_size or 64)
         groups = fmt.group_size // group if fmt.group_size else None
         if fmt.kind == "uint4":
             return IntegerDot("uint4", isa, vnni, group, groups, 2, 4, 8, "int8", 127, tuple(range(8)))
         if words:
-            return IntegerDot("int8", isa, vnni, group, groups, 2, 2, 4, "int16", 32767, (0, 2, 1, 3))
+            return IntegerDot("int8", isa, False, group, groups, 2, 2, 4, "int16", 32767, (0, 2, 1, 3))
         return IntegerDot("int8", isa, vnni, group, groups, 1, 4, 4, "int8", 127, (0, 1, 2, 3))
 
     def weight_group(self, group: E.Expr) -> E.Expr:
@@ -124,9 +128,7 @@ class IntegerDot:
         elif self._bytes:
             sums.set(sums.get() + _multiply_bytes(operand, unit, self.isa))
         else:
-            wide = 2 * self.isa.lanes
-            product = _multiply_words(E.bits(operand, "int16", wide), E.bits(unit, "int16", wide), self.isa)
-            sums.set(sums.get() + product)
+            sums.set(_dot_words(sums.get(), operand, unit, self.isa))
 
     def total(self, sums: Sequence[E.Register]) -> E.Expr:
         """The sums of one group from all registers that took part, as float32 [lanes]; exact."""
@@ -165,6 +167,15 @@ def _multiply_words(left: E.Expr, right: E.Expr, isa: Isa) -> E.Expr:
     if isa.is_arm:
         return _multiply_pairs(left, right, lanes, 16, signed=True)
     return T.call_llvm_pure_intrin(E.vector("int32", lanes), f"llvm.x86.{name}", left, right)
+
+
+def _dot_words(sums: E.Expr, left: E.Expr, right: E.Expr, isa: Isa) -> E.Expr:
+    """vpdpwssd: sums int32 [lanes] + two products of neighbouring int16; `_multiply_words` where the level lacks it."""
+    lanes = isa.lanes
+    left, right = E.bits(left, "int16", 2 * lanes), E.bits(right, "int16", 2 * lanes)
+    if "avx512_vnni" not in isa.cpu_flags or isa.emulate_vnni:
+        return sums + _multiply_words(left, right, isa)
+    return T.call_llvm_pure_intrin(E.vector("int32", lanes), "llvm.x86.avx512.vpdpwssd.512", sums, left, right)
 
 
 def _multiply_pairs(left: E.Expr, right: E.Expr, lanes: int, width: int, signed: bool = False) -> E.Expr:

@@ -1,4 +1,4 @@
-"""Y = X W^T on integers: X is quantized to int8, weights stay the integers they are stored as.
+"""Y = X W^T on integers: X is quantized to int8 or int16, weights stay the integers they are stored as.
 
 As `gemm.py`, with these differences: the copy of X holds quantized values beside a scale and a sum per group; weights
 are taken apart into the operands of the integer arithmetic instead of being dequantized; a register tile keeps the
@@ -11,21 +11,21 @@ from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemm import SERIAL_ROWS, gemm_tasks
 from xamc.targets.kernels.gemm_output import Destination, GemmOutput
-from xamc.targets.kernels.integer_dot import IntegerDot
+from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot
 from xamc.targets.kernels.microkernel import cut_rows, register_tile, row_tiles
 from xamc.targets.kernels.quantize_activations import quantize_group
 from xamc.targets.kernels.weights import PackedWeight
 
 
-def emit_integer_gemm(weight: PackedWeight, x: E.Buffer, into: Destination) -> None:
+def emit_integer_gemm(weight: PackedWeight, x: E.Buffer, into: Destination, activations: IntegerActivations) -> None:
     """Emits the body of a GEMM; x [M, K]. See `IntegerProducts` for the sums."""
-    _IntegerGemm(weight, x, into).emit()
+    _IntegerGemm(weight, x, into, activations).emit()
 
 
 class _IntegerGemm:
-    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination) -> None:
+    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination, activations: IntegerActivations) -> None:
         self.weight, self.isa, self.x, self.into = weight, weight.isa, x, into
-        self.dot = IntegerDot.of(weight.format, weight.isa)
+        self.dot = IntegerDot.of(weight.format, weight.isa, activations)
         self.m, self.k = x.shape[0], weight.k
         self.lanes = weight.isa.lanes
         self.tallest, self.vectors = register_tile(weight.isa, weight.tiles)

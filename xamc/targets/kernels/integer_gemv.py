@@ -5,7 +5,7 @@ from __future__ import annotations
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemv import Total, Turn, panels_together
-from xamc.targets.kernels.integer_dot import IntegerDot
+from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot
 from xamc.targets.kernels.quantize_activations import QuantizedRows
 from xamc.targets.kernels.weights import PackedWeight
 
@@ -20,9 +20,9 @@ class IntegerProducts:
     sum_k (q_k - z) s a_k t = (sum_k q_k a_k - z sum_k a_k) s t per group; both sums are integers.
     """
 
-    def __init__(self, weight: PackedWeight, rows: int = 1) -> None:
+    def __init__(self, weight: PackedWeight, activations: IntegerActivations, rows: int = 1) -> None:
         self.weight, self.isa, self.rows = weight, weight.isa, rows
-        self.dot = IntegerDot.of(weight.format, weight.isa)
+        self.dot = IntegerDot.of(weight.format, weight.isa, activations)
         sums = panels_together(weight, rows) * rows * PANEL // weight.isa.lanes
         # several sums per vector hide the latency of few
         self.chains = self.dot.units if sums * self.dot.units <= _SUMS else 1

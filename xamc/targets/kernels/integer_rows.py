@@ -11,7 +11,7 @@ from __future__ import annotations
 from xamc.compiler.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemv import Outputs, panel_columns
-from xamc.targets.kernels.integer_dot import IntegerDot
+from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot
 from xamc.targets.kernels.quantize_activations import QuantizedRows
 from xamc.targets.kernels.weights import PackedWeight
 
@@ -24,22 +24,27 @@ _SUMS = 8
 
 
 def emit_integer_rows(
-    weight: PackedWeight, x: E.Buffer, bias: E.Buffer | None, residual: E.Buffer | None, y: E.Buffer
+    weight: PackedWeight,
+    x: E.Buffer,
+    bias: E.Buffer | None,
+    residual: E.Buffer | None,
+    y: E.Buffer,
+    activations: IntegerActivations,
 ) -> None:
     """Emits the body; x [M, K], bias [N], residual and y [M, N], with M at most `MOST_ROWS`.
 
     See `IntegerProducts` for the sums.
     """
-    product, outputs = _IntegerRows(weight, x.shape[0]), Outputs(weight, bias, residual, y)
+    product, outputs = _IntegerRows(weight, x.shape[0], activations), Outputs(weight, bias, residual, y)
     product.quantize(x)
     with E.parallel(weight.layout.panels) as panel, panel_columns(weight, product.tile) as columns:
         product.panel(panel, columns, lambda row, v, total: outputs.store_vector(panel, columns[v], row, total))
 
 
 class _IntegerRows:
-    def __init__(self, weight: PackedWeight, rows: E.Expr) -> None:
+    def __init__(self, weight: PackedWeight, rows: E.Expr, activations: IntegerActivations) -> None:
         self.weight, self.isa, self.rows = weight, weight.isa, rows
-        self.dot = IntegerDot.of(weight.format, weight.isa)
+        self.dot = IntegerDot.of(weight.format, weight.isa, activations)
         self.tile = max(2, _SUMS * weight.isa.lanes // PANEL)
         self.tiles = E.let((rows + (self.tile - 1)) // self.tile)
         self.most = -(-MOST_ROWS // self.tile) * self.tile

@@ -12,17 +12,19 @@ from xamc.targets.kernels.float_gemv import FloatProducts
 from xamc.targets.kernels.gemm import emit_gemm
 from xamc.targets.kernels.gemm_output import Destination
 from xamc.targets.kernels.gemv import RowProducts, emit_gemv, is_small
+from xamc.targets.kernels.integer_dot import IntegerActivations
 from xamc.targets.kernels.integer_gemm import emit_integer_gemm
 from xamc.targets.kernels.integer_gemv import IntegerProducts
 from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.microkernel import FLOAT32, Arithmetic, bf16_arithmetic
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.kernels.swiglu import gate_rows
 from xamc.targets.kernels.threads import OWN_LAUNCH, launch
 from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 from xamc.targets.kernels.weights import PackedWeight
 
-Activations = Literal["float32", "int8"]
+Activations = Literal["float32", "bfloat16"] | IntegerActivations
 
 _FEW_ROWS = (2, 4)
 """Up to so many rows the weights are streamed once for all of them; from then on unpacking them to a scratch pays."""
@@ -52,7 +54,9 @@ def linear(
         bias: whether there is a bias.
         residual: whether a tensor of the output's shape is added.
         gate: whether y [M, N/2] is gated; N is then a multiple of two panels, without bias and residual.
-        activations: what x is multiplied as; ``int8`` quantizes it inside, for weights of integers.
+        activations: what x is multiplied as. ``bfloat16`` rounds x and the weights where the GEMM has the level's dot
+            product of them; other levels and few rows multiply in float32. ``int8`` and ``int16`` quantize x inside,
+            for weights of integers, as `IntegerDot` says; other weights are multiplied in float32.
         tiles: how the work is cut.
 
     Returns:
@@ -70,14 +74,14 @@ def linear(
         bias_buffer = E.parameter("bias", (n,), "float32") if bias else None
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
         y = E.parameter("y", (rows, n // 2 if gate else n), "float32")
-        integer = activations == "int8" and fmt.quantized
+        integer = integers(fmt, activations)
         inputs = (x, bias_buffer, residual_buffer)
 
         def stream(count: int, result: E.Buffer) -> None:
             emit_gemv(weight, products(weight, activations, count), *inputs, result, count)
 
-        def integer_rows(result: E.Buffer) -> None:
-            emit_integer_rows(weight, *inputs, result)
+        def emit_rows(kind: IntegerActivations, result: E.Buffer) -> None:
+            emit_integer_rows(weight, *inputs, result, kind)
 
         def gated(most: int, emit: Callable[[E.Buffer], None]) -> None:
             """Few rows are gated when all their sums are there."""
@@ -94,29 +98,41 @@ def linear(
                 # every thread rounds the activations for itself, to memory of its own
                 emit_gemv(weight, products(weight, activations), *inputs, y, gate=gate, launched=launched)
             return
-        gemm = emit_integer_gemm if integer else emit_gemm
         few = [(count, partial(gated, count, partial(stream, count))) for count in _FEW_ROWS]
-        if integer:
-            few = [(MOST_ROWS, partial(gated, MOST_ROWS, integer_rows))]
+        if integer is not None:
+            few = [(MOST_ROWS, partial(gated, MOST_ROWS, partial(emit_rows, integer)))]
 
         def by_rows(few: Sequence[tuple[int, Callable[[], None]]]) -> None:
             if few:
                 E.when(rows <= few[0][0], few[0][1], lambda: by_rows(few[1:]))
             else:
-                gemm(weight, x, Destination(y, bias_buffer, residual_buffer, gate))
+                into = Destination(y, bias_buffer, residual_buffer, gate)
+                if integer is not None:
+                    emit_integer_gemm(weight, x, into, integer)
+                else:
+                    emit_gemm(weight, x, into, gemm_arithmetic(isa, activations))
 
         by_rows(few)
 
     suffix = "".join(("_bias" if bias else "", "_residual" if residual else "", "_gate" if gate else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
-    quantized = "_a8" if activations == "int8" and fmt.quantized else ""
-    function = E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{quantized}{suffix}", body)
+    rounded = "" if activations == "float32" else f"_{activations}"
+    function = E.build(f"linear_{m}_{n}x{k}_{fmt.kind}{group}{rounded}{suffix}", body)
     launches = m == "one" and not is_small(packed_layout(n, k, fmt))
     return function.with_attr(OWN_LAUNCH, True) if launches else function
 
 
+def gemm_arithmetic(isa: Isa, activations: Activations) -> Arithmetic:
+    """What many rows are multiplied in: bfloat16 only where that is asked for and the level has the instruction."""
+    return (bf16_arithmetic(isa) if activations == "bfloat16" else None) or FLOAT32
+
+
 def products(weight: PackedWeight, activations: Activations, rows: int = 1) -> RowProducts:
     """How few rows of activations are multiplied with a weight; floats always as floats."""
-    if activations == "int8" and weight.format.quantized:
-        return IntegerProducts(weight, rows)
-    return FloatProducts(weight, rows)
+    integer = integers(weight.format, activations)
+    return FloatProducts(weight, rows) if integer is None else IntegerProducts(weight, integer, rows)
+
+
+def integers(fmt: WeightFormat, activations: Activations) -> IntegerActivations | None:
+    """What weights of a format have their inputs rounded to, or None where they are multiplied as floats."""
+    return activations if fmt.quantized and (activations == "int8" or activations == "int16") else None

@@ -30,7 +30,7 @@ def first_round(problem: Problem, isa: Isa, activations: str) -> list[KernelTile
     Args:
         problem: the kernel.
         isa: the level it is generated for.
-        activations: what integer weights are multiplied with, float32 or int8.
+        activations: what integer weights are multiplied with, float32, int8 or int16.
     """
     if isinstance(problem, LinearProblem):
         return list(_linear(problem, isa, activations))
@@ -41,7 +41,7 @@ def _linear(problem: LinearProblem, isa: Isa, activations: str) -> Iterator[Line
     default = LinearTiles()
     if problem.m == "one":
         yield from (replace(default, words=words) for words in _WORDS)
-        if problem.group_size is None and not (activations == "int8" and problem.format.quantized):
+        if problem.group_size is None and not (activations in ("int8", "int16") and problem.format.quantized):
             yield from (replace(default, unroll=unroll) for unroll in _UNROLLS)
         yield from (replace(default, ahead=ahead) for ahead in _DISTANCES)
         return

@@ -1,0 +1,58 @@
+"""What the linear layers of each CPU level are multiplied in, in words, and what that costs as it was measured.
+
+The choice itself is the kernels' (`kernels.linear`, `kernels.integer_dot`); this says it before a kernel is made, for
+`plan`, and beside the code in the manifest. It imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from xamc.compiler.artifact.manifest import Arithmetic
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.request import TargetRequest
+
+_DIVERGENCE: dict[tuple[str, str], float] = {}
+"""(weights, what inputs are rounded to): mean KL of SmolLM2-135M to transformers in float32, nats.
+
+`python -m tools.bench.arithmetic` measures them; docs/kernels.md has the positions and the levels.
+"""
+
+
+def level_arithmetic(isa: Isa, request: TargetRequest) -> Arithmetic:
+    """The arithmetic of a level for what a spec asks.
+
+    Args:
+        isa: the level.
+        request: weights and activations.
+    """
+    weights = request.weight_dtype if request.quantize is None else f"int{request.quantize.bits}"
+    prompts, tokens, inputs = _words(isa, request)
+    return Arithmetic(prompts, tokens, _DIVERGENCE.get((weights, inputs)))
+
+
+def _words(isa: Isa, request: TargetRequest) -> tuple[str, str, str]:
+    """In words for prompts and for single tokens, and what inputs of layers are rounded to."""
+    asked, quantize = request.activations, request.quantize
+    if asked == "bfloat16" and isa.has_bf16_dot:
+        return "bfloat16 (vdpbf16ps)", "float32", "bfloat16"
+    if quantize is None or asked not in ("int8", "int16"):
+        return "float32", "float32", "float32"
+    eight = _eight_bit_weights(isa, asked)
+    if quantize.bits == 8:
+        return eight, eight, eight.partition(" ")[0]
+    four = f"int8 in groups of 32 ({_byte_product(isa)})"
+    words = f"4-bit weights {four}, 8-bit ones {eight}"
+    return words, words, f"int8, head {eight.partition(' ')[0]}"
+
+
+def _eight_bit_weights(isa: Isa, asked: str) -> str:
+    if asked == "int8" and isa.has_vnni:
+        return f"int8 in groups of 32 ({_byte_product(isa)})"
+    name = "plain" if isa.is_arm else "vpdpwssd" if isa.has_vnni else "pmaddwd"
+    return f"int16 in groups of 64 ({name})"
+
+
+def _byte_product(isa: Isa) -> str:
+    """The instruction that multiplies 4-bit weights, and 8-bit ones where there is VNNI."""
+    if isa.is_arm:
+        return "usdot" if "i8mm" in isa.cpu_flags else "sdot" if isa.has_vnni else "plain"
+    return "vpdpbusd" if isa.has_vnni else "pmaddubsw" if "ssse3" in isa.cpu_flags else "plain"
