@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.hangs import pytest_runtest_protocol
-
 if TYPE_CHECKING:
     from tests.worker import Worker
 
-__all__ = ["pytest_runtest_protocol"]
+pytest_plugins = ["tests.hangs", "tests.worker_death"]
 
 # Before NumPy, torch or ONNX Runtime start their pools: tests are small and run beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
