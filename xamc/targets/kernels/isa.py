@@ -42,6 +42,7 @@ class Isa:
         has_bf16_dot: ``vdpbf16ps``, a dot product of pairs of bfloat16 accumulated in float32.
         emulate_vnni, emulate_bf16_dot: generate the same algorithm with plain instructions, for tests on machines
             without it.
+        emulate_wide: the same for other instructions on vectors that are wider than the machine's.
         cpu_flags: what ``/proc/cpuinfo`` must list for the code to run.
         triple: LLVM's name of the architecture and system.
     """
@@ -58,6 +59,7 @@ class Isa:
     cpu_flags: tuple[str, ...]
     emulate_vnni: bool = False
     emulate_bf16_dot: bool = False
+    emulate_wide: bool = False
     triple: str = _X86
 
     @staticmethod
