@@ -89,24 +89,25 @@ def real_levels() -> dict[str, Isa]:
 
 def _change_isa(isa: Any) -> None:
     """`Isa.host()` is the wanted level, and no level needs an instruction that the machine lacks."""
-    machine = isa.Isa.host()
-    flags = frozenset(os.environ[FLAGS].split())
-    isa._real = machine, dict(isa.LEVELS)
-    isa.LEVELS.update(
-        {name: emulated(level, machine) for name, level in isa.LEVELS.items() if flags.issuperset(level.cpu_flags)}
-    )
-    isa._host_flags = lambda: flags
+    isa._real = machine, levels = isa.Isa.host(), dict(isa.LEVELS)
+    isa._host_flags = _with_wanted_flags(isa._host_flags, isa._CPUINFO)
+    wanted = isa._host_flags()
+    isa.LEVELS.update({n: emulated(level, machine) for n, level in levels.items() if wanted >= set(level.cpu_flags)})
 
 
 def _change_cpu_features(module: Any) -> None:
-    """What the runtime compares artifacts with; other files than the machine's are read as ever."""
-    read, own = module.cpu_features, module._CPUINFO
+    """What the runtime compares artifacts with."""
+    module.cpu_features = _with_wanted_flags(module.cpu_features, module._CPUINFO)
+
+
+def _with_wanted_flags(read: Callable[[Path], frozenset[str]], own: Path) -> Callable[[], frozenset[str]]:
+    """A reader of the machine's file of flags that finds the wanted ones there; other files are read as ever."""
     flags = frozenset(os.environ[FLAGS].split())
 
-    def cpu_features(cpuinfo: Path = own) -> frozenset[str]:
+    def wanted(cpuinfo: Path = own) -> frozenset[str]:
         return flags if cpuinfo == own else read(cpuinfo)
 
-    module.cpu_features = cpu_features
+    return wanted
 
 
 _CHANGES: dict[str, Callable[[Any], None]] = {
