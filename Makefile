@@ -33,8 +33,8 @@ wheelhouse: $(STAMP) ## fill WHEELHOUSE (default: wheelhouse) for installing off
 compile: $(STAMP) ## compile SPEC (and TARGET), then let the model answer PROMPT
 	@$(BIN)/python tools/compile_and_answer.py $(SPEC) $(if $(TARGET),--target $(TARGET)) --prompt "$(PROMPT)"
 
-test: $(STAMP) ## the whole test suite; JUNIT=FILE also writes JUnit XML
-	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile --no-loadscope-reorder --max-worker-restart 2 $(if $(JUNIT),--junitxml=$(JUNIT)) $(PYTEST_ARGS)
+test: $(STAMP) ## the whole test suite; JUNIT=FILE also writes JUnit XML, XAMC_TEST_LEVEL=LEVEL runs it as on another CPU
+	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(if $(JUNIT),--junitxml=$(JUNIT)) $(if $(RECORD),-p tools.reliability.suite) $(PYTEST_ARGS)
 
 test-levels: $(STAMP) ## every kernel family on x86-64 to x86-64-v3 and, under QEMU's user-mode emulator, on aarch64
 	@$(BIN)/python -m tools.levels narrow

@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.hangs import pytest_runtest_protocol
+from tests.cpu_level.emulated_level import FLAGS, begin
+from xamc.compiler.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from tests.worker import Worker
 
-__all__ = ["pytest_runtest_protocol"]
+pytest_plugins = ["tests.hangs", "tests.worker_death"]
 
 # Before NumPy, torch or ONNX Runtime start their pools: tests are small and run beside each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+
+# Before anything asks which CPU this is; in a worker process of xdist its start has done so already.
+if (level := os.environ.get("XAMC_TEST_LEVEL")) and FLAGS not in os.environ:
+    try:
+        begin(level)
+    except (UnsupportedError, ValueError) as error:
+        raise pytest.UsageError(f"XAMC_TEST_LEVEL: {error}") from None
 
 settings.register_profile("xamc", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("xamc")

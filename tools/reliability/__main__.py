@@ -15,7 +15,7 @@ import sys
 from tools.bench import onnx_nodes
 from tools.levels.__main__ import run as run_levels
 from tools.levels.machine import missing
-from tools.reliability import disk, fuzz, kill, tokenizers, twice
+from tools.reliability import disk, fuzz, kill, suite, tokenizers, twice
 from tools.reliability.results import publish
 
 
@@ -30,6 +30,7 @@ def main() -> int:
     if options.run:
         on, seed = [] if options.fresh else ["--go-on"], ["--seed", str(options.seed)]
         failed = kill.main([*on, *seed]) | disk.main(on) | twice.main(on) | fuzz.main([*on, *seed])
+        failed |= suite.run(not options.fresh)
         failed |= tokenizers.main([]) | run_levels("narrow", not options.fresh) | onnx_nodes.main([])
         if (lacking := missing()) is None:
             failed |= run_levels("wide", not options.fresh)

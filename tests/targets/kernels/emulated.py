@@ -21,20 +21,21 @@ import numpy as np
 import pytest
 import tvm
 
+from tests.cpu_level.emulated_level import real_levels, real_machine
 from tools.levels.machine import PROCESSOR, Machine, missing
 from xamc.targets.cpu import tir_pipeline
-from xamc.targets.kernels.isa import LEVELS, Isa
+from xamc.targets.kernels.isa import Isa
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 DRIVER = Path(__file__).with_name("emulated_driver.c")
 PROCESSORS = {"aarch64": "cortex-a72", "aarch64+dotprod": "neoverse-n1", "aarch64+i8mm": "max"}
 """QEMU's model for a level: those of the first two lack the instructions of the next, and stop at them."""
-ARM_LEVELS = [level for level in LEVELS.values() if level.is_arm]
+ARM_LEVELS = [level for level in real_levels().values() if level.is_arm]
 needs_emulator = pytest.mark.skipif(
     not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
     reason="needs Debian's qemu-user, gcc-aarch64-linux-gnu and libc6-dev-arm64-cross",
 )
-WIDE_LEVELS = [level for level in LEVELS.values() if level.lanes == 16]
+WIDE_LEVELS = [level for level in real_levels().values() if level.lanes == 16]
 _SHORT_DISPLACEMENT = re.compile(r"\tvdpbf16ps\t(?=-?\d*\()")
 """Bochs 3.0 doesn't scale the one-byte displacement of this instruction's operand in memory by the vector's 64 bytes;
 it gets one of four bytes, operation and operands stay as compiled."""
@@ -64,7 +65,7 @@ def emulated_kernel(function: Any, isa: Isa) -> Callable[..., None]:
 
 def runs_here(isa: Isa) -> bool:
     """Whether this machine's processor runs the level's code; variants of a level are made to."""
-    return LEVELS.get(isa.name) != isa or set(isa.cpu_flags) <= set(Isa.host().cpu_flags)
+    return real_levels().get(isa.name) != isa or set(isa.cpu_flags) <= set(real_machine().cpu_flags)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
+from tests.cpu_level.emulated_level import emulated, real_levels, real_machine
 from tests.targets.kernels.emulated import emulated_kernel, runs_here
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.targets.cpu import tir_pipeline
@@ -21,12 +22,11 @@ PLAIN = LEVELS["x86-64"]
 """Tested in `test_weaker_levels.py`, with the levels that are emulated."""
 LEVELS_HERE = [level for level in LEVELS.values() if set(level.cpu_flags) <= set(HOST.cpu_flags) and level != PLAIN]
 """Levels whose code this machine can run: always x86-64-v2."""
-WIDE = [level for level in LEVELS.values() if level.lanes == 16]
-
-_LOWER = {"mcpu": HOST.mcpu, "attributes": HOST.attributes, "has_f16c": HOST.has_f16c}
-SPLIT = replace(LEVELS["x86-64-v4"], **_LOWER, emulate_vnni=True)  # type: ignore[arg-type]
-"""The kernels of 512-bit levels, with 16 lanes and 32 registers, in code for this machine: LLVM splits the vectors.
-Only VNNI's instruction is emulated."""
+WIDE = [level for level in real_levels().values() if level.lanes == 16]
+"""In their own instructions."""
+SPLIT = replace(emulated(real_levels()["x86-64-v4+vnni"], real_machine()), emulate_vnni=True)
+"""The kernels of 512-bit levels with VNNI, with 16 lanes and 32 registers, in code for this machine: LLVM splits the
+vectors, and VNNI's instruction is emulated where the machine has it too."""
 
 
 def rng(*seed: int) -> np.random.Generator:

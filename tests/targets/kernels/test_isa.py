@@ -1,10 +1,12 @@
 """CPU levels: detection by flags, and the target each stands for."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from xamc.compiler.errors import UnsupportedError
+from xamc.targets.kernels import isa
 from xamc.targets.kernels.isa import LEVELS, Isa
 
 
@@ -27,6 +29,14 @@ def test_unknown_level_lists_the_known_ones() -> None:
     with pytest.raises(UnsupportedError, match="x86-64-v3") as caught:
         Isa.by_name("haswell")
     assert caught.value.code == "E1461"
+
+
+def test_where_cpus_differ_the_host_has_what_all_of_them_have(tmp_path: Path) -> None:
+    """Threads run on any of them, and the runtime refuses code that one of them lacks something for."""
+    path = tmp_path / "cpuinfo"
+    flags = [" ".join(LEVELS[name].cpu_flags) for name in ("x86-64-v4", "x86-64-v3")]
+    path.write_text("".join(f"processor\t: {n}\nflags\t\t: fpu {text}\n\n" for n, text in enumerate(flags)))
+    assert Isa.best(isa._host_flags(path)).name == "x86-64-v3"
 
 
 def test_host_is_a_known_level() -> None:

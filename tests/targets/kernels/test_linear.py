@@ -18,7 +18,7 @@ from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 N = 50
 """Neither a multiple of the panel nor of a vector."""
-BF16 = Isa.by_name("x86-64-v4+vnni+bf16")
+BF16 = WIDE[-1]
 
 
 def columns(fmt: WeightFormat) -> int:

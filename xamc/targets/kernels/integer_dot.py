@@ -155,7 +155,7 @@ def _multiply_bytes(unsigned: E.Expr, signed: E.Expr, isa: Isa) -> E.Expr:
     In plain instructions where the level lacks it; what is multiplied here can't overflow.
     """
     lanes, name = isa.lanes, _PREFIX[isa.lanes][0]
-    if isa.is_arm or "ssse3" not in isa.cpu_flags:
+    if isa.is_arm or isa.emulate_wide or "ssse3" not in isa.cpu_flags:
         return _multiply_pairs(unsigned, signed, 2 * lanes, 8)
     left, right = E.bits(unsigned, "uint8", 4 * lanes), E.bits(signed, "int8", 4 * lanes)
     return T.call_llvm_pure_intrin(E.vector("int16", 2 * lanes), f"llvm.x86.{name}", left, right)
@@ -164,7 +164,7 @@ def _multiply_bytes(unsigned: E.Expr, signed: E.Expr, isa: Isa) -> E.Expr:
 def _multiply_words(left: E.Expr, right: E.Expr, isa: Isa) -> E.Expr:
     """pmaddwd: int32 [lanes], each the sum of two products of neighbouring int16."""
     lanes, name = isa.lanes, _PREFIX[isa.lanes][1]
-    if isa.is_arm:
+    if isa.is_arm or isa.emulate_wide:
         return _multiply_pairs(left, right, lanes, 16, signed=True)
     return T.call_llvm_pure_intrin(E.vector("int32", lanes), f"llvm.x86.{name}", left, right)
 

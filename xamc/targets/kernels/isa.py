@@ -14,6 +14,8 @@ from typing import Any
 
 from xamc.compiler.errors import UnsupportedError
 
+_CPUINFO = Path("/proc/cpuinfo")
+
 _V1 = ("sse2",)
 _V2 = (*_V1, "cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
 _V3 = (*_V2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")
@@ -42,6 +44,7 @@ class Isa:
         has_bf16_dot: ``vdpbf16ps``, a dot product of pairs of bfloat16 accumulated in float32.
         emulate_vnni, emulate_bf16_dot: generate the same algorithm with plain instructions, for tests on machines
             without it.
+        emulate_wide: the same for other instructions on vectors that are wider than the machine's.
         cpu_flags: what ``/proc/cpuinfo`` must list for the code to run.
         triple: LLVM's name of the architecture and system.
     """
@@ -58,6 +61,7 @@ class Isa:
     cpu_flags: tuple[str, ...]
     emulate_vnni: bool = False
     emulate_bf16_dot: bool = False
+    emulate_wide: bool = False
     triple: str = _X86
 
     @staticmethod
@@ -192,14 +196,17 @@ def cpu_model() -> str:
     return " ".join(info[name] for name in names if name in info)
 
 
-def _host_flags() -> frozenset[str]:
-    info = _cpuinfo()
-    return frozenset(info.get("flags", info.get("Features", "")).split())
+@functools.cache
+def _host_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
+    """What every CPU of this machine has: code may run on any of them."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    flags = [frozenset(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))]
+    return frozenset.intersection(*flags) if flags else frozenset()
 
 
 @functools.cache
 def _cpuinfo() -> dict[str, str]:
     """What Linux says of the first CPU."""
-    first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    first = _CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
