@@ -107,8 +107,9 @@ def observed(
     """
     import torch
 
-    model, extents = StreamedModel(config, tensors, _ATTENTION), _Extents()
+    extents = _Extents()
     with torch.no_grad(), _observing(extents):
+        model = StreamedModel(config, tensors, _ATTENTION)
         exact = [model.embed(ids[None]) for ids in prompts]
         for states in exact:
             extents.add("model.embed_tokens", "output", states)
@@ -119,11 +120,12 @@ def observed(
                     exact = [run(states, _Cache(CacheRounding("float32"))) for states in exact]
                 rounded = [run(states, _Cache(cache, model.rotated_key_bias(index, states))) for states in rounded]
         norm = model.norm()
-        logits = [model.head([norm(states) for states in run]) for run in (exact, rounded)]
+        # an embedding model has no head
+        logits = [model.head([norm(states) for states in run]) if model.has_head else [] for run in (exact, rounded)]
     for states in logits[0]:
         extents.add("lm_head", "output", torch.from_numpy(states))
     kl, same = np.zeros(1), 1.0
-    if rounded:
+    if rounded and model.has_head:
         before, after = (np.concatenate(run) for run in logits)
         kl, same = kl_divergence(before, after), top1_agreement(before, after)
     return Observed(extents.found(), sum(map(len, prompts)), float(kl.mean()), same)

@@ -93,6 +93,7 @@ class StreamedModel:
         from xamc.compiler.export.exporter import build_meta_model
 
         self._config, self._tensors = config, tensors
+        self._head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
         self._meta = build_meta_model(config, attention=attention)
 
     def embed(self, ids: NDArray[np.int64]) -> Any:
@@ -137,6 +138,11 @@ class StreamedModel:
         """cos and sin of a call, from a fresh module: one for dynamic scaling remembers its longest call."""
         return type(self._meta.model.rotary_emb)(config=self._meta.config)(hidden, positions)
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the checkpoint yields logits."""
+        return self._head in self._tensors
+
     def module(self, index: int) -> Any:
         """transformers' module of a decoder layer."""
         return self._meta.model.layers[index]
@@ -166,9 +172,8 @@ class StreamedModel:
         """Logits [T, V] of normalized hidden states [1, T, H] each; lm_head is read in blocks of rows."""
         import torch
 
-        config = self._config
-        head = self._tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
-        logits = [np.empty((states.shape[1], config.vocab_size), np.float32) for states in hidden]
+        head = self._tensors[self._head]
+        logits = [np.empty((states.shape[1], self._config.vocab_size), np.float32) for states in hidden]
         for start, stop in row_blocks(head):
             block = torch.from_numpy(_float32(head, start, stop))
             for states, answer in zip(hidden, logits, strict=True):
