@@ -56,6 +56,7 @@ HINTS: dict[str, str] = {
     "E1306": "passes.disable 或 passes.expect 中的 pass 名称不存在。",
     "E1307": "实际改写次数与 passes.expect 不符。",
     "E1309": "某个 pass 之后模型的输出变了：请把报告附上并反馈。",
+    "E1315": "模型内部的数值超出 float16 的范围（65504）：请改用 bf16 或 fp32，或编译到 tvm_cpu。",
     "E1404": "打包权重的进程被终止，多半是内存不足：请减小 workspace.workers。",
     "E1407": "该目标在此版本中还不能编译；可以用 xamc plan 查看计划。",
     "E1408": "该量化类型需要校准数据：可加 --allow-rtn 改用就近舍入。",

@@ -29,6 +29,7 @@ from xamc.compiler.stages.graph_road import compile_graph
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
+from xamc.compiler.stages.real_weights import look_at_cache
 from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.static_road import compile_static
@@ -114,6 +115,7 @@ def compile_spec(
                 rewritten = rewrite(job, exported, passes, spec.passes, target.own_passes, target.required_passes)
                 stage.result(*summary.passes(rewritten))
 
+            values = look_at_cache(job, spec, checkpoint, request.kv_dtype, progress)
             tuned = None
             if request.tune and target.tune is not None:
                 with progress.stage("tune") as stage:
@@ -142,6 +144,6 @@ def compile_spec(
                 stage.result(summary.published(writer.nbytes, not_run, distance))
                 summary.not_run(progress, not_run)
                 report = summary.report(progress, stage, rewritten, generated, golden, distance, tuned)
-                report |= {"made": cache.made}
+                report |= {"values": values, "made": cache.made}
                 manifest = writer.publish(manifest, report)
         return Compiled(destination, manifest, report)

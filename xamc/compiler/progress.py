@@ -12,6 +12,7 @@ and long stages say how far they are now and then.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -128,10 +129,12 @@ class Progress:
         self.console.print(Text(line), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Print a warning, once."""
+        """Print a warning, once; where nothing is printed, as in the Python API, it is a `UserWarning`."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.console.print(Text.assemble((" warning: ", "yellow"), text), soft_wrap=True)
+            if self.console.quiet:
+                warnings.warn(text, stacklevel=3)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:

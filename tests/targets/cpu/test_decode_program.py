@@ -26,7 +26,7 @@ def _program(kind: str, stored: str = "w4", without: str = "") -> RelaxProgram:
 
 
 def _planned(program: RelaxProgram) -> DecodeProgram:
-    return plan_decode(one_token(program), plan_weights(program), "float32", "float32", 64)
+    return plan_decode(program, one_token(program), plan_weights(program), "float32", "float32", 64)
 
 
 def _names(program: StepProgram) -> list[str]:

@@ -21,9 +21,10 @@ class Case:
     dtype: KvDtype
     window: int | None = None
     block: int = KV_BLOCK
+    key_bias: bool = False
 
     def __str__(self) -> str:
-        return f"{self.hq}-{self.hkv}x{self.d}-{self.dtype}-{self.window}-{self.block}"
+        return f"{self.hq}-{self.hkv}x{self.d}-{self.dtype}-{self.window}-{self.block}" + "-key_bias" * self.key_bias
 
 
 CASES = [
@@ -33,6 +34,8 @@ CASES = [
     Case(2, 2, 40, "float32", 5),  # a window shorter than a block
     Case(4, 1, 64, "int8"),
     Case(3, 3, 20, "int8", 70, block=8),
+    Case(6, 2, 64, "int8", key_bias=True),
+    Case(4, 1, 20, "int8", 70, block=8, key_bias=True),
 ]
 SCALE = 0.2
 
@@ -50,6 +53,22 @@ def reference(case: Case, q: np.ndarray, k: np.ndarray, v: np.ndarray, index: np
     return np.einsum("bhgst,bhtd->bshgd", weights, v).reshape(b, s, -1)
 
 
+def rope_rows(d: int, used: int) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin [R, D/2]; rows of positions that nothing is at yet are not filled."""
+    angles = np.arange(used + 5)[:, None] / 100.0 ** (np.arange(d // 2) / (d // 2))
+    angles[used:] = np.nan
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def rotated_bias(case: Case, cos: np.ndarray, sin: np.ndarray, bias: np.ndarray, capacity: int) -> np.ndarray:
+    """The keys' biases [Hkv, C, D], turned as complex numbers by each position's angles."""
+    low, high = np.split(bias.astype(np.float64).reshape(-1, 1, case.d)[case.hq : case.hq + case.hkv], 2, axis=-1)
+    turned = (low + 1j * high) * (cos + 1j * sin)
+    result = np.full((case.hkv, max(capacity, len(cos)), case.d), np.nan)
+    result[:, : len(cos)] = np.concatenate((turned.real, turned.imag), -1)
+    return result[:, :capacity]
+
+
 def check(case: Case, isa: Isa, m: str, shapes: list[tuple[int, tuple[int, ...], int]]) -> None:
     """Shapes are (S, write_index, C)."""
     run = kernel(
@@ -63,6 +82,7 @@ def check(case: Case, isa: Isa, m: str, shapes: list[tuple[int, tuple[int, ...],
             m=m,  # type: ignore[arg-type]
             window=case.window,
             block=case.block,
+            key_bias=case.key_bias,
         ),
         isa,
     )
@@ -83,8 +103,12 @@ def check(case: Case, isa: Isa, m: str, shapes: list[tuple[int, tuple[int, ...],
         else:
             stored = exact.astype(storage(case.dtype))
             pools = keys_turned([scatter(x, table, entries, case.block) for x in stored])
+        added: list[np.ndarray] = []
+        if case.key_bias:
+            added = [*rope_rows(case.d, max(index) + s), normal(g, (case.hq + 2 * case.hkv) * case.d)]
+            stored = np.stack([stored[0] + rotated_bias(case, *added, capacity), stored[1]])
         y = np.full(q.shape, np.nan, np.float32)
-        run(q, table, np.array(index), *pools, y)
+        run(q, table, np.array(index), *added, *pools, y)
         assert_close(y, reference(case, q, stored[0], stored[1], np.array(index)), "kernel_attention")
 
 

@@ -93,3 +93,29 @@ def test_rope_kv_write(isa: Isa, hq: int, hkv: int, d: int, dtype: KvDtype, norm
             np.testing.assert_allclose(actual[0].astype(np.float64), expected[0], rtol=unit, atol=1e-6)
             rounded = expected[1].astype(storage(dtype)).astype(np.float32)
             np.testing.assert_array_equal(actual[1].astype(np.float32), rounded)
+
+
+@levels
+@pytest.mark.parametrize(("hq", "hkv", "d"), HEADS)
+def test_keys_are_cached_without_their_bias(isa: Isa, hq: int, hkv: int, d: int) -> None:
+    """A bias of 200 in one channel leaves the codes to what differs between tokens; queries keep theirs."""
+    run = kernel(rope_kv_write(hq, hkv, d, "int8", isa, key_bias=True, block=BLOCK), isa)
+    g = rng(3)
+    rest, bias = normal(g, 1, 6, (hq + 2 * hkv) * d), normal(g, (hq + 2 * hkv) * d)
+    bias[hq * d + 5] = 200
+    positions = g.integers(0, POSITIONS, (1, 6))
+    table, entries = block_table(g, 1, CAPACITY, BLOCK)
+    empty = np.zeros((2, 1, hkv, CAPACITY, d), np.int8), np.zeros((2, 1, hkv, CAPACITY), np.float32)
+    pools = keys_turned([scatter(x, table, entries, BLOCK, 0) for part in empty for x in part])
+    out = np.zeros((1, 6, hq * d), np.float32)
+    run(rest + bias, positions, table, np.array([2]), *tables(d), bias, *pools, out)
+    whole = (rest + bias).astype(np.float64).reshape(1, 6, -1, d)
+    assert_close(out, rotate(whole[:, :, :hq], positions).reshape(out.shape), "kernel_elementwise")
+    keys, values, key_scale, value_scale = (gather(pool, table, CAPACITY)[:, :, 2:8] for pool in keys_turned(pools))
+    unbiased = rotate(rest.reshape(1, 6, -1, d).astype(np.float64)[:, :, hq : hq + hkv], positions)
+    for codes, scale, want in ((keys, key_scale, unbiased), (values, value_scale, whole[:, :, hq + hkv :])):
+        want = want.transpose(0, 2, 1, 3)
+        # 200 has 2^-16 as its unit in the last place, which subtracting the bias leaves in what the scale follows from
+        np.testing.assert_allclose(scale, np.abs(want).max(-1) / 127, rtol=1e-4)
+        error = np.abs(codes * scale[..., None].astype(np.float64) - want)
+        assert (error <= 0.51 * scale[..., None]).all()

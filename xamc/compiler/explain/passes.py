@@ -37,15 +37,23 @@ this one does not, although every pass was proven on the twin or was not asked t
 `verify: {passes: each}` to find the pass.""",
     "E1311": """A prompt that golden logits are recorded for (`verify.prompts`) yields no token with the model's
 tokenizer, for instance because it is empty. Give one with at least a word in it.""",
-    "E1312": """The compiled model answered the golden prompt with NaN or infinity. Weights that overflow in the chosen
-storage do that, and so would a wrong kernel. Try `backend.dtype: fp32`; if that is finite, the checkpoint's values do
-not fit 16 bits, otherwise report the model.""",
+    "E1312": """The compiled model answered the golden prompt with NaN or infinity, although transformers' keys and
+values fit the KV cache in fp32 (otherwise this is E1315). Weights that overflow in the chosen storage do that, and so
+would a wrong kernel. Try `backend.dtype: fp32`; if that is finite, the checkpoint's values do not fit 16 bits,
+otherwise report the model.""",
     "E1313": """A pass stopped with a Python error of its own, which is quoted. The graph has a form that the pass did
 not expect; the traceback says where. Disable the pass if the target can do without it, and report the model's
 config.""",
     "E1314": """`passes.disable` names a pass whose result the target builds on, for example `kv_cache` for the CPU,
 whose attention kernels read a cache that is updated in place. Remove it from the list. Other passes
 (norms, swiglu, and the Relax passes) make the model faster and can be left out while looking for a fault.""",
+    "E1315": """transformers ran the real weights in fp32 over a few prompts, and a value inside the model is larger
+than float16 can hold, 65504, where the target needs it in float16: the message names the first such module of the
+Hugging Face model, and others are listed. On `tvm_vacc` and `tvm_ascend` every operator yields float16; ONNX Runtime,
+which checks Ascend's graphs, keeps float32 between neighbouring operators and would not notice. Models that were
+trained in bfloat16 do this. There is no wider type on those targets: compile the model for `tvm_cpu`, which computes in
+float32. On `tvm_cpu` only the KV cache can be too narrow: `backend.dtype: bf16` (whose cache is bf16) or
+`runtime.kv_dtype: bf16` or `fp32`. Weights that are too large themselves are E1124.""",
     "E1320": """The pass `phase` gives a graph one phase (prefill or decode), batch 1 and a fixed length. The graph has
 been given one already, its attention is in pieces, or a shape in it depends on data, so that it can't be fixed. Run
 the pass once, after `cleanup`, on an export with past and present.""",

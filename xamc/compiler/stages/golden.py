@@ -48,7 +48,9 @@ def record(
         What to put into the artifact, and how far it is from transformers where both were run.
 
     Raises:
-        InternalError: E1310 when a float32 artifact is further from transformers than the bound.
+        InternalError: E1310 when a float32 artifact is further from transformers than the bound, E1312 logits that are
+            not finite.
+        UnsupportedError: E1315 when a float16 KV cache can't hold the keys or values.
         ToolchainError: E152x when the artifact crashes.
     """
     prompts = spec.verify.prompts or DEFAULT_PROMPTS
@@ -62,7 +64,12 @@ def record(
             "out": str(scratch / _ANSWERS),
         }
         reproducers = job.cache.folder / "reproducers"
-        run_child(f"{__name__}:run_artifact", request, folder=scratch, limits=LIMITS, reproducers=reproducers)
+        try:
+            run_child(f"{__name__}:run_artifact", request, folder=scratch, limits=LIMITS, reproducers=reproducers)
+        except InternalError as error:
+            if error.code == "E1312":
+                _explain_overflow(job, spec, checkpoint, manifest)
+            raise
         answers = safetensors.numpy.load_file(scratch / _ANSWERS)
         ids = [answers[f"{index}.token_ids"] for index in range(len(prompts))]
         logits = [answers.get(f"{index}.logits") for index in range(len(ids))]
@@ -91,6 +98,21 @@ def record(
     return golden, far
 
 
+def _explain_overflow(job: Job, spec: Spec, checkpoint: Checkpoint, manifest: Manifest) -> None:
+    """Says whose values are beyond float16 in an artifact whose logits are not finite, if that is the reason.
+
+    Raises:
+        UnsupportedError: E1315.
+    """
+    from xamc.compiler.stages import real_weights
+    from xamc.compiler.verify.cache_rounding import CacheRounding
+
+    if manifest.kv.dtype == "float16" and manifest.weights is not None:
+        # what transformers does in fp32; static graphs were looked at before they were made
+        observed = real_weights.look(job, spec, checkpoint, CacheRounding("float32"))
+        real_weights.require_float16_cache(observed)
+
+
 def run_artifact(request: dict[str, Any]) -> None:
     """The child's side: token ids of every prompt, and with ``execute`` their logits, written to ``out``.
 
@@ -113,6 +135,11 @@ def run_artifact(request: dict[str, Any]) -> None:
             continue
         logits = model.logits(ids[None])[0]
         if not np.isfinite(logits).all():
-            raise InternalError("E1312", "the compiled model's logits are not finite", fix="report the model")
+            raise InternalError(
+                "E1312",
+                "the compiled model's logits are not finite",
+                fix="try backend.dtype: fp32; if that is finite, the checkpoint's values don't fit 16 bits, otherwise "
+                "report the model",
+            )
         answers[f"{index}.logits"] = logits
     safetensors.numpy.save_file(answers, request["out"])

@@ -76,7 +76,8 @@ def write_ascend(
         checked = "run in ONNX Runtime" if golden is not None else "its own weights not run here"
         stage.result(f"{summary.published(writer.nbytes, '', distance)}, {checked}, {NEVER_RUN}")
         report = static_summary.report(progress, stage, graphs, golden, distance)
-        report |= {"gears": [_gear_report(proof) for proof in proofs], "npu": NEVER_RUN, "made": job.cache.made}
+        report |= {"gears": [_gear_report(proof) for proof in proofs], "npu": NEVER_RUN}
+        report |= {"values": parts.values, "made": job.cache.made}
         return writer.publish(manifest, report), report
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from xamc.compiler.artifact.manifest import Phase, Quantization
 from xamc.compiler.contract import Bucket
@@ -21,6 +22,7 @@ class StaticParts:
         request: with buckets, ranks and how parameters are stored.
         quantization: as asked for, and as used.
         passes: the target's, for this request.
+        values: what the real weights do, for the report; None where they were not run.
     """
 
     spec: Spec
@@ -28,6 +30,7 @@ class StaticParts:
     request: TargetRequest
     quantization: Quantization
     passes: StaticPasses
+    values: Mapping[str, Any] | None = None
 
 
 def static_phases(buckets: Iterable[Bucket], ranks: int) -> tuple[Phase, ...]:

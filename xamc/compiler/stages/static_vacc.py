@@ -70,6 +70,7 @@ def write_vacc(
         seconds = {bucket.name: dict(code.seconds) for bucket, code in generated.items()}
         report = static_summary.report(progress, stage, graphs, golden, distance) | {
             "codegen_seconds": seconds,
+            "values": parts.values,
             "made": job.cache.made,
         }
         return writer.publish(manifest, report), report

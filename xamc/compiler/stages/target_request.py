@@ -41,7 +41,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
     weight_dtype = "float16" if spec.frontend.quantize is not None else LONG_DTYPES.get(spec.backend.dtype, "float16")
     kv_dtype = "int8" if quantization.used == INT8_KV else spec.runtime.kv_dtype
     if kv_dtype == "auto":
-        kv_dtype = "fp32" if weight_dtype == "float32" or "fp16" not in caps.kv_dtypes else "fp16"
+        kv_dtype = _own_kv_dtype(weight_dtype, caps)
     if kv_dtype not in caps.kv_dtypes and quantization.used != INT8_KV:
         raise UnsupportedError(
             "E1410",
@@ -60,6 +60,15 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
         tune=spec.backend.tune and caps.tunes,
     )
     return request, replace(quantization, activations=activations)
+
+
+def _own_kv_dtype(weight_dtype: str, caps: TargetCaps) -> str:
+    """The cache's type where the spec leaves it to the target: that of the weights, whose range keys and values have.
+
+    A model in bf16 may have keys beyond 65504, which are infinite in float16.
+    """
+    wanted = {"float32": "fp32", "bfloat16": "bf16"}.get(weight_dtype, "fp16")
+    return wanted if wanted in caps.kv_dtypes else "fp16" if "fp16" in caps.kv_dtypes else "fp32"
 
 
 def check_cpu_levels(spec: Spec) -> None:

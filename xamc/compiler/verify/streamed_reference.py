@@ -76,30 +76,25 @@ def streamed_logits(config: ModelConfig, tensors: Mapping[str, LazyTensor], prom
             with model.layer(index) as run:
                 hidden = [run(states) for states in hidden]
         norm = model.norm()
-        hidden = [norm(states) for states in hidden]
-        head = tensors["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
-        logits = [np.empty((len(ids), config.vocab_size), np.float32) for ids in prompts]
-        for start, stop in row_blocks(head):
-            block = torch.from_numpy(_float32(head, start, stop))
-            for states, answer in zip(hidden, logits, strict=True):
-                answer[:, start:stop] = torch.nn.functional.linear(states[0], block).numpy()
-    return logits
+        return model.head([norm(states) for states in hidden])
 
 
 class StreamedModel:
     """transformers' modules of a checkpoint, each with its weights only while it is used."""
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, LazyTensor]) -> None:
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, LazyTensor], attention: str = "eager") -> None:
         """Builds the model on the meta device.
 
         Args:
             config: the model.
             tensors: its parameters by transformers name, of any floating dtype.
+            attention: the name of an attention function that transformers knows.
         """
         from xamc.compiler.export.exporter import build_meta_model
 
         self._config, self._tensors = config, tensors
-        self._meta = build_meta_model(config, attention="eager")
+        self._head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        self._meta = build_meta_model(config, attention=attention)
 
     def embed(self, ids: NDArray[np.int64]) -> Any:
         """Embeddings of token ids [B, T], a float32 torch tensor [B, T, H]; only the rows in use are read."""
@@ -142,6 +137,48 @@ class StreamedModel:
     def _rotations(self, hidden: Any, positions: Any) -> Any:
         """cos and sin of a call, from a fresh module: one for dynamic scaling remembers its longest call."""
         return type(self._meta.model.rotary_emb)(config=self._meta.config)(hidden, positions)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the checkpoint yields logits."""
+        return self._head in self._tensors
+
+    def module(self, index: int) -> Any:
+        """transformers' module of a decoder layer."""
+        return self._meta.model.layers[index]
+
+    def rotated_key_bias(self, index: int, hidden: Any) -> Any | None:
+        """What the bias of a layer's keys adds to each of them after RoPE, [1, Hkv, T, D]; None where it has none.
+
+        None as well where a norm comes between the two, or where a position's rotation depends on the length. The
+        layer's weights have to be in memory.
+
+        Args:
+            index: the layer.
+            hidden: hidden states [B, T, H], whose positions are 0 to T - 1.
+        """
+        import torch
+
+        attention = self._meta.model.layers[index].self_attn
+        bias = getattr(attention.k_proj, "bias", None)
+        if bias is None or self._config.qk_norm or self._config.rope.kind == "dynamic":
+            return None
+        cos, sin = self._rotations(hidden, torch.arange(hidden.shape[1])[None])
+        keys = bias.detach().view(-1, 1, self._config.head_dim)
+        low, high = keys.chunk(2, -1)
+        return keys * cos[:, None] + torch.cat((-high, low), -1) * sin[:, None]
+
+    def head(self, hidden: Sequence[Any]) -> list[F32]:
+        """Logits [T, V] of normalized hidden states [1, T, H] each; lm_head is read in blocks of rows."""
+        import torch
+
+        head = self._tensors[self._head]
+        logits = [np.empty((states.shape[1], self._config.vocab_size), np.float32) for states in hidden]
+        for start, stop in row_blocks(head):
+            block = torch.from_numpy(_float32(head, start, stop))
+            for states, answer in zip(hidden, logits, strict=True):
+                answer[:, start:stop] = torch.nn.functional.linear(states[0], block).numpy()
+        return logits
 
     def norm(self) -> Any:
         """The final norm with its weight, a function of hidden states."""

@@ -17,6 +17,8 @@ from xamc.compiler.artifact.manifest import ALIGNMENT
 from xamc.compiler.artifact.step_program import Instruction, StepProgram
 from xamc.compiler.lowering.body import Body
 from xamc.compiler.lowering.dialect import DialectCall, decode, is_op
+from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.targets.cpu.key_bias import key_bias
 from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format
 from xamc.targets.kernels.decode_phases import (
     AttentionPhase,
@@ -79,6 +81,7 @@ class _Read:
 class _Planner:
     """Walks the body of the decode function."""
 
+    program: RelaxProgram
     body: Body
     plan: WeightPlan
     kv_dtype: KvDtype
@@ -241,6 +244,7 @@ class _Planner:
         before = self.attention[query]
         update, attributes = before.call, call.attributes
         heads, kv_heads, d = (int(update.attributes[k]) for k in ("heads", "kv_heads", "head_dim"))
+        bias = key_bias(self.program, self.body, update, self.kv_dtype)
         phase = AttentionPhase(
             heads,
             kv_heads,
@@ -250,9 +254,10 @@ class _Planner:
             attributes["window"],
             self.block,
             update.attributes["epsilon"],
+            bias is not None,
         )
-        norms = [self._vector(norm) for norm in update.tensors[7:]]
-        parts = self._add(phase, [before.qkv, *norms, *before.pools])
+        vectors = [self._vector(vector) for vector in (*update.tensors[7:], *([] if bias is None else [bias]))]
+        parts = self._add(phase, [before.qkv, *vectors, *before.pools])
         assert parts is not None
         self.read[var] = _Read(AttentionSource(heads, kv_heads, d, attributes["window"]), (parts,))
 
@@ -282,11 +287,14 @@ class _Planner:
         return tuple(result)
 
 
-def plan_decode(body: Body, plan: WeightPlan, kv_dtype: KvDtype, activations: Activations, block: int) -> DecodeProgram:
+def plan_decode(
+    program: RelaxProgram, body: Body, plan: WeightPlan, kv_dtype: KvDtype, activations: Activations, block: int
+) -> DecodeProgram:
     """The decode step of a model as a program.
 
     Args:
-        body: of the function for one sequence and one token, after its Relax passes.
+        program: the model after its Relax passes.
+        body: of the function for one sequence and one token.
         plan: its packed weights.
         kv_dtype: how keys and values are stored.
         activations: what linear layers with integer weights multiply their inputs as.
@@ -295,17 +303,17 @@ def plan_decode(body: Body, plan: WeightPlan, kv_dtype: KvDtype, activations: Ac
     Raises:
         NotOneProgram: some call is none of those that the kernels are made for.
     """
-    planner = _Planner(body, plan, kv_dtype, activations, block)
+    planner = _Planner(program, body, plan, kv_dtype, activations, block)
     planner.run()
     workspace = planner.place()
-    program = StepProgram(
+    step = StepProgram(
         workspace=workspace,
         width=program_width(planner.phases),
         kernels=tuple(phase.key for phase in planner.phases),
         regions=tuple(phase.operands for phase in planner.phases),
         instructions=planner.instructions(),
     )
-    return DecodeProgram(tuple(planner.phases), program, planner.vocabulary, planner.rotated)
+    return DecodeProgram(tuple(planner.phases), step, planner.vocabulary, planner.rotated)
 
 
 def _width(var: Any) -> int:

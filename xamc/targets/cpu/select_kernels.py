@@ -22,6 +22,7 @@ from xamc.compiler.lowering.body import Body, substitute
 from xamc.compiler.lowering.dialect import DialectCall, decode
 from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.targets.cpu.decode_program import NotOneProgram, plan_decode
+from xamc.targets.cpu.key_bias import key_bias
 from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format
 from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.decode_phases import LinearPhase
@@ -92,7 +93,7 @@ def select_kernels(
     kernels = _Kernels(builder)
     step, reason = None, ""
     try:
-        decode_program = plan_decode(one_token(program), plan, kv_dtype, activations, block)
+        decode_program = plan_decode(program, one_token(program), plan, kv_dtype, activations, block)
         step = decode_program.program
     except NotOneProgram as error:
         reason = str(error)
@@ -155,7 +156,7 @@ class _Selection:
     ) -> None:
         self.plan, self.isa, self.name, self.kernels = plan, isa, name, kernels
         self.kv_dtype, self.activations, self.block, self.tiles = kv_dtype, activations, block, tiles
-        self.weights = program.weights
+        self.program = program
         # functions of one module may not share variables
         self.body = one_token(program) if name == "decode" else Body.of(copy_with_new_vars(program.module["main"]))
         self.users = self.body.users()
@@ -374,12 +375,14 @@ class _Selection:
         qkv, positions, index, cos, sin, cache_key, cache_value, *norms = call.tensors
         heads, kv_heads, dim = (call.attributes[k] for k in ("heads", "kv_heads", "head_dim"))
         epsilon = call.attributes["epsilon"]
+        bias = key_bias(self.program, self.body, call, self.kv_dtype)
         pools = [self._whole(cache_key), self._whole(cache_value)]
         scales = [scale for scale in (self.scales[c.name] for c in (cache_key, cache_value)) if scale is not None]
         mutated = [*pools, *scales]
-        arguments = [self._whole(qkv), positions, self.table, index, cos, sin, *map(self._vector, norms), *mutated]
+        vectors = [*norms, *([] if bias is None else [bias])]
+        arguments = [self._whole(qkv), positions, self.table, index, cos, sin, *map(self._vector, vectors), *mutated]
         query = relax.TensorType([self.shape.batch, self.shape.seq, heads * dim], "float32")
-        normed = "" if epsilon is None else f"_normed_{number_name(epsilon)}"
+        normed = ("" if epsilon is None else f"_normed_{number_name(epsilon)}") + "_key_bias" * (bias is not None)
         kernel = self.kernels.get(
             f"rope_kv_write_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_b{self.block}{normed}",
             lambda: rope_kv_write(
@@ -390,6 +393,7 @@ class _Selection:
                 self.isa,
                 qk_norm=epsilon is not None,
                 eps=epsilon or 0.0,
+                key_bias=bias is not None,
                 block=self.block,
             ),
         )
@@ -413,8 +417,14 @@ class _Selection:
         pools = [self._whole(key), self._whole(value)]
         kv_heads, dim = int(pools[0].ty.shape[1]), int(pools[0].ty.shape[2])
         q = self._whole(query)
+        update = self._update_of(key)
+        written = decode(self.body.producer(update))
+        assert written is not None
+        bias = key_bias(self.program, self.body, written, self.kv_dtype)
+        added = [] if bias is None else [*written.tensors[3:5], self._vector(bias)]
         name = (
             f"attention_{heads}_{kv_heads}_{dim}_{self.kv_dtype}_b{self.block}_{window}_{number_name(scale)}_{self.m}"
+            + "_key_bias" * bool(added)
         )
         self.as_whole[var] = self._call(
             name,
@@ -428,18 +438,19 @@ class _Selection:
                 m=self.m,
                 window=window,
                 block=self.block,
+                key_bias=bool(added),
                 tiles=self.tiles.of_attention(AttentionProblem(heads, kv_heads, dim, self.kv_dtype, window)),
             ),
-            [q, self.table, index, *pools, *self._scales_of(key)],
+            [q, self.table, index, *added, *pools, *self.updated_scales[update]],
             [q.ty],
             var.name,
         )
 
-    def _scales_of(self, key: Any) -> list[Any]:
-        """The scales of the cache update that `key` is an item of."""
+    def _update_of(self, key: Any) -> Any:
+        """The cache update that `key` is an item of."""
         update = self.body.producer(key)
         assert isinstance(update, relax.TupleGetItem)
-        return self.updated_scales[update.tuple_value]
+        return update.tuple_value
 
     def _swiglu_packed(self, var: Any, call: DialectCall) -> None:
         if var in self.as_rows:

@@ -35,6 +35,7 @@ from xamc.runtime.step_runner import StepRunner
 from xamc.runtime.threads import configure_tvm_threads
 from xamc.runtime.tvm_library import tvm_ffi
 from xamc.targets.cpu.codegen import build_library
+from xamc.targets.cpu.key_bias import rotated_biases
 from xamc.targets.cpu.rounding_noise import Rounding, rounding_effect
 from xamc.targets.cpu.select_kernels import DATA_INPUTS, select_kernels
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
@@ -174,7 +175,7 @@ class TwinProof:
                     if function == "decode" and call.feeds["input_ids"].shape != (1, 1):
                         continue
                     if function == "decode" and selected.step is not None:
-                        actual = _run_step(loaded[STEP_FUNCTION], selected.step, call, packed, kv_dtype)
+                        actual = self._run_step(loaded[STEP_FUNCTION], selected.step, call, packed, kv_dtype)
                     else:
                         actual = self._run(machine, function, call, weights, kv_dtype)
                     if function == "prefill_all":
@@ -184,13 +185,38 @@ class TwinProof:
                     worst = max(worst, found.deviation)
         return {"executed": True, **Proven(worst, bound).to_json()}
 
-    @staticmethod
-    def _run(machine: Any, function: str, call: Case, weights: list[Any], kv_dtype: str) -> Array:
-        table, pools = paged(_caches(call), kv_dtype, GRAIN)
+    def _run(self, machine: Any, function: str, call: Case, weights: list[Any], kv_dtype: str) -> Array:
+        table, pools = paged(self._caches(call, kv_dtype), kv_dtype, GRAIN)
         feeds = {**call.feeds, "block_table": table}
         data = [tvm.runtime.tensor(np.ascontiguousarray(feeds[name])) for name in DATA_INPUTS]
         result: Array = machine[function](*data, [tvm.runtime.tensor(pool) for pool in pools], weights).numpy()
         return result
+
+    def _run_step(self, function: Any, program: StepProgram, call: Case, weights: list[Array], kv_dtype: str) -> Array:
+        """The logits [1, 1, V] of a call of one token, by the program."""
+        table, pools = paged(self._caches(call, kv_dtype), kv_dtype, GRAIN)
+        runner = StepRunner(
+            function,
+            tvm.runtime.from_dlpack,
+            program,
+            _region(weights),
+            _region(pools),
+            table.shape[1],
+            call.fetches["logits"].shape[-1],
+        )
+        runner.table[...] = table
+        tables = [tvm.runtime.tensor(np.ascontiguousarray(call.feeds[name])) for name in ("rope_cos", "rope_sin")]
+        logits = runner.run(int(call.feeds["input_ids"][0, 0]), int(call.feeds["write_index"][0]), *tables)
+        return np.array(logits)[None]
+
+    def _caches(self, call: Case, kv_dtype: str) -> list[Array]:
+        """Keys and values of all layers, as pools of `kv_dtype` hold them: without what attention adds to keys."""
+        tables = (np.asarray(call.feeds[name]) for name in ("rope_cos", "rope_sin"))
+        caches: list[Array] = []
+        for layer, lacking in enumerate(rotated_biases(self.program, cast(KvDtype, kv_dtype), *tables)):
+            keys, values = (np.asarray(call.feeds[f"cache_{kind}.{layer}"]) for kind in ("key", "value"))
+            caches += [keys if lacking is None else keys - lacking[:, : keys.shape[2]], values]
+        return caches
 
 
 def _deviation(stage: str, bound: Bound, call: str, output: str, actual: Array, expected: Array) -> Proven:
@@ -204,30 +230,6 @@ def _deviation(stage: str, bound: Bound, call: str, output: str, actual: Array, 
             "and report it",
         )
     return Proven(deviation, bound)
-
-
-def _caches(call: Case) -> list[Array]:
-    """Keys and values of all layers."""
-    layers = sum(1 for name in call.feeds if name.startswith("cache_key."))
-    return [np.asarray(call.feeds[f"cache_{kind}.{layer}"]) for layer in range(layers) for kind in ("key", "value")]
-
-
-def _run_step(function: Any, program: StepProgram, call: Case, weights: list[Array], kv_dtype: str) -> Array:
-    """The logits [1, 1, V] of a call of one token, by the program."""
-    table, pools = paged(_caches(call), kv_dtype, GRAIN)
-    runner = StepRunner(
-        function,
-        tvm.runtime.from_dlpack,
-        program,
-        _region(weights),
-        _region(pools),
-        table.shape[1],
-        call.fetches["logits"].shape[-1],
-    )
-    runner.table[...] = table
-    tables = [tvm.runtime.tensor(np.ascontiguousarray(call.feeds[name])) for name in ("rope_cos", "rope_sin")]
-    logits = runner.run(int(call.feeds["input_ids"][0, 0]), int(call.feeds["write_index"][0]), *tables)
-    return np.array(logits)[None]
 
 
 def _region(arrays: Sequence[Array]) -> tuple[Bytes, list[int]]:

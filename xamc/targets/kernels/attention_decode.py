@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.key_bias import KeyBias
 from xamc.targets.kernels.kv_pages import Pool
 
 TILE = 64
@@ -33,8 +34,9 @@ def emit_decode(
     isa: Isa,
     scale: float,
     window: int | None,
+    bias: KeyBias | None = None,
 ) -> None:
-    """Emits the body for S = 1; q and y [B, S, Hq * D], write_index [B]."""
+    """Emits the body for S = 1; q and y [B, S, Hq * D], write_index [B]; `bias` of keys that are cached without."""
     b, hkv, d = q.shape[0], keys.heads, keys.d
     group = int(q.shape[2]) // (hkv * d)
     most = E.scratch((1,), "int64")
@@ -52,7 +54,7 @@ def emit_decode(
         row, split = E.let(task % rows), E.let(task // rows)
         head, i = E.let(row % hkv), E.let(row // hkv)
         span = Span(E.load(write_index, [i]), window)
-        part = Part(isa, q, E.let(head * group), keys, values, partial, i, head, task, scale)
+        part = Part(isa, q, E.let(head * group), keys, values, partial, i, head, task, scale, bias)
         part.attend(span, *span.share(split, splits))
     with E.serial(b * hkv * group) as row:
         i, qhead = E.let(row // (hkv * group)), E.let(row % (hkv * group))
@@ -139,14 +141,27 @@ class Part:
         head: E.Expr,
         task: E.Expr,
         scale: float,
+        bias: KeyBias | None = None,
     ) -> None:
         self.isa, self.group, self.d, self.scale = isa, int(partial.shape[1]), keys.d, scale
         self.q, self.keys, self.values, self.partial = q, keys, values, partial
         self.i, self.head, self.task, self.first = i, head, task, first
+        self.bias = bias
 
     def attend(self, span: Span, begin: E.Expr, end: E.Expr) -> None:
         """Attends to tiles [begin, end) of a span."""
         self.clear()
+        if self.bias is not None:
+            self.turned = E.scratch((self.group, self.d))
+            with E.serial(self.group) as member:
+                at = E.let((self.first + member) * self.d)
+                self.bias.turned(
+                    self.turned,
+                    member,
+                    self.head,
+                    lambda e, lanes: E.load(self.q, [self.i, 0, at + e], lanes),
+                    self.scale,
+                )
         with E.serial(begin, end) as tile:
             t0 = E.let((span.first + tile) * TILE)
             count = E.let(E.minimum(span.stop - t0, E.i64(TILE)))
@@ -170,6 +185,8 @@ class Part:
         scores = E.scratch((self.group, TILE))
         shrinks = E.scratch((self.group,))
         self.emit_scores(scores, t0, count)
+        if self.bias is not None:
+            self.emit_bias(self.bias, scores, t0, count)
         self.emit_softmax(scores, shrinks, t0, count, hidden)
         self.emit_values(scores, shrinks, t0, count, stop)
 
@@ -213,6 +230,12 @@ class Part:
                         lanes,
                     )
                 each(sums, finish)
+
+    def emit_bias(self, bias: KeyBias, scores: E.Buffer, t0: E.Expr, count: E.Expr) -> None:
+        """scores[g, t] += what the bias of the key at t0 + t adds."""
+        with E.serial(count) as t, E.serial(self.group) as member:
+            added = bias.score(self.turned, member, E.let(t0 + t))
+            E.store(scores, [member, t], E.load(scores, [member, t]) + added)
 
     def emit_softmax(
         self, scores: E.Buffer, shrinks: E.Buffer, t0: E.Expr, count: E.Expr, hidden: E.Expr | None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.key_bias import KeyBias
 from xamc.targets.kernels.kv_pages import Pool
 from xamc.targets.kernels.microkernel import FLOAT32, cut_rows, emit_tile, row_tiles, tile_size
 from xamc.targets.kernels.threads import tasks
@@ -36,9 +37,10 @@ def emit_prefill(
     isa: Isa,
     scale: float,
     window: int | None,
+    bias: KeyBias | None,
     tiles: AttentionTiles,
 ) -> None:
-    """Emits the body; q and y [B, S, Hq * D], write_index [B]."""
+    """Emits the body; q and y [B, S, Hq * D], write_index [B]; `bias` of keys that are cached without."""
     b, s, hkv, d = q.shape[0], q.shape[1], pool_k.heads, pool_k.d
     group = int(q.shape[2]) // (hkv * d)
     queries = query_block(group, isa, tiles.rows)
@@ -47,7 +49,7 @@ def emit_prefill(
         # Late queries see more keys: the long tasks first, so that the short ones even out when threads are ready.
         i, head = E.let(index // hkv % b), E.let(index % hkv)
         block = E.let(blocks - 1 - index // (b * hkv))
-        task = _Task(isa, group, d, queries, scale, window)
+        task = _Task(isa, group, d, queries, scale, window, bias)
         task.emit(q, pool_k, pool_v, y, i, head, E.let(block * queries), s, E.let(E.load(write_index, [i])))
 
 
@@ -58,7 +60,10 @@ def query_block(group: int, isa: Isa, rows: int) -> int:
 
 
 class _Task:
-    def __init__(self, isa: Isa, group: int, d: int, queries: int, scale: float, window: int | None) -> None:
+    def __init__(
+        self, isa: Isa, group: int, d: int, queries: int, scale: float, window: int | None, bias: KeyBias | None
+    ) -> None:
+        self.bias = bias
         self.isa, self.lanes, self.group, self.d = isa, isa.lanes, group, d
         self.vectors = tile_size(isa)[1]
         self.width = self.vectors * isa.lanes
@@ -108,6 +113,8 @@ class _Task:
             t0 = E.let(block * BLOCK_T)
             count = E.let(E.minimum(stop - t0, E.i64(BLOCK_T)))
             self.widen(pool_k, keys, i, head, t0, count)
+            if self.bias is not None:
+                self.add_bias(self.bias, keys, head, t0, count)
             self.score(query, keys, scores, rows)
             self.soften(scores, state, output, rows, position, t0)
             self.convert(pool_v, values, i, head, t0, count)
@@ -144,6 +151,14 @@ class _Task:
                     if pool.scales is not None:
                         value = value * pool.scale(place, head, lanes)
                     E.store(keys, [e, part * run + t], value, lanes)
+
+    def add_bias(self, bias: KeyBias, keys: E.Buffer, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
+        """keys[d, t] += the rotated bias at position t0 + t."""
+        rotated = E.scratch((self.d,))
+        with E.serial(count) as t:
+            bias.rotated(rotated, head, E.let(t0 + t))
+            with E.serial(self.d) as e:
+                E.store(keys, [e, t], E.load(keys, [e, t]) + E.load(rotated, [e]))
 
     def score(self, query: E.Buffer, keys: E.Buffer, scores: E.Buffer, rows: E.Expr) -> None:
         lanes = self.lanes

@@ -19,6 +19,7 @@ from xamc.targets.kernels.attention_decode import SPLITS, Part, Span, merge_part
 from xamc.targets.kernels.embedding import take_row
 from xamc.targets.kernels.gemv import emit_gemv
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.key_bias import KeyBias
 from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
 from xamc.targets.kernels.linear import Activations, products
 from xamc.targets.kernels.norm import inverse_rms, scale_row
@@ -275,8 +276,9 @@ class AttentionPhase:
     The thread that attends to the last part of a KV head writes the head's key and value before, and every part rotates
     the queries of its own group, so that nobody has to wait.
 
-    Operands: qkv [1, (Hq + 2 Hkv) D], the norms of queries and keys [D] if `epsilon` is given, the pools of keys and
-    values, and with int8 those of their scales, the partial results.
+    Operands: qkv [1, (Hq + 2 Hkv) D], the norms of queries and keys [D] if `epsilon` is given, the projection's bias if
+    `key_bias` says that keys are cached without theirs (see `kernels.key_bias`), the pools of keys and values, and with
+    int8 those of their scales, the partial results.
     """
 
     heads: int
@@ -287,20 +289,22 @@ class AttentionPhase:
     window: int | None
     block: int
     epsilon: float | None = None
+    key_bias: bool = False
 
     @property
     def key(self) -> str:
         norm = "" if self.epsilon is None else f"_norm{E.number_name(self.epsilon)}"
         return (
             f"attention_{self.heads}_{self.kv_heads}x{self.d}_{self.kv_dtype}_b{self.block}_w{self.window}"
-            f"_{E.number_name(self.scale)}{norm}"
+            f"_{E.number_name(self.scale)}{norm}{'_key_bias' * self.key_bias}"
         )
 
     @property
     def operands(self) -> tuple[Region, ...]:
         norms: list[Region] = ["weights"] * (0 if self.epsilon is None else 2)
         pools: list[Region] = ["pools"] * (4 if self.kv_dtype == "int8" else 2)
-        return ("workspace", *norms, *pools, "workspace")
+        biases: list[Region] = ["weights"] * self.key_bias
+        return ("workspace", *norms, *biases, *pools, "workspace")
 
     @property
     def output(self) -> tuple[int, ...]:
@@ -311,13 +315,15 @@ class AttentionPhase:
         group = heads // kv_heads
         qkv = operands.take("workspace", (1, (heads + 2 * kv_heads) * d))
         norms = [operands.take("weights", (d,)) if self.epsilon is not None else None for _ in range(2)]
+        bias = operands.take("weights", ((heads + 2 * kv_heads) * d,)) if self.key_bias else None
         with operands.parameters("pools"):
             keys, values = declare_pools(kv_heads, d, self.kv_dtype, inputs.block_table, isa, self.block)
         partial = operands.take("workspace", self.output)
         cached = E.let(E.load(inputs.write_index, [0]))
         position = E.let(E.load(inputs.position_ids, [0, 0]))
         angles = (inputs.cos, inputs.sin, position)
-        projected = Projected(qkv, [E.i32(0)], heads, kv_heads, d, angles, norms, self.epsilon or 0.0, isa)
+        projected = Projected(qkv, [E.i32(0)], heads, kv_heads, d, angles, norms, self.epsilon or 0.0, isa, bias)
+        scores = None if bias is None else KeyBias(bias, heads, d, (inputs.cos, inputs.sin), isa)
         span = Span(cached, self.window)
         splits = E.let(E.minimum(span.tiles, E.i64(SPLITS)))
         with E.parallel(splits * kv_heads) as task:
@@ -334,7 +340,7 @@ class AttentionPhase:
                 projected.cache(head, keys, values, keys.place(E.i32(0), cached))
 
             E.when(end == span.tiles, write)
-            part = Part(isa, q, E.i32(0), keys, values, partial, E.i32(0), head, task, self.scale)
+            part = Part(isa, q, E.i32(0), keys, values, partial, E.i32(0), head, task, self.scale, scores)
             part.attend(span, begin, end)
 
 

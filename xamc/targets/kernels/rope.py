@@ -69,6 +69,7 @@ def rope_kv_write(
     *,
     qk_norm: bool = False,
     eps: float = 1e-6,
+    key_bias: bool = False,
     block: int = KV_BLOCK,
 ) -> E.PrimFunc:
     """What lies between a fused QKV projection and attention, in one pass: q/k norm, RoPE, cache update.
@@ -81,13 +82,15 @@ def rope_kv_write(
         isa: the level to generate for.
         qk_norm: whether queries and keys are RMS-normalized per head before RoPE.
         eps: of that norm.
+        key_bias: whether keys are cached without their bias (see `key_bias`); not with `qk_norm`, which comes after it.
         block: positions of a block of the cache.
 
     Returns:
         A PrimFunc (qkv float32 [B, S, (Hq + 2 Hkv) * D], position_ids int64 [B, S], block_table int32 [B, M],
         write_index int64 [B], cos float32 [R, D/2], sin float32 [R, D/2], q_norm float32 [D] and k_norm float32 [D] if
-        `qk_norm`, the pools of keys and values (see `declare_pools`), mutated, q_out float32 [B, S, Hq * D]). Row j of
-        sequence i goes to position write_index[i] + j; positions beyond the table are dropped.
+        `qk_norm`, the projection's bias float32 [(Hq + 2 Hkv) * D] if `key_bias`, the pools of keys and values (see
+        `declare_pools`), mutated, q_out float32 [B, S, Hq * D]). Row j of sequence i goes to position
+        write_index[i] + j; positions beyond the table are dropped.
     """
 
     def body() -> None:
@@ -99,6 +102,7 @@ def rope_kv_write(
         cos = E.parameter("cos", (r, d // 2), "float32")
         sin = E.parameter("sin", (r, d // 2), "float32")
         norms = [E.parameter(name, (d,), "float32") for name in ("q_norm", "k_norm")] if qk_norm else [None, None]
+        bias = E.parameter("qkv_bias", ((hq + 2 * hkv) * d,), "float32") if key_bias else None
         keys, values = declare_pools(hkv, d, kv_dtype, table, isa, block)
         q_out = E.parameter("q_out", (b, s, hq * d), "float32")
 
@@ -107,7 +111,7 @@ def rope_kv_write(
             position = E.let(E.load(positions, [i, j]))
             slot = E.let(E.load(write_index, [i]) + j)
 
-            projected = Projected(qkv, [i, j], hq, hkv, d, (cos, sin, position), norms, eps, isa)
+            projected = Projected(qkv, [i, j], hq, hkv, d, (cos, sin, position), norms, eps, isa, bias)
             with E.serial(hq) as head:
                 first = E.let(head * d)
                 projected.query(head, lambda e, value, lanes: E.store(q_out, [i, j, first + e], value, lanes))
@@ -121,8 +125,8 @@ def rope_kv_write(
 
         E.rows(b * s, row, _ROW_THRESHOLD)
 
-    norm = "_norm" if qk_norm else ""
-    return E.build(f"rope_kv_write_{hq}_{hkv}x{d}_{kv_dtype}_b{block}{norm}", body)
+    suffix = "_norm" * qk_norm + "_key_bias" * key_bias
+    return E.build(f"rope_kv_write_{hq}_{hkv}x{d}_{kv_dtype}_b{block}{suffix}", body)
 
 
 class Projected:
@@ -139,6 +143,7 @@ class Projected:
         norms: Sequence[E.Buffer | None],
         eps: float,
         isa: Isa,
+        bias: E.Buffer | None = None,
     ) -> None:
         """Args:
         qkv: float32, elements along the last axis.
@@ -150,7 +155,9 @@ class Projected:
         norms: weights [D] of the RMSNorm of queries and of keys, or None.
         eps: of those norms.
         isa: the level to generate for.
+        bias: float32, what the projection added to `qkv` and the cached keys are without, or None.
         """
+        self.bias = bias
         self.qkv, self.row, self.hq, self.hkv, self.d = qkv, row, hq, hkv, d
         self.angles, self.norms, self.eps, self.isa = angles, norms, eps, isa
 
@@ -161,12 +168,18 @@ class Projected:
     def cache(self, head: E.Expr, keys: Pool, values: Pool, place: Place) -> None:
         """Puts a key head, normalized and rotated like queries, and a value head into the cache."""
         key, value = E.scratch((self.d,)), E.scratch((self.d,))
-        read = self._reader(E.let((self.hq + head) * self.d), self.norms[1])
+        first = E.let((self.hq + head) * self.d)
+        read = self._reader(first, self.norms[1])
+        if self.bias is not None:
+            read = self._unbiased(first)
         _rotate(read, lambda e, new, lanes: E.store(key, [e], new, lanes), *self.angles, self.d, self.isa)
         keys.write(place, head, key)
         read = self._reader(E.let((self.hq + self.hkv + head) * self.d), None)
         E.lanewise(self.d, self.isa, lambda e, lanes: E.store(value, [e], read(e, lanes), lanes))
         values.write(place, head, value)
+
+    def _unbiased(self, first: E.Expr) -> E.LaneReader:
+        return lambda e, lanes: E.load(self.qkv, [*self.row, first + e], lanes) - E.load(self.bias, [first + e], lanes)
 
     def _reader(self, first: E.Expr, norm: E.Buffer | None) -> E.LaneReader:
         def read(e: E.Expr, lanes: int) -> E.Expr:

@@ -1,0 +1,197 @@
+"""Whether the real weights' values fit a target's 16 bits, and what an 8-bit KV cache costs them: measured.
+
+The twin shows that a rewrite is right, but its weights are its own: only the checkpoint's say how large values grow and
+what lies in keys. Small models are always run, larger ones with ``verify: {final: true}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.staging import temporary_folder
+from xamc.compiler.cache import stage_key
+from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends import Checkpoint
+from xamc.compiler.progress import Progress
+from xamc.compiler.spec.model import Spec
+from xamc.compiler.stages import summary
+from xamc.compiler.stages.golden import SMALL_WEIGHTS
+from xamc.compiler.stages.job import Job
+from xamc.compiler.verify.cache_rounding import CacheRounding
+from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, token_samples
+from xamc.compiler.verify.real_weights import KEYS, VALUES, Extent, Observed, observe
+from xamc.compiler.verify.tolerances import tolerance
+from xamc.compiler.weights.fingerprint import fingerprint
+
+LARGEST_FLOAT16 = 65504.0
+NOT_RUN = "more than 1 GiB of weights: verify.final: true runs them"
+PROMPTS, TOKENS = 4, 64
+# a text of which a tokenizer makes fewer different tokens says little about the model
+_FEWEST_TOKENS = 16
+_RESULT = "observed.pickle"
+_MODULES = (
+    "xamc.compiler.weights",
+    "xamc.compiler.export.exporter",
+    "xamc.compiler.verify.cache_rounding",
+    "xamc.compiler.verify.metrics",
+    "xamc.compiler.verify.real_weights",
+    "xamc.compiler.verify.streamed_reference",
+)
+_TOOLS = ("torch", "transformers", "numpy")
+
+
+def are_run(spec: Spec, checkpoint: Checkpoint) -> bool:
+    """Whether a compile runs the checkpoint's own weights: small ones, or where `verify.final` asks for it."""
+    parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
+    return spec.verify.final or 2 * parameters <= SMALL_WEIGHTS
+
+
+def look(job: Job, spec: Spec, checkpoint: Checkpoint, cache: CacheRounding) -> Observed:
+    """Runs the checkpoint over a few prompts, or takes what an earlier compile saw.
+
+    Args:
+        job: the compile.
+        spec: its `verify.prompts` are run as well.
+        checkpoint: the model.
+        cache: how keys and values are stored.
+
+    Raises:
+        ToolchainError: E152x, the child failed.
+    """
+    prompts = _prompts(spec, checkpoint)
+    scales = {} if cache.scales is None else cache.scales.tensors
+    inputs = {
+        "config": to_json(checkpoint.config),
+        "tensors": {name: fingerprint(tensor) for name, tensor in checkpoint.tensors.items()},
+        "prompts": [hashlib.sha256(prompt.tobytes()).hexdigest() for prompt in prompts],
+        "cache": [cache.dtype, cache.unbiased_keys],
+        "scales": {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in scales.items()},
+    }
+    key = stage_key("real_weights", _MODULES, _TOOLS, inputs)
+
+    def build(folder: Path) -> None:
+        with temporary_folder("weights") as scratch:
+            found = observe(checkpoint, prompts, cache, scratch, job.cache.folder / "reproducers")
+        (folder / _RESULT).write_bytes(pickle.dumps(found))
+
+    folder = job.cache.get(key) or job.cache.publish(key, build)
+    # written by this program only, as all of the cache is
+    found: Observed = pickle.loads((folder / _RESULT).read_bytes())
+    return found
+
+
+def require_float16(observed: Observed, target: str) -> None:
+    """Refuses a model some of whose values a target that computes in float16 can't hold.
+
+    Raises:
+        UnsupportedError: E1315 naming the first module, and others.
+    """
+    _require(
+        observed.extents,
+        f"{target} computes in float16",
+        "compile it for tvm_cpu, which computes in float32, with backend.dtype: bf16; "
+        f"{target} has no type with a wider range",
+        ("backend.type", "backend.dtype"),
+    )
+
+
+def require_float16_cache(observed: Observed) -> None:
+    """Refuses a model whose keys or values are beyond a float16 cache.
+
+    Raises:
+        UnsupportedError: E1315.
+    """
+    _require(
+        [extent for extent in observed.extents if extent.what in (KEYS, VALUES)],
+        "the KV cache is float16",
+        "set runtime.kv_dtype: bf16 or fp32, or backend.dtype: bf16, whose KV cache is bf16",
+        ("runtime.kv_dtype", "backend.dtype"),
+    )
+
+
+def _require(extents: list[Extent] | tuple[Extent, ...], why: str, fix: str, keys: tuple[str, ...]) -> None:
+    beyond = [extent for extent in extents if not extent.largest <= LARGEST_FLOAT16]
+    if beyond:
+        raise UnsupportedError(
+            "E1315",
+            f"{beyond[0]} go beyond float16's largest value, 65504, and {why}",
+            fix=fix,
+            details=tuple(f"also {extent}" for extent in beyond[1:6]),
+            keys=keys,
+        )
+
+
+def report(observed: Observed) -> dict[str, Any]:
+    """For report.json: the five largest values, and the cache's cost."""
+    extents = sorted(observed.extents, key=lambda extent: -extent.largest)[:5]
+    cost = {"positions": observed.positions, "mean_kl": observed.mean_kl, "top1_agreement": observed.top1_agreement}
+    return {"largest": [to_json(extent) for extent in extents], "kv_cache": cost}
+
+
+def in_words(observed: Observed, kv_dtype: str) -> str:
+    """One line: the largest value, and what the cache costs."""
+    largest = max(observed.extents, key=lambda extent: extent.largest)
+    text = f"largest value {largest.largest:.3g}, {largest.what} of {largest.module}"
+    return f"{text}; {cost(observed, kv_dtype)}" if kv_dtype == "int8" else text
+
+
+def cost(observed: Observed, kv_dtype: str) -> str:
+    """For example ``a KV cache in int8 costs 4.5e-04 nats, the same likeliest token in 98 % of positions``."""
+    same = f"the same likeliest token in {observed.top1_agreement:.0%} of {observed.positions} positions"
+    return f"a KV cache in {kv_dtype} costs {observed.mean_kl:.1e} nats, {same}"
+
+
+def warn_of_cost(progress: Progress, observed: Observed, kv_dtype: str, fix: str) -> None:
+    """Warns about a cache that costs more than its bound, with the number and the remedy."""
+    if observed.mean_kl > tolerance("cache_kl"):
+        progress.warn(f"{cost(observed, kv_dtype)}; defaults cost at most {tolerance('cache_kl'):g} nats: {fix}")
+
+
+def look_at_cache(
+    job: Job, spec: Spec, checkpoint: Checkpoint, kv_dtype: str, progress: Progress
+) -> Mapping[str, Any] | None:
+    """What an int8 KV cache with a scale per token and head costs, as a stage of its own; None for other types."""
+    if kv_dtype != "int8":
+        return None
+    with progress.stage("values") as stage:
+        if not are_run(spec, checkpoint):
+            stage.result(NOT_RUN, "not run")
+            return None
+        observed = look(job, spec, checkpoint, CacheRounding(kv_dtype, unbiased_keys=True))
+        stage.result(cost(observed, kv_dtype), summary.cached(job.cache, "real_weights"))
+    warn_of_cost(progress, observed, kv_dtype, "set runtime.kv_dtype: fp16 or bf16")
+    return report(observed)
+
+
+def _prompts(spec: Spec, checkpoint: Checkpoint) -> list[NDArray[np.int64]]:
+    """Pieces of xamc's own text and the spec's prompts; random tokens too where the tokenizer makes little of them."""
+    config = checkpoint.config
+    length = min(TOKENS, config.max_position_embeddings)
+    found: list[NDArray[np.int64]] = []
+    with temporary_folder("tokenizer") as folder:
+        for name, content in checkpoint.tokenizer.items():
+            data = content if isinstance(content, bytes) else Path(content).read_bytes()
+            (folder / name).write_bytes(data)
+        # the tokenizers library is loaded only here
+        from xamc.runtime.tokenizer import Tokenizer
+
+        try:
+            tokenizer = Tokenizer(Path(folder))
+            found += token_samples(tokenizer, DEFAULT_TEXTS, PROMPTS, length, config.vocab_size)
+            given = [tokenizer.encode(prompt)[:length].astype(np.int64) for prompt in spec.verify.prompts or ()]
+            found += [ids for ids in given if len(ids) and ids.max() < config.vocab_size]
+        except InputError:
+            pass  # what is wrong with the tokenizer is said where the artifact gets it
+    if len({int(token) for ids in found for token in ids}) < _FEWEST_TOKENS:
+        generator = np.random.default_rng(0)
+        found += [generator.integers(0, config.vocab_size, length, dtype=np.int64) for _ in range(PROMPTS)]
+    return found
