@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ _POOLED = 2  # AllocatorType::kPooled
 
 # tvm_ffi turns a C++ exception into the Python error of the same kind; these are the kinds that TVM throws.
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError)
+
+# path → the file, by device and inode, that was first loaded from it; it stays open, so that its number is not given again
+_loaded: dict[Path, tuple[int, int]] = {}
+_loading = threading.Lock()
 
 _REINSTALL = "reinstall xamc with its constraints.txt; `xamc doctor` shows which package is missing"
 
@@ -82,7 +87,7 @@ def load_functions(path: Path, names: Iterable[str]) -> dict[str, Any]:
         ToolchainError: E1609, TVM's runtime refuses the library, or it lacks a function.
     """
     try:
-        machine = tvm_ffi().load_module(str(path.absolute()))["vm_load_executable"]()
+        machine = _library(path)["vm_load_executable"]()
         machine["vm_initialization"](*_CPU_DEVICE, _POOLED)
         return {name: machine[name] for name in names}
     except TVM_ERRORS as error:
@@ -94,6 +99,24 @@ def load_functions(path: Path, names: Iterable[str]) -> dict[str, Any]:
         ) from error
 
 
+def _library(path: Path) -> Any:
+    """The library that lies at `path` now.
+
+    The dynamic linker knows a library by the path that it was loaded from: one that was compiled again to the same
+    place since would be the old one. That one gets another name for as long as it takes to load it.
+    """
+    ffi, place = tvm_ffi(), path.absolute()
+    status = place.stat()
+    file = (status.st_dev, status.st_ino)
+    with _loading:
+        if _loaded.setdefault(place, file) == file:
+            return ffi.load_module(str(place))
+        with tempfile.TemporaryDirectory(prefix="xamc-library-") as folder:
+            alias = Path(folder) / place.name
+            alias.symlink_to(place)
+            return ffi.load_module(str(alias))
+
+
 def load_kernel(path: Path, name: str) -> Any:
     """A compiled kernel of a library, to be called without the virtual machine.
 
@@ -101,7 +124,7 @@ def load_kernel(path: Path, name: str) -> Any:
         ToolchainError: E1609, TVM's runtime refuses the library, or it lacks the kernel.
     """
     try:
-        return tvm_ffi().load_module(str(path.absolute())).get_function(name, query_imports=True)
+        return _library(path).get_function(name, query_imports=True)
     except TVM_ERRORS as error:
         raise ToolchainError(
             "E1609",

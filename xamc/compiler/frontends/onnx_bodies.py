@@ -360,15 +360,12 @@ def _is_inf(node: ir.Node) -> Any:
     value = "inf" if positive else "-inf"
     if not positive and not negative:
         return None
-    wide = float(np.finfo(np.float32).max)
+    dtype = ir.DataType(_dtype(node, 0))
+    wide = np.finfo(dtype.numpy() if dtype.is_floating_point() else np.float32).max
     bound, comparison = (wide, "Greater") if value == "inf" else (-wide, "Less")
-    return function(
-        f"""IsInf(x) => (y) {{
-            bound = Constant<value_float = {bound!r}>()
-            limit = Cast<to = {_dtype(node, 0)}>(bound)
-            y = {comparison}(x, limit)
-        }}""",
-    )
+    made = function(f"IsInf(x) => (y) {{\n limit = Constant<value_float = 0.0>()\n y = {comparison}(x, limit)\n}}")
+    set_constant(made, "limit", np.asarray(bound))
+    return made
 
 
 @body("DFT")

@@ -15,6 +15,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.onnx_division import guard_divisions
 from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
 from xamc.compiler.frontends.onnx_functions import expand_functions, expandable
 from xamc.compiler.frontends.onnx_halves import BFLOAT16, by_operator, half_type, reads_bits, widen
@@ -54,8 +55,8 @@ class OnnxModel:
 
     Attributes:
         file: the file as it was read.
-        original: the model with fixed input shapes, its functions inlined, and widened if it is of 16-bit floats;
-            nothing else done.
+        original: the model with fixed input shapes, its functions inlined, integer divisions guarded, and widened if it
+            is of 16-bit floats; nothing else done.
         halves: the same, not widened, for ONNX Runtime to compute in 16-bit floats; None for other models.
         half: that 16-bit float, float16 or bfloat16, or empty.
         model: the same, simplified: constants folded, batch norms merged into convolutions, dead nodes removed.
@@ -87,6 +88,7 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     file = read_onnx(path)
     original = _inlined(file)
     symbols = fix_shapes(original, shapes, str(path))
+    _prepare(original, path)
     half, halves = _widened(original, path)
     model = original.clone()
     try:
@@ -100,6 +102,17 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     _require_known(model, path, symbols)
     operators = Counter(node.op_type for node in model.graph.all_nodes())
     return OnnxModel(file, original, halves, half, model, dict(operators.most_common()), symbols)
+
+
+def _prepare(model: ir.Model, path: Path) -> None:
+    """Fixes what ONNX leaves open, in the graph that is compiled and in the one that it is compared with."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "TopK" and "sorted" in node.attributes:
+            node.attributes["sorted"] = ir.AttrInt64("sorted", 1)  # in any order, and so in this one
+    try:
+        guard_divisions(model)
+    except (ValueError, KeyError, TypeError, RuntimeError, IndexError, ir.passes.PassError) as error:
+        raise _not_evaluated(path, error.__cause__ or error) from error
 
 
 def _widened(model: ir.Model, path: Path) -> tuple[str, ir.Model | None]:

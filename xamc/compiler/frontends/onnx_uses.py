@@ -24,24 +24,12 @@ def wrong_use(node: ir.Node) -> str | None:
             value = node.attributes[attribute].value if attribute in node.attributes else default
             if value not in sound:
                 return f"has {attribute} {value}, which is computed for {', '.join(map(str, sound))} only"
-    if (reason := _wrong_type(node)) is not None:
-        return reason
     if node.op_type == "Dropout" and _may_train(node):
         return "may be in training mode, where it would have to draw random numbers"
     if node.op_type == "ConvTranspose" and "output_shape" in node.attributes:
         return "states its output_shape, which is computed from pads only"
     if node.op_type == "Resize" and rounded_scales(node):
         return "has scales that don't give whole extents, and would be computed with those of the rounded ones"
-    return None
-
-
-def _wrong_type(node: ir.Node) -> str | None:
-    """Why an operator can't be computed for the type of its first input."""
-    dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-    if dtype is None:
-        return None
-    if node.op_type == "TopK" and dtype == ir.DataType.UINT64:
-        return "sorts UINT64, which TVM can't"
     return None
 
 

@@ -27,6 +27,7 @@ LIMITS = Limits(seconds=1800, memory_bytes=16 * 2**30)
 _MODULES = (
     "xamc.compiler.frontends.onnx_file",
     "xamc.compiler.frontends.onnx_bodies",
+    "xamc.compiler.frontends.onnx_division",
     "xamc.compiler.frontends.onnx_extents",
     "xamc.compiler.frontends.onnx_functions",
     "xamc.compiler.frontends.onnx_halves",

@@ -74,7 +74,7 @@ def convolution_end(
                 break
         elif name == "relax.nn.relu" and low is None and high is None:
             low = 0.0
-        elif (found := _bound(value, chain[-1], producers)) is not None and high is None:
+        elif (found := _bound(value, chain[-1])) is not None and high is None:
             kind, number = found
             if kind == "maximum" and low is None:
                 low = number
@@ -95,19 +95,13 @@ def _per_feature(var: Any, features: int, rank: int) -> bool:
     return prod(extents) == features and len(extents) in (rank + 1, rank + 2) and extents[-rank - 1] == features
 
 
-def _bound(value: Any, var: Any, producers: Mapping[Any, Any]) -> tuple[str, float] | None:
-    """("maximum" or "minimum", the bound) if a call is one half of the importer's Clip of `var`."""
-    if value.op.name != "relax.call_tir":
+def _bound(value: Any, var: Any) -> tuple[str, float] | None:
+    """("maximum" or "minimum", the bound) if a call is a maximum, or minimum, of `var` and a number."""
+    kind = value.op.name.removeprefix("relax.")
+    if kind not in ("maximum", "minimum") or not value.args[0].same_as(var):
         return None
-    kind = value.args[0].name_hint.rstrip("0123456789")
-    operands = list(value.args[1].fields)
-    if kind not in ("maximum", "minimum") or len(operands) != 2 or not operands[0].same_as(var):
+    bound = value.args[1]
+    if not isinstance(bound, tvm.ir.GenericConst) or bound.value.numpy().size != 1 or len(bound.ty.shape) > len(var.ty.shape):
         return None
-    # where(isnan(bound), infinity, bound)
-    bound = producers.get(operands[1]) if isinstance(operands[1], relax.Var) else operands[1]
-    if isinstance(bound, relax.Call) and getattr(bound.op, "name", "") == "relax.where":
-        bound = bound.args[2]
-    if not isinstance(bound, tvm.ir.GenericConst) or len(bound.ty.shape):
-        return None
-    number = float(bound.value.numpy())
+    number = float(bound.value.numpy().reshape(()))
     return None if math.isnan(number) else (kind, number)

@@ -14,7 +14,13 @@ from xamc.targets.graph.names import LIBRARY, VACC_ISA
 from xamc.targets.kernels.isa import Isa
 
 LIMITS = Limits(seconds=3600, memory_bytes=12 * 2**30)
-_MODULES = ("xamc.targets.graph", "xamc.targets.kernels.isa")
+_MODULES = (
+    "xamc.compiler.artifact.panels",
+    "xamc.compiler.lowering.body",
+    "xamc.targets.cpu.tir_pipeline",
+    "xamc.targets.graph",
+    "xamc.targets.kernels",
+)
 _TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx")
 
 

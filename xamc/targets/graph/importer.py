@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
-from tvm import relax, te, tirx, topi
+from tvm import ir, relax, te, tirx, topi
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from xamc.targets.graph.legalize import max_pool_places
+from xamc.targets.kernels.topk import topk
 
 
 def import_onnx(proto: Any, shapes: Mapping[str, list[int]] | None = None) -> Any:
@@ -28,14 +32,39 @@ def import_onnx(proto: Any, shapes: Mapping[str, list[int]] | None = None) -> An
 
 
 class _Cast(onnx_frontend.Cast):
-    """bfloat16 would be rounded as float16. Here it is float32 that holds bfloat16's numbers."""
+    """bfloat16 would be rounded as float16. Here it is float32 that holds bfloat16's numbers.
+
+    Of floats that int32 and int64 don't hold, NaN among them, ONNX leaves the result open; here it is the lowest
+    integer, as in ONNX Runtime and NumPy on x86, where TVM gives 0 or the rest of a division.
+    """
 
     @classmethod
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        if attr["to"] in (TensorProto.INT32, TensorProto.INT64) and _is_float_tensor(inputs[0]):
+            dtype = onnx_frontend.get_type(attr["to"])
+            return bb.emit_te(_to_integers, inputs[0], dtype, primfunc_name_hint=f"to_{dtype}")
         if attr["to"] != TensorProto.BFLOAT16:
             return super()._impl_v13(bb, inputs, attr, params)
         wide = bb.normalize(super()._impl_v13(bb, inputs, {"to": TensorProto.FLOAT}, params))
         return bb.emit_te(_to_bfloat16, wide, primfunc_name_hint="to_bfloat16")
+
+
+def _is_float_tensor(value: Any) -> bool:
+    if isinstance(value, ir.GenericConst) or not isinstance(value.ty, relax.TensorType):
+        return False
+    return str(value.ty.dtype).startswith("float")
+
+
+def _to_integers(x: te.Tensor, dtype: str) -> te.Tensor:
+    limit = tirx.const(2.0 ** (int(dtype.removeprefix("int")) - 1), x.dtype)
+    zero, lowest = tirx.const(0, x.dtype), tirx.min_value(dtype)
+
+    def converted(*at: Any) -> Any:
+        value = x(*at)
+        inside = tirx.all(value < limit, value >= -limit)  # both are false for NaN
+        return tirx.Select(inside, tirx.Select(inside, value, zero).astype(dtype), lowest)
+
+    return te.compute(x.shape, converted, name=f"to_{dtype}")
 
 
 def _to_bfloat16(x: te.Tensor) -> te.Tensor:
@@ -128,5 +157,181 @@ class _MaxPool(onnx_frontend.MaxPool):
         return bb.emit_te(max_pool_places, x, shape, sizes, columns, primfunc_name_hint="max_pool_places")
 
 
+class _OfMany(onnx_frontend.OnnxOpConverter):
+    """`Max`, `Min`, `Sum` of any number of tensors, two at a time, in their order; convolutions may take them in."""
+
+    relax_op: Any
+    scalar_op: Any
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        operands = list(inputs)
+        if all(ir.is_prim_expr(operand) or _one_number(operand) for operand in operands) and any(
+            ir.is_prim_expr(operand) for operand in operands
+        ):  # extents
+            numbers = [operand if ir.is_prim_expr(operand) else _one_number(operand) for operand in operands]
+            return relax.prim_value(reduce(cls.scalar_op, numbers))
+        tensors = [as_tensor(bb, operand) for operand in operands]
+        if len(tensors) == 2:  # a constant comes last, as in Clip
+            tensors.sort(key=lambda operand: isinstance(operand, ir.GenericConst))
+        return reduce(lambda left, right: bb.normalize(cls.relax_op(left, right)), tensors)
+
+
+class _Max(_OfMany):
+    relax_op, scalar_op = relax.op.maximum, tirx.max
+
+
+class _Min(_OfMany):
+    relax_op, scalar_op = relax.op.minimum, tirx.min
+
+
+def _one_number(value: Any) -> Any:
+    """The integer in a constant that holds one, as an expression; None for anything else."""
+    if not isinstance(value, ir.GenericConst) or value.value.numpy().size != 1:
+        return None
+    number = value.value.numpy().reshape(())
+    return tirx.const(int(number), str(number.dtype)) if number.dtype.kind in "iu" else None
+
+
+def as_tensor(bb: Any, value: Any) -> Any:
+    """Extents, which the importer keeps as expressions, as an int64 tensor; others as they are."""
+    if isinstance(value, relax.ShapeExpr):
+        return bb.normalize(relax.op.shape_to_tensor(value))
+    if ir.is_prim_expr(value):
+        shape = bb.normalize(relax.op.shape_to_tensor(relax.ShapeExpr([value])))
+        return bb.normalize(relax.op.reshape(shape, relax.ShapeExpr([])))
+    return value
+
+
+class _Clip(onnx_frontend.OnnxOpConverter):
+    """Bounds that are NaN are none, as in ONNX Runtime; elements that are NaN stay so."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        dtype = str(inputs[0].ty.dtype)
+        bounds = [relax.const(attr[name], dtype) if name in attr else None for name in ("min", "max")]
+        return cls._between(bb, inputs[0], bounds)
+
+    @classmethod
+    def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        return cls._between(bb, as_tensor(bb, inputs[0]), [inputs[1], inputs[2]])
+
+    @classmethod
+    def _between(cls, bb: Any, value: Any, bounds: list[Any]) -> Any:
+        for bound, open_end, call in zip(bounds, ("-inf", "inf"), (relax.op.maximum, relax.op.minimum)):
+            if bound is None:
+                continue
+            given = as_tensor(bb, bound)
+            dtype = str(given.ty.dtype)
+            if isinstance(given, ir.GenericConst):
+                if np.isnan(given.value.numpy()).any():
+                    continue
+            elif dtype.startswith("float"):
+                given = bb.emit(relax.op.where(relax.op.isnan(given), relax.const(float(open_end), dtype), given))
+            value = bb.normalize(call(value, given))
+        return value
+
+
+class _Sum(_OfMany):
+    relax_op, scalar_op = relax.op.add, operator.add
+
+
+class _Mean(_Sum):
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        total = bb.normalize(super()._impl_v1(bb, inputs, attr, params))
+        return relax.op.divide(total, relax.const(len(inputs), str(total.ty.dtype)))
+
+
+class _Elu(onnx_frontend.OnnxOpConverter):
+    """a (e^x - 1) below 0, of any float type; `Selu` is a multiple of it."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        return cls._of(inputs[0], attr.get("alpha", 1.0))
+
+    @classmethod
+    def _of(cls, x: Any, alpha: float) -> Any:
+        dtype = str(x.ty.dtype)
+        below = relax.op.multiply(
+            relax.const(alpha, dtype), relax.op.subtract(relax.op.exp(x), relax.const(1, dtype))
+        )
+        return relax.op.where(relax.op.less(x, relax.const(0, dtype)), below, x)
+
+
+class _Selu(_Elu):
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        value = cls._of(inputs[0], attr.get("alpha", 1.67326319217681884765625))
+        gamma = relax.const(attr.get("gamma", 1.05070102214813232421875), str(inputs[0].ty.dtype))
+        return relax.op.multiply(gamma, value)
+
+
+class _TopK(onnx_frontend.OnnxOpConverter):
+    """A kernel, for TVM's own is a function that only its large library has; `sorted` 0 leaves the order open."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        return cls._of(bb, inputs[0], int(attr["k"]), attr)
+
+    @classmethod
+    def _impl_v10(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        k = onnx_frontend.get_constant(inputs[1], params)
+        if not isinstance(k, ir.GenericConst):
+            raise ValueError("TopK of a k that is not known before a run")
+        return cls._of(bb, inputs[0], int(k.value.numpy().reshape(())), attr)
+
+    @classmethod
+    def _of(cls, bb: Any, x: Any, k: int, attr: Any) -> Any:
+        shape, dtype, largest = list(x.ty.shape), str(x.ty.dtype), bool(attr.get("largest", 1))
+        axis = int(attr.get("axis", -1)) % len(shape)
+        result = [*shape[:axis], k, *shape[axis + 1 :]]
+        if k == 0:
+            return relax.Tuple([relax.op.zeros(relax.ShapeExpr(result), kind) for kind in (dtype, "int64")])
+        rows, inner = (reduce(operator.mul, extents, 1) for extents in (shape[:axis], shape[axis + 1 :]))
+        name = f"topk_{dtype}_{k}_{'largest' if largest else 'smallest'}"
+        kernel = bb.add_func(topk(name, dtype, k, largest), name)
+        flat = bb.normalize(relax.op.reshape(x, relax.ShapeExpr([rows, shape[axis], inner])))
+        types = [relax.TensorType([rows, k, inner], kind) for kind in (dtype, "int64")]
+        best = bb.emit(relax.call_tir(kernel, relax.Tuple([flat]), types))
+        return relax.Tuple([bb.emit(relax.op.reshape(best[i], relax.ShapeExpr(result))) for i in range(2)])
+
+
+class _ThresholdedRelu(onnx_frontend.OnnxOpConverter):
+    """A product with 0 would be NaN for -inf and -0 for others; it is of any float type here."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        x, dtype = inputs[0], str(inputs[0].ty.dtype)
+        above = relax.op.greater(x, relax.const(attr.get("alpha", 1.0), dtype))
+        return relax.op.where(above, x, relax.const(0, dtype))
+
+
+class _PRelu(onnx_frontend.OnnxOpConverter):
+    """What is below 0 times its slope, which is broadcast as in a product."""
+
+    @classmethod
+    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
+        x, slope = inputs[0], inputs[1]
+        below = relax.op.less(x, relax.const(0, str(x.ty.dtype)))
+        return relax.op.where(below, bb.normalize(relax.op.multiply(x, slope)), x)
+
+
 #: Operator → what writes it in Relax, before the importer's own.
-OURS = {"Cast": _Cast, "BitShift": _BitShift, "BitCast": _BitCast, "CumProd": _CumProd, "MaxPool": _MaxPool}
+OURS = {
+    "BitCast": _BitCast,
+    "BitShift": _BitShift,
+    "Cast": _Cast,
+    "Clip": _Clip,
+    "CumProd": _CumProd,
+    "Elu": _Elu,
+    "Max": _Max,
+    "MaxPool": _MaxPool,
+    "Mean": _Mean,
+    "Min": _Min,
+    "PRelu": _PRelu,
+    "Selu": _Selu,
+    "Sum": _Sum,
+    "ThresholdedRelu": _ThresholdedRelu,
+    "TopK": _TopK,
+}

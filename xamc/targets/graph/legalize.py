@@ -1,7 +1,8 @@
-"""Operators that TVM writes as loops which are wrong for infinities, for nothing, or for booleans.
+"""Reductions that TVM writes as loops which are wrong for infinities, for NaN, for nothing, or for booleans.
 
 TVM begins a maximum with the lowest finite number, so that the largest of nothing but -inf is no -inf, and its place
 is -1. Here it begins with -inf, and the place with the last index that there is. Integers are as TVM has them.
+A NaN is the largest and the smallest of all, and the first one is the place, as in NumPy and ONNX's reference.
 A reduction over an extent of 0 is a loop that never runs, begins nothing, and leaves memory as it was: here it is what
 a reduction begins with.
 """
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tvm import ir, te, tirx
+
+from xamc.targets.graph.elementwise import elementwise, larger, smaller
 
 _LAST = 2**63 - 1
 
@@ -28,6 +31,7 @@ def legalizations() -> dict[str, Legalize]:
         "relax.argmax": _of_floats("relax.argmax", _place(largest=True)),
         "relax.argmin": _of_floats("relax.argmin", _place(largest=False)),
     }
+    found |= elementwise()
     return found | {name: _of_floats(name, _max_pool) for name in (f"relax.nn.max_pool{rank}d" for rank in (1, 2, 3))}
 
 
@@ -95,7 +99,7 @@ def _reducer(largest: bool, dtype: Any) -> Any:
     def combine(left: Any, right: Any) -> Any:
         if str(dtype) == "bool":
             return tirx.any(left, right) if largest else tirx.all(left, right)
-        return tirx.max(left, right) if largest else tirx.min(left, right)
+        return larger(left, right) if largest else smaller(left, right)
 
     return te.comm_reducer(combine, lambda kind: _least(kind, largest), name="max" if largest else "min")
 
@@ -113,18 +117,30 @@ def _reduction(largest: bool) -> Legalize:
     )
 
 
-def _place(largest: bool) -> Legalize:
-    """The first of equal elements, as int64; of several axes that of the flattened ones."""
-    name = "argmax" if largest else "argmin"
+def _better_place(largest: bool) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Of two pairs of place and value the one with the better value; of equal ones, and of two NaN, the earlier one."""
 
     def combine(left: Any, right: Any) -> tuple[Any, Any]:
         better = left[1] > right[1] if largest else left[1] < right[1]
-        earlier = tirx.all(left[1] == right[1], left[0] < right[0])
-        stays = tirx.any(better, earlier)
+        same = left[1] == right[1]
+        if str(left[1].ty).startswith("float"):
+            nan, other = tirx.isnan(left[1]), tirx.isnan(right[1])
+            better = tirx.any(better, tirx.all(nan, tirx.Not(other)))
+            same = tirx.any(same, tirx.all(nan, other))
+        stays = tirx.any(better, tirx.all(same, left[0] < right[0]))
         return tirx.Select(stays, left[0], right[0]), tirx.Select(stays, left[1], right[1])
 
+    return combine
+
+
+def _place(largest: bool) -> Legalize:
+    """The first of equal elements, or of NaN, as int64; of several axes that of the flattened ones."""
+    name = "argmax" if largest else "argmin"
+
     reducer = te.comm_reducer(
-        combine, lambda index, value: (tirx.const(_LAST, index), _least(value, largest)), name=name
+        _better_place(largest),
+        lambda index, value: (tirx.const(_LAST, index), _least(value, largest)),
+        name=name,
     )
 
     def compute(x: te.Tensor, axes: list[int], keep: bool) -> te.Tensor:
@@ -186,12 +202,9 @@ def max_pool_places(x: te.Tensor, shape: list[Any], sizes: list[list[int]], colu
     taps = [te.reduce_axis((0, extent), name=f"k{axis}") for axis, extent in enumerate(kernel)]
     least = _most_of_nothing(largest=True)
 
-    def combine(left: Any, right: Any) -> tuple[Any, Any]:
-        earlier = tirx.all(left[1] == right[1], left[0] < right[0])
-        stays = tirx.any(left[1] > right[1], earlier)
-        return tirx.Select(stays, left[0], right[0]), tirx.Select(stays, left[1], right[1])
-
-    reducer = te.comm_reducer(combine, lambda index, kind: (tirx.const(_LAST, index), least(kind)), name="max_place")
+    reducer = te.comm_reducer(
+        _better_place(largest=True), lambda index, kind: (tirx.const(_LAST, index), least(kind)), name="max_place"
+    )
 
     def largest(n: Any, c: Any, *at: Any) -> Any:
         place = [at[i] * strides[i] + taps[i].var * dilation[i] - padding[i] for i in range(len(kernel))]

@@ -147,9 +147,9 @@ class _Convolution:
         if self.flat_residual is not None:
             value = value + E.load(self.flat_residual, [at], lanes)
         if self.epilogue.low is not None:
-            value = E.maximum(E.let(value), E.const(self.epilogue.low, lanes))
+            value = E.at_least(E.let(value), E.const(self.epilogue.low, lanes))
         if self.epilogue.high is not None:
-            value = E.minimum(E.let(value), E.const(self.epilogue.high, lanes))
+            value = E.at_most(E.let(value), E.const(self.epilogue.high, lanes))
         E.store(self.flat_y, [at], value, lanes)
 
 

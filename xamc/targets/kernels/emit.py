@@ -235,6 +235,21 @@ def minimum(a: Expr, b: Expr) -> Expr:
     return T.min(a, b)
 
 
+def at_least(value: Expr, bound: Expr) -> Expr:
+    """`value`, or a bound above it; unlike `maximum` it keeps NaN, and -0 under a bound of 0, for the same price."""
+    return T.Select(bound > value, bound, value)
+
+
+def at_most(value: Expr, bound: Expr) -> Expr:
+    """`value`, or a bound below it; unlike `minimum` it keeps NaN."""
+    return T.Select(bound < value, bound, value)
+
+
+def is_nan(value: Expr, lanes: int) -> Expr:
+    """Lane-wise, by the bits of a float32: TVM takes a number to be equal to itself."""
+    return (bits(value, "int32", lanes) & const(0x7FFFFFFF, lanes, "int32")) > const(0x7F800000, lanes, "int32")
+
+
 def prefetch(buffer: Buffer, index: Sequence[Expr | int]) -> None:
     """Asks for the cache line of an element that is going to be read; it need not exist."""
     # read, keep in all levels, data

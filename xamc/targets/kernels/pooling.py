@@ -24,7 +24,7 @@ def pooling(
 
     Args:
         name: of the PrimFunc.
-        kind: largest values, padding left out; or means, in which padding counts as zeros.
+        kind: largest values, padding left out, NaN of windows with a NaN; or means, in which padding counts as zeros.
         channels: C.
         image: height and width, None for one that varies.
         window: what moves; its padding below and to the right follows from the result's shape.
@@ -55,7 +55,9 @@ def pooling(
                 def tap(r: E.Expr, c: E.Expr) -> None:
                     value = E.let(E.load(plane, [pixel + planes.tap(r, c)], lanes))
                     if kind == "max":
-                        total.set(E.maximum(value, total.get()))
+                        # what E.maximum gives of a NaN is its second operand: one in the total stays there
+                        largest = E.let(E.maximum(value, total.get()))
+                        total.set(E.select(E.is_nan(value, lanes), value, largest))
                     else:
                         total.set(total.get() + value)
 

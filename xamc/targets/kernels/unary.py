@@ -47,7 +47,9 @@ def _gelu(x: E.Expr, lanes: int) -> E.Expr:
 
 
 def _sigmoid(x: E.Expr, lanes: int) -> E.Expr:
-    return E.const(1.0, lanes) / (E.exp(E.let(E.const(0.0, lanes) - x), lanes) + E.const(1.0, lanes))
+    """Zero from -88 on: the exponential ends there, and -inf, or -1e38 times what is left, would not."""
+    value = E.const(1.0, lanes) / (E.exp(E.let(E.const(0.0, lanes) - x), lanes) + E.const(1.0, lanes))
+    return E.select(x < E.const(-88.0, lanes), E.const(0.0, lanes), value)
 
 
 def _silu(x: E.Expr, lanes: int) -> E.Expr:
@@ -80,10 +82,7 @@ def unary(name: str, function: str, isa: Isa) -> E.PrimFunc:
 
         def apply(at: E.Expr, lanes: int) -> None:
             value = E.let(E.load(x, [at], lanes))
-            # by its bits: TVM takes a number to be equal to itself
-            magnitude = E.bits(value, "uint32", lanes) & E.const(0x7FFFFFFF, lanes, "uint32")
-            is_nan = magnitude > E.const(0x7F800000, lanes, "uint32")
-            E.store(y, [at], E.select(is_nan, value, FUNCTIONS[function](value, lanes)), lanes)
+            E.store(y, [at], E.select(E.is_nan(value, lanes), value, FUNCTIONS[function](value, lanes)), lanes)
 
         def chunk(index: E.Expr) -> None:
             begin = E.let(index * _CHUNK)
