@@ -112,6 +112,8 @@ def write_gguf(
             writer.add_bool(key, value)
         elif isinstance(value, float):
             writer.add_float32(key, value)
+        elif value < 0:
+            writer.add_int32(key, value)
         else:
             writer.add_uint32(key, value)
     tensors: dict[str, np.ndarray] = {}

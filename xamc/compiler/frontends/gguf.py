@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,18 @@ from typing import Any
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.chat_defaults import with_stop
-from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, GenerationDefaults
+from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader, model_config, rope_parameters
-from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
+from xamc.compiler.frontends.gguf_file import GgufFile
+from xamc.compiler.frontends.gguf_keys import leftover_keys
+from xamc.compiler.frontends.gguf_parts import read_parts
 from xamc.compiler.frontends.gguf_rope import read_gguf_rope
-from xamc.compiler.frontends.gguf_tokenizer import tokenizer_files
+from xamc.compiler.frontends.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from xamc.compiler.frontends.parameters import TensorSource, parameter_shapes
-from xamc.compiler.weights.lazy import LazyTensor
+from xamc.compiler.weights.lazy import LazyTensor, RowRanges
 from xamc.compiler.weights.transforms import UninterleaveHeads, Zeros
+
+REMEDY = "convert the model again with a current llama.cpp, or use its original safetensors checkpoint"
 
 # llama.cpp architecture → (transformers class, whether q and k rows are stored as interleaved pairs).
 ARCHITECTURES: Mapping[str, tuple[str, bool]] = {
@@ -55,123 +59,197 @@ def gguf_name(parameter: str) -> str:
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Opens the GGUF file `path`, or the only one in the folder `path`.
+    """Opens the GGUF file `path`, or the only one in the folder `path`; of a split model, the first part.
 
     Raises:
-        InputError: E1101, E1104, E1120–E1122, E1130, E1131, E1140.
-        InputError: E1106; UnsupportedError: E1105, E1107, E1132–E1134.
+        InputError: E1101, E1104, E1114, E1115, E1120–E1122, E1130, E1131, E1134.
+        InputError: E1106; UnsupportedError: E1105, E1107, E1132–E1134, E1163.
     """
-    if path.is_dir():
-        files = sorted(path.glob("*.gguf"))
-        if len(files) != 1:
-            raise InputError(
-                "E1101", f"{path} holds {len(files)} GGUF files", "set frontend.checkpoint to the one file", keys=KEYS
-            )
-        path = files[0]
-    file = read_gguf(path)
-    config = read_config(file)
-    source = TensorSource(file.tensors, lambda name: path, path, _harmless)
+    file = read_parts(path)
+    reader = _reader(file)
+    config = read_config(file, reader)
+    source = TensorSource(
+        file.tensors,
+        lambda name: file.tensors[name].path,
+        file.path,
+        _harmless(config),
+        config_name="its metadata",
+        remedy="metadata and tensors are not of one model: " + REMEDY,
+        missing_remedy="download the file again, or " + REMEDY,
+    )
     tensors = map_parameters(config, source)
     unused = source.finish()
-    tokenizer, chat_template, stop = tokenizer_files(file, config.vocab_size, config.model_type)
-    if stop is not None:
-        config = with_stop(config, stop)
+    tokenizer = read_tokenizer(file, config.vocab_size, config.model_type)
+    generation = _generation(reader)
+    ignored = leftover_keys(file.metadata, file.path, config.model_type, reader.used)
     return Checkpoint(
-        path=path,
-        config=config,
+        path=file.path,
+        config=_with_special_tokens(config, tokenizer),
         tensors=tensors,
-        tokenizer=tokenizer,
-        chat_template=chat_template,
-        generation=GenerationDefaults(),
-        files=(path,),
+        tokenizer=tokenizer.files,
+        chat_template=tokenizer.chat_template,
+        generation=generation,
+        files=file.paths,
         unused_tensors=unused,
+        ignored_keys=(*ignored, *tokenizer.ignored),
     )
 
 
-def _harmless(name: str) -> bool:
-    return name == "rope_freqs.weight"
+def _harmless(config: ModelConfig) -> Callable[[str], bool]:
+    """Only Llama's frequencies are divided by a tensor; elsewhere it would be one that nobody reads."""
+    return lambda name: name == "rope_freqs.weight" and config.model_type == "llama"
 
 
-def read_config(file: GgufFile) -> ModelConfig:
-    """The model that the metadata of `file` describes.
+def _with_special_tokens(config: ModelConfig, tokenizer: GgufTokenizer) -> ModelConfig:
+    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": list(tokenizer.ends) or None}
+    config = replace(
+        config, bos_token_id=tokenizer.bos, eos_token_ids=tokenizer.ends, hf_config={**config.hf_config, **ids}
+    )
+    return with_stop(config, tokenizer.stop) if tokenizer.stop is not None else config
+
+
+def _generation(reader: ConfigReader) -> GenerationDefaults:
+    """The author's sampling defaults, keys ``general.sampling.*``."""
+    values = reader.values
+
+    def number(key: str, above: float = 0.0) -> float | None:
+        key = f"general.sampling.{key}"
+        return reader.number(key, above=above) if values.get(key) is not None else None
+
+    temperature = number("temp", above=-1e-9)
+    top_k = "general.sampling.top_k"
+    return GenerationDefaults(
+        do_sample=None if temperature is None else temperature > 0,
+        temperature=temperature or None,
+        top_k=max(reader.integer(top_k, low=-(2**31)), 0) if values.get(top_k) is not None else None,
+        top_p=number("top_p"),
+        repetition_penalty=number("penalty_repeat"),
+    )
+
+
+def _reader(file: GgufFile) -> ConfigReader:
+    """Access to the metadata; a list with one value per layer stands for that value.
 
     Raises:
-        InputError: E1104, a missing or mistyped value.
-        InputError: E1106; UnsupportedError: E1105, E1107, E1133.
+        UnsupportedError: E1105, E1107, layers that differ.
     """
-    meta, path = file.metadata, file.path
-    architecture = meta.get("general.architecture")
+    architecture = file.metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         close = difflib.get_close_matches(str(architecture), ARCHITECTURES, n=2, cutoff=0.3)
         raise UnsupportedError(
             "E1105",
-            f"{path}: general.architecture {architecture!r} is not supported",
+            f"{file.path}: general.architecture {architecture!r} is not supported",
             f"closest supported: {', '.join(close or ARCHITECTURES)}",
         )
-    reader = ConfigReader(meta, path)
-    if reader.integer("split.count", 0, low=0) > 1:
-        raise UnsupportedError(
-            "E1133", f"{path} is one part of a split GGUF", "merge the parts with llama-gguf-split --merge"
-        )
+    values = dict(file.metadata)
+    for name in ("attention.head_count", "attention.head_count_kv", "feed_forward_length"):
+        key = f"{architecture}.{name}"
+        if isinstance(per_layer := values.get(key), list) and per_layer:
+            if any(value != per_layer[0] for value in per_layer):
+                raise UnsupportedError(
+                    "E1107", f"{file.path}: {key} differs between layers", "only models of equal layers are supported"
+                )
+            values[key] = per_layer[0]
+    return ConfigReader(values, file.path, remedy=REMEDY)
+
+
+def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
+    """The model that the metadata of `file` describes, without its special tokens.
+
+    Raises:
+        InputError: E1104, a missing or mistyped value, or two that contradict each other.
+        InputError: E1106; UnsupportedError: E1107, E1133.
+    """
+    architecture = str(file.metadata["general.architecture"])
     prefix = architecture + "."
     context = reader.integer(prefix + "context_length")
     window = reader.integer(prefix + "attention.sliding_window", 0, low=0)
     if 0 < window < context:
         raise UnsupportedError(
             "E1107",
-            f"{path}: {prefix}attention.sliding_window {window} is not supported in GGUF",
+            f"{file.path}: {prefix}attention.sliding_window {window} is not supported in GGUF",
             "use the original safetensors checkpoint",
         )
     heads = reader.integer(prefix + "attention.head_count")
-    head_dim = reader.integer(prefix + "attention.key_length", 0, low=0)
-    rotated = reader.integer(prefix + "rope.dimension_count", head_dim, low=0)
-    if head_dim and rotated != head_dim:
-        raise InputError(
-            "E1106",
-            f"{path}: {prefix}rope.dimension_count rotates {rotated} of {head_dim} dimensions of a head",
-            "only full rotary embeddings are supported",
+    kv_heads = reader.integer(prefix + "attention.head_count_kv", heads)
+    hidden = reader.integer(prefix + "embedding_length")
+    if heads % kv_heads:
+        raise _contradiction(
+            file,
+            f"{prefix}attention.head_count {heads} is not a multiple of {prefix}attention.head_count_kv {kv_heads}",
         )
     embedding = file.tensors.get("token_embd.weight")
     name, _ = ARCHITECTURES[architecture]
     extra: dict[str, Any] = {}
     if name != "Qwen2ForCausalLM":
-        extra["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+        extra["attention_bias"] = _any_bias(file, "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output")
     if name == "LlamaForCausalLM":
-        extra["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
+        extra["mlp_bias"] = _any_bias(file, "ffn_gate", "ffn_up", "ffn_down")
     values = {
         "model_type": architecture,
-        "hidden_size": reader.integer(prefix + "embedding_length"),
+        "hidden_size": hidden,
         "intermediate_size": reader.integer(prefix + "feed_forward_length"),
-        "num_hidden_layers": reader.integer(prefix + "block_count"),
+        "num_hidden_layers": reader.integer(prefix + "block_count", high=4096),
         "num_attention_heads": heads,
-        "num_key_value_heads": reader.integer(prefix + "attention.head_count_kv", heads),
-        "head_dim": rotated,
+        "num_key_value_heads": kv_heads,
+        "head_dim": _head_dim(file, reader, prefix, hidden, heads),
         "max_position_embeddings": context,
         "rms_norm_eps": reader.number(prefix + "attention.layer_norm_rms_epsilon"),
         "vocab_size": embedding.shape[0] if embedding else reader.integer(prefix + "vocab_size"),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": _end_tokens(meta),
     }
     config = model_config(
-        ConfigReader(values, path),
+        ConfigReader(values, file.path, remedy=REMEDY),
         name,
         rope=RopeConfig("default", 10000.0),
         qk_norm="blk.0.attn_q_norm.weight" in file.tensors,
         extra=extra,
     )
-    rope = read_gguf_rope(reader, prefix, file.tensors.get("rope_freqs.weight"), config.head_dim)
+    divisors = file.tensors.get("rope_freqs.weight") if architecture == "llama" else None
+    rope = read_gguf_rope(reader, prefix, divisors, config.head_dim)
     return replace(config, rope=rope, hf_config={**config.hf_config, "rope_parameters": rope_parameters(rope)})
 
 
-def _end_tokens(meta: Mapping[str, Any]) -> list[Any]:
-    """All ids that end a generation: end of sequence, of turn, of message."""
-    ids: list[Any] = []
-    for key in ("eos_token_id", "eot_token_id", "eom_token_id"):
-        value = meta.get(f"tokenizer.ggml.{key}")
-        if value is not None and value not in ids:
-            ids.append(value)
-    return ids
+def _any_bias(file: GgufFile, *modules: str) -> bool:
+    """Whether any layer has one of these biases: llama.cpp takes each of them as it comes."""
+    return any(
+        name.startswith("blk.") and name.split(".", 2)[-1] in {f"{m}.bias" for m in modules} for name in file.tensors
+    )
+
+
+def _head_dim(file: GgufFile, reader: ConfigReader, prefix: str, hidden: int, heads: int) -> int:
+    """The width of a head, which keys, values and the rotated part must share.
+
+    Raises:
+        InputError: E1104, no width; E1106, a partial rotation.
+        UnsupportedError: E1107, values of another width than keys.
+    """
+    width = reader.integer(prefix + "attention.key_length", hidden // heads)
+    if prefix + "attention.key_length" not in reader.values and hidden % heads:
+        raise _contradiction(
+            file, f"{prefix}embedding_length {hidden} is no multiple of {prefix}attention.head_count {heads}"
+        )
+    values = reader.integer(prefix + "attention.value_length", width)
+    if values != width:
+        raise UnsupportedError(
+            "E1107",
+            f"{file.path}: {prefix}attention.value_length is {values}, {prefix}attention.key_length {width}",
+            "only heads whose keys and values have one width are supported",
+        )
+    rotated = reader.integer(prefix + "rope.dimension_count", width)
+    if rotated != width:
+        raise InputError(
+            "E1106",
+            f"{file.path}: {prefix}rope.dimension_count rotates {rotated} of {width} dimensions of a head",
+            "only full rotary embeddings are supported",
+        )
+    if width % 2:
+        raise _contradiction(file, f"heads of {width} can't be rotated in pairs")
+    return width
+
+
+def _contradiction(file: GgufFile, what: str) -> InputError:
+    return InputError("E1104", f"{file.path}: {what}", REMEDY)
 
 
 def map_parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:
@@ -179,13 +257,25 @@ def map_parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyT
     _, interleaved = ARCHITECTURES[config.model_type]
     tensors: dict[str, LazyTensor] = {}
     for parameter, shape in parameter_shapes(config).items():
-        name = gguf_name(parameter)
-        if parameter.endswith("o_proj.bias") and name not in source:
-            # Llama's one flag gives o a bias where q, k and v have one; InternLM3 may have it on those alone.
-            tensors[parameter] = Zeros(shape, "float32")
-            continue
-        tensor = source.take(name, shape)
+        tensor = _stored(config, source, parameter, shape)
         if interleaved and (".q_proj." in parameter or ".k_proj." in parameter):
             tensor = UninterleaveHeads(tensor, config.head_dim)
         tensors[parameter] = tensor
     return tensors
+
+
+def _stored(config: ModelConfig, source: TensorSource, parameter: str, shape: tuple[int, ...]) -> LazyTensor:
+    """The tensor of a parameter: its own, its rows of a fused one, or zeros for a bias that the file lacks."""
+    name = gguf_name(parameter)
+    module, kind = name.rsplit(".", 1)
+    layer, _, part = module.rpartition(".")
+    fused = f"{layer}.attn_qkv.{kind}"
+    if part in ("attn_q", "attn_k", "attn_v") and name not in source and fused in source:
+        widths = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
+        at = ("attn_q", "attn_k", "attn_v").index(part)
+        whole = source.take(fused, (sum(widths), *shape[1:]))
+        return RowRanges(whole, ((sum(widths[:at]), sum(widths[: at + 1])),))
+    if kind == "bias" and name not in source:
+        # Llama has one flag for the biases of q, k, v and o; llama.cpp takes each bias for itself.
+        return Zeros(shape, "float32")
+    return source.take(name, shape)

@@ -40,11 +40,15 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A parsed header: metadata values by key (arrays as lists), tensors by llama.cpp's names."""
+    """A parsed header: metadata values by key (arrays as lists), tensors by llama.cpp's names.
+
+    `path` holds the metadata; `paths` are all files of a model that was split.
+    """
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, FileTensor | BlockTensor]
+    paths: tuple[Path, ...]
 
 
 class _Cursor:
@@ -117,8 +121,13 @@ def read_gguf(path: Path) -> GgufFile:
             cursor.fail("it doesn't start with GGUF")
         version = cursor.scalar("I")
         if version not in (2, 3):
+            if int.from_bytes(version.to_bytes(4, "little"), "big") in (1, 2, 3):
+                raise UnsupportedError(
+                    "E1133", f"{path} is a big-endian GGUF file; little-endian ones are read",
+                    f"convert a copy of it with the Python package gguf: gguf-convert-endian {path.name} little",
+                )  # fmt: skip
             raise UnsupportedError(
-                "E1133", f"{path} is GGUF version {version} or big-endian; versions 2 and 3, little-endian, are read",
+                "E1133", f"{path} is GGUF version {version}; versions 2 and 3 are read",
                 "convert it with a current llama.cpp",
             )  # fmt: skip
         tensor_count, key_count = cursor.scalar("Q"), cursor.scalar("Q")
@@ -134,7 +143,8 @@ def read_gguf(path: Path) -> GgufFile:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1) or alignment > 1 << 20:
         cursor.fail(f"general.alignment is {alignment}")
-    return GgufFile(path, metadata, _place(cursor, infos, -(-cursor.offset // alignment) * alignment, alignment))
+    tensors = _place(cursor, infos, -(-cursor.offset // alignment) * alignment, alignment)
+    return GgufFile(path, metadata, tensors, (path,))
 
 
 def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

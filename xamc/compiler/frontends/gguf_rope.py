@@ -1,7 +1,8 @@
-"""The rotary embedding of a GGUF file.
+"""The rotary embedding of a GGUF file, by llama.cpp's rules (``load_hparams`` and ``llama_context``).
 
-llama.cpp writes Llama 3's scaling not as parameters but as the tensor ``rope_freqs.weight``, one divisor per
-frequency. The parameters of the published models are recognized by the divisors they produce.
+A factor needs no type: without one the scaling is linear. Llama 3's scaling is stored not as parameters but as the
+tensor ``rope_freqs.weight``, one divisor per frequency, which a linear factor would divide once more. Its parameters
+are recognized by the divisors that they produce.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.weights.lazy import LazyTensor
 
-# (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings) of Llama 3.1 and 3.3, and of 3.2.
-PUBLISHED_LLAMA3 = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192))
+# llama.cpp's converter knows low_freq_factor 1 and high_freq_factor 4 unless config.json says otherwise, as none of
+# the published Llama 3.1 to 3.3 does; the length trained for is 8192 there, and another power of two elsewhere.
+_LOW, _HIGH = 1.0, 4.0
+_PUBLISHED_FACTORS = (8.0, 32.0)
+_ORIGINALS = (8192, *(2**n for n in range(4, 21) if n != 13))
 
 
 def read_gguf_rope(reader: ConfigReader, prefix: str, divisors: LazyTensor | None, head_dim: int) -> RopeConfig:
@@ -25,38 +29,70 @@ def read_gguf_rope(reader: ConfigReader, prefix: str, divisors: LazyTensor | Non
 
     Raises:
         InputError: E1104, E1122, mistyped values or a tensor of the wrong size.
-        InputError: E1106, another scaling.
+        InputError: E1106, another scaling, or two that are not one together.
     """
     theta = reader.number(prefix + "rope.freq_base", 10000.0)
-    kind = reader.values.get(prefix + "rope.scaling.type", "none")
-    if divisors is not None:
-        if divisors.shape != (head_dim // 2,):
-            raise InputError(
-                "E1122",
-                f"rope_freqs.weight in {reader.source}: expected [{head_dim // 2}], found {list(divisors.shape)}",
-                "convert the model again",
-            )
-        return _from_divisors(reader, theta, divisors.read_rows(0, head_dim // 2).astype(np.float32), head_dim)
+    factor = _factor(reader, prefix)
+    if divisors is None:
+        return _linear(theta, factor)
+    if divisors.shape != (head_dim // 2,):
+        raise InputError(
+            "E1122",
+            f"rope_freqs.weight in {reader.source}: expected [{head_dim // 2}], found {list(divisors.shape)}",
+            "convert the model again with a current llama.cpp",
+        )
+    return _from_divisors(reader, theta, divisors.read_rows(0, head_dim // 2).astype(np.float32), factor)
+
+
+def _factor(reader: ConfigReader, prefix: str) -> float:
+    """What all frequencies are divided by.
+
+    Raises:
+        InputError: E1106, a scaling that is more than a factor.
+    """
+    key = prefix + "rope.scaling.type"
+    kind = reader.values.get(key, "linear")
+    old = prefix + "rope.scale_linear"
+    reader.used |= {key, old}
+    name = prefix + "rope.scaling.factor"
+    name = name if name in reader.values else old
+    factor = reader.number(name, 1.0) if reader.values.get(name) != 0 else 1.0
     if kind == "none":
-        return RopeConfig("default", theta)
-    if kind == "linear":
-        return RopeConfig("linear", theta, factor=reader.number(prefix + "rope.scaling.factor"))
-    raise InputError(
-        "E1106",
-        f"{reader.source}: rotary embedding type {kind!r} is not supported in GGUF",
-        "supported are none, linear and Llama 3's; the original safetensors checkpoint may say more",
-    )
+        return 1.0
+    if kind != "linear":
+        raise InputError(
+            "E1106",
+            f"{reader.source}: {key} {kind!r} is not supported in GGUF",
+            "supported are none, linear and Llama 3's (the tensor rope_freqs.weight); use a file of the model without "
+            "its context extension",
+        )
+    return factor
 
 
-def _from_divisors(reader: ConfigReader, theta: float, found: NDArray[np.float32], head_dim: int) -> RopeConfig:
-    if np.all(found == 1):
-        return RopeConfig("default", theta)
-    for factor, low, high, original in PUBLISHED_LLAMA3:
-        if np.allclose(found, llama3_divisors(theta, head_dim, factor, low, high, original), rtol=1e-4, atol=0):
-            return RopeConfig("llama3", theta, factor, low, high, original)
+def _linear(theta: float, factor: float) -> RopeConfig:
+    return RopeConfig("default", theta) if factor == 1 else RopeConfig("linear", theta, factor=factor)
+
+
+def _from_divisors(reader: ConfigReader, theta: float, found: NDArray[np.float32], factor: float) -> RopeConfig:
+    if np.all(found == found[0]) and found[0] > 0:
+        return _linear(theta, factor * float(found[0]))
+    if factor != 1:
+        raise InputError(
+            "E1106",
+            f"{reader.source}: rope_freqs.weight beside a scaling factor of {factor:g} is not supported",
+            "use a file of the model that has one of them, or the original safetensors checkpoint",
+        )
+    # The frequencies that turn least are divided by the whole factor, unless the heads are so narrow that none of them
+    # turns little enough.
+    for whole in dict.fromkeys([float(found.max()), *_PUBLISHED_FACTORS]):
+        for original in _ORIGINALS if 1 < whole < math.inf else ():
+            # what float32 makes of the converter's arithmetic; the last frequencies turn too little to show it
+            expected = llama3_divisors(theta, 2 * len(found), whole, _LOW, _HIGH, original)
+            if np.allclose(found, expected, rtol=2e-5, atol=0):
+                return RopeConfig("llama3", theta, whole, _LOW, _HIGH, original)
     raise InputError(
         "E1106",
-        f"{reader.source}: rope_freqs.weight belongs to none of the published Llama 3 scalings",
+        f"{reader.source}: rope_freqs.weight belongs to no Llama 3 scaling with the factors {_LOW:g} and {_HIGH:g}",
         "use the original safetensors checkpoint, whose config.json names the scaling",
     )
 

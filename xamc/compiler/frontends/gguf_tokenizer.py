@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,72 +11,118 @@ from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.bpe import NORMAL, Vocabulary, byte_level_tokenizer
 from xamc.compiler.frontends.chat_defaults import chat_defaults
 from xamc.compiler.frontends.gguf_file import GgufFile
+from xamc.compiler.frontends.gguf_special_tokens import read_special_tokens
+from xamc.compiler.frontends.gguf_splits import SPLITTINGS
 from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
 
+_REMEDY = "convert the model again with a current llama.cpp and with its tokenizer"
 
-def tokenizer_files(
-    file: GgufFile, vocab_size: int, model_type: str
-) -> tuple[dict[str, bytes | Path], str | None, int | None]:
-    """The tokenizer folder's files, the chat template, and where that is the family's own the id that ends a turn.
+
+@dataclass(frozen=True)
+class GgufTokenizer:
+    """What a GGUF file says about text.
+
+    Attributes:
+        files: the tokenizer folder's files by name.
+        chat_template: the file's template, or the family's own.
+        stop: the id that ends a turn of the family's own template.
+        bos: the id that starts a text.
+        ends: every id that ends a generation.
+        ignored: keys without effect, with their values.
+    """
+
+    files: Mapping[str, bytes | Path]
+    chat_template: str | None
+    stop: int | None
+    bos: int | None
+    ends: tuple[int, ...]
+    ignored: tuple[str, ...]
+
+
+def read_tokenizer(file: GgufFile, vocab_size: int, model_type: str) -> GgufTokenizer:
+    """The tokenizer of `file`.
 
     Raises:
         InputError: E1134, a missing or contradictory vocabulary.
-        UnsupportedError: E1134, a tokenizer of another kind.
+        UnsupportedError: E1134, a tokenizer of another kind; E1163, one that tokenizer.json can't express.
     """
     meta = file.metadata
 
     def get(key: str, default: Any = None) -> Any:
         return meta.get(f"tokenizer.ggml.{key}", default)
 
-    tokens, kind = get("tokens"), get("model")
-    if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens) or len(tokens) > vocab_size:
-        raise InputError(
-            "E1134",
-            f"{file.path} has no usable tokenizer.ggml.tokens for a vocabulary of {vocab_size}",
-            "convert the model again with its tokenizer",
-        )
-    types, scores, merges = get("token_type", [NORMAL] * len(tokens)), get("scores", []), get("merges", [])
-    for key, values, item in (("token_type", types, int), ("scores", scores, float), ("merges", merges, str)):
-        if not isinstance(values, list) or not all(isinstance(v, item) for v in values):
-            raise InputError("E1134", f"{file.path}: tokenizer.ggml.{key} is not a list", "convert the model again")
-    if len(types) != len(tokens):
-        raise InputError(
-            "E1134", f"{file.path}: {len(types)} token types for {len(tokens)} tokens", "convert the model again"
-        )
-    template = meta.get("tokenizer.chat_template")
-    if template is not None and not isinstance(template, str):
-        raise InputError("E1134", f"{file.path}: tokenizer.chat_template is not a text", "convert the model again")
-    spm = kind == "llama"
-
-    def token_id(key: str, default: int | None = None) -> int | None:
+    def flag(key: str, default: bool) -> bool:
         value = get(key, default)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise InputError("E1134", f"{file.path}: tokenizer.ggml.{key} is {value!r}", "convert the model again")
+        if not isinstance(value, bool):
+            raise _invalid(file, f"tokenizer.ggml.{key} is {value!r}, not true or false")
         return value
 
+    kind = get("model")
+    if kind not in ("llama", "gpt2"):
+        raise UnsupportedError(
+            "E1134",
+            f"{file.path}: tokenizer.ggml.model {kind!r} is not supported",
+            "supported are gpt2 and llama; use a file of a model that has one of them",
+        )
+    tokens, types, scores, merges = _vocabulary(file, vocab_size)
+    template = meta.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise _invalid(file, "tokenizer.chat_template is not a text")
+    special = read_special_tokens(meta, file.path, tokens, types)
+    spm = kind == "llama"
+    if merges is None and not spm:
+        for token, type_ in zip(tokens, special.types, strict=True):
+            if type_ == NORMAL and len(token) > 1:
+                raise _invalid(file, f"no tokenizer.ggml.merges, without which {token!r} is never formed")
+    splits = str(get("pre", "default"))
+    splitting = None if spm else SPLITTINGS.get(splits)
     vocabulary = Vocabulary(
         tokens=tokens,
-        types=types,
+        types=special.types,
         source=file.path,
         scores=scores,
-        merges=merges,
-        bos_id=token_id("bos_token_id"),
-        eos_id=token_id("eos_token_id"),
-        unk_id=token_id("unknown_token_id", 0 if spm else None),
-        pad_id=token_id("padding_token_id"),
-        add_bos=bool(get("add_bos_token", spm or get("pre") in ("llama-bpe", "llama3"))),
-        add_eos=bool(get("add_eos_token", False)),
-        add_space_prefix=spm and bool(get("add_space_prefix", True)),
+        merges=merges or [],
+        bos_id=special.bos,
+        eos_id=special.eos,
+        unk_id=special.unknown,
+        pad_id=special.padding,
+        add_bos=flag("add_bos_token", spm or (splitting is not None and splitting.starts_with_bos)),
+        add_eos=flag("add_eos_token", False),
+        add_space_prefix=spm and flag("add_space_prefix", True),
+        remedy=_REMEDY,
     )
-    if spm:
-        text = sentencepiece_tokenizer(vocabulary)
-    elif kind == "gpt2":
-        text = byte_level_tokenizer(vocabulary, str(get("pre", "default")))
-    else:
-        raise UnsupportedError(
-            "E1134", f"{file.path}: tokenizer.ggml.model {kind!r} is not supported", "supported: gpt2 and llama"
-        )
+    text = sentencepiece_tokenizer(vocabulary) if spm else byte_level_tokenizer(vocabulary, splits)
     defaults = chat_defaults(model_type, vocabulary.index) if template is None else None
+    stop = None
     if defaults is not None:
-        return vocabulary.files(text, defaults.template), defaults.template, defaults.stop
-    return vocabulary.files(text, template), template, None
+        template, stop = defaults.template, defaults.stop
+    return GgufTokenizer(vocabulary.files(text, template), template, stop, special.bos, special.ends, special.ignored)
+
+
+def _vocabulary(file: GgufFile, vocab_size: int) -> tuple[list[str], list[int], list[float], list[str] | None]:
+    """Tokens, types, scores and merges, checked.
+
+    Raises:
+        InputError: E1134.
+    """
+
+    def items(key: str, item: type | tuple[type, ...]) -> list[Any] | None:
+        values = file.metadata.get(f"tokenizer.ggml.{key}")
+        if values is not None and (not isinstance(values, list) or not all(isinstance(v, item) for v in values)):
+            raise _invalid(file, f"tokenizer.ggml.{key} is not a list of the right type")
+        return values
+
+    tokens = items("tokens", str)
+    if not tokens or len(tokens) > vocab_size:
+        raise _invalid(file, f"no usable tokenizer.ggml.tokens for a vocabulary of {vocab_size}")
+    # llama.cpp gives names to empty tokens; two of them would be one token otherwise
+    tokens = [token or f"[EMPTY_{number}]" for number, token in enumerate(tokens)]
+    types = items("token_type", int) or [NORMAL] * len(tokens)
+    scores, merges = items("scores", (int, float)) or [], items("merges", str)
+    if len(types) != len(tokens):
+        raise _invalid(file, f"{len(types)} token types for {len(tokens)} tokens")
+    return tokens, types, [float(score) for score in scores], merges
+
+
+def _invalid(file: GgufFile, what: str) -> InputError:
+    return InputError("E1134", f"{file.path}: {what}", _REMEDY)

@@ -75,6 +75,9 @@ class TensorSource:
         source: folder or file of the checkpoint.
         harmless: whether a name may stay unused (rotary tables, a tied head).
         raw_config: config.json as it stands, for a family whose mapping depends on a key of its own.
+        config_name: what describes the model, for messages.
+        remedy: what helps where tensors and description disagree.
+        missing_remedy: what helps where tensors are missing.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -82,6 +85,9 @@ class TensorSource:
     source: Path
     harmless: Callable[[str], bool]
     raw_config: Mapping[str, Any] = field(default_factory=dict)
+    config_name: str = "config.json"
+    remedy: str = "config.json and the weights must come from the same model"
+    missing_remedy: str = "download all shards of the checkpoint; config.json must belong to it"
     taken: set[str] = field(default_factory=set)
     missing: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
@@ -98,7 +104,9 @@ class TensorSource:
             return Zeros(shape, "float32")
         if tensor.shape != shape:
             found, wanted = list(tensor.shape), list(shape)
-            self.mismatched.append(f"{name} in {self.file_of(name)}: config.json asks for {wanted}, found {found}")
+            self.mismatched.append(
+                f"{name} in {self.file_of(name)}: {self.config_name} asks for {wanted}, found {found}"
+            )
             return Zeros(shape, "float32")
         return tensor
 
@@ -112,7 +120,7 @@ class TensorSource:
             raise InputError(
                 "E1122",
                 f"config and weights disagree: {self.mismatched[0]}" + _and_more(self.mismatched),
-                "config.json and the weights must come from the same model",
+                self.remedy,
                 details=tuple(self.mismatched[:20]),
             )
         unused = sorted(self.tensors.keys() - self.taken)
@@ -123,15 +131,15 @@ class TensorSource:
             raise InputError(
                 "E1120",
                 f"{self.source} lacks the tensor {self.missing[0]}{hint}" + _and_more(self.missing),
-                "download all shards of the checkpoint; config.json must belong to it",
+                self.missing_remedy,
                 details=tuple(self.missing[:20]),
             )
         if extra:
             raise InputError(
                 "E1121",
-                f"{self.file_of(extra[0])} holds the tensor {extra[0]}, which the model of config.json has no place for"
-                + _and_more(extra),
-                "config.json and the weights must come from the same model",
+                f"{self.file_of(extra[0])} holds the tensor {extra[0]}, which the model of {self.config_name} has no "
+                "place for" + _and_more(extra),
+                self.remedy,
                 details=tuple(extra[:20]),
             )
         return tuple(unused)

