@@ -156,7 +156,9 @@ def test_decoding_across_the_trained_length(family: str, lengths: tuple[int, ...
     rows, following = prompts(lengths, STEPS)
     load_model = references.as_llama if family.startswith("internlm") else references.own_loading
     found = answers(model_of(workshop, family), rows, following)
-    assert_close(found, references.answers(load_model(folder), rows, following))
+    # one by one: in transformers the longest row of a batch decides the base of all
+    alone = [references.answers(load_model(folder), [row], following[at : at + 1])[0] for at, row in enumerate(rows)]
+    assert_close(found, alone)
 
 
 @pytest.mark.parametrize("family", ["internlm2", "internlm3"])

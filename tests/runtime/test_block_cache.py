@@ -32,7 +32,9 @@ class Pool:
         self.memory[block] = 1000 + seed
 
     def begin(self, prompts: list[list[int]], reuse: bool = True, kind: object = None) -> list[int]:
-        kept: list[int] = self.cache.begin([np.array(prompt) for prompt in prompts], reuse, kind).tolist()
+        kept: list[int] = self.cache.begin(
+            [np.array(prompt) for prompt in prompts], reuse, [kind] * len(prompts)
+        ).tolist()
         self.rows = [prompt[:length] for prompt, length in zip(prompts, kept)]
         self.check()
         return kept
@@ -85,7 +87,10 @@ def test_every_row_finds_its_own_tokens(data: st.DataObject) -> None:
         for _ in range(data.draw(st.integers(0, 6))):
             index = data.draw(st.integers(0, len(prompts) - 1))
             if data.draw(st.integers(0, 9)) == 0:
-                pool.cache.stop_indexing()
+                pool.cache.stop_indexing(index)
+            if data.draw(st.integers(0, 19)) == 0:
+                pool.cache.forget()
+                break
             if len(pool.rows[index]) < CONTEXT:
                 pool.feed(index, [data.draw(token)])
 
@@ -129,7 +134,7 @@ def test_keys_of_a_base_that_changed_are_not_kept() -> None:
     pool = Pool()
     pool.begin([[*list(range(4)), 9]])
     pool.feed(0, [0, 1, 2, 3])
-    pool.cache.stop_indexing()
+    pool.cache.stop_indexing(0)
     pool.feed(0, [9, 9, 9, 9])
     assert pool.begin([[0, 1, 2, 3, 9, 9, 9, 9, 9]]) == [4]
 
@@ -218,7 +223,7 @@ def test_filled_blocks_are_a_prefix() -> None:
     assert pool.cache.fill(0, prompt[:14], 7) == 12
     assert pool.memory[pool.cache.table[0, :3], 0].tolist() == [1007, 1008, 1009]
     assert pool.cache.fill(0, prompt[:14], 7) == 12
-    assert pool.cache.begin([np.array(prompt)], True, None).tolist() == [12]
+    assert pool.cache.begin([np.array(prompt)], True, [None]).tolist() == [12]
     windowed = Pool(window=6, context=100)
     windowed.begin([list(range(100))])
     assert windowed.cache.fill(0, list(range(90)), 7) == 88

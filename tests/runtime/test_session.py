@@ -36,13 +36,13 @@ class Recorder:
         batch, width = step.input_ids.shape
         self.widths.append(batch * width)
         assert (step.write_index >= 0).all() and (step.write_index + width <= CAPACITY).all()
-        assert (step.position_ids < CAPACITY).all() and (step.lengths >= 0).all() and (step.lengths <= width).all()
+        assert (step.table_rows < CAPACITY).all() and (step.lengths >= 0).all() and (step.lengths <= width).all()
         assert step.lengths.any() and (step.last_index < width).all()
         logits = np.zeros((batch, width, VOCAB), np.float32)
         for row, start in enumerate(step.write_index.tolist()):
             self.cache[row, start : start + width] = step.input_ids[row]
             for index in range(int(step.lengths[row])):
-                position = int(step.position_ids[row, index])
+                position = int(step.table_rows[row, index])
                 assert position == start + index
                 assert (step.rope_cos[position] ** 2 + step.rope_sin[position] ** 2).min() > 0.99
             logits[row, np.arange(width), step.input_ids[row]] = 1

@@ -86,34 +86,38 @@ class BlockCache:
         self.touched = 0
         self.table: I32 = aligned_zeros((1, self.width), np.int32)
         self._copy, self._fill = copy, fill
+        self._window = window
+        self.forget()
+
+    def forget(self) -> None:
+        """Ends all sequences and empties the index: nothing of what is in the pool is used again."""
         self._references = np.zeros(self.blocks, np.int32)
-        self._free: list[int] = []
+        self._free = list(range(self.touched, 0, -1))
         self._rows: list[_Row] = []
-        self._index = PrefixIndex(block, window)
+        self._index = PrefixIndex(self.block, self._window)
 
     @property
     def rows(self) -> int:
         """Sequences of the batch at hand."""
         return len(self._rows)
 
-    def begin(self, prompts: Sequence[I64], reuse: bool, kind: Hashable) -> I64:
+    def begin(self, prompts: Sequence[I64], reuse: bool, kinds: Sequence[Hashable]) -> I64:
         """Ends the sequences of before, whose blocks stay in the index, and starts new ones.
 
         Args:
             prompts: tokens of each new row, of which at least the last is going to be computed.
             reuse: whether to start behind what is cached of a prompt, and to keep these sequences for later ones.
-            kind: what besides its tokens decides the keys of a sequence (the base of a dynamic RoPE).
+            kinds: what besides its tokens decides the keys of each sequence (the base of a dynamic RoPE).
 
         Returns:
             int64[B], how many tokens of each prompt are cached.
         """
         self.end()
         self.table = aligned_zeros((len(prompts), self.width), np.int32)
-        root = self._index.root(kind) if reuse else None
-        self._rows = [_Row([], root) for _ in prompts]
+        self._rows = [_Row([], self._index.root(kind) if reuse else None) for kind in kinds]
         kept = np.zeros(len(prompts), np.int64)
-        if root is not None:
-            for index, prompt in enumerate(prompts):
+        if reuse:
+            for index, (prompt, kind) in enumerate(zip(prompts, kinds, strict=True)):
                 kept[index] = self.attach(index, prompt[:-1].tolist(), kind)
         return kept
 
@@ -189,12 +193,12 @@ class BlockCache:
             row.node = self._publish(index, row.node, full)
             row.indexed += 1
 
-    def stop_indexing(self) -> None:
-        """From now on the rows' keys are not what their tokens say: a dynamic RoPE has changed its base."""
-        for index, row in enumerate(self._rows):
-            if row.node is not None and row.tail:
-                self._publish(index, row.node, tuple(row.tail))
-            row.node = None
+    def stop_indexing(self, index: int) -> None:
+        """From now on a row's keys are not what its tokens say: a dynamic RoPE has changed its base."""
+        row = self._rows[index]
+        if row.node is not None and row.tail:
+            self._publish(index, row.node, tuple(row.tail))
+        row.node = None
 
     def end(self) -> None:
         """Ends all sequences; what they cached stays in the index."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from xamc.runtime.executor import F32, ForwardOne, Step
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault, read_ahead
 from xamc.runtime.noise import noise
 from xamc.runtime.step_runner import StepRunner
-from xamc.runtime.threads import check_threads, configure_tvm_threads
+from xamc.runtime.threads import PoolThread, check_threads
 from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, load_kernel, tvm_ffi
 
 # NumPy has no counterpart for this type of DLPack: it hands over the bits, and TVM gets a view of the right type.
@@ -53,10 +52,8 @@ class CpuExecutor:
         # what is executed is checked at every start; reading all weights again is for `xamc verify`
         check_digests(Artifact(folder, manifest), only={code.file, manifest.step_file or code.file})
         self._manifest = manifest
-        self._wanted_threads = check_threads(threads)
         self._ffi = tvm_ffi()
-        self._thread_pools = threading.local()
-        self._threads = self._use_threads()
+        self._pool = PoolThread(self._ffi, check_threads(threads))
         _, weights = manifest.library()
         in_machine = [name for name in manifest.functions if name != STEP_FUNCTION or manifest.step_file is None]
         self._functions = load_functions(folder / code.file, in_machine)
@@ -86,10 +83,10 @@ class CpuExecutor:
 
     @property
     def threads(self) -> int:
-        return self._threads
+        return self._pool.threads
 
     def allocate(self, batch: int) -> None:
-        self.pages.begin([np.zeros(1, np.int64)] * batch, False, None)
+        self.pages.begin([np.zeros(1, np.int64)] * batch, False, [None] * batch)
 
     def forward(self, step: Step) -> F32:
         """Rows without tokens have no part in the call."""
@@ -106,7 +103,9 @@ class CpuExecutor:
         return result
 
     def _call(self, step: Step, table: NDArray[np.int32]) -> F32:
-        self._use_threads()
+        return self._pool.run(lambda: self._call_here(step, table))
+
+    def _call_here(self, step: Step, table: NDArray[np.int32]) -> F32:
         batch, length = step.input_ids.shape
         if batch == 1 and length == 1 and self.step_runner is not None:
             token, position = int(step.input_ids[0, 0]), int(step.write_index[0])
@@ -116,7 +115,7 @@ class CpuExecutor:
         if batch == 1 and length == 1 and "decode" in self._functions:
             name = "decode"
         try:
-            fed = (step.input_ids, step.position_ids, step.write_index, step.last_index, table)
+            fed = (step.input_ids, step.table_rows, step.write_index, step.last_index, table)
             inputs = self._decode_inputs(fed) if name == "decode" else tuple(self._copied(array) for array in fed)
             logits = self._functions[name](*inputs, *rope, self._kv, self._weights)
         except TVM_ERRORS as error:
@@ -128,10 +127,10 @@ class CpuExecutor:
         return result
 
     def _forward_one(self, token: int, position: int, cos: F32, sin: F32) -> F32:
-        assert self.step_runner is not None
-        self._use_threads()
+        runner = self.step_runner
+        assert runner is not None
         self.pages.reserve_row(0, position + 1)
-        return self._run_step(self.step_runner, token, position, self.pages.table, cos, sin)
+        return self._pool.run(lambda: self._run_step(runner, token, position, self.pages.table, cos, sin))
 
     def _run_step(
         self, runner: StepRunner, token: int, position: int, table: NDArray[np.int32], cos: F32, sin: F32
@@ -141,12 +140,6 @@ class CpuExecutor:
             return runner.run(token, position, *self._rope_tensors(cos, sin))
         except TVM_ERRORS as error:
             raise _failed("decode", 1, 1, error) from error
-
-    def _use_threads(self) -> int:
-        """TVM has one thread pool per calling thread: configures this thread's at its first call."""
-        if not hasattr(self._thread_pools, "threads"):
-            self._thread_pools.threads = configure_tvm_threads(self._ffi, self._wanted_threads)
-        return int(self._thread_pools.threads)
 
     def _rope_tensors(self, cos: F32, sin: F32) -> tuple[Any, Any]:
         if self._rope[0] is not cos:

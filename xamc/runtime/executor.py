@@ -36,6 +36,8 @@ class Step:
         rope_cos: float32[R, D/2], valid for all positions of this step.
         rope_sin: float32[R, D/2].
         all_positions: whether the logits of every position are wanted, or of each row's last token only.
+        rope_rows: int64[B, S], the row of each token in `rope_cos` and `rope_sin`; None: its position. With a dynamic
+            RoPE the angle at a position differs from sequence to sequence.
     """
 
     input_ids: I64
@@ -44,6 +46,7 @@ class Step:
     rope_cos: F32
     rope_sin: F32
     all_positions: bool = False
+    rope_rows: I64 | None = None
 
     def of_rows(self, rows: NDArray[np.intp]) -> Step:
         """The step of some rows alone, no wider than they need."""
@@ -53,11 +56,24 @@ class Step:
             input_ids=self.input_ids[rows, :width],
             write_index=self.write_index[rows],
             lengths=self.lengths[rows],
+            rope_rows=None if self.rope_rows is None else self.rope_rows[rows, :width],
         )
 
+    def tables_of_row(self, row: int) -> tuple[F32, F32]:
+        """cos and sin of one sequence by position, up to its last one; undefined where no token of this step reads."""
+        start, tokens = int(self.write_index[row]), int(self.lengths[row])
+        if self.rope_rows is None:
+            return self.rope_cos[: start + tokens], self.rope_sin[: start + tokens]
+        shape, own = (start + tokens, self.rope_cos.shape[1]), self.rope_rows[row, :tokens]
+        cos, sin = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        cos[start:], sin[start:] = self.rope_cos[own], self.rope_sin[own]
+        return cos, sin
+
     @property
-    def position_ids(self) -> I64:
-        """int64[B, S]; positions of padding are kept inside the table, as no kernel checks them."""
+    def table_rows(self) -> I64:
+        """int64[B, S], where each token's angles stand; of padding anywhere inside, as no kernel checks it."""
+        if self.rope_rows is not None:
+            return self.rope_rows
         positions = self.write_index[:, None] + np.arange(self.input_ids.shape[1], dtype=np.int64)[None, :]
         clipped: I64 = np.minimum(positions, len(self.rope_cos) - 1)
         return clipped

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from xamc.compiler.errors import MisuseError
 from xamc.runtime.detokenize import Decoder, StreamDetokenizer
 from xamc.runtime.executor import I64
-from xamc.runtime.sampling import Sampler, Sampling
+from xamc.runtime.sampling import Sampler, Sampling, check_whole_number
 from xamc.runtime.session import Session
 from xamc.runtime.stop_strings import StopStrings
 
@@ -53,11 +54,26 @@ class Options(Sampling):
         prefix_cache: don't compute again what the KV cache still holds of earlier calls, as far as a prompt begins
             with the same tokens: a system prompt, the turns before of a chat. Saves time, but sums are then made in
             another order, so an answer may differ where two tokens are equally likely to the last digits.
+        eos_token_id: the token, or tokens, that end an answer; None: those of the checkpoint.
+        min_new_tokens: before so many tokens none of those can be chosen.
     """
 
     ignore_eos: bool = False
     stop: str | Sequence[str] = ()
     prefix_cache: bool = True
+    eos_token_id: int | Sequence[int] | None = None
+    min_new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        """As `Sampling`'s."""
+        super().__post_init__()
+        check_whole_number("min_new_tokens", self.min_new_tokens, 0)
+        for name, value in (("ignore_eos", self.ignore_eos), ("prefix_cache", self.prefix_cache)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise MisuseError("E1612", f"{name} is {value!r}", "it must be True or False")
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stops, Iterable) or not all(isinstance(stop, str) for stop in stops):
+            raise MisuseError("E1612", f"stop is {self.stop!r}", "it must be a string or several")
 
 
 @dataclass(frozen=True)
@@ -69,12 +85,14 @@ class Limits:
         context_limit: most tokens of prompt and answer.
         eos_token_ids: ids that end it; empty to ignore them.
         stop: strings that end it and are left out.
+        min_new_tokens: before so many tokens none of `eos_token_ids` can be chosen.
     """
 
     max_new_tokens: int
     context_limit: int
     eos_token_ids: frozenset[int] = frozenset()
     stop: tuple[str, ...] = ()
+    min_new_tokens: int = 0
 
 
 class _Row:
@@ -95,6 +113,9 @@ class _Row:
 
     def take(self, logits: np.ndarray[tuple[int], np.dtype[np.float32]]) -> str:
         """Chooses the next token; returns the text that became certain."""
+        if len(self.token_ids) < self._limits.min_new_tokens and self._limits.eos_token_ids:
+            logits = logits.copy()
+            logits[list(self._limits.eos_token_ids)] = -np.inf
         token = self._sampler.choose(logits)
         self.token_ids.append(token)
         self._last = time.perf_counter()
@@ -137,7 +158,7 @@ class _Row:
 def run(
     session: Session,
     prompts: Sequence[I64],
-    limits: Limits,
+    limits: Sequence[Limits],
     sampling: Sampling,
     vocab_size: int,
     decoder: Decoder | None,
@@ -148,7 +169,7 @@ def run(
     Args:
         session: of as many rows as there are prompts, and begun with them.
         prompts: token ids; lengths may differ.
-        limits: when an answer ends.
+        limits: when each answer ends.
         sampling: how tokens are chosen.
         vocab_size: V.
         decoder: makes text of tokens; None leaves texts empty.
@@ -158,8 +179,8 @@ def run(
         (row, piece of text) as it becomes certain, and at last the finished answers.
     """
     rows = [
-        _Row(prompt, limits, Sampler(sampling, prompt, vocab_size, index), decoder, in_pieces)
-        for index, prompt in enumerate(prompts)
+        _Row(prompt, limit, Sampler(sampling, prompt, vocab_size, index), decoder, in_pieces)
+        for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
     ]
     started = time.perf_counter()
     logits = session.prefill_prompts()[:, 0]

@@ -16,7 +16,8 @@ from xamc.compiler.artifact.read import GraphArtifact, check_digests, read_graph
 from xamc.compiler.errors import InputError, InternalError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.memory import aligned_zeros, map_file
-from xamc.runtime.threads import check_threads, configure_tvm_threads
+from xamc.runtime.threads import PoolThread, check_threads
+from xamc.runtime.turns import ProcessLock
 from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
 
 Array = NDArray[Any]
@@ -66,6 +67,7 @@ class GraphModel:
         weights = {entry.name: array for entry, array in zip(entries, _map(path / manifest.params_file, entries))}
         kind = _OnnxRunner if manifest.target == "reference" else _TvmRunner
         self._runner: _OnnxRunner | _TvmRunner = kind(path, manifest, weights, check_threads(threads))
+        self._lock = ProcessLock(manifest.name, self._runner.threads)
 
     @property
     def threads(self) -> int:
@@ -106,7 +108,7 @@ class GraphModel:
             raise InputError("E1642", f"{self.manifest.name} needs further inputs", f"give {wanted}")
         arrays = [_checked(tensor, np.asarray(feeds[tensor.name])) for tensor in inputs]
         _check_symbols(inputs, arrays)
-        outputs = self._runner.run(arrays)
+        outputs = self._lock.run(lambda: self._runner.run(arrays))
         return {tensor.name: array for tensor, array in zip(self.manifest.graph_outputs, outputs)}
 
 
@@ -173,7 +175,8 @@ class _TvmRunner:
     def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
         check_cpu(manifest.cpu)
         self._ffi = tvm_ffi()
-        self.threads = configure_tvm_threads(self._ffi, threads)
+        self._pool = PoolThread(self._ffi, threads)
+        self.threads = self._pool.threads
         self._name = manifest.name
         names = ["main", *([_PREPARE] if weights else [])]
         functions = load_functions(folder / manifest.code_file, names)
@@ -184,6 +187,9 @@ class _TvmRunner:
             self._weights = functions[_PREPARE](self._ffi.Array([self._tensor(array) for array in weights.values()]))
 
     def run(self, arrays: list[Array]) -> list[Array]:
+        return self._pool.run(lambda: self._run_here(arrays))
+
+    def _run_here(self, arrays: list[Array]) -> list[Array]:
         tensors = [self._tensor(array) for array in arrays]
         extra = [] if self._weights is None else [self._weights]
         try:

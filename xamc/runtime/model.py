@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -14,10 +15,12 @@ from xamc.compiler.artifact.read import Artifact, GraphArtifact, read_any, read_
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.chat import ChatTemplate, Message
 from xamc.runtime.executor import F32, I64, Executor
-from xamc.runtime.generate import Generation, Limits, Options, Stream, collect, run
+from xamc.runtime.generate import Generation, Limits, Stream, collect, run
+from xamc.runtime.generation_words import Request, read_request, without_masked
 from xamc.runtime.rope import RopeTable
 from xamc.runtime.session import Session, check_context, check_token_ids
 from xamc.runtime.tokenizer import Tokenizer
+from xamc.runtime.turns import InTurns, Turns
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 Batch = Sequence[str] | Sequence[I64] | Sequence[list[int]]
@@ -87,7 +90,10 @@ def _executor(folder: Path, manifest: Manifest, threads: int | None, prefault: b
 
 
 class Model:
-    """A loaded artifact. One call at a time: calls share one KV cache.
+    """A loaded artifact.
+
+    Calls may come from any thread. They share one KV cache, so one runs at a time: others wait for it, and streams take
+    turns piece by piece.
 
     Attributes:
         manifest: the artifact's manifest; `manifest.model` is the model's config.
@@ -102,7 +108,7 @@ class Model:
         self._table = RopeTable(manifest.model, manifest.context_limit)
         self._tokenizer: Tokenizer | None = None
         self._template: tuple[str, ChatTemplate] | None = None
-        self._current: Session | None = None
+        self._turns = Turns(executor, manifest.name)
 
     @property
     def threads(self) -> int:
@@ -149,8 +155,11 @@ class Model:
         if positions not in ("all", "last"):
             raise MisuseError("E1612", f"positions is {positions!r}", "it must be 'all' or 'last'")
         rows = _rows(np.asarray(token_ids), lengths)
-        session = self._session(rows, max(map(len, rows)))
-        return session.prefill(rows, all_positions=positions == "all")
+
+        def compute() -> F32:
+            return self._session(rows, max(map(len, rows))).prefill(rows, all_positions=positions == "all")
+
+        return self._turns.run(compute)
 
     def hidden_states(self, token_ids: ArrayLike, lengths: ArrayLike | None = None) -> F32:
         """What an embedding model makes of token sequences: the hidden states after its final norm.
@@ -175,7 +184,11 @@ class Model:
         rows = _rows(np.asarray(token_ids), lengths)
         states: F32 = np.zeros((len(rows), max(map(len, rows)), self.manifest.output_width), np.float32)
         for index, row in enumerate(rows):
-            states[index, : len(row)] = self._session([row], len(row)).prefill([row], all_positions=True)[0]
+            states[index, : len(row)] = self._turns.run(partial(self._states_of, row))
+        return states
+
+    def _states_of(self, row: I64) -> F32:
+        states: F32 = self._session([row], len(row)).prefill([row], all_positions=True)[0]
         return states
 
     @overload
@@ -193,7 +206,7 @@ class Model:
     ) -> list[Generation]: ...
     def generate(
         self,
-        prompt: Any,
+        prompt: Any = None,
         max_new_tokens: int | None = None,
         *,
         on_text: Callable[[int, str], None] | None = None,
@@ -205,22 +218,47 @@ class Model:
             prompt: text or token ids, or a list of either for a batch; texts get what the tokenizer puts round a
                 text (BOS), token ids are taken as they are.
             max_new_tokens: most tokens of an answer; None: up to the context limit.
-            on_text: called with (row, piece of text) as text becomes certain.
-            **options: fields of `Options`: ignore_eos, stop, temperature, top_k, top_p, repetition_penalty, seed,
-                prefix_cache.
+            on_text: called with (row, piece of text) as text becomes certain; other calls may run meanwhile.
+            **options: fields of `Options` (ignore_eos, stop, temperature, top_k, top_p, repetition_penalty, seed,
+                prefix_cache, eos_token_id, min_new_tokens), and the words of transformers' `generate`: do_sample,
+                max_length, num_return_sequences and others, see `docs/runtime.md`.
 
         Returns:
-            A `Generation`, or a list of them for a list of prompts.
+            A `Generation`, or a list of them for a list of prompts or several answers to one.
 
         Raises:
-            InputError: E1602 to E1606, E1613; E1622, an embedding model.
-            MisuseError: E1612, an option that means nothing.
+            InputError: E1602 to E1606, E1613; E1622, an embedding model; E1651, a text that is none.
+            MisuseError: E1612, an option that is unknown or means nothing.
+            UnsupportedError: E1653, a word of transformers that this runtime can't do.
         """
-        prompts, is_batch = self._prompts(prompt)
-        answers = collect(
-            self._events(prompts, max_new_tokens, Options(**options), in_pieces=on_text is not None), on_text
-        )
-        return answers if is_batch else answers[0]
+        prompts, is_batch, request = self._request(prompt, max_new_tokens, options)
+        if on_text is None:  # nobody else's code runs in between
+            answers = self._turns.run(lambda: collect(self._events(prompts, request, in_pieces=False), None))
+        else:
+            begun = self._turns.run(lambda: self._events(prompts, request))
+            answers = collect(InTurns(self._turns, begun), on_text)
+        return answers if is_batch or request.copies > 1 else answers[0]
+
+    def _request(
+        self, prompt: Any, max_new_tokens: int | None, words: Mapping[str, Any]
+    ) -> tuple[list[I64], bool, Request]:
+        """A call's prompts, each as often as answers are wanted; whether they were a list; and what is asked."""
+        others = dict(words)
+        given = [
+            other for other in (prompt, others.pop("inputs", None), others.pop("input_ids", None)) if other is not None
+        ]
+        if len(given) != 1:
+            raise MisuseError("E1612", f"{len(given)} prompts are given", "give one, or one list of them")
+        mask = others.pop("attention_mask", None)
+        request = read_request(max_new_tokens, others)
+        prompts, is_batch = self._prompts(given[0] if mask is None else without_masked(given[0], mask))
+        if request.copies > 1 and request.options.temperature == 0:
+            raise MisuseError(
+                "E1612",
+                f"num_return_sequences is {request.copies}, and all of these answers would be the same",
+                "give do_sample=True or a temperature above 0",
+            )
+        return [row for row in prompts for _ in range(request.copies)], is_batch, request
 
     def fill_cache(self, prompt: Prompt, tokens: int, seed: int = 0) -> int:
         """Caches a prompt's beginning with pseudo-random keys and values instead of computed ones.
@@ -241,7 +279,7 @@ class Model:
             UnsupportedError: E1650, the KV cache is not paged.
         """
         (row, *_), _ = self._prompts(prompt)
-        return self._session([row], len(row), True).fill(tokens, seed)
+        return self._turns.run(lambda: self._session([row], len(row), True).fill(tokens, seed))
 
     def stream(self, prompt: Prompt, max_new_tokens: int | None = None, **options: Any) -> Stream:
         """Like `generate` for one prompt, as an iterator over pieces of text.
@@ -254,10 +292,10 @@ class Model:
             InputError: E1602 to E1606, E1613.
             MisuseError: E1612.
         """
-        prompts, is_batch = self._prompts(prompt)
-        if is_batch:
-            raise MisuseError("E1612", "stream takes one prompt", "use generate with on_text for several")
-        return Stream(self._events(prompts, max_new_tokens, Options(**options)))
+        prompts, is_batch, request = self._request(prompt, max_new_tokens, options)
+        if is_batch or request.copies > 1:
+            raise MisuseError("E1612", "stream gives one answer to one prompt", "use generate with on_text for several")
+        return Stream(InTurns(self._turns, self._turns.run(lambda: self._events(prompts, request))))
 
     def chat(self, messages: Sequence[Message], max_new_tokens: int | None = None, **options: Any) -> Generation:
         """Answers a conversation.
@@ -294,11 +332,15 @@ class Model:
         Raises:
             InputError: E1613, E1614, E1615, E1616.
         """
-        source = self._template_source() if template is None else template
-        if self._template is None or self._template[0] != source:
-            self._template = (source, ChatTemplate(source, self._special_tokens()))
-        text = self._template[1].render(messages, True, tools, **variables)
+        text = self._chat_template(template).render(messages, True, tools, **variables)
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _chat_template(self, template: str | None) -> ChatTemplate:
+        source = self._template_source() if template is None else template
+        known = self._template  # another thread may put its own there
+        if known is None or known[0] != source:
+            known = self._template = (source, ChatTemplate(source, self._special_tokens()))
+        return known[1]
 
     def _require_logits(self) -> None:
         if self.manifest.is_embedding:
@@ -328,48 +370,74 @@ class Model:
     def _prompts(self, prompt: Any) -> tuple[list[I64], bool]:
         """The prompts as checked token ids, and whether a list of them was given."""
         self._require_logits()
-        is_batch = not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], (int, np.integer))
+        if hasattr(prompt, "__array__"):  # also of other libraries
+            prompt = np.asarray(prompt)
+        is_text = isinstance(prompt, (str, bytes))
+        if not is_text and not hasattr(prompt, "__len__"):
+            raise InputError(
+                "E1605", f"a prompt can't be a {type(prompt).__name__}", "give text or a list of token ids"
+            )
+        is_batch = not is_text and len(prompt) > 0 and not isinstance(prompt[0], (int, np.integer))
         items = list(prompt) if is_batch else [prompt]
-        rows = [self.tokenizer.encode(item) if isinstance(item, str) else item for item in items]
+        rows = [self.tokenizer.encode(item) if isinstance(item, (str, bytes)) else item for item in items]
         return [check_token_ids(row, self.manifest.model.vocab_size) for row in rows], is_batch
 
-    def _events(
-        self, prompts: list[I64], max_new_tokens: int | None, options: Options, in_pieces: bool = True
-    ) -> Events:
-        longest, limit = max(map(len, prompts)), self.manifest.context_limit
-        check_context(longest + 1, limit, f"prompt ({longest}) and one token of an answer together are")
-        if max_new_tokens is not None:
-            if max_new_tokens < 1:
-                raise MisuseError("E1612", f"max_new_tokens is {max_new_tokens}", "it must be at least 1")
-            check_context(longest + max_new_tokens, limit, f"prompt ({longest}) and max_new_tokens together are")
-        limits = Limits(
-            max_new_tokens=limit if max_new_tokens is None else max_new_tokens,
+    def _limits(self, prompt: I64, request: Request) -> Limits:
+        """When the answer to a prompt ends.
+
+        Raises:
+            InputError: E1603, it has no room.
+            MisuseError: E1612, `max_length` leaves no token for it.
+        """
+        size, limit, options = len(prompt), self.manifest.context_limit, request.options
+        most = request.max_new_tokens
+        if most is None and request.max_length is not None:
+            most = request.max_length - size
+            if most < 1:
+                raise MisuseError(
+                    "E1612",
+                    f"max_length is {request.max_length}, and the prompt alone has {size} tokens",
+                    "max_length counts the prompt: give a larger one, or max_new_tokens",
+                )
+        check_context(size + 1, limit, f"prompt ({size}) and one token of an answer together are")
+        if most is not None:
+            check_context(size + most, limit, f"prompt ({size}) and max_new_tokens together are")
+        eos = self.manifest.generation.eos_token_ids
+        if options.eos_token_id is not None:
+            eos = tuple(np.asarray(options.eos_token_id, np.int64).reshape(-1).tolist())
+        vocabulary = range(self.manifest.model.vocab_size)
+        return Limits(
+            max_new_tokens=limit if most is None else most,
             context_limit=limit,
-            eos_token_ids=frozenset() if options.ignore_eos else frozenset(self.manifest.generation.eos_token_ids),
+            eos_token_ids=frozenset(() if options.ignore_eos else (token for token in eos if token in vocabulary)),
             stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop),
+            min_new_tokens=max(options.min_new_tokens, request.min_length - size),
         )
-        tokens = longest if max_new_tokens is None else longest + max_new_tokens
-        session = self._session(prompts, tokens, options.prefix_cache)
+
+    def _events(self, prompts: list[I64], request: Request, in_pieces: bool = True) -> Events:
+        limits = [self._limits(prompt, request) for prompt in prompts]
+        longest, limit = max(map(len, prompts)), self.manifest.context_limit
+        most = max(each.max_new_tokens for each in limits)
+        tokens = longest if most == limit else min(limit, longest + most)
+        session = self._session(prompts, tokens, request.options.prefix_cache)
         vocab_size = self.manifest.model.vocab_size
         # Token ids in, token ids out works without a tokenizer; only text needs one.
         has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
-        decoder = self.tokenizer if has_tokenizer or limits.stop else None
-        return run(session, prompts, limits, options, vocab_size, decoder, in_pieces)
+        decoder = self.tokenizer if has_tokenizer or limits[0].stop else None
+        return run(session, prompts, limits, request.options, vocab_size, decoder, in_pieces)
 
     def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:
         """A session that takes the KV cache over; None for `prefix_cache`: one that `prefill` feeds by itself."""
-        session = Session(
+        return Session(
             self._executor,
             self.manifest,
             self._table,
             len(rows),
             tokens,
-            self._current,
+            self._turns,
             rows if prefix_cache is not None else (),
             bool(prefix_cache),
         )
-        self._current = session
-        return session
 
 
 def _rows(token_ids: NDArray[Any], lengths: ArrayLike | None) -> list[I64]:

@@ -62,11 +62,12 @@ class ReferenceExecutor:
     def _forward_row(self, step: Step, row: int, tokens: int) -> F32:
         start = int(step.write_index[row])
         stop = start + tokens
+        cos, sin = step.tables_of_row(row)
         feeds = {
             "input_ids": self._value(step.input_ids[row : row + 1, :tokens]),
             "position_ids": self._value(np.arange(start, stop, dtype=np.int64)[None]),
-            "rope_cos": self._value(step.rope_cos[:stop]),
-            "rope_sin": self._value(step.rope_sin[:stop]),
+            "rope_cos": self._value(cos),
+            "rope_sin": self._value(sin),
             **{name: self._cut(value, start) for name, value in self._rows[row].items()},
             **self._weights,
         }

@@ -12,6 +12,7 @@ References: Su et al. 2021 (RoPE); bloc97 2023 (dynamic NTK); Meta's Llama 3.1 r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from xamc.compiler.errors import UnsupportedError
 from xamc.runtime.memory import aligned_zeros
 
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 
 ATTENTION_SCALING = 1.0
 """The factor transformers applies to cos and sin: 1 for every kind supported here (only yarn and longrope differ)."""
@@ -189,3 +191,26 @@ class RopeTable:
             begin, end = start, stop
             self._filled = (start, stop)
         self.cos[begin:end], self.sin[begin:end] = cos_sin(self._frequencies, np.arange(begin, end, dtype=np.int64))
+
+    def rows(self, starts: I64, counts: I64, width: int, lengths_reached: Sequence[int]) -> tuple[F32, F32, I64]:
+        """Angles of a step whose sequences have bases of their own, as they have with `dynamic`.
+
+        Args:
+            starts: int64[B], the first position of each sequence in this step.
+            counts: int64[B], how many of its S tokens count; those behind them get no angle.
+            width: S.
+            lengths_reached: of each sequence, see `inverse_frequencies`.
+
+        Returns:
+            (cos, sin), each float32[B * S, D/2], and int64[B, S], the row of every token in them.
+        """
+        shape = (len(starts) * width, self.cos.shape[1])
+        cos, sin = aligned_zeros(shape, np.float32), aligned_zeros(shape, np.float32)
+        config = self._config
+        for row, (start, count) in enumerate(zip(starts.tolist(), counts.tolist())):
+            frequencies = inverse_frequencies(
+                config.rope, config.head_dim, config.max_position_embeddings, lengths_reached[row]
+            )
+            own = slice(row * width, row * width + count)
+            cos[own], sin[own] = cos_sin(frequencies, np.arange(start, start + count, dtype=np.int64))
+        return cos, sin, np.arange(len(cos), dtype=np.int64).reshape(len(starts), width)

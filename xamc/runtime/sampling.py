@@ -41,15 +41,27 @@ class Sampling:
             MisuseError: E1612.
         """
         checks = (
-            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 (greedy) or a positive number"),
-            ("top_k", self.top_k, self.top_k >= 0, "0 (all tokens) or a positive number"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "above 0"),
-            ("seed", self.seed, self.seed is None or self.seed >= 0, "0 or a positive number"),
+            ("temperature", self.temperature, lambda value: 0 <= value < math.inf, "0 (greedy) or a positive number"),
+            ("top_p", self.top_p, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+            ("repetition_penalty", self.repetition_penalty, lambda value: 0 < value < math.inf, "above 0"),
         )
         for name, value, is_valid, allowed in checks:
-            if not is_valid:
-                raise MisuseError("E1612", f"{name} is {value}", f"it must be {allowed}")
+            is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+            if not is_number or not is_valid(value):
+                raise MisuseError("E1612", f"{name} is {value!r}", f"it must be {allowed}")
+        check_whole_number("top_k", self.top_k, 0, " (0 keeps all tokens)")
+        if self.seed is not None:
+            check_whole_number("seed", self.seed, 0)
+
+
+def check_whole_number(name: str, value: object, least: int, remark: str = "") -> None:
+    """Refuses an option's value that is no whole number of at least `least`.
+
+    Raises:
+        MisuseError: E1612.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
+        raise MisuseError("E1612", f"{name} is {value!r}", f"it must be a whole number, at least {least}{remark}")
 
 
 def penalize_repetition(logits: F32, seen: NDArray[np.bool_], penalty: float) -> F32:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.contract import kv_bytes_per_token
-from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
+from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.runtime.executor import F32, I64, Executor, ForwardOne, Step
 from xamc.runtime.memory import available_bytes
-from xamc.runtime.rope import LengthReached, RopeTable
+from xamc.runtime.rope import RopeTable
+from xamc.runtime.turns import Turns
 
 
 def check_token_ids(token_ids: object, vocab_size: int) -> I64:
@@ -45,6 +46,9 @@ def check_token_ids(token_ids: object, vocab_size: int) -> I64:
 class Session:
     """Sequences of one batch.
 
+    A session begins with the KV cache to itself. Where another one took it over in between, the next step takes it
+    back: what it still holds of the sequences is kept, and the rest is computed again the way it was at first.
+
     Attributes:
         lengths: int64[B], tokens cached per row.
         reused: int64[B], how many of a row's prompt were not computed for it: cached before, or by another row.
@@ -58,7 +62,7 @@ class Session:
         table: RopeTable,
         batch: int,
         tokens: int,
-        previous: Session | None = None,
+        turns: Turns | None = None,
         prompts: Sequence[I64] = (),
         reuse: bool = False,
     ) -> None:
@@ -70,7 +74,8 @@ class Session:
             table: RoPE rows up to the context limit; shared by the sessions of an artifact.
             batch: rows B.
             tokens: the most tokens a row will have; only used to refuse what memory can't hold.
-            previous: the session that has the KV cache until now; no step of it is possible any more.
+            turns: who has the KV cache, of all sessions on this executor; None: this is the only one. Whoever has more
+                than one makes, and steps, each of them in a turn.
             prompts: what `prefill_prompts` will feed to each row; empty to use `prefill` alone.
             reuse: whether to begin with what is cached of the prompts, and to keep these sequences for later ones.
 
@@ -81,42 +86,71 @@ class Session:
         self._forward_one: ForwardOne | None = getattr(executor, "forward_one", None)
         self._manifest = manifest
         self._table = table
-        self._reached = LengthReached(manifest.model.max_position_embeddings)
         self._check_room(batch, tokens)
         self._prompts = prompts
         self._reuse = reuse and bool(prompts)
-        self._is_closed = False
-        if previous is not None:
-            previous._is_closed = True
-        self.lengths: I64 = self._begin(batch, previous)
+        self._turns = turns or Turns(executor, manifest.name)
+        # a dynamic RoPE's base is that of the whole prompt, then of each decoded token's length
+        self._bases = [self._rope_base(len(prompt)) for prompt in prompts] or [self._rope_base(0)] * batch
+        self._fed = [0] * batch  # tokens of each row that its first prefill ended with
+        self._start()
+
+    def _start(self) -> None:
+        """Begins with what is cached of the prompts."""
+        self.lengths: I64 = self._begin(self._prompts or [np.zeros(1, np.int64)] * len(self._fed))
         self.reused: I64 = self.lengths.copy()
-        self.history: list[list[int]] = [[] for _ in range(batch)]
-        for row, prompt in enumerate(prompts):
+        self.history: list[list[int]] = [[] for _ in self._fed]
+        for row, prompt in enumerate(self._prompts):
             self.history[row] = prompt[: self.lengths[row]].tolist()
 
-    def _begin(self, batch: int, previous: Session | None) -> I64:
-        """Gives the rows their caches; returns how many tokens of each prompt are cached."""
-        nothing: I64 = np.zeros(batch, np.int64)
-        pages, prompts = self._executor.pages, self._prompts
-        self._base = self._rope_base(max(map(len, prompts), default=0))
+    def _begin(self, prompts: Sequence[I64]) -> I64:
+        """Gives the rows their caches; returns how many tokens of each prompt are cached, of all but its last."""
+        pages, previous = self._executor.pages, self._turns.session
+        self._turns.session = None  # until it is done
+        kept: I64 = np.zeros(len(prompts), np.int64)
         if pages is not None:
-            return pages.begin(prompts or [nothing[:1]] * batch, self._reuse, self._base)
-        # a contiguous cache is reused by the one row that follows another
-        if self._reuse and batch == 1 and previous is not None and len(previous.history) == 1:
-            cached, most = previous.history[0], len(prompts[0]) - 1
-            keep = next(
-                (at for at, (old, new) in enumerate(zip(cached, prompts[0])) if old != new),
-                min(len(cached), len(prompts[0])),
-            )
-            if keep and self._base == previous._base == self._rope_base(len(cached)):
-                return np.array([min(keep, most)], np.int64)
-        self._executor.allocate(batch)
-        return nothing
+            kept = pages.begin(prompts, self._reuse, self._bases)
+        elif not self._reuse or previous is None or not (same := self._kept_of(previous, prompts)):
+            self._executor.allocate(len(prompts))
+        else:
+            kept[0] = same
+        self._turns.session = self
+        return kept
+
+    def _kept_of(self, previous: Session, prompts: Sequence[I64]) -> int:
+        """How much of the only prompt a contiguous cache holds, where it is reused by the one row after another."""
+        if len(prompts) > 1 or len(previous.history) > 1:
+            return 0
+        cached, (prompt,) = previous.history[0], prompts
+        if not self._bases[0] == previous._bases[0] == self._rope_base(len(cached)):
+            return 0
+        both = min(len(cached), len(prompt) - 1)
+        return next((at for at in range(both) if cached[at] != prompt[at]), both)
 
     def _rope_base(self, length: int) -> int:
         """What decides the angles of a sequence that has reached `length` tokens; equal for all of most models."""
         model = self._manifest.model
         return max(length, model.max_position_embeddings) if model.rope.kind == "dynamic" else 0
+
+    def _take_back(self) -> None:
+        """Takes the KV cache back that another session had meanwhile."""
+        if self._turns.session is self:
+            return
+        if not any(self._fed):
+            self._start()
+            return
+        # the last token of a prompt is never looked for, and all of these are
+        self.lengths = self._begin([np.array([*tokens, 0], np.int64) for tokens in self.history])
+        rest = [
+            np.array(tokens[cached:fed], np.int64)
+            for tokens, cached, fed in zip(self.history, self.lengths.tolist(), self._fed)
+        ]
+        if any(map(len, rest)):
+            self._feed(rest, False)
+        while (missing := np.array([len(tokens) for tokens in self.history]) > self.lengths).any():
+            ids = [tokens[min(at, len(tokens) - 1)] for tokens, at in zip(self.history, self.lengths.tolist())]
+            bases = [self._rope_base(length + 1) for length in self.lengths.tolist()]
+            self._step(np.array(ids, np.int64)[:, None], missing.astype(np.int64), bases, False)
 
     def fill(self, tokens: int, seed: int) -> int:
         """Takes pseudo-random keys and values for the whole blocks among the first `tokens` of the one prompt.
@@ -148,32 +182,38 @@ class Session:
         Raises:
             as `prefill`.
         """
+        self._take_back()
         self._share_beginning()
         return self.prefill([prompt[cached:] for prompt, cached in zip(self._prompts, self.lengths.tolist())])
 
     def _share_beginning(self) -> None:
-        """Computes the whole blocks that all rows begin with in one row, and lets the others share them."""
-        pages, prompts = self._executor.pages, self._prompts
-        if pages is None or not self._reuse or len(prompts) < 2:
+        """Computes the whole blocks that rows begin with in one of them, and lets the others share them."""
+        if self._executor.pages is None or not self._reuse:
+            return
+        for base in dict.fromkeys(self._bases):  # keys of another base are other keys
+            self._share_among([row for row, own in enumerate(self._bases) if own == base])
+
+    def _share_among(self, rows: list[int]) -> None:
+        pages, prompts = self._executor.pages, [self._prompts[row] for row in rows]
+        if pages is None or len(rows) < 2:
             return
         shortest = min(map(len, prompts)) - 1
         differs = np.any([prompt[:shortest] != prompts[0][:shortest] for prompt in prompts], axis=0)
         common = int(np.argmax(differs)) if differs.any() else shortest
         common -= common % pages.block
-        if common <= int(self.lengths.min()):
+        if common <= int(self.lengths[rows].min()):
             return
-        first = int(np.argmax(self.lengths))
-        reached = self._reached.advance(max(map(len, prompts)))
+        first = rows[int(np.argmax(self.lengths[rows]))]
         while (start := int(self.lengths[first])) < common:
-            counts = np.zeros(len(prompts), np.int64)
+            counts = np.zeros(len(self._prompts), np.int64)
             counts[first] = min(common - start, self._manifest.prefill_chunk)
-            ids = np.zeros((len(prompts), int(counts[first])), np.int64)
-            ids[first] = prompts[first][start : start + counts[first]]
-            self._step(ids, counts, reached, False)
-        for row, prompt in enumerate(prompts):
+            ids = np.zeros((len(counts), int(counts[first])), np.int64)
+            ids[first] = self._prompts[first][start : start + counts[first]]
+            self._step(ids, counts, self._bases, False)
+        for row, prompt in zip(rows, prompts):
             if self.lengths[row] < common:
                 pages.detach(row)
-                self.lengths[row] = self.reused[row] = pages.attach(row, prompt[:-1].tolist(), self._base)
+                self.lengths[row] = self.reused[row] = pages.attach(row, prompt[:-1].tolist(), self._bases[row])
             self.history[row] = prompt[: self.lengths[row]].tolist()
 
     def prefill(self, rows: Sequence[I64], all_positions: bool = False) -> F32:
@@ -188,13 +228,21 @@ class Session:
 
         Raises:
             InputError: E1602, E1603 or E1605.
-            MisuseError: E1618, the session is closed.
         """
         rows = [check_token_ids(row, self._manifest.model.vocab_size) for row in rows]
+        self._check_length(self.lengths + np.array([len(row) for row in rows], np.int64))
+        self._take_back()
+        logits = self._feed(rows, all_positions)
+        for cached, tokens in zip(self.history, rows):
+            cached.extend(tokens.tolist())
+        self._fed = [fed or len(tokens) for fed, tokens in zip(self._fed, self.history)]
+        return logits
+
+    def _feed(self, rows: Sequence[I64], all_positions: bool) -> F32:
+        """As `prefill`, for checked tokens; rows may be empty, but not all of them."""
         sizes = np.array([len(row) for row in rows], np.int64)
-        self._check_length(self.lengths + sizes)
         # The base of a dynamic RoPE follows the whole prompt, however many chunks it is cut into.
-        reached = self._reached.advance(int((self.lengths + sizes).max()))
+        bases = [self._rope_base(length) for length in (self.lengths + sizes).tolist()]
         longest = int(sizes.max())
         shape = (len(rows), longest if all_positions else 1, self._manifest.output_width)
         logits: F32 = np.zeros(shape, np.float32)
@@ -210,15 +258,13 @@ class Session:
             ids = np.zeros((len(rows), int(counts.max())), np.int64)
             for row, tokens in enumerate(rows):
                 ids[row, : counts[row]] = tokens[start : start + counts[row]]
-            part = self._step(ids, counts, reached, all_positions)
+            part = self._step(ids, counts, bases, all_positions)
             if all_positions:
                 for row, count in enumerate(counts.tolist()):
                     logits[row, start : start + count] = part[row, :count]
             else:
                 logits[active] = part[active]  # a row's last chunk wins
             start += ids.shape[1]
-        for cached, tokens in zip(self.history, rows):
-            cached.extend(tokens.tolist())
         return logits
 
     def decode(self, tokens: I64, active: NDArray[np.bool_]) -> F32:
@@ -233,15 +279,15 @@ class Session:
 
         Raises:
             InputError: E1602 or E1603.
-            MisuseError: E1618, the session is closed.
         """
+        self._take_back()
         if len(tokens) == 1 and self._forward_one is not None:
             return self._decode_one(int(tokens[0]), self._forward_one)
         check_token_ids(tokens, self._manifest.model.vocab_size)
         counts = active.astype(np.int64)
         self._check_length(self.lengths + counts)
-        reached = self._reached.advance(int((self.lengths + counts).max()))
-        logits = self._step(tokens[:, None], counts, reached, False)[:, 0]
+        bases = [self._rope_base(length) for length in (self.lengths + counts).tolist()]
+        logits = self._step(tokens[:, None], counts, bases, False)[:, 0]
         for row in np.flatnonzero(active).tolist():
             self.history[row].append(int(tokens[row]))
         return logits
@@ -249,13 +295,12 @@ class Session:
     def _decode_one(self, token: int, forward: ForwardOne) -> F32:
         """`decode` for the only row, without arrays of one element: they would take a tenth of a small model's time."""
         length = int(self.lengths[0])
-        self._check_open()
         if not 0 <= token < self._manifest.model.vocab_size:
             check_token_ids([token], self._manifest.model.vocab_size)
         check_context(length + 1, self._manifest.context_limit)
-        reached = self._reached.advance(length + 1)
-        self._table.prepare(length, length + 1, reached)
-        self._follow_rope(reached)
+        base = self._rope_base(length + 1)
+        self._table.prepare(length, length + 1, base)
+        self._follow_rope(0, base)
         logits = forward(token, length, self._table.cos, self._table.sin)
         self.lengths[0] += 1
         if self._reuse and self._executor.pages is not None:
@@ -263,24 +308,23 @@ class Session:
         self.history[0].append(token)
         return logits
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise MisuseError(
-                "E1618",
-                "this answer can't go on: another call of the same model took over its KV cache",
-                "read a stream to its end before the next call, or load the artifact once more",
-            )
-
-    def _follow_rope(self, reached: int) -> None:
-        """Ends the sharing of blocks when a dynamic RoPE changes its base."""
+    def _follow_rope(self, row: int, base: int) -> None:
+        """Ends the sharing of a row's blocks when a dynamic RoPE changes its base."""
         pages = self._executor.pages
-        if pages is not None and self._reuse and self._rope_base(reached) != self._base:
-            pages.stop_indexing()
+        if pages is not None and self._reuse and base != self._bases[row]:
+            pages.stop_indexing(row)
 
-    def _step(self, ids: I64, counts: I64, reached: int, all_positions: bool) -> F32:
-        self._check_open()
+    def _step(self, ids: I64, counts: I64, bases: Sequence[int], all_positions: bool) -> F32:
         active = counts > 0
-        self._table.prepare(int(self.lengths[active].min()), int((self.lengths + counts)[active].max()), reached)
+        rows = np.flatnonzero(active).tolist()
+        for row in rows:
+            self._follow_rope(row, bases[row])
+        cos, sin, rope_rows = self._table.cos, self._table.sin, None
+        if len({bases[row] for row in rows}) == 1:
+            low, high = int(self.lengths[active].min()), int((self.lengths + counts)[active].max())
+            self._table.prepare(low, high, bases[rows[0]])
+        else:
+            cos, sin, rope_rows = self._table.rows(self.lengths, counts, ids.shape[1], bases)
         # A row without tokens writes its padding too: behind its own tokens where there is room, and else over them,
         # because a row that full is finished.
         last_start = self._manifest.context_limit - ids.shape[1]
@@ -288,16 +332,16 @@ class Session:
             input_ids=ids,
             write_index=np.where(active, self.lengths, np.minimum(self.lengths, last_start)),
             lengths=counts,
-            rope_cos=self._table.cos,
-            rope_sin=self._table.sin,
+            rope_cos=cos,
+            rope_sin=sin,
             all_positions=all_positions,
+            rope_rows=rope_rows,
         )
-        self._follow_rope(reached)
-        pages = self._executor.pages
         logits = self._executor.forward(step)
         self.lengths = self.lengths + counts
+        pages = self._executor.pages
         if pages is not None and self._reuse:
-            for row in np.flatnonzero(active).tolist():
+            for row in rows:
                 pages.extend(row, ids[row, : counts[row]].tolist())
         return logits
 

@@ -7,20 +7,26 @@ caller's affinity is left alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from xamc.compiler.errors import MisuseError
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _SHARE_ALL_CORES = -3  # ThreadGroup::kSpecifyThreadShareAllCore
 _MOST_CPUS = 8192  # CONFIG_NR_CPUS of the largest kernels
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5})(?::(\d{1,5}))?)?", re.ASCII)
+_POOL_OF_THREAD = threading.local()
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -106,6 +112,65 @@ def check_threads(threads: int | None) -> int:
     return threads
 
 
+class PoolThread:
+    """Calls TVM's functions on a thread that has a pool of the size wanted.
+
+    TVM makes a pool for every thread that calls it, and keeps it when that thread ends: a server that answers each
+    request in a thread of its own would gather thousands. Here the thread that loaded a model calls by itself, and for
+    all others a thread of ours does, which goes from one model to the next.
+    """
+
+    _IDLE: ClassVar[dict[tuple[int, int], list[ThreadPoolExecutor]]] = {}
+    """Of a process (a forked one has none of its parent's threads) and a size."""
+
+    def __init__(self, ffi: Any, threads: int) -> None:
+        """Configures the calling thread's pool.
+
+        Args:
+            ffi: the `tvm_ffi` module.
+            threads: the size wanted.
+        """
+        self._ffi, self._wanted = ffi, threads
+        self._of_thread = threading.local()
+        self.threads = self._configure()
+        """The size that the calling thread's pool has."""
+
+    def run(self, work: Callable[[], T]) -> T:
+        """`work`'s result; an interrupt waits until it is there, as memory that `work` writes to is the caller's."""
+        if not hasattr(self._of_thread, "threads"):
+            if self._wanted > 1 or self._is_left_behind():
+                return self._run_elsewhere(work)
+            self._configure()  # a pool of one is the thread itself
+        return work()
+
+    def _configure(self) -> int:
+        if self._is_left_behind():
+            return self._wanted
+        self._of_thread.threads = got = configure_tvm_threads(self._ffi, self._wanted)
+        return got
+
+    @staticmethod
+    def _is_left_behind() -> bool:
+        """Whether this thread has a pool of before a fork, whose threads are the parent's."""
+        return getattr(_POOL_OF_THREAD, "process", os.getpid()) != os.getpid()
+
+    def _run_elsewhere(self, work: Callable[[], T]) -> T:
+        idle = self._IDLE.setdefault((os.getpid(), self._wanted), [])
+        try:
+            helper = idle.pop()
+        except IndexError:
+            arguments = (self._ffi, self._wanted)
+            helper = ThreadPoolExecutor(1, "kernels", initializer=configure_tvm_threads, initargs=arguments)
+        future = helper.submit(work)
+        try:
+            return future.result()
+        finally:
+            while not future.done():
+                with contextlib.suppress(KeyboardInterrupt):
+                    wait([future])
+            idle.append(helper)
+
+
 def configure_tvm_threads(ffi: Any, threads: int) -> int:
     """Sets the size of TVM's thread pool, which belongs to the calling thread.
 
@@ -116,6 +181,7 @@ def configure_tvm_threads(ffi: Any, threads: int) -> int:
     Returns:
         The size got: less than `threads` when this thread already has a smaller pool, because it can't grow.
     """
+    _POOL_OF_THREAD.process = os.getpid()
     cpus = [str(cpu) for cpu in sorted(os.sched_getaffinity(0))]
     # The pool is created with one worker per entry, so the list is as long as the number of threads.
     entries = [cpus[index % len(cpus)] for index in range(threads)]

@@ -47,12 +47,14 @@ class Tokenizer:
         return_free_memory()  # parsing took several times what is left
         self.special_tokens = _special_tokens(folder / "tokenizer_config.json")
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> I64:
+    def encode(self, text: str | bytes, add_special_tokens: bool = True) -> I64:
         """int64[T]; `add_special_tokens` adds what the tokenizer puts round a text, such as BOS.
 
         Raises:
-            InputError: E1613, the tokenizer can't do it, as with a regular expression that takes for ever.
+            InputError: E1613, the tokenizer can't do it, as with a regular expression that takes for ever; E1651, bytes
+                that are not UTF-8, or a string that stands for such bytes.
         """
+        text = checked_text(text)
         with _no_panics():
             ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return np.array(ids, np.int64)
@@ -67,6 +69,33 @@ class Tokenizer:
         """The text of one entry of the vocabulary, special or not; None outside it."""
         text: str | None = self._tokenizer.id_to_token(token_id)
         return text
+
+
+def checked_text(text: str | bytes, what: str = "the text") -> str:
+    """The text, if it is one: bytes are read as UTF-8.
+
+    Python keeps bytes of a command line that are no UTF-8 as lone surrogates (PEP 383), which no tokenizer takes.
+
+    Args:
+        text: what a user gave.
+        what: its name in the error.
+
+    Raises:
+        InputError: E1651, with the place of the first wrong byte or character.
+    """
+    try:
+        if isinstance(text, str):
+            text.encode()
+            return text
+        return bytes(text).decode()
+    except UnicodeDecodeError as error:
+        wrong, at = f"the byte 0x{error.object[error.start]:02x}", error.start
+    except UnicodeEncodeError as error:
+        code, at = ord(error.object[error.start]), error.start
+        wrong = f"the byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"a lone surrogate, U+{code:04X}"
+    raise InputError(
+        "E1651", f"{what} is not UTF-8: {wrong} stands at position {at}", "convert it, for example with iconv -t UTF-8"
+    )
 
 
 @contextmanager

@@ -70,7 +70,8 @@ def _write_log(error: Exception, arguments: Sequence[str]) -> Path:
     for folder in (default_cache_folder() / "logs", Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
+            # an argument may be no text at all
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError:  # a read-only home, a full disk: the temporary folder is next
             with contextlib.suppress(OSError):
                 (folder / name).unlink(missing_ok=True)

@@ -23,6 +23,16 @@ is another cause: room for the largest batch is reserved when an artifact is loa
 compiled with `mcpu: native` on a newer machine. It would die with an illegal instruction. Compile it on this
 machine, or for a common denominator: `--set backend.compile.mcpu=x86-64-v3` (AVX2) or `x86-64` (any), or for several
 at once, of which the runtime takes the best one: `--set 'backend.compile.cpu=[x86-64-v2, x86-64-v3, x86-64-v4]'`.""",
+    "E1651": """A prompt is not UTF-8 text: bytes of another encoding on the command line, in a file or on stdin, or a
+string of Python with lone surrogates, which is how Python keeps such bytes. The message says where the first one
+stands. Convert the text: `iconv -f GB18030 -t UTF-8`, `iconv -f LATIN1 -t UTF-8`.""",
+    "E1652": """An artifact was loaded, the process was forked, and the child used the model. Fork copies no threads, so
+kernels would wait for ever for those of the parent. Load the artifact in the child (processes that load the same
+artifact share the memory of its weights), or use the start method `spawn` of multiprocessing. With one thread a model
+goes on in the child.""",
+    "E1653": """A call uses a word of transformers' `generate` or `GenerationConfig` that this runtime can't do, such as
+num_beams=4 or bad_words_ids. The message names it. Words that this runtime knows are listed in docs/runtime.md; those
+at a value that asks for nothing (num_beams=1, output_scores=False) are accepted.""",
     "E1660": """`--cpu-list` (`use_cpus` in Python) takes numbers and ranges as `taskset --cpu-list` does, `0-3,8` for
 example, of CPUs that the process may use; a container or `taskset` may have left it only some of the machine's.""",
     "E1608": """The number of threads is not from 1 to 1024. Leave `--threads` out to use every CPU that the process may
@@ -37,7 +47,8 @@ same spec for the CPU to run it here: `xamc compile build.yaml --set backend.typ
 artifact was copied only in part, or changed. Copy it again or compile again; `xamc verify ARTIFACT` names the
 damaged files.""",
     "E1612": """An option of a generation means nothing, for example temperature=-1, top_p=0 (it must be above 0; 1
-keeps every token), max_new_tokens=0, or an empty stop string. The message names the option and what is allowed.""",
+keeps every token), max_new_tokens=0, or an empty stop string; or there is no option
+of that name. The message names the option and what is allowed.""",
     "E1613": """The artifact has no tokenizer, or its tokenizer files can't be read, because the checkpoint brought none
 or they were damaged. Token ids can still be given and are returned in `token_ids`; for text compile again from a
 checkpoint with tokenizer.json.""",
@@ -52,9 +63,9 @@ source, 5 seconds, values of 8 MiB. The message holds the template's own words. 
     "E1617": """The artifact's code failed while it ran, or its logits are not numbers. This is a defect, in the kernels
 or in the artifact: `xamc verify ARTIFACT` shows whether the golden logits still come out. NaN with fp16 weights can
 be an overflow; try bf16. Please report it with manifest.json.""",
-    "E1618": """A model has one KV cache, and a newer call took it over while an answer was still being streamed: the
-older stream can't go on. Read a stream to its end (or drop it) before the next call, or load the artifact a second
-time; its weights are in memory once.""",
+    "E1618": """A model was called from within a call of its own, in the middle of a step: by a signal handler, or by
+an object's finalizer that the garbage collector happened to run. Its KV cache is half written then. Set a flag in the
+handler, and call the model behind it. Calls of several threads need nothing: one waits for the other.""",
     "E1640": """The artifact holds one graph (an ONNX model with fixed inputs), and the command or function is for
 language models: there is no tokenizer and nothing to generate. `xamc run ARTIFACT --inputs FILE.npz` runs it; in
 Python `xamc.runtime.load(ARTIFACT).run({"input": array})`.""",
