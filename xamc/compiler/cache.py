@@ -1,7 +1,8 @@
 """The stage cache: what a stage made, kept under a key that names everything it was made from.
 
-A key is the stage's name and a hash of the stage's own modules, the versions of its tools and its inputs, so a change
-of the documentation or of another stage drops nothing. Entries are folders, published by one rename; artifacts share
+A key is the stage's name and a hash of the modules that the stage runs (computed from their imports, see
+`import_closure`), the versions of the libraries that those import, and its inputs, so a change of the documentation or
+of another stage drops nothing. Entries are folders, published by one rename; artifacts share
 their files by hard links, so files of an entry are read-only and never changed.
 
 Layout of the cache folder (``$XAMC_CACHE``, else ``$XDG_CACHE_HOME/xamc``, else ``~/.cache/xamc``)::
@@ -27,16 +28,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import xamc
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import FileDigest
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_locks, sweep_temporary
 from xamc.compiler.errors import InputError
+from xamc.compiler.import_closure import import_closure, own_digest
 
 ENTRY = "entry.json"
 _LAYOUT = "v1"
-_SOURCE_SUFFIXES = (".py", ".json", ".jinja")
+_DISTRIBUTIONS = {"tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi", "yaml": "PyYAML"}
 # results; what lies beside them (a log, a child's answer with its times) differs from run to run
 _OUTPUT_SUFFIXES = (".onnx", ".so", ".bin", ".params", ".safetensors")
 
@@ -77,24 +78,24 @@ class CacheInfo:
     stages: Mapping[str, int]
 
 
-def stage_key(stage: str, modules: Sequence[str], tools: Sequence[str], inputs: Mapping[str, Any]) -> StageKey:
+def stage_key(
+    stage: str, maker: str, runs: Sequence[str], inputs: Mapping[str, Any], tools: Sequence[str] = ()
+) -> StageKey:
     """The key of a stage's result.
 
     Args:
         stage: the stage's name, for example ``export``.
-        modules: dotted names of the stage's own modules and packages (a package means everything in it).
-        tools: names of the distributions whose versions matter, for example ``torch``.
+        maker: the module that asks for the key and hands the stage its request; its own source counts.
+        runs: what does the work: modules, or functions as `run_child` names them. Everything they import counts.
         inputs: what the stage is given: digests, keys of earlier stages, the slice of the spec it reads.
             Plain JSON values only, so that a forgotten object can't enter by its address.
+        tools: names of distributions that matter though none of the modules imports them.
     """
-    content: dict[str, Any] = {
-        "stage": stage,
-        "source": {module: source_digest(module) for module in sorted(modules)},
-        "tools": {tool: tool_version(tool) for tool in sorted(tools)},
-        "inputs": inputs,
-    }
-    sources, versions = content["source"], content["tools"]
-    parts = {f"source {module}": digest[:16] for module, digest in sources.items()}
+    closure = import_closure(runs)
+    sources = {**closure.sources(), "the stage itself": own_digest(maker)}
+    versions = {name: tool_version(name) for name in sorted({*map(distribution, closure.libraries), *tools})}
+    content: dict[str, Any] = {"stage": stage, "source": sources, "tools": versions, "inputs": inputs}
+    parts = {f"source {package}": digest[:16] for package, digest in sources.items()}
     parts |= {f"tool {tool}": version for tool, version in versions.items()}
     parts |= {f"input {name}": _json_digest(value)[:16] for name, value in inputs.items()}
     return StageKey(stage, _json_digest(content), parts)
@@ -104,16 +105,9 @@ def _json_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def source_digest(module: str) -> str:
-    """SHA-256 over the source of a module of ours, or of all modules and data files of a package."""
-    root = Path(xamc.__file__).parent
-    place = root.joinpath(*module.split(".")[1:])
-    files = [place.with_suffix(".py")] if not place.is_dir() else sorted(place.rglob("*"))
-    digest = hashlib.sha256()
-    for file in files:
-        if file.suffix in _SOURCE_SUFFIXES:
-            digest.update(f"{file.relative_to(root).as_posix()}\0{sha256_of(file)}\n".encode())
-    return digest.hexdigest()
+def distribution(library: str) -> str:
+    """The distribution that installs a top-level module; most are named alike."""
+    return _DISTRIBUTIONS.get(library, library.replace("_", "-"))
 
 
 def tool_version(distribution: str) -> str:
@@ -312,6 +306,17 @@ class StageCache:
         finally:
             path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def is_kept(key: str, folder: Path | None = None) -> bool:
+    """Whether the cache holds the result of a key, given as text; nothing is opened or checked."""
+    return ((folder or default_cache_folder()) / _LAYOUT / key / ENTRY).is_file()
+
+
+def holds_file(stage: str, name: str, nbytes: int, folder: Path | None = None) -> bool:
+    """Whether some result of a stage has a file of this name and size."""
+    root = (folder or default_cache_folder()) / _LAYOUT
+    return any(path.stat().st_size == nbytes for path in root.glob(f"{stage}-*/{name}"))
 
 
 def cache_info(folder: Path | None = None) -> CacheInfo:

@@ -5,14 +5,14 @@ Of an artifact that holds one graph it gives a `GraphModel` with `.run`.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from xamc.runtime.generate import Generation, Options, Stream
-from xamc.runtime.model import Model, load, load_language_model
-from xamc.runtime.threads import use_cpus
-
 if TYPE_CHECKING:
+    from xamc.runtime.generate import Generation, Options, Stream
     from xamc.runtime.graph import GraphModel, load_graph
+    from xamc.runtime.model import Model, load, load_language_model
+    from xamc.runtime.threads import use_cpus
 
 __all__ = [
     "Generation",
@@ -26,11 +26,22 @@ __all__ = [
     "use_cpus",
 ]
 
+_MODULES = {
+    "Generation": "generate",
+    "GraphModel": "graph",
+    "Model": "model",
+    "Options": "generate",
+    "Stream": "generate",
+    "load": "model",
+    "load_graph": "graph",
+    "load_language_model": "model",
+    "use_cpus": "threads",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """What concerns graphs is imported when asked for: a language model is ready sooner without it."""
-    if name in ("GraphModel", "load_graph"):
-        from xamc.runtime import graph
-
-        return getattr(graph, name)
+    """Everything is imported when asked for: what concerns graphs is not loaded for a language model, and a compile,
+    which uses single modules of this package, neither loads nor depends on the rest."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests import twins
 from tests.mutation import mutated
 from xamc.compiler.cache import StageCache
 from xamc.targets.cpu import generate as module
@@ -20,7 +19,9 @@ WISHES: dict[str, Any] = {"isa": "x86-64-v3", "kv_dtype": "float16", "activation
 def _keys(source: Any = module, **changes: Any) -> Any:
     wishes = {**WISHES, **changes}
     host = wishes.pop("host", "x86-64-v3")
-    return source.ProofKeys.of(wishes.pop("graph", b"graph"), {"hidden_size": 64}, wishes, host)
+    twin = {"graph": "00", "config": "11", "weights": "22", "cases": "33"}
+    twin |= {name: wishes.pop(name) for name in twin if name in wishes}
+    return source.ProofKeys.of(twin, wishes, host)
 
 
 @pytest.mark.parametrize("change", [{"isa": "x86-64-v2"}, {"host": "x86-64-v4"}, {"activations": "int8"}])
@@ -29,7 +30,17 @@ def test_what_is_about_kernels_leaves_the_passes_proof(change: dict[str, Any]) -
     assert _keys(**change).kernels != _keys().kernels
 
 
-@pytest.mark.parametrize("change", [{"kv_dtype": "float32"}, {"disable": ["norm_residual"]}, {"graph": b"other"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kv_dtype": "float32"},
+        {"disable": ["norm_residual"]},
+        {"graph": "other"},
+        {"config": "other"},
+        {"weights": "other"},
+        {"cases": "other"},
+    ],
+)
 def test_what_the_passes_depend_on_is_in_both_keys(change: dict[str, Any]) -> None:
     assert _keys(**change).passes != _keys().passes
     assert _keys(**change).kernels != _keys().kernels
@@ -38,9 +49,10 @@ def test_what_the_passes_depend_on_is_in_both_keys(change: dict[str, Any]) -> No
 def test_a_level_in_the_passes_key_is_noticed() -> None:
     wrong = mutated(
         module,
-        'stage_key("proof", _RELAX_PROOF_MODULES, _TOOLS, anywhere)',
-        'stage_key("proof", _RELAX_PROOF_MODULES, _TOOLS, {**anywhere, **wishes})',
+        'stage_key("proof", __name__, (_PROOF_CHILD,), anywhere)',
+        'stage_key("proof", __name__, (_PROOF_CHILD,), {**anywhere, **wishes})',
     )
+    wrong.__name__ = module.__name__
     assert _keys(wrong, isa="x86-64-v2").passes != _keys(wrong).passes
 
 
@@ -56,13 +68,12 @@ def test_a_child_shows_only_what_is_not_known(tmp_path: Path, monkeypatch: pytes
             (out / KERNELS_PROOF).write_text(json.dumps({"kernels": call["isa"], "seconds": {"k": 1}}))
 
     monkeypatch.setattr(module, "_run", run)
-    program, _ = twins.twin("tied")
-    monkeypatch.setattr(module, "_write_twin", lambda folder, twin: {})
+    (tmp_path / "twin").write_text("the twin's only file")
     with StageCache(tmp_path / "scratch", tmp_path / "cache") as cache:
 
         def shown(isa: str, **changes: Any) -> tuple[bool, str | None] | None:
             calls.clear()
-            proof = module._proof((program, []), {**WISHES, "isa": isa, **changes}, cache)
+            proof = module._proof({"graph": tmp_path / "twin"}, {**WISHES, "isa": isa, **changes}, cache)
             assert proof["passes"] == {"a": 1} and proof["kernels"] == isa and proof["seconds"] == {"p": 1, "k": 1}
             assert len(calls) <= 1
             return (calls[0]["passes"], calls[0]["isa"]) if calls else None

@@ -19,14 +19,8 @@ from xamc.passes.onnx_graph import dims
 from xamc.passes.text import program_text
 
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
-_MODULES = (
-    "xamc.compiler.export",
-    "xamc.compiler.verify.twin",
-    "xamc.compiler.verify.scenario",
-    "xamc.passes.onnx_graph",
-    "xamc.runtime.rope",
-)
-_TOOLS = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
+_CHILD = "xamc.compiler.export.worker:run_file"
+_TOOLS = ("onnxscript", "onnx")  # torch's exporter builds the graph with them
 
 
 @dataclass
@@ -48,12 +42,12 @@ def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int, tp: in
     # only a twin's sizes follow the quantization and the ranks; the model's graph is the same for all
     request = ExportJob(checkpoint.config, True, group, tp) if with_twin else ExportJob(checkpoint.config, False)
     inputs = {"config": to_json(checkpoint.config), "twin": with_twin, "group": request.group, "tp": request.tp}
-    key = stage_key("export", _MODULES, _TOOLS, inputs)
+    key = stage_key("export", __name__, (_CHILD,), inputs, _TOOLS)
 
     def build(folder: Path) -> None:
         path = request.write(folder)
         run_child(
-            "xamc.compiler.export.worker:run_file",
+            _CHILD,
             str(path),
             folder=folder,
             limits=LIMITS,

@@ -24,30 +24,7 @@ from xamc.compiler.stages.job import Job
 GRAPH, PARAMS, FACTS = "graph.onnx", "weights.params", "facts.json"
 CASE, LEAST_CASE = "case.safetensors", "case_least.safetensors"
 LIMITS = Limits(seconds=1800, memory_bytes=16 * 2**30)
-_MODULES = (
-    "xamc.compiler.frontends.onnx_file",
-    "xamc.compiler.frontends.onnx_bodies",
-    "xamc.compiler.frontends.onnx_division",
-    "xamc.compiler.frontends.onnx_extents",
-    "xamc.compiler.frontends.onnx_functions",
-    "xamc.compiler.frontends.onnx_halves",
-    "xamc.compiler.frontends.onnx_liveness",
-    "xamc.compiler.frontends.onnx_model",
-    "xamc.compiler.frontends.onnx_places",
-    "xamc.compiler.frontends.onnx_recurrent",
-    "xamc.compiler.frontends.onnx_resize",
-    "xamc.compiler.frontends.onnx_shapes",
-    "xamc.compiler.frontends.onnx_uses",
-    "xamc.compiler.frontends.onnx_weights",
-    "xamc.compiler.lowering.index_bounds",
-    "xamc.compiler.lowering.onnx_operators",
-    "xamc.compiler.stages.graph_import",
-    "xamc.compiler.verify.graph_oracle",
-    "xamc.targets.vacc.params_file",
-    "xamc.compiler.artifact.params_index",
-    "xamc.runtime.seeded_feeds",
-)
-_TOOLS = ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+_CHILD = "xamc.compiler.stages.graph_import:run"
 
 
 @dataclass(frozen=True)
@@ -127,7 +104,7 @@ def import_graph(job: Job, path: Path, shapes: Mapping[str, Any], storage: str) 
     """
     inputs = tuple(InputDigest(file.name, file.stat().st_size, sha256_of(file)) for file in model_files(path))
     wishes = {"files": to_json(inputs), "shapes": to_json(shapes), "storage": storage}
-    key = stage_key("import", _MODULES, _TOOLS, wishes)
+    key = stage_key("import", __name__, (_CHILD,), wishes)
 
     def build(out: Path) -> None:
         _in_child({"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": str(out)}, job.cache.folder)
@@ -148,7 +125,7 @@ def look_at_graph(path: Path, shapes: Mapping[str, Any], storage: str, reproduce
 def _in_child(call: Mapping[str, Any], cache: Path) -> None:
     with temporary_folder("import") as folder:
         run_child(
-            "xamc.compiler.stages.graph_import:run",
+            _CHILD,
             call,
             folder=folder,
             limits=LIMITS,

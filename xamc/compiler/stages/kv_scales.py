@@ -18,17 +18,10 @@ from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, SAMPLES, TOKENS, read_texts, token_samples
 from xamc.compiler.verify.kv_calibration import RESULT, calibrate
-from xamc.compiler.weights.fingerprint import fingerprint
+from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.compiler.weights.kv_scales import KvScales, read_kv_scales
 
 SCALES_KEY = "kv_cache_scales"
-_MODULES = (
-    "xamc.compiler.weights",
-    "xamc.compiler.export.exporter",
-    "xamc.compiler.verify.kv_calibration",
-    "xamc.compiler.verify.streamed_reference",
-)
-_TOOLS = ("torch", "transformers", "numpy")
 
 
 def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:
@@ -53,7 +46,8 @@ def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:
         "tensors": {name: fingerprint(tensor) for name, tensor in checkpoint.tensors.items()},
         "samples": [hashlib.sha256(sample.tobytes()).hexdigest() for sample in samples],
     }
-    key = stage_key("kv_scales", _MODULES, _TOOLS, inputs)
+    runs = (calibrate.__module__, *reading_modules(checkpoint.tensors.values()))
+    key = stage_key("kv_scales", __name__, runs, inputs)
 
     def build(folder: Path) -> None:
         calibrate(checkpoint, samples, folder, job.cache.folder / "reproducers")

@@ -27,7 +27,7 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.publish import add_golden, common_fields
 from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
-from xamc.compiler.weights.fingerprint import fingerprint
+from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest
@@ -37,8 +37,6 @@ from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 
 _Place = tuple[Bucket, int]
 """A bucket and a rank."""
-
-_WEIGHT_MODULES = ("xamc.compiler.weights", "xamc.targets.vacc.params_file", "xamc.compiler.artifact.params_index")
 
 
 def write_vacc(
@@ -100,7 +98,12 @@ def _write_parameters(
     if request.merge_params:
         _merge(wanted, prints, progress)
     keys = {
-        place: stage_key("weights", _WEIGHT_MODULES, ("numpy",), {"tensors": list(map(list, tensors.items()))})
+        place: stage_key(
+            "weights",
+            __name__,
+            (write_params_files.__module__, *reading_modules(wanted[place].values())),
+            {"tensors": list(map(list, tensors.items()))},
+        )
         for place, tensors in prints.items()
     }
     unique = {str(key): place for place, key in keys.items()}

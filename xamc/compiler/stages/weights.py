@@ -10,18 +10,11 @@ from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import stage_key
 from xamc.compiler.progress import Stage
 from xamc.compiler.stages.job import Job
-from xamc.compiler.weights.fingerprint import fingerprint
+from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.targets.pack_weights import pack_weights
 from xamc.targets.request import Generated
 
 FILE = "weights.bin"
-_MODULES = (
-    "xamc.compiler.weights",
-    "xamc.compiler.artifact.panels",
-    "xamc.targets.block_pool",
-    "xamc.targets.pack_weights",
-    "xamc.targets.kernels.packing",
-)
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,8 @@ def write_weights(job: Job, generated: Generated, stage: Stage) -> WrittenWeight
             for weight in generated.weights
         ],
     }
-    key = stage_key("weights", _MODULES, ("numpy",), inputs)
+    sources = (tensor for weight in generated.weights for _, tensor in weight.sources)
+    key = stage_key("weights", __name__, (pack_weights.__module__, *reading_modules(sources)), inputs)
     total = sum(weight.parameters for weight in generated.weights)
 
     def build(folder: Path) -> None:

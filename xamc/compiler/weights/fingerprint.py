@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,20 @@ def _describe(value: Any) -> Any:
     require(dataclasses.is_dataclass(value), f"a tensor holds a {type(value).__name__}, which has no fingerprint")
     fields = {field.name: _describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return {"": f"{type(value).__module__}.{type(value).__qualname__}", **fields}
+
+
+def reading_modules(tensors: Iterable[LazyTensor]) -> tuple[str, ...]:
+    """The modules whose code reads `tensors`: those of their classes, and of all tensors they are made of, sorted."""
+    found: set[str] = set()
+    waiting: list[Any] = list(tensors)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, tuple | list):
+            waiting += value
+        elif dataclasses.is_dataclass(value):
+            found.add(type(value).__module__)
+            waiting += [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return tuple(sorted(found))
 
 
 def file_identity(path: Path) -> list[str | int]:

@@ -1,13 +1,11 @@
-"""What runs in child processes for the CPU: code generation for the real model, and the proof on its twin.
+"""Code generation for the real model, in a child process; the proof on its twin runs beside it, see `prove`.
 
-`build` never sees a weight of the real model, only names, shapes and dtypes; `prove` gets the twin's weights whole.
-The two need nothing of each other, so they run at the same time.
+`build` never sees a weight of the real model, only names, shapes and dtypes.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,12 @@ from xamc.compiler.lowering.lower import lower
 from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.compiler.program import Program
 from xamc.passes.protocol import PassReport
+from xamc.targets.cpu.clock import Clock
 from xamc.targets.cpu.codegen import build_library
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.select_kernels import select_kernels
 from xamc.targets.cpu.stored import StoredTensor, recipe
-from xamc.targets.cpu.target import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
-from xamc.targets.cpu.twin_proof import TwinProof
+from xamc.targets.cpu.target import LIBRARY, RESULT
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.tiles import TileChoice
@@ -44,7 +42,7 @@ def build(request: Mapping[str, Any]) -> None:
     """
     out, isa = Path(request["out"]), Isa.by_name(request["isa"])
     dump = Path(request["dump"]) if request.get("dump") else None
-    clock = _Clock()
+    clock = Clock()
     stored = {name: StoredTensor(name, tuple(shape), dtype) for name, (shape, dtype) in request["weights"].items()}
     config = from_json(ModelConfig, request["config"])
     program = lower(Program(ir.load(request["graph"]), dict(stored), config))
@@ -74,55 +72,7 @@ def build(request: Mapping[str, Any]) -> None:
         "weights": _recipes(plan, program),
         "seconds": clock.laps,
     }
-    _write(out / RESULT, result)
-
-
-def prove(request: Mapping[str, Any]) -> None:
-    """Runs the Relax passes and at last the compiled kernels on the twin, each against what was before it.
-
-    What the Relax passes showed holds for every CPU, so that it is kept apart: it is shown here only if asked for.
-
-    Args:
-        request: ``twin`` ({graph, config, weights, cases}: see `TwinProof`), ``kv_dtype``, ``activations``,
-            ``disable``, ``passes`` (whether the passes are proven, or only run on the way to the kernels), ``isa`` (of
-            the kernels, or None to leave them out), and ``out``, where passes.json (name -> deviation, tolerance and
-            bound) and kernels.json go, each with ``seconds``.
-
-    Raises:
-        InternalError: E1406 naming the first pass that left its tolerance, or the kernels.
-    """
-    clock, out = _Clock(), Path(request["out"])
-    twin = TwinProof.open(request["twin"])
-    active = [p for p in relax_passes(request["kv_dtype"]) if p.name not in request["disable"]]
-    clock.lap("lower the twin")
-    if request["passes"]:
-        twin.check("lowering", "reassociated")
-        passes = {p.name: twin.prove(p).to_json() for p in active}
-        clock.lap("prove Relax passes")
-        _write(out / PASSES_PROOF, {"passes": passes, "seconds": clock.laps})
-        clock.laps = {}
-    else:
-        for relax_pass in active:
-            relax_pass.run(twin.program)
-    if request["isa"] is not None:
-        kernels = twin.prove_kernels(Isa.by_name(request["isa"]), request["kv_dtype"], request["activations"])
-        clock.lap("prove kernels")
-        _write(out / KERNELS_PROOF, {"kernels": kernels, "seconds": clock.laps})
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, sort_keys=True))
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = round(now - self._last, 3)
-        self._last = now
+    (out / RESULT).write_text(json.dumps(result, indent=1, sort_keys=True))
 
 
 def _entry(name: str, report: PassReport) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Where the child processes of this target that use TVM begin, with it imported in half the time.
+"""Where the child process that generates this target's code begins, with TVM imported in half the time.
 
-tvm_ffi imports torch when it is installed, which takes longer than all of TVM; nothing here needs it.
+tvm_ffi imports torch when it is installed, which takes longer than all of TVM; nothing here needs it. One module per
+child, so that a stage's key names what that child runs and nothing else.
 """
 
 from __future__ import annotations
@@ -15,25 +16,4 @@ def build(request: Mapping[str, Any]) -> None:
     """`xamc.targets.cpu.build.build`."""
     with torch_hidden():
         from xamc.targets.cpu import build as work
-    work.build(request)
-
-
-def prove(request: Mapping[str, Any]) -> None:
-    """`xamc.targets.cpu.build.prove`."""
-    with torch_hidden():
-        from xamc.targets.cpu import build as work
-    work.prove(request)
-
-
-def problems(request: Mapping[str, Any]) -> list[Any]:
-    """`xamc.targets.cpu.tune.compile.problems`."""
-    with torch_hidden():
-        from xamc.targets.cpu.tune import compile as work
-    return work.problems(request)
-
-
-def build_candidates(request: Mapping[str, Any]) -> None:
-    """`xamc.targets.cpu.tune.compile.build`."""
-    with torch_hidden():
-        from xamc.targets.cpu.tune import compile as work
     work.build(request)

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import Code, Cpu, Phase, plan_layout
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.artifact.staging import temporary_folder
@@ -35,18 +36,8 @@ from xamc.targets.request import Generated, TargetRequest
 # code generation of a 48-layer model takes about a minute and 700 MiB
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 
-_MODULES = ("xamc.compiler.lowering", "xamc.passes.relax", "xamc.targets.cpu", "xamc.targets.kernels")
-_TWIN_MODULES = ("xamc.compiler.verify", "xamc.compiler.weights", "xamc.runtime.rope")
-# neither kernels nor what chooses them
-_RELAX_PROOF_MODULES = (
-    "xamc.compiler.lowering",
-    "xamc.passes.relax",
-    "xamc.targets.cpu.build",
-    "xamc.targets.cpu.pipeline",
-    "xamc.targets.cpu.twin_proof",
-    *_TWIN_MODULES,
-)
-_TOOLS = ("apache-tvm", "apache-tvm-ffi")
+_CODE_CHILD = "xamc.targets.cpu.child:build"
+_PROOF_CHILD = "xamc.targets.cpu.proof_child:prove"
 FUNCTIONS = ("decode", "prefill_last", "prefill_all")
 
 
@@ -135,8 +126,14 @@ def _weights_and_step(folder: Path) -> tuple[Any, str]:
 def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Path | None) -> Path:
     """The folder of the library and its packing recipe."""
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    inputs = {"graph": hashlib.sha256(graph).hexdigest(), "config": to_json(program.config), **wishes}
-    key = stage_key("codegen", _MODULES, _TOOLS, inputs)
+    weights = {name: [list(tensor.shape), tensor.dtype] for name, tensor in program.weights.items()}
+    inputs = {
+        "graph": hashlib.sha256(graph).hexdigest(),
+        "config": to_json(program.config),
+        "weights": weights,
+        **wishes,
+    }
+    key = stage_key("codegen", __name__, (_CODE_CHILD,), inputs)
 
     def build(out: Path) -> None:
         with temporary_folder("codegen") as folder:
@@ -144,12 +141,12 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
             call = {
                 "graph": str(folder / "graph.onnx"),
                 "config": to_json(program.config),
-                "weights": {n: [list(t.shape), t.dtype] for n, t in program.weights.items()},
+                "weights": weights,
                 "dump": str(dump) if dump else None,
                 "out": str(out),
                 **wishes,
             }
-            _run("build", call, folder, cache)
+            _run(_CODE_CHILD, call, folder, cache)
 
     folder = cache.get(key)
     if folder is not None and dump is not None:
@@ -167,20 +164,19 @@ class ProofKeys:
     kernels: StageKey
 
     @staticmethod
-    def of(graph: bytes, config: Mapping[str, Any], wishes: Mapping[str, Any], host: str) -> ProofKeys:
-        """The keys for a twin's serialized graph; its weights and calls follow from that and its config.
+    def of(twin: Mapping[str, str], wishes: Mapping[str, Any], host: str) -> ProofKeys:
+        """The keys for a twin.
 
         Args:
-            graph: the twin's graph in the in-place cache form.
-            config: the twin's ModelConfig as JSON.
+            twin: file → digest of what the child is given: graph in the in-place cache form, config, weights, calls.
             wishes: ``isa``, ``kv_dtype``, ``activations`` and ``disable`` of the request.
             host: this machine's CPU level, which decides whether kernels can run.
         """
-        common = {"graph": hashlib.sha256(graph).hexdigest(), "config": config}
+        common = {"twin": dict(twin)}
         anywhere = common | {name: value for name, value in wishes.items() if name not in ("isa", "activations")}
         return ProofKeys(
-            stage_key("proof", _RELAX_PROOF_MODULES, _TOOLS, anywhere),
-            stage_key("kernel_proof", (*_MODULES, *_TWIN_MODULES), _TOOLS, {**common, **wishes, "host": host}),
+            stage_key("proof", __name__, (_PROOF_CHILD,), anywhere),
+            stage_key("kernel_proof", __name__, (_PROOF_CHILD,), {**common, **wishes, "host": host}),
         )
 
 
@@ -188,7 +184,9 @@ def _proofs(
     twin: tuple[Program, list[Case]], wishes: dict[str, Any], levels: list[Isa], cache: StageCache
 ) -> dict[str, Any]:
     """What the twin showed, with the kernels of each level; those of the best level that ran stand for all."""
-    proofs = [_proof(twin, wishes | {"isa": level.name}, cache) for level in levels]
+    with temporary_folder("twin") as folder:
+        files = _write_twin(folder, twin)
+        proofs = [_proof(files, wishes | {"isa": level.name}, cache) for level in levels]
     if len(levels) == 1:
         return proofs[0]
     kernels = {level.name: proof["kernels"] for level, proof in zip(levels, proofs, strict=True)}
@@ -196,17 +194,16 @@ def _proofs(
     return {**proofs[0], "kernels": {**(ran or list(kernels.values()))[-1], "levels": kernels}}
 
 
-def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: StageCache) -> dict[str, Any]:
+def _proof(twin: Mapping[str, Path], wishes: dict[str, Any], cache: StageCache) -> dict[str, Any]:
     """What the twin showed: ``passes``, ``kernels`` and ``seconds``; one child shows all that is not known yet."""
-    program, _ = twin
-    graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    keys = ProofKeys.of(graph, to_json(program.config), wishes, Isa.host().name)
+    keys = ProofKeys.of({name: sha256_of(path) for name, path in twin.items()}, wishes, Isa.host().name)
     passes, kernels = cache.get(keys.passes), cache.get(keys.kernels)
 
     def prove(out: Path, show_passes: bool, isa: str | None) -> None:
         with temporary_folder("proof") as folder:
             call = {**wishes, "isa": isa, "passes": show_passes, "out": str(out)}
-            _run("prove", {**call, "twin": _write_twin(folder, twin)}, folder, cache)
+            given = {name: str(path) for name, path in twin.items()}
+            _run(_PROOF_CHILD, {**call, "twin": given}, folder, cache)
 
     with temporary_folder("proven") as proven:
 
@@ -225,27 +222,24 @@ def _proof(twin: tuple[Program, list[Case]], wishes: dict[str, Any], cache: Stag
     return {**parts[0], **parts[1], "seconds": parts[0]["seconds"] | parts[1]["seconds"]}
 
 
-def _run(function: str, call: dict[str, Any], folder: Path, cache: StageCache) -> None:
-    run_child(
-        f"xamc.targets.cpu.child:{function}",
-        call,
-        folder=folder,
-        limits=LIMITS,
-        reproducers=cache.folder / "reproducers",
-    )
+def _run(child: str, call: dict[str, Any], folder: Path, cache: StageCache) -> None:
+    run_child(child, call, folder=folder, limits=LIMITS, reproducers=cache.folder / "reproducers")
 
 
-def _write_twin(folder: Path, twin: tuple[Program, list[Case]]) -> dict[str, Any]:
+def _write_twin(folder: Path, twin: tuple[Program, list[Case]]) -> dict[str, Path]:
+    """The files that `TwinProof.open` reads; the same twin gives the same bytes."""
     program, cases = twin
-    ir.save(program.model, folder / "twin.onnx")
-    write_weights(folder / "twin.safetensors", program.weights)
-    save_cases(cases, folder / "cases.safetensors")
-    return {
-        "graph": str(folder / "twin.onnx"),
-        "config": to_json(program.config),
-        "weights": str(folder / "twin.safetensors"),
-        "cases": str(folder / "cases.safetensors"),
+    files = {
+        "graph": folder / "twin.onnx",
+        "config": folder / "config.json",
+        "weights": folder / "twin.safetensors",
+        "cases": folder / "cases.safetensors",
     }
+    files["graph"].write_bytes(ir.to_proto(program.model).SerializeToString(deterministic=True))
+    files["config"].write_text(json.dumps(to_json(program.config), sort_keys=True), encoding="utf-8")
+    write_weights(files["weights"], program.weights)
+    save_cases(cases, files["cases"])
+    return files
 
 
 def _resolve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,9 @@ class TwinProof:
 
     @staticmethod
     def open(request: Mapping[str, Any]) -> TwinProof:
-        """Reads ``graph``, ``config``, ``weights`` and ``cases`` of a request, and lowers the twin."""
+        """Reads the files ``graph``, ``config``, ``weights`` and ``cases`` of a request, and lowers the twin."""
         model = ir.load(request["graph"])
-        config = from_json(ModelConfig, request["config"])
+        config = from_json(ModelConfig, json.loads(Path(request["config"]).read_text(encoding="utf-8")))
         program = lower(Program(model, read_weights(Path(request["weights"])), config))
         outputs = [str(value.name) for value in model.graph.outputs]
         cases = load_cases(Path(request["cases"]))

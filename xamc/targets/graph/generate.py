@@ -14,14 +14,8 @@ from xamc.targets.graph.names import LIBRARY, VACC_ISA
 from xamc.targets.kernels.isa import Isa
 
 LIMITS = Limits(seconds=3600, memory_bytes=12 * 2**30)
-_MODULES = (
-    "xamc.compiler.artifact.panels",
-    "xamc.compiler.lowering.body",
-    "xamc.targets.cpu.tir_pipeline",
-    "xamc.targets.graph",
-    "xamc.targets.kernels",
-)
-_TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx")
+_CHILD = "xamc.targets.graph.child:build"
+_TOOLS = ("onnx",)  # TVM's importer reads graphs with it
 
 
 @dataclass(frozen=True)
@@ -57,13 +51,13 @@ def generate_graph(
         isa = Isa.host() if mcpu == "native" else Isa.by_name(mcpu)
     digest = hashlib.sha256(graph.read_bytes()).hexdigest()
     inputs = {"graph": digest, "isa": isa.name, "data_inputs": data_inputs}
-    key = stage_key("codegen", _MODULES, _TOOLS, inputs)
+    key = stage_key("codegen", __name__, (_CHILD,), inputs, _TOOLS)
 
     def build(out: Path) -> None:
         call = {"graph": str(graph), "data_inputs": data_inputs, "isa": isa.name, "out": str(out)}
         with temporary_folder("codegen") as folder:
             run_child(
-                "xamc.targets.graph.child:build",
+                _CHILD,
                 call | {"dump": str(dump) if dump else None},
                 folder=folder,
                 limits=LIMITS,

@@ -24,8 +24,7 @@ from xamc.targets.vacc.names import ISA, LIBRARY, RESULT
 # 48 layers take about a minute and 700 MiB
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 
-_MODULES = ("xamc.targets.vacc", "xamc.targets.kernels", "xamc.targets.cpu.codegen")
-_TOOLS = ("apache-tvm", "apache-tvm-ffi")
+_CHILD = "xamc.targets.vacc.child:build"
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def _structure(program: Program) -> str:
 def _code(program: Program, bucket: Bucket, cache: StageCache, dump: Path | None) -> Path:
     """The folder of the library and its weights tuple."""
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    inputs = {"graph": hashlib.sha256(graph).hexdigest(), "isa": ISA}
-    key = stage_key("codegen", _MODULES, _TOOLS, inputs)
+    inputs = {"graph": hashlib.sha256(graph).hexdigest(), "config": to_json(program.config), "isa": ISA}
+    key = stage_key("codegen", __name__, (_CHILD,), inputs)
 
     def build(out: Path) -> None:
         with temporary_folder("codegen") as folder:
@@ -112,7 +111,7 @@ def _code(program: Program, bucket: Bucket, cache: StageCache, dump: Path | None
                 "out": str(out),
             }
             run_child(
-                "xamc.targets.vacc.child:build",
+                _CHILD,
                 call,
                 folder=folder,
                 limits=LIMITS,

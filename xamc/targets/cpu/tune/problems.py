@@ -1,0 +1,51 @@
+"""A model's problems: the kernels that its linear layers and its attention come down to, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir as ir
+
+from xamc.compiler.artifact.records import from_json, to_json
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.lowering.body import Body
+from xamc.compiler.lowering.dialect import decode
+from xamc.compiler.lowering.lower import lower
+from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.compiler.program import Program
+from xamc.targets.cpu.pipeline import relax_passes
+from xamc.targets.cpu.stored import StoredTensor
+from xamc.targets.cpu.weight_plan import weight_format
+from xamc.targets.kernels.tiles import AttentionProblem, LinearProblem, Problem, Rows
+
+_BOTH: tuple[Rows, ...] = ("one", "any")
+
+
+def problems(request: Mapping[str, Any]) -> list[Any]:
+    """The distinct problems of a model, in the order of the program.
+
+    Args:
+        request: as of `xamc.targets.cpu.build.build`: ``graph``, ``config``, ``weights``, ``kv_dtype``, ``disable``.
+    """
+    stored = {name: StoredTensor(name, tuple(shape), dtype) for name, (shape, dtype) in request["weights"].items()}
+    program = lower(Program(ir.load(request["graph"]), dict(stored), from_json(ModelConfig, request["config"])))
+    for relax_pass in relax_passes(request["kv_dtype"]):
+        if relax_pass.name not in request["disable"]:
+            relax_pass.run(program)
+    return [to_json(problem) for problem in distinct_problems(program, request["kv_dtype"])]
+
+
+def distinct_problems(program: RelaxProgram, kv_dtype: Any) -> list[Problem]:
+    """What the linear layers and the attention of a program after its Relax passes come down to."""
+    found: dict[Problem, None] = {}
+    for _, value in Body.of(program.module["main"]).bindings:
+        call = decode(value)
+        if call is not None and call.name == "linear":
+            n, k = (int(extent) for extent in call.tensors[1].ty.shape)
+            found |= {LinearProblem.of(n, k, weight_format(call), m): None for m in _BOTH}
+        elif call is not None and call.name == "attention_rows":
+            heads, window, cache = call.attributes["heads"], call.attributes["window"], call.tensors[1]
+            kv_heads, d = int(cache.ty.shape[1]), int(cache.ty.shape[3])
+            found[AttentionProblem(heads, kv_heads, d, kv_dtype, window)] = None
+    return list(found)
