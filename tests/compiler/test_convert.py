@@ -223,3 +223,36 @@ def test_words_and_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert os.listdir(tmp_path) == ["model"]
     run(folder, tmp_path / "out")  # without a layout no family is needed
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == {"w"}
+
+
+@pytest.mark.parametrize("layout", [None, "family", "fused"])
+def test_a_head_that_differs_from_the_tied_embedding_is_written(layout: str | None, tmp_path: Path) -> None:
+    """transformers keeps both; what is written needs no comparison to be read so."""
+    folder = write_tiny(tmp_path / "model", "llama")
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": True}))
+    run(folder, tmp_path / "out", layout=layout)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert torch.equal(logits(tmp_path / "out"), logits(folder))
+    same(opened(tmp_path / "out"), opened(folder))
+
+
+def test_a_head_that_equals_it_is_left_tied(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "model", "llama", tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    run(folder, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is True
+
+
+def test_the_file_that_config_names_is_the_one_converted(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "model", "llama")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    write_tiny(tmp_path / "wrong", "llama", seed=1)
+    (tmp_path / "wrong" / "model.safetensors").rename(folder / "model.safetensors")
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"transformers_weights": "other.safetensors"}))
+    run(folder, tmp_path / "out")
+    assert "transformers_weights" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    same(opened(tmp_path / "out"), opened(folder))

@@ -224,3 +224,29 @@ def test_ranks_that_vacc_does_not_have_are_shown(
     assert cli.run(["plan", str(file)]) == 3
     line = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if text.strip() == f"tp: {tp}")
     assert f"build.yaml:{line}:" in capsys.readouterr().err
+
+
+def test_what_the_checkpoint_and_the_machine_make_doubtful_is_said(
+    spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the plan, in its JSON and on the terminal: an ignored key, an adapter, a long context, a small machine."""
+    config = tmp_path / "tiny" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"wibble": 1}))
+    (tmp_path / "tiny" / "adapter_config.json").write_text("{}")
+    spec["frontend"]["shape"] = {"input_ids": [[16], [128]]}
+    monkeypatch.setattr("xamc.compiler.plan.available_bytes", lambda: 2**20)
+    plan = make_plan(spec)
+    assert plan.ignored_keys == ("wibble",)
+    said = ("wibble has no effect", "adapter_config.json", "context limit of 128", "running the artifact takes about")
+    assert [any(words in warning for warning in plan.warnings) for words in said] == [True] * 4
+    assert plan.to_dict()["warnings"] == plan.warnings
+    file = tmp_path / "build.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    assert cli.run(["plan", str(file)]) == 1  # E1710: the compile doesn't fit either
+    shown = " ".join(capsys.readouterr().err.split())
+    assert all(f"warning: {warning}" in shown for warning in plan.warnings)
+
+
+def test_a_machine_that_holds_the_model_needs_no_warning(spec: dict[str, Any]) -> None:
+    for target in ("tvm_cpu", "reference"):
+        assert make_plan(spec, [f"backend.type={target}"]).warnings == ()

@@ -22,7 +22,8 @@ from xamc.compiler.frontends.json_file import read_json
 from xamc.compiler.frontends.layouts import Layout, apply_layout, read_layout
 from xamc.compiler.frontends.parameters import TensorSource
 from xamc.compiler.frontends.safetensors import require_float
-from xamc.compiler.frontends.weight_files import read_tensors
+from xamc.compiler.frontends.tied_head import HEAD, are_different, read_parameters
+from xamc.compiler.frontends.weight_files import NAMED, read_tensors
 from xamc.compiler.handoff.safetensors_shards import SHARD_BYTES, tensor_bytes, write_shards
 from xamc.compiler.progress import Progress, size
 from xamc.compiler.weights.lazy import LazyTensor
@@ -51,11 +52,13 @@ class Conversion:
         tensors: by the name they get.
         files: the small files beside them; a Path is copied.
         left_out: stored tensors that are computed anew from the config, such as rotary tables.
+        warnings: what of the source is left out or taken otherwise than it may seem; one sentence each.
     """
 
     tensors: Mapping[str, LazyTensor]
     files: Mapping[str, bytes | Path]
     left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def convert_weights(
@@ -95,6 +98,8 @@ def convert_weights(
         tensors = {name: _stored_as(tensor, dtype, name) for name, tensor in conversion.tensors.items()}
         needed = sum(map(tensor_bytes, tensors.values()))
         stage.result(f"{len(tensors)} tensors, {size(needed)}")
+    for warning in conversion.warnings:
+        progress.warn(warning)
     for name in conversion.left_out[:1]:
         progress.warn(f"{len(conversion.left_out)} tensors are left out, {name} is the first: they are computed anew")
     staging = StagingFolder(destination, _require_empty)
@@ -167,7 +172,9 @@ def _open(path: Path, table: Layout | None, by_family: bool) -> Conversion:
         raise InputError(
             "E1101", f"{path} is neither a folder nor a .gguf file", "give the folder that holds config.json"
         )
-    found = read_tensors(path, allow_pickle=True)
+    config_file = path / "config.json"
+    values = read_json(config_file) if config_file.is_file() else {}
+    found = read_tensors(path, allow_pickle=True, named=values.get(NAMED))
     left_out = tuple(sorted(name for name in found.tensors if name.endswith(BUFFERS)))
     tensors: dict[str, LazyTensor] = {}
     for name, (stored, tensor) in found.tensors.items():
@@ -177,22 +184,45 @@ def _open(path: Path, table: Layout | None, by_family: bool) -> Conversion:
                 raise InputError("E1166", f"{tensor.path}: {name} is a single number", "leave it out of the file")
             tensors[name] = tensor
     files: dict[str, bytes | Path] = {name: path / name for name in _BESIDE if (path / name).is_file()}
-    if table is None:
-        return Conversion(tensors, files, left_out)
-    return Conversion(_standard_names(path, table, tensors), files, left_out)
+    warnings = list(found.warnings)
+    if table is not None:
+        tensors, untied = _standard_names(path, table, tensors)
+    else:
+        untied = values.get("tie_word_embeddings") is True and _holds_two_matrices(tensors)
+    if untied or NAMED in values:
+        # the files are named anew, and what reads the result need not compare the two matrices
+        kept = {key: value for key, value in values.items() if key != NAMED}
+        files["config.json"] = _json({**kept, "tie_word_embeddings": False} if untied else kept)
+    if untied:
+        warnings.append(
+            f"{config_file} ties the output matrix to the embedding, and the weights hold two that differ: both are "
+            "written, with tie_word_embeddings false"
+        )
+    return Conversion(tensors, files, left_out, tuple(warnings))
 
 
-def _standard_names(path: Path, table: Layout, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The tensors by the names of the family, which must find all it needs, in the right shapes, and nothing else."""
+def _holds_two_matrices(tensors: Mapping[str, LazyTensor]) -> bool:
+    """Whether an embedding and another output matrix are stored, by transformers' names."""
+    prefix = "" if "embed_tokens.weight" in tensors else "model."
+    embedding, head = tensors.get(f"{prefix}embed_tokens.weight"), tensors.get(HEAD)
+    return embedding is not None and head is not None and are_different(embedding, head)
+
+
+def _standard_names(path: Path, table: Layout, tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], bool]:
+    """(tensors by the names of the family, whether they untie what config.json ties).
+
+    The family must find all it needs, in the right shapes, and nothing else.
+    """
     reader = ConfigReader(read_json(path / "config.json"), path / "config.json")
     family = find_family(reader)
     config = family.configure(reader)
     renamed = apply_layout(table, tensors, config)
     spare = family.head_name if config.tie_word_embeddings else None
     check = TensorSource(renamed, lambda name: path, path, lambda name: name == spare, reader.values)
-    family.parameters(config, check)
+    found, _ = read_parameters(family, config, check)
     unused = check.finish()
-    return {name: tensor for name, tensor in renamed.items() if name not in unused}
+    untied = config.tie_word_embeddings and not found.tie_word_embeddings
+    return {name: tensor for name, tensor in renamed.items() if name not in unused}, untied
 
 
 def _standard(checkpoint: Checkpoint, beside: Mapping[str, Path]) -> Conversion:
@@ -216,7 +246,7 @@ def _standard(checkpoint: Checkpoint, beside: Mapping[str, Path]) -> Conversion:
         **checkpoint.tokenizer,
         **beside,
     }
-    return Conversion(checkpoint.tensors, files, checkpoint.unused_tensors)
+    return Conversion(checkpoint.tensors, files, checkpoint.unused_tensors, checkpoint.warnings)
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

@@ -23,7 +23,7 @@ from xamc.compiler.spec.model_kind import require_supported
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
-from xamc.compiler.stages.context import context_lengths
+from xamc.compiler.stages.context import context_lengths, length_warnings
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.graph_road import compile_graph
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
@@ -97,7 +97,9 @@ def compile_spec(
 
             with progress.stage("frontend") as stage:
                 checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, options.allow_pickle)
-                context_limit, chunk = context_lengths(spec, checkpoint.config, progress)
+                summary.warn_all(progress, checkpoint.warnings)
+                context_limit, chunk = context_lengths(spec, checkpoint.config)
+                summary.warn_all(progress, length_warnings(spec, checkpoint.config, request))
                 stage.result(summary.frontend(checkpoint))
 
             with progress.stage("export") as stage:

@@ -25,6 +25,7 @@ from xamc.compiler.running_memory import RunningMemory, cached_tokens, running_m
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
+from xamc.compiler.stages.context import length_warnings
 from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.compiler.stages.job import packing_workers
 from xamc.compiler.stages.static_request import static_request
@@ -92,6 +93,8 @@ class Plan:
         where: the folder whose disk is meant.
         static: what every rank holds, for a target of static graphs on ranks.
         gears: the graphs of Ascend's ATC road.
+        warnings: of the spec, then of the checkpoint, the lengths and this machine.
+        ignored_keys: keys of config.json that have no effect.
         tuned: kernels whose tiles are known from an earlier search on this machine.
         arithmetic: CPU level → what its linear layers multiply in, where the target has a choice.
     """
@@ -119,6 +122,7 @@ class Plan:
     gears: GearPlan | None = None
     tuned: tuple[str, ...] = ()
     arithmetic: Mapping[str, Arithmetic] = dataclasses.field(default_factory=dict)
+    ignored_keys: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -296,7 +300,13 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         model=f"{config.model_type}, {config.num_layers} layers",
         parameters=parameters,
         keys=key_uses(loaded, caps.name),
-        warnings=tuple(str(warning) for warning in loaded.warnings),
+        warnings=(
+            *map(str, loaded.warnings),
+            *checkpoint.warnings,
+            *length_warnings(spec, config, request),
+            *_too_large(weights if running is None else running.total),
+        ),
+        ignored_keys=checkpoint.ignored_keys,
         stages=stages,
         passes=passes,
         phases=tuple(_phases(spec, caps, context)),
@@ -313,6 +323,16 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         tuned=tuned,
         arithmetic=arithmetic,
     )
+
+
+def _too_large(nbytes: int) -> Iterator[str]:
+    """A warning about an artifact that this machine can compile, streaming its weights, and can't run."""
+    available = available_bytes()
+    if nbytes > available:
+        yield (
+            f"running the artifact takes about {size(nbytes)} of memory, of which this machine has {size(available)} "
+            "available: compile fewer bits, or run it on another machine"
+        )
 
 
 def _stages(

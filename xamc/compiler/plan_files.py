@@ -130,7 +130,8 @@ def _tokenizer_file(checkpoint: Checkpoint) -> PlannedFile:
         len(content) if isinstance(content, bytes) else Path(content).stat().st_size
         for content in checkpoint.tokenizer.values()
     )
-    return PlannedFile("tokenizer", nbytes, ", ".join(sorted(checkpoint.tokenizer)))
+    holds = ", ".join(sorted(checkpoint.tokenizer)) or "nothing: token ids alone are taken and given"
+    return PlannedFile("tokenizer", nbytes, holds)
 
 
 def _golden_file(spec: Spec, config: ModelConfig) -> PlannedFile:

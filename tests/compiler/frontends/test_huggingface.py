@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints import CONFIGS, write_tiny
 from xamc.compiler.errors import InputError, UnsupportedError, XamcError
@@ -119,13 +120,15 @@ def test_a_template_file_wins_over_tokenizer_config(folder: Path) -> None:
 
 
 def test_unknown_keys_are_reported_and_neutral_ones_are_not(folder: Path) -> None:
-    edit_json(folder / "config.json", logit_scale=2.0, transformers_version="4.40.0", _name_or_path="x", use_cache=True)
-    assert open_folder(folder).ignored_keys == ("logit_scale",)
+    edit_json(folder / "config.json", wibble=2.0, transformers_version="4.40.0", _name_or_path="x", use_cache=True)
+    assert open_folder(folder).ignored_keys == ("wibble",)
 
 
 def test_the_head_of_a_tied_model_and_rotary_tables_may_stay_unused(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "tied", "llama")
     edit_json(folder / "config.json", tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}, folder / "model.safetensors")
     checkpoint = open_folder(folder)
     assert checkpoint.unused_tensors == ("lm_head.weight",) and "lm_head.weight" not in checkpoint.tensors
     assert len(open_folder(write_tiny(tmp_path / "v1", "internlm")).unused_tensors) == 2
@@ -338,10 +341,10 @@ def test_an_index_that_lies(shards: Path) -> None:
     refused(shards, "E1113", "model.ghost", other)
 
 
-def test_a_tensor_in_two_shards(shards: Path) -> None:
+def test_a_shard_in_the_place_of_another(shards: Path) -> None:
     files = sorted(shards.glob("model-0*"))
     shutil.copy(files[0], files[1])
-    refused(shards, "E1115", "stored twice", files[0].name, files[1].name)
+    refused(shards, "E1113", "places", files[1].name, "doesn't hold it")
 
 
 def test_files_without_an_index(folder: Path) -> None:
@@ -414,8 +417,16 @@ def test_tokenizer_problems(folder: Path) -> None:
         refused(folder, "E1134", "tokenizer.json")
     tokenizer.write_text("{")
     refused(folder, "E1103", "tokenizer.json")
-    tokenizer.unlink()
+    tokenizer.rename(folder / "tekken.json")
     refused(folder, "E1134", "neither tokenizer.json nor tokenizer.model")
+
+
+def test_a_folder_without_any_tokenizer_is_a_model_of_token_ids(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    checkpoint = open_folder(folder)
+    assert not checkpoint.tokenizer and checkpoint.chat_template is None
+    [warning] = checkpoint.warnings
+    assert "no tokenizer" in warning and "token ids" in warning
 
 
 # --- properties

@@ -136,6 +136,28 @@ def test_defaults() -> None:
     assert (spec.passes.disable, dict(spec.passes.expect)) == ((), {})
 
 
+@pytest.mark.parametrize(
+    ("keys", "at"),
+    [
+        ({"frontend": {"checkpoint": "$MODELS/llama"}}, "frontend.checkpoint"),
+        ({"frontend": {"checkpoint": "/data/${MODEL}"}}, "frontend.checkpoint"),
+        ({"workspace": {"path": "$HOME/out"}}, "workspace.path"),
+        ({"workspace": {"work_dir": "out_$USER"}}, "workspace.work_dir"),
+    ],
+)
+def test_variables_in_paths_are_refused_with_a_hint(keys: dict[str, Any], at: str) -> None:
+    [error] = errors_of(with_(**keys))
+    assert error.code == "E1038" and at in error.message and f"--set {at}=" in error.fix
+
+
+def test_a_folder_with_a_dollar_in_its_name_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "$MODELS").mkdir()
+    file = write(tmp_path, "frontend: {checkpoint: $MODELS}\nworkspace: {path: ~/out}\n")
+    spec = load_spec(file).spec
+    assert spec.frontend.checkpoint == str(tmp_path / "$MODELS")
+    assert spec.workspace.path == Path.home() / "out"
+
+
 def test_paths_are_against_the_file_or_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "specs").mkdir()
     (tmp_path / "here").mkdir()

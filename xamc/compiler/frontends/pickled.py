@@ -17,8 +17,8 @@ from xamc.compiler.weights.files import FileTensor
 INDEX = "pytorch_model.bin.index.json"
 SINGLE = "pytorch_model.bin"
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-# What trainers leave beside the weights: settings and states as pickles.
-_NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)")
+# What trainers leave beside the weights: settings and states as pickles, and adapters, which are no model.
+_NO_WEIGHTS = re.compile(r"(adapter_model|training_args|optimizer|scheduler|scaler|rng_state|random_states)")
 _SHARD = re.compile(r"pytorch_model-(\d{5})-of-(\d{5})\.bin")
 # The child takes about 0.4 GiB for torch and the headers; the file's own pages are not touched.
 LIMITS = Limits(seconds=900, memory_bytes=4 * 2**30)

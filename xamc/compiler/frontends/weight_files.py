@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xamc.compiler.errors import InputError
@@ -14,6 +14,11 @@ from xamc.compiler.weights.files import FileTensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# config.json's word for another name of either, which transformers obeys
+NAMED = "transformers_weights"
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+MERGE = "merge it into its base model with peft (`merge_and_unload`), save that, and compile the folder it was saved in"
+_NOT_THE_MODEL = frozenset({"consolidated.safetensors", *ADAPTERS})
 
 Tensors = dict[str, tuple[str, FileTensor]]
 Reader = Callable[[Iterable[Path]], Mapping[Path, Tensors]]
@@ -26,25 +31,45 @@ class StoredTensors:
     Attributes:
         tensors: name → (safetensors' dtype name, reference).
         index: the file that says which shard holds what, where there is one.
+        warnings: what lies beside the weights or twice in them, and is not read; one sentence each.
     """
 
     tensors: Tensors
     index: Path | None
+    warnings: tuple[str, ...] = ()
 
 
-def read_tensors(folder: Path, allow_pickle: bool = False) -> StoredTensors:
+def read_tensors(folder: Path, allow_pickle: bool = False, named: object = None) -> StoredTensors:
     """All tensors of the folder's safetensors files; of its pickles where there is nothing else.
 
+    The order is transformers': the file that config.json names, the single file, the index with its shards.
+
+    Args:
+        folder: the checkpoint.
+        allow_pickle: whether pickles are read where there is nothing else.
+        named: config.json's ``transformers_weights``.
+
     Raises:
-        InputError: E1113 a bad index, E1114 a missing shard, E1115 a tensor in two shards, E1116 no weights; E1164 to
-            E1166, see `read_pickled`.
+        InputError: E1104 a `named` that is no file name, E1113 a bad index, E1114 a missing shard, E1115 a tensor in
+            two shards, E1116 no weights; E1164 to E1166, see `read_pickled`.
         UnsupportedError: E1116 only pickles, and they are not allowed.
     """
+    found = _read(folder, allow_pickle, named)
+    adapters = [name for name in ADAPTERS if (folder / name).is_file()]
+    if adapters:
+        text = f"the adapter beside the weights ({', '.join(adapters)}) in {folder} is not applied; to have it, {MERGE}"
+        found = replace(found, warnings=(*found.warnings, text))
+    return found
+
+
+def _read(folder: Path, allow_pickle: bool, named: object) -> StoredTensors:
+    if named is not None:
+        return _read_named(folder, named)
+    if (folder / SINGLE).is_file():
+        return StoredTensors(read_header(folder / SINGLE), None, _left_out(folder, SINGLE, INDEX))
     if (folder / INDEX).exists():
-        return StoredTensors(_read_shards(folder, INDEX, ".safetensors", _read_headers), folder / INDEX)
-    files = sorted(p for p in folder.glob("*.safetensors") if p.name != "consolidated.safetensors")
-    if (folder / SINGLE).exists():
-        files = [folder / SINGLE]
+        return _read_shards(folder, INDEX, ".safetensors", _read_headers)
+    files = sorted(p for p in folder.glob("*.safetensors") if p.name not in _NOT_THE_MODEL)
     if len(files) == 1:
         return StoredTensors(read_header(files[0]), None)
     if files:
@@ -57,19 +82,54 @@ def read_tensors(folder: Path, allow_pickle: bool = False) -> StoredTensors:
     return _read_pickles(folder, allow_pickle)
 
 
+def _read_named(folder: Path, named: object) -> StoredTensors:
+    if not isinstance(named, str) or not named.endswith((".safetensors", ".index.json")) or not is_file_name(named):
+        raise InputError(
+            "E1104",
+            f"{folder / 'config.json'}: {NAMED} is {named!r}, expected a .safetensors file or an index of such",
+            f"give the name of a file in the folder, or remove {NAMED}",
+        )
+    if not (folder / named).is_file():
+        raise InputError(
+            "E1116", f"{folder} lacks {named}, which config.json names in {NAMED}", "download that file as well"
+        )
+    if named.endswith(".safetensors"):
+        return StoredTensors(read_header(folder / named), None)
+    return _read_shards(folder, named, ".safetensors", _read_headers)
+
+
+def _left_out(folder: Path, single: str, index: str) -> tuple[str, ...]:
+    """A warning where the index beside the single file speaks of other files."""
+    if not (folder / index).is_file():
+        return ()
+    weight_map = read_json(folder / index).get("weight_map")
+    files = {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
+    if files == {single}:
+        return ()
+    return (
+        f"{folder} holds {single} and {index} with {len(files)} shards: {single} is read, as transformers does, and "
+        "the rest is left out; remove the one that isn't meant",
+    )
+
+
 def _read_pickles(folder: Path, allowed: bool) -> StoredTensors:
+    single = (folder / pickled.SINGLE).is_file()
     index = folder / pickled.INDEX
-    if index.exists() and allowed:
-        return StoredTensors(_read_shards(folder, pickled.INDEX, ".bin", pickled.read_pickled), index)
-    files = [index] if index.exists() else pickled.pickled_files(folder)
+    by_index = index.exists() and not single
+    if by_index and allowed:
+        return _read_shards(folder, pickled.INDEX, ".bin", pickled.read_pickled)
+    files = [index] if by_index else pickled.pickled_files(folder)
     if not files:
+        if adapters := [name for name in ADAPTERS if (folder / name).is_file()]:
+            raise InputError("E1116", f"{folder} holds an adapter ({', '.join(adapters)}) and no model", MERGE)
         raise InputError(
             "E1116", f"{folder} holds no safetensors file", f"it needs {SINGLE}, or {INDEX} and its shards"
         )
     if not allowed:
         shards = sorted(folder.glob("pytorch_model*.bin"))
         raise pickled.refuse_pickle(shards[0] if shards else files[0])
-    return StoredTensors(_joined(pickled.read_pickled(files)), None)
+    warnings = _left_out(folder, pickled.SINGLE, pickled.INDEX) if single else ()
+    return StoredTensors(_joined(pickled.read_pickled(files)), None, warnings)
 
 
 def _read_headers(paths: Iterable[Path]) -> dict[Path, Tensors]:
@@ -90,7 +150,7 @@ def _joined(shards: Mapping[Path, Tensors]) -> Tensors:
     return tensors
 
 
-def _read_shards(folder: Path, index_name: str, suffix: str, read: Reader) -> Tensors:
+def _read_shards(folder: Path, index_name: str, suffix: str, read: Reader) -> StoredTensors:
     index = folder / index_name
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -112,10 +172,29 @@ def _read_shards(folder: Path, index_name: str, suffix: str, read: Reader) -> Te
             "download all shards of the checkpoint",
             details=tuple(missing),
         )
-    tensors = _joined(read(shards))
+    read_shards = read(shards)
+    tensors: Tensors = {}
     for name, file in weight_map.items():
-        if name not in tensors or tensors[name][1].path != folder / file:
+        entry = read_shards[folder / file].get(name)
+        if entry is None:
             raise InputError(
                 "E1113", f"{index} places {name} in {file}, which doesn't hold it", "download index and shards again"
             )
-    return tensors
+        tensors[name] = entry
+    # the index says which copy of a tensor counts; what it doesn't name is taken from the one shard that has it
+    others = _joined({path: {n: e for n, e in held.items() if n not in tensors} for path, held in read_shards.items()})
+    return StoredTensors({**tensors, **others}, index, _copies(index, tensors, read_shards))
+
+
+def _copies(index: Path, tensors: Tensors, shards: Mapping[Path, Tensors]) -> tuple[str, ...]:
+    """A warning about tensors that lie in more shards than the one that the index names."""
+    copies = [(name, path) for path, held in shards.items() for name in held if name in tensors]
+    copies = [(name, path) for name, path in copies if tensors[name][1].path != path]
+    if not copies:
+        return ()
+    name, path = copies[0]
+    more = f" (and {len(copies) - 1} more)" if len(copies) > 1 else ""
+    return (
+        f"{path} holds a copy of {name}{more}, which {index.name} places in {tensors[name][1].path.name}: the copy is "
+        "left out",
+    )

@@ -117,6 +117,7 @@ def export_vamc(
             longest = max((*spec.prefill_lengths, *spec.total_lengths))
             llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.roads else None
             inside = " of the artifact's float16" if origin.artifact else ""
+            summary.warn_all(progress, checkpoint.warnings)
             stage.result(summary.frontend(checkpoint) + inside)
         graphs = _graphs(loaded, checkpoint, destination, options, progress) if "onnx" in options.roads else None
         with HandoffWriter(destination) as writer, disk_errors(writer.destination):
@@ -230,9 +231,11 @@ def _write_onnx(
             write_onnx(program, target / file, weights)
             build = onnx_build(f"{spec.name}-{bucket.name}", file, shapes[bucket.name], workspace)
             write_vamc(target / f"build_{bucket.name}.yaml", build, f"static {bucket.kind} graph of {spec.name}, tp 1")
-        (target / "tokenizer").mkdir()
-        write_tokenizer(target / "tokenizer", checkpoint.tokenizer)
-        has_loop = any(bucket.kind == "decode" for bucket in graphs.programs)
+        if checkpoint.tokenizer:
+            (target / "tokenizer").mkdir()
+            write_tokenizer(target / "tokenizer", checkpoint.tokenizer)
+        # run_onnx.py takes a text
+        has_loop = bool(checkpoint.tokenizer) and any(bucket.kind == "decode" for bucket in graphs.programs)
         for script in ("check_onnx.py", *(("run_onnx.py",) if has_loop else ())):
             shutil.copyfile(_SHIPPED / script, target / script)
         _write_json(target / "model.json", _model_facts(checkpoint, tuple(graphs.programs)))

@@ -99,7 +99,10 @@ def checkpoint_of(artifact: Artifact) -> Checkpoint:
 
 def _tokenizer(artifact: Artifact) -> dict[str, Path]:
     """The tokenizer's files, less the copy of a chat template that tokenizer_config.json has as well."""
-    files = {f.name: f for f in sorted(artifact.file(artifact.manifest.tokenizer).iterdir()) if f.is_file()}
+    folder = artifact.file(artifact.manifest.tokenizer)
+    if not folder.is_dir():  # compiled from a checkpoint without one
+        return {}
+    files = {f.name: f for f in sorted(folder.iterdir()) if f.is_file()}
     config, template = files.get("tokenizer_config.json"), artifact.manifest.generation.chat_template
     if config is not None and template is not None and "chat_template" in json.loads(config.read_text("utf-8")):
         files.pop(Path(template).name, None)

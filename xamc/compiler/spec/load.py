@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from xamc.compiler.errors import InputError, Location, XamcError
+from xamc.compiler.hub_cache import find_in_hub_cache, repository_name
 from xamc.compiler.spec.check import Checked, check
 from xamc.compiler.spec.document import from_mapping, parse, read_text
 from xamc.compiler.spec.errors import SET_PATH, SpecErrors
@@ -84,7 +85,7 @@ def _build(checked: Checked, path: Path | None) -> Spec:
     get, section = checked.get, checked.section
     quantize = _quantize(checked)
     checkpoint = _resolve_checkpoint(get("frontend.checkpoint"), path)
-    stem = path.stem if path is not None else Path(checkpoint.removeprefix("package:")).stem
+    stem = path.stem if path is not None else Path(repository_name(Path(checkpoint.removeprefix("package:")))).stem
     dtype = DTYPES_OF_QUANTIZE[quantize.type][0] if quantize is not None else "fp16"
     return Spec(
         source=Path(os.path.abspath(path)) if path is not None else None,
@@ -155,7 +156,8 @@ def _quantize(checked: Checked) -> Quantize | None:
 def _resolve_checkpoint(checkpoint: str, spec: Path | None) -> str:
     if checkpoint.startswith("package:"):
         return checkpoint
-    return str(_resolve(checkpoint, spec.parent if spec is not None else Path.cwd()))
+    path = _resolve(checkpoint, spec.parent if spec is not None else Path.cwd())
+    return str(path if path.exists() else find_in_hub_cache(checkpoint) or path)
 
 
 def _resolve(path: str, folder: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from xamc.compiler.errors import InputError, Location
 from xamc.compiler.spec.check import Checked
@@ -149,6 +149,31 @@ def _workspace_path_is_a_path(checked: Checked) -> Iterator[Problem]:
         path = checked.get(key)
         if path is not None and (not path.strip() or "\n" in path):
             yield InputError("E1030", f"{key}: {path!r} is not a folder's path", "write a path", _at(checked, key))
+
+
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
+_PATHS = (
+    "frontend.checkpoint",
+    "frontend.quantize.calib_args.kv_cache_scales",
+    "workspace.path",
+    "workspace.work_dir",
+)
+
+
+@rule(*_PATHS)
+def _paths_hold_no_variables(checked: Checked) -> Iterator[Problem]:
+    """A shell's variable would become the name of a folder; one that has a dollar in its name is there already."""
+    for key in _PATHS:
+        path = checked.get(key)
+        found = _VARIABLE.search(path) if isinstance(path, str) else None
+        place = _at(checked, key)
+        if found is not None and not Path(place[0].path.parent if place else "", path).exists():
+            yield InputError(
+                "E1038",
+                f"{key}: {path!r} holds the variable {found[0]}, and build files expand none",
+                f'write the path itself (~ is the home folder), or let the shell do it: --set {key}="{path}"',
+                place,
+            )
 
 
 @rule("frontend.checkpoint")

@@ -1,22 +1,48 @@
-"""How many tokens a sequence may have, and how many one prefill call takes."""
+"""How many tokens a sequence may have, how many one prefill call takes, and what the model was trained for."""
 
 from __future__ import annotations
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.progress import Progress
 from xamc.compiler.spec.model import Spec
+from xamc.targets.request import TargetRequest
 
 
-def context_lengths(spec: Spec, config: ModelConfig, progress: Progress) -> tuple[int, int]:
+def context_lengths(spec: Spec, config: ModelConfig) -> tuple[int, int]:
     """(context limit, prefill chunk) in tokens: the largest lengths of `frontend.shape.input_ids`.
 
-    The limit is the model's own `max_position_embeddings` when the spec gives none. A larger one is kept, with a
-    warning unless the model's RoPE grows with the length: the answers get worse, and that may be what is wanted.
+    The limit is the model's own `max_position_embeddings` when the spec gives none. A larger one is kept: the answers
+    get worse, and that may be what is wanted; `length_warnings` says so.
     """
     limit = spec.context_limit or config.max_position_embeddings
-    if limit > config.max_position_embeddings and config.rope.kind != "dynamic":
-        progress.warn(
-            f"the context limit of {limit} tokens is above the model's max_position_embeddings "
-            f"{config.max_position_embeddings}; it was not trained for such positions"
-        )
     return limit, min(spec.prefill_chunk, limit)
+
+
+def length_warnings(spec: Spec, config: ModelConfig, request: TargetRequest | None) -> tuple[str, ...]:
+    """A sentence where sequences may be longer than what the model was trained for.
+
+    Args:
+        spec: says the lengths.
+        config: of the model.
+        request: of the target, with the lengths of its graphs where they are static; None where it can't be had.
+    """
+    trained = config.max_position_embeddings
+    if request is not None and request.buckets:
+        longest = max(bucket.length for bucket in request.buckets)
+        if longest <= trained:
+            return ()
+        text = f"lengths up to {longest} exceed the model's max_position_embeddings {trained}"
+        if config.rope.kind != "dynamic":
+            return (f"{text}, its training",)
+        length = "the KV cache's length" if request.atc is not None else "its own length"
+        return (
+            f"{text}: every graph has the RoPE base of {length}, so that answers differ from transformers' unless a "
+            "sequence fills the graph",
+        )
+    limit, _ = context_lengths(spec, config)
+    # dynamic NTK is made for `factor` times the length
+    if limit <= trained * (max(1.0, config.rope.factor) if config.rope.kind == "dynamic" else 1.0):
+        return ()
+    return (
+        f"the context limit of {limit} tokens is above the model's max_position_embeddings {trained}; it was not "
+        "trained for such positions",
+    )

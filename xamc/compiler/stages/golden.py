@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,25 @@ def record(
         What to put into the artifact, and how far it is from transformers where both were run.
 
     Raises:
+        InputError: E1613 prompts of the spec, and no tokenizer to read them.
         InternalError: E1310 when a float32 artifact is further from transformers than the bound, E1312 logits that are
             not finite.
         UnsupportedError: E1315 when a float16 KV cache can't hold the keys or values.
         ToolchainError: E152x when the artifact crashes.
     """
     prompts = spec.verify.prompts or DEFAULT_PROMPTS
+    if spec.verify.prompts and not checkpoint.tokenizer:
+        raise InputError(
+            "E1613",
+            f"{checkpoint.path} has no tokenizer, and verify.prompts are texts",
+            "put tokenizer.json there, or leave verify.prompts out: token ids are taken then",
+            keys=("verify.prompts",),
+        )
     with temporary_folder("golden") as scratch:
         request = {
             "artifact": str(folder),
-            "tokenizer": str(folder / manifest.tokenizer),
+            "tokenizer": str(folder / manifest.tokenizer) if checkpoint.tokenizer else None,
+            "vocab_size": manifest.model.vocab_size,
             "prompts": list(prompts),
             "tokens": min(PROMPT_TOKENS, manifest.context_limit),
             "execute": not not_run,
@@ -120,13 +130,12 @@ def run_artifact(request: dict[str, Any]) -> None:
         InputError: E1311 a prompt without a token; InternalError: E1312 logits that are not finite.
     """
     from xamc.runtime import load
-    from xamc.runtime.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer(Path(request["tokenizer"]))
+    encode = _encoder(request["tokenizer"], request["vocab_size"], request["tokens"])
     model = load(Path(request["artifact"])) if request["execute"] else None
     answers: dict[str, NDArray[Any]] = {}
     for index, prompt in enumerate(request["prompts"]):
-        ids = tokenizer.encode(prompt)[: request["tokens"]]
+        ids = encode(prompt)[: request["tokens"]]
         if not len(ids):
             keys = (f"verify.prompts.{index}",)
             raise InputError("E1311", f"the prompt {prompt!r} has no token", fix="set verify.prompts", keys=keys)
@@ -143,3 +152,13 @@ def run_artifact(request: dict[str, Any]) -> None:
             )
         answers[f"{index}.logits"] = logits
     safetensors.numpy.save_file(answers, request["out"])
+
+
+def _encoder(tokenizer: str | None, vocab_size: int, tokens: int) -> Callable[[str], NDArray[np.int64]]:
+    """Token ids of a prompt; pseudo-random ones, the same in every compile, where the checkpoint has no tokenizer."""
+    if tokenizer is None:
+        generator = np.random.default_rng(0)
+        return lambda prompt: generator.integers(0, vocab_size, tokens)
+    from xamc.runtime.tokenizer import Tokenizer
+
+    return Tokenizer(Path(tokenizer)).encode

@@ -71,6 +71,13 @@ def calibration_samples(job: Job, spec: Spec, checkpoint: Checkpoint) -> Sequenc
         texts = DEFAULT_TEXTS
     samples, tokens = _number(dataset, "nsamples", SAMPLES), _number(dataset, "seqlen", TOKENS)
     config = checkpoint.config
+    if not checkpoint.tokenizer:
+        raise InputError(
+            "E1613",
+            f"{checkpoint.path} has no tokenizer, and the KV cache is calibrated on a text",
+            f"put tokenizer.json there, or give frontend.quantize.calib_args.{SCALES_KEY}",
+            keys=(f"frontend.quantize.calib_args.{SCALES_KEY}", "frontend.quantize.type"),
+        )
     with temporary_folder("tokenizer") as folder:
         for name, content in checkpoint.tokenizer.items():
             data = content if isinstance(content, bytes) else Path(content).read_bytes()

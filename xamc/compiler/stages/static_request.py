@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from xamc.compiler.contract import Bucket, ModelConfig
+from xamc.compiler.contract import Bucket
 from xamc.compiler.errors import InputError, UnsupportedError
-from xamc.compiler.progress import Progress
 from xamc.compiler.spec.model import Spec
 from xamc.targets.ascend.assumptions import DEFAULT_SOC_VERSION
 from xamc.targets.base import TargetCaps
@@ -62,19 +61,3 @@ def _atc(spec: Spec) -> AtcRequest:
         )
     gears = tuple((int(batch), int(slots)) for batch, slots in options.get("gears") or ())
     return AtcRequest(options.get("soc_version", DEFAULT_SOC_VERSION), gears, spec.runtime.max_batch)
-
-
-def warn_of_lengths(request: TargetRequest, config: ModelConfig, progress: Progress) -> None:
-    """Says when a graph is longer than what the model was trained for, and what that means for its RoPE tables."""
-    longest = max(bucket.length for bucket in request.buckets)
-    if longest <= config.max_position_embeddings:
-        return
-    limit = config.max_position_embeddings
-    if config.rope.kind == "dynamic":
-        length = "the KV cache's length" if request.atc is not None else "its own length"
-        progress.warn(
-            f"lengths up to {longest} exceed the model's max_position_embeddings {limit}: every graph has the RoPE "
-            f"base of {length}, so that answers differ from transformers' unless a sequence fills the graph"
-        )
-    else:
-        progress.warn(f"lengths up to {longest} exceed the model's max_position_embeddings {limit}, its training")

@@ -15,7 +15,6 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.kv_scales import kv_scales
 from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_passes import copy_program, rewrite_static
-from xamc.compiler.stages.static_request import warn_of_lengths
 from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.compiler.weights.kv_scales import KvScales
 
@@ -31,7 +30,6 @@ def compile_static(
         XamcError: what a stage finds; nothing is published then.
     """
     spec, request = parts.spec, parts.request
-    warn_of_lengths(request, parts.checkpoint.config, progress)
     scales = None
     if request.kv_dtype == "int8":
         with progress.stage("calibrate") as stage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.golden import Golden
@@ -30,6 +30,12 @@ def warnings(progress: Progress, loaded: LoadedSpec, quantization: Quantization)
         progress.warn(str(warning))
     if quantization.requested != quantization.used:
         progress.warn(f"{quantization.requested} was asked for, {quantization.used} is used (--allow-rtn)")
+
+
+def warn_all(progress: Progress, sentences: Iterable[str]) -> None:
+    """Says each of them once, such as what of the checkpoint's folder is left out."""
+    for sentence in sentences:
+        progress.warn(sentence)
 
 
 def spec(uses: Sequence[KeyUse]) -> str:

@@ -25,8 +25,8 @@ def prove(request: Mapping[str, Any]) -> None:
     Args:
         request: ``twin`` ({graph, config, weights, cases}: see `TwinProof`), ``kv_dtype``, ``activations``,
             ``disable``, ``passes`` (whether the passes are proven, or only run on the way to the kernels), ``isa`` (of
-            the kernels, or None to leave them out), and ``out``, where passes.json (name -> deviation, tolerance, bound)
-            and kernels.json go, each with ``seconds``.
+            the kernels, or None to leave them out), and ``out``, where passes.json (name -> deviation, tolerance,
+            bound) and kernels.json go, each with ``seconds``.
 
     Raises:
         InternalError: E1406 naming the first pass that left its tolerance, or the kernels.

@@ -12,7 +12,7 @@ __all__ = ["configure", "parameters"]
 
 def configure(reader: ConfigReader) -> ModelConfig:
     extra = {"attention_bias": reader.flag("bias", True), "mlp_bias": False}
-    return model_config(reader, "LlamaForCausalLM", rope=_rotary(reader), extra=extra)
+    return model_config(reader, "LlamaForCausalLM", rope=_rotary(reader), bos_token_id=1, eos_token_id=2, extra=extra)
 
 
 def _rotary(reader: ConfigReader) -> RopeConfig | None:

@@ -23,7 +23,11 @@ _NAMES = {
 
 def configure(reader: ConfigReader) -> ModelConfig:
     return model_config(
-        reader, "LlamaForCausalLM", extra={"attention_bias": reader.flag("bias", True), "mlp_bias": False}
+        reader,
+        "LlamaForCausalLM",
+        bos_token_id=1,
+        eos_token_id=2,
+        extra={"attention_bias": reader.flag("bias", True), "mlp_bias": False},
     )
 
 

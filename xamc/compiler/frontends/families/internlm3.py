@@ -13,7 +13,7 @@ def configure(reader: ConfigReader) -> ModelConfig:
     bias = reader.flag("bias", False)
     # Llama has one flag for q, k, v and o; `parameters` gives zeros to those that have no bias in the checkpoint.
     extra = {"attention_bias": bias or reader.flag("qkv_bias", False), "mlp_bias": bias}
-    return model_config(reader, "LlamaForCausalLM", extra=extra)
+    return model_config(reader, "LlamaForCausalLM", bos_token_id=1, eos_token_id=2, extra=extra)
 
 
 def parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:

@@ -12,6 +12,8 @@ def configure(reader: ConfigReader) -> ModelConfig:
     return model_config(
         reader,
         "LlamaForCausalLM",
+        bos_token_id=1,
+        eos_token_id=2,
         extra={"attention_bias": reader.flag("attention_bias", False), "mlp_bias": reader.flag("mlp_bias", False)},
     )
 

@@ -14,7 +14,7 @@ __all__ = ["configure", "parameters", "sliding_windows"]
 
 def configure(reader: ConfigReader) -> ModelConfig:
     windows, extra = sliding_windows(reader)
-    return model_config(reader, "Qwen2ForCausalLM", sliding_windows=windows, extra=extra)
+    return model_config(reader, "Qwen2ForCausalLM", sliding_windows=windows, kv_heads=32, extra=extra)
 
 
 def sliding_windows(reader: ConfigReader) -> tuple[list[int | None], dict[str, Any]]:

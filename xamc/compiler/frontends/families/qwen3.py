@@ -14,4 +14,12 @@ def configure(reader: ConfigReader) -> ModelConfig:
     windows, extra = sliding_windows(reader)
     extra["attention_bias"] = reader.flag("attention_bias", False)
     # 128 is the default of transformers' Qwen3Config, not hidden_size / num_attention_heads.
-    return model_config(reader, "Qwen3ForCausalLM", head_dim=128, qk_norm=True, sliding_windows=windows, extra=extra)
+    return model_config(
+        reader,
+        "Qwen3ForCausalLM",
+        head_dim=128,
+        qk_norm=True,
+        sliding_windows=windows,
+        kv_heads=32,
+        extra=extra,
+    )

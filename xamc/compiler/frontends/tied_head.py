@@ -1,0 +1,72 @@
+"""``tie_word_embeddings: true`` beside a stored output matrix: which of both counts.
+
+As in transformers 5 (`PreTrainedModel.tie_weights` after loading): where embedding and head are stored and differ, the
+file is believed and both are kept; where one alone is stored, it serves as both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xamc.compiler.contract import ModelConfig
+from xamc.compiler.frontends.parameters import TensorSource
+from xamc.compiler.weights.lazy import LazyTensor, row_blocks
+from xamc.compiler.weights.transforms import Zeros
+
+if TYPE_CHECKING:
+    from xamc.compiler.frontends.families import Family
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_BLOCK_BYTES = 4 * 2**20  # matrices that differ mostly do so in their first rows
+
+
+def read_parameters(
+    family: Family, config: ModelConfig, source: TensorSource
+) -> tuple[ModelConfig, dict[str, LazyTensor]]:
+    """The family's parameters, and `config` as the stored head makes it.
+
+    Both matrices are read and compared where a tied model's file holds both; nothing else is read.
+
+    Args:
+        family: maps `source` to the transformers class.
+        config: of config.json.
+        source: the checkpoint's tensors; problems of taking them are raised by its `finish`.
+
+    Returns:
+        `config`, not tied where embedding and head differ; parameters by name, without a head where it is tied.
+    """
+    if not config.tie_word_embeddings or family.head_name not in source:
+        return config, family.parameters(config, source)
+    untied = with_tied(config, False)
+    tensors = family.parameters(untied, source)
+    if isinstance(tensors[EMBEDDING], Zeros) and family.head_name not in source.missing and not source.mismatched:
+        # only the head is stored: the embedding, taken first by every family, is the same matrix
+        source.missing.pop(0)
+        return config, {name: tensors[HEAD] if name == EMBEDDING else tensors[name] for name in tensors if name != HEAD}
+    if are_different(tensors[EMBEDDING], tensors[HEAD]):
+        return untied, tensors
+    source.taken.discard(family.head_name)
+    return config, {name: tensor for name, tensor in tensors.items() if name != HEAD}
+
+
+def with_tied(config: ModelConfig, tied: bool) -> ModelConfig:
+    """`config` with another `tie_word_embeddings`, also for transformers."""
+    return replace(config, tie_word_embeddings=tied, hf_config={**config.hf_config, "tie_word_embeddings": tied})
+
+
+def are_different(embedding: LazyTensor, head: LazyTensor) -> bool:
+    """Whether the two matrices, [vocabulary, hidden], hold other numbers; both are read until they do."""
+    # a shape that config.json contradicts is already a problem of the source, and a pickle may name one tensor twice
+    if embedding == head or isinstance(embedding, Zeros) or isinstance(head, Zeros):
+        return False
+    if embedding.shape != head.shape:
+        return True
+    for start, stop in row_blocks(embedding, limit=_BLOCK_BYTES):
+        one, other = embedding.read_rows(start, stop), head.read_rows(start, stop)
+        # numbers, not bytes: the two may be stored in different types, and 0 equals -0
+        if not np.array_equal(one.astype(np.float32), other.astype(np.float32)):
+            return True
+    return False
