@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ ROWS = (
 
 def build(weights: str, activations: str, level: str, out: Path) -> Path:
     """Compiles SmolLM2-135M and returns the artifact's folder."""
-    choices = {
+    choices: dict[str, Any] = {
         "workspace": {"path": str(out / f"{level}-{activations}")},
         "verify": {"passes": "off"},
         "backend": {"compile": {"mcpu": level, "activations": activations}},

@@ -7,8 +7,8 @@ what lies in keys. Small models are always run, larger ones with ``verify: {fina
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.records import to_json
+from xamc.compiler.artifact.records import from_json, to_json
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
 from xamc.compiler.errors import InputError, UnsupportedError
@@ -37,16 +37,8 @@ NOT_RUN = "more than 1 GiB of weights: verify.final: true runs them"
 PROMPTS, TOKENS = 4, 64
 # a text of which a tokenizer makes fewer different tokens says little about the model
 _FEWEST_TOKENS = 16
-_RESULT = "observed.pickle"
-_MODULES = (
-    "xamc.compiler.weights",
-    "xamc.compiler.export.exporter",
-    "xamc.compiler.verify.cache_rounding",
-    "xamc.compiler.verify.metrics",
-    "xamc.compiler.verify.real_weights",
-    "xamc.compiler.verify.streamed_reference",
-)
-_TOOLS = ("torch", "transformers", "numpy")
+_RESULT = "observed.json"
+_RUNS = ("xamc.compiler.verify.real_weights", "xamc.compiler.verify.streamed_reference")
 
 
 def are_run(spec: Spec, checkpoint: Checkpoint) -> bool:
@@ -76,17 +68,15 @@ def look(job: Job, spec: Spec, checkpoint: Checkpoint, cache: CacheRounding) -> 
         "cache": [cache.dtype, cache.unbiased_keys],
         "scales": {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in scales.items()},
     }
-    key = stage_key("real_weights", _MODULES, _TOOLS, inputs)
+    key = stage_key("real_weights", __name__, _RUNS, inputs)
 
     def build(folder: Path) -> None:
         with temporary_folder("weights") as scratch:
             found = observe(checkpoint, prompts, cache, scratch, job.cache.folder / "reproducers")
-        (folder / _RESULT).write_bytes(pickle.dumps(found))
+        (folder / _RESULT).write_text(json.dumps(to_json(found)))
 
     folder = job.cache.get(key) or job.cache.publish(key, build)
-    # written by this program only, as all of the cache is
-    found: Observed = pickle.loads((folder / _RESULT).read_bytes())
-    return found
+    return from_json(Observed, json.loads((folder / _RESULT).read_text()))
 
 
 def require_float16(observed: Observed, target: str) -> None:

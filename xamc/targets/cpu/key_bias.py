@@ -14,7 +14,7 @@ from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.targets.cpu.weight_plan import stored_parts
 from xamc.targets.kernels.kv_pages import KvDtype
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 def key_bias(program: RelaxProgram, body: Body, update: DialectCall, kv_dtype: KvDtype) -> Any | None:

@@ -60,8 +60,9 @@ class Rounding:
                 return array
             values = array.astype(np.float32)
             if self.cache == "int8":
-                return values + uniform(values) * np.abs(values).max(-1, keepdims=True) / (2 * LARGEST_CODE)
-            return values * (1 + uniform(values) * np.float32(UNIT_ROUNDOFF[self.cache]))
+                step = np.abs(values).max(-1, keepdims=True) / LARGEST_CODE
+                return np.asarray(values + uniform(values) * step / 2, np.float32)
+            return np.asarray(values * (1 + uniform(values) * np.float32(UNIT_ROUNDOFF[self.cache])), np.float32)
 
         def rope_kv_write(*tensors: Array, **attributes: Any) -> tuple[Array, ...]:
             rotated, key, value = interpreter.rope_kv_write(*tensors, **attributes)

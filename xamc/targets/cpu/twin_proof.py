@@ -215,7 +215,7 @@ class TwinProof:
         tables = (np.asarray(call.feeds[name]) for name in ("rope_cos", "rope_sin"))
         caches: list[Array] = []
         for layer, lacking in enumerate(rotated_biases(self.program, cast(KvDtype, kv_dtype), *tables)):
-            keys, values = (np.asarray(call.feeds[f"cache_{kind}.{layer}"]) for kind in ("key", "value"))
+            keys, values = (np.asarray(call.feeds[f"cache_{kind}.{layer}"], np.float32) for kind in ("key", "value"))
             caches += [keys if lacking is None else keys - lacking[:, : keys.shape[2]], values]
         return caches
 
