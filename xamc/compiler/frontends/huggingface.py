@@ -56,6 +56,12 @@ NO_TOKENIZER = (
 )
 
 
+_NO_HEAD = (
+    "download all shards of the checkpoint; if the model has no output matrix of its own, set tie_word_embeddings to "
+    "true in config.json"
+)
+
+
 def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
     """Opens the checkpoint folder `path`.
 
@@ -98,7 +104,10 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         unused = source.finish()
     except InputError as error:
         # what lies beside the weights may be what was meant
-        raise dataclasses.replace(error, details=(*error.details, *found.warnings)) from None
+        error = dataclasses.replace(error, details=(*error.details, *found.warnings))
+        if source.missing == [family.head_name]:
+            error = dataclasses.replace(error, fix=_NO_HEAD)
+        raise error from None
     tokenizer = tokenizer_files(path, config) if holds_tokenizer(path) else TokenizerFiles({}, None, ())
     # What generation_config.json says is enough, unless the chat template isn't the folder's own.
     if tokenizer.stop is not None and (tokenizer.built_in_template or generation.get("eos_token_id") is None):
@@ -117,7 +126,7 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         unused_tensors=unused,
         ignored_keys=reader.leftover(),
         warnings=(
-            *_config_warnings(path, reader.leftover(), said and not config.tie_word_embeddings),
+            *_config_warnings(path, reader, said and not config.tie_word_embeddings),
             *found.warnings,
             *notes,
             *more,
@@ -126,12 +135,19 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
     )
 
 
-def _config_warnings(path: Path, ignored: tuple[str, ...], untied: bool) -> Iterator[str]:
-    file = path / "config.json"
+def _config_warnings(path: Path, reader: ConfigReader, untied: bool) -> Iterator[str]:
+    file, ignored, code = path / "config.json", reader.leftover(), reader.values.get("auto_map")
     if ignored:
         yield (
             f"{file}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect: the model's class in "
             "transformers doesn't read such a key"
+        )
+    classes = code.values() if isinstance(code, dict) else ()
+    own = sorted({name for name in classes if isinstance(name, str) and "model" in name.lower().partition(".")[0]})
+    if own and not str(reader.values.get("model_type")).startswith("internlm"):
+        yield (
+            f"{file}: auto_map names code of the folder ({', '.join(own)}), which is never run: the model is computed "
+            "as transformers' own class of this model_type"
         )
     if untied:
         yield (

@@ -49,8 +49,8 @@ _FRONTEND = (
         "frontend.checkpoint",
         Text(),
         "The model: a folder, a file, a hub id that is in this machine's hub cache, or "
-        "`package:<python package>/<file>` for weights inside an installed package. Relative paths are against the YAML "
-        "file's folder.",
+        "`package:<python package>/<file>` for weights inside an installed package. Relative paths are against the "
+        "YAML file's folder.",
         _USED,
         "required",
     ),
