@@ -294,11 +294,12 @@ class Model:
         Raises:
             InputError: E1613, E1614, E1615, E1616.
         """
+        tokenizer = self.tokenizer  # where there is none, that is what is wrong, not the template
         source = self._template_source() if template is None else template
         if self._template is None or self._template[0] != source:
             self._template = (source, ChatTemplate(source, self._special_tokens()))
         text = self._template[1].render(messages, True, tools, **variables)
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return tokenizer.encode(text, add_special_tokens=False)
 
     def _require_logits(self) -> None:
         if self.manifest.is_embedding:

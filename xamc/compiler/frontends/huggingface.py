@@ -82,6 +82,13 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         )
     if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
         raise InputError("E1116", f"{path} holds an adapter (adapter_config.json) and no model", MERGE, keys=KEYS)
+    if not (path / "config.json").exists() and (files := sorted(path.glob("*.gguf"))):
+        raise InputError(
+            "E1101",
+            f"{path} holds GGUF files and no config.json",
+            f"set frontend.type: gguf, and frontend.checkpoint to the file, such as {files[0].name}",
+            keys=("frontend.type", *KEYS),
+        )
     reader = ConfigReader(read_json(path / "config.json"), path / "config.json")
     family = find_family(reader)
     config = family.configure(reader)
@@ -139,8 +146,8 @@ def _config_warnings(path: Path, reader: ConfigReader, untied: bool) -> Iterator
     file, ignored, code = path / "config.json", reader.leftover(), reader.values.get("auto_map")
     if ignored:
         yield (
-            f"{file}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect: the model's class in "
-            "transformers doesn't read such a key"
+            f"{file}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect: nothing "
+            "reads such a key for this model_type"
         )
     classes = code.values() if isinstance(code, dict) else ()
     own = sorted({name for name in classes if isinstance(name, str) and "model" in name.lower().partition(".")[0]})
