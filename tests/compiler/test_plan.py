@@ -237,7 +237,12 @@ def test_what_the_checkpoint_and_the_machine_make_doubtful_is_said(
     monkeypatch.setattr("xamc.compiler.plan.available_bytes", lambda: 2**20)
     plan = make_plan(spec)
     assert plan.ignored_keys == ("wibble",)
-    said = ("wibble has no effect", "adapter_config.json", "context limit of 128", "running the artifact takes about")
+    said = (
+        "wibble has no effect",
+        "adapter_config.json",
+        "context limit of 128",
+        "running the artifact on this machine takes",
+    )
     assert [any(words in warning for warning in plan.warnings) for words in said] == [True] * 4
     assert plan.to_dict()["warnings"] == plan.warnings
     file = tmp_path / "build.yaml"

@@ -61,7 +61,11 @@ def test_token_ids_alone_are_taken_and_given(
     loaded = model(workshop, "reference")
     answer = loaded.generate([5, 6, 7], 4, ignore_eos=True)
     assert len(answer.token_ids) == 4 and answer.text == ""
-    for call in (lambda: loaded.generate("text", 4), lambda: loaded.generate([5], 4, stop="x")):
+    for call in (
+        lambda: loaded.generate("text", 4),
+        lambda: loaded.generate([5], 4, stop="x"),
+        lambda: loaded.chat([{"role": "user", "content": "text"}], 4),
+    ):
         with pytest.raises(InputError, match=r"E1613 .*no tokenizer") as caught:
             call()
         assert "token ids" in caught.value.fix

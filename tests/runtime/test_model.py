@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,10 @@ def test_no_tokenizer_and_no_template(make_artifact: Any) -> None:
     model = load(make_artifact(with_tokenizer=False), threads=1)
     with pytest.raises(InputError, match="E1613"):
         model.generate("text")
+    with pytest.raises(InputError, match="E1613"):
+        model.chat([{"role": "user", "content": "x"}])
+    model = load(make_artifact(), threads=1)
+    model.manifest = replace(model.manifest, generation=replace(model.manifest.generation, chat_template=None))
     with pytest.raises(InputError, match="E1614"):
         model.chat([{"role": "user", "content": "x"}])
 

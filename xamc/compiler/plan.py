@@ -330,8 +330,8 @@ def _too_large(nbytes: int) -> Iterator[str]:
     available = available_bytes()
     if nbytes > available:
         yield (
-            f"running the artifact takes about {size(nbytes)} of memory, of which this machine has {size(available)} "
-            "available: compile fewer bits, or run it on another machine"
+            f"running the artifact on this machine takes about {size(nbytes)} of memory, {size(available)} are "
+            "available: store fewer bits, or run it on another"
         )
 
 

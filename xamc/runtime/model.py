@@ -332,8 +332,9 @@ class Model:
         Raises:
             InputError: E1613, E1614, E1615, E1616.
         """
+        tokenizer = self.tokenizer  # where there is none, that is what is wrong, not the template
         text = self._chat_template(template).render(messages, True, tools, **variables)
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return tokenizer.encode(text, add_special_tokens=False)
 
     def _chat_template(self, template: str | None) -> ChatTemplate:
         source = self._template_source() if template is None else template

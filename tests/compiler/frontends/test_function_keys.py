@@ -145,3 +145,13 @@ def test_the_class_of_an_error_is_ours_for_any_value() -> None:
                 configured("llama", **{key: value})
             except XamcError as error:
                 assert key in error.message
+
+
+def test_code_of_the_folder_that_is_not_run_is_mentioned(tmp_path: Path) -> None:
+    """A bidirectional embedder may say so in its Python files alone; InternLM's say what is computed anyhow."""
+    code = {"AutoConfig": "configuration_x.X", "AutoModel": "modeling_x.XEncoder", "AutoTokenizer": ["t.T", None]}
+    [warning] = open_checkpoint(write_tiny(tmp_path / "a", "qwen2", auto_map=code), "huggingface").warnings
+    assert "auto_map" in warning and "modeling_x.XEncoder" in warning and "never run" in warning
+    assert not open_checkpoint(write_tiny(tmp_path / "b", "internlm2", auto_map=code), "huggingface").warnings
+    with pytest.raises(UnsupportedError, match="Qwen3BidirectionalModel"):
+        configured("qwen3", architectures=["Qwen3BidirectionalModel"])

@@ -201,6 +201,8 @@ def test_wrong_places(tmp_path: Path, folder: Path) -> None:
     refused(folder / "config.json", "E1101", "not a folder")
     (folder / "config.json").unlink()
     refused(folder, "E1103", "config.json")
+    (folder / "m.Q4_0.gguf").touch()
+    assert "frontend.type: gguf" in refused(folder, "E1101", "GGUF files").fix
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1, "a": 2}', '{"a": 1e999}x', "\ud800"])

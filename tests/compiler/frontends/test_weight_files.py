@@ -131,3 +131,42 @@ def test_pickles_have_the_same_order(tmp_path: Path) -> None:
     checkpoint = opened(folder, allow_pickle=True)
     assert {tensor.path.name for tensor in checkpoint.tensors.values()} == {"pytorch_model.bin"}  # type: ignore[attr-defined]
     assert len(checkpoint.warnings) == 2
+
+
+def test_a_whole_set_of_shards_needs_no_index(tmp_path: Path) -> None:
+    """vLLM and its like read such folders; transformers wants the index."""
+    folder = write_tiny(tmp_path / "model", "llama", shards=True)
+    whole = opened(folder)
+    (folder / "consolidated-00001-of-00002.safetensors").write_bytes(b"not read")
+    (folder / INDEX).unlink()
+    checkpoint = opened(folder)
+    assert checkpoint.tensors.keys() == whole.tensors.keys()
+    [warning] = checkpoint.warnings
+    assert f"no {INDEX}" in warning and "8 shards" in warning
+    shards = sorted(folder.glob("model-0*"))
+    shards[0].rename(folder / "other-00001-of-00008.safetensors")
+    with pytest.raises(InputError, match=r"E1114 .*8 safetensors files and no"):
+        opened(folder)
+    (folder / "other-00001-of-00008.safetensors").unlink()
+    with pytest.raises(InputError, match=r"E1114 .*7 safetensors files and no"):
+        opened(folder)
+
+
+def test_an_index_of_another_split_is_named_as_what_to_remove(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "model", "llama", shards=True)
+    index = json.loads((folder / INDEX).read_text())
+    moved = {name: file.replace("of-00008", "of-00016") for name, file in index["weight_map"].items()}
+    (folder / INDEX).write_text(json.dumps({"weight_map": moved}))
+    with pytest.raises(InputError, match="E1114") as caught:
+        opened(folder)
+    assert "8 other safetensors files" in caught.value.fix and f"remove {INDEX}" in caught.value.fix
+
+
+def test_a_missing_head_names_the_key_that_would_tie_it(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path, "llama")
+    held = load_file(folder / "model.safetensors")
+    del held["lm_head.weight"]
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"E1120 .*lm_head") as caught:
+        opened(folder)
+    assert "tie_word_embeddings" in caught.value.fix

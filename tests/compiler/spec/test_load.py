@@ -141,6 +141,7 @@ def test_defaults() -> None:
     [
         ({"frontend": {"checkpoint": "$MODELS/llama"}}, "frontend.checkpoint"),
         ({"frontend": {"checkpoint": "/data/${MODEL}"}}, "frontend.checkpoint"),
+        ({"frontend": {"checkpoint": "$(pwd)/m"}}, "frontend.checkpoint"),
         ({"workspace": {"path": "$HOME/out"}}, "workspace.path"),
         ({"workspace": {"work_dir": "out_$USER"}}, "workspace.work_dir"),
     ],

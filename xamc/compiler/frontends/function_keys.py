@@ -125,6 +125,10 @@ def refuse_function_keys(values: Mapping[str, Any], source: object) -> frozenset
     Raises:
         UnsupportedError: E1107 naming key and value.
     """
+    architectures = values.get("architectures")
+    for name in architectures if isinstance(architectures, list) else ():
+        if isinstance(name, str) and "bidirec" in name.lower():
+            raise UnsupportedError("E1107", f"{source}: architectures {name!r} is not supported", _CAUSAL)
     present = _KEYS.keys() & values.keys()
     for key in _KEYS:
         if key in present and not _KEYS[key][0](values[key], values):

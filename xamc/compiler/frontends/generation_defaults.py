@@ -73,7 +73,8 @@ def with_generation_ids(
     def ids(key: str) -> tuple[int, ...]:
         value = values.get(key)
         given = value if isinstance(value, list) else [value]
-        good = [int(i) for i in given if type(i) in (int, float) and i == i // 1 and 0 <= i < config.vocab_size]
+        whole = [i for i in given if type(i) is int or (type(i) is float and i.is_integer())]
+        good = [int(i) for i in whole if 0 <= i < config.vocab_size]
         bad = [i for i in given if i not in (None, -1) and i not in good]
         if bad:
             notes.append(_left_out(source, key, bad[0], f"a token id below vocab_size = {config.vocab_size}"))

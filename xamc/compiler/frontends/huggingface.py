@@ -56,6 +56,12 @@ NO_TOKENIZER = (
 )
 
 
+_NO_HEAD = (
+    "download all shards of the checkpoint; if the model has no output matrix of its own, set tie_word_embeddings to "
+    "true in config.json"
+)
+
+
 def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
     """Opens the checkpoint folder `path`.
 
@@ -76,6 +82,13 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         )
     if not (path / "config.json").exists() and (path / "adapter_config.json").exists():
         raise InputError("E1116", f"{path} holds an adapter (adapter_config.json) and no model", MERGE, keys=KEYS)
+    if not (path / "config.json").exists() and (files := sorted(path.glob("*.gguf"))):
+        raise InputError(
+            "E1101",
+            f"{path} holds GGUF files and no config.json",
+            f"set frontend.type: gguf, and frontend.checkpoint to the file, such as {files[0].name}",
+            keys=("frontend.type", *KEYS),
+        )
     reader = ConfigReader(read_json(path / "config.json"), path / "config.json")
     family = find_family(reader)
     config = family.configure(reader)
@@ -98,7 +111,10 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         unused = source.finish()
     except InputError as error:
         # what lies beside the weights may be what was meant
-        raise dataclasses.replace(error, details=(*error.details, *found.warnings)) from None
+        error = dataclasses.replace(error, details=(*error.details, *found.warnings))
+        if source.missing == [family.head_name]:
+            error = dataclasses.replace(error, fix=_NO_HEAD)
+        raise error from None
     tokenizer = tokenizer_files(path, config) if holds_tokenizer(path) else TokenizerFiles({}, None, ())
     # What generation_config.json says is enough, unless the chat template isn't the folder's own.
     if tokenizer.stop is not None and (tokenizer.built_in_template or generation.get("eos_token_id") is None):
@@ -117,7 +133,7 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         unused_tensors=unused,
         ignored_keys=reader.leftover(),
         warnings=(
-            *_config_warnings(path, reader.leftover(), said and not config.tie_word_embeddings),
+            *_config_warnings(path, reader, said and not config.tie_word_embeddings),
             *found.warnings,
             *notes,
             *more,
@@ -126,12 +142,19 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
     )
 
 
-def _config_warnings(path: Path, ignored: tuple[str, ...], untied: bool) -> Iterator[str]:
-    file = path / "config.json"
+def _config_warnings(path: Path, reader: ConfigReader, untied: bool) -> Iterator[str]:
+    file, ignored, code = path / "config.json", reader.leftover(), reader.values.get("auto_map")
     if ignored:
         yield (
-            f"{file}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect: the model's class in "
-            "transformers doesn't read such a key"
+            f"{file}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect: nothing "
+            "reads such a key for this model_type"
+        )
+    classes = code.values() if isinstance(code, dict) else ()
+    own = sorted({name for name in classes if isinstance(name, str) and "model" in name.lower().partition(".")[0]})
+    if own and not str(reader.values.get("model_type")).startswith("internlm"):
+        yield (
+            f"{file}: auto_map names code of the folder ({', '.join(own)}), which is never run: the model is computed "
+            "as transformers' own class of this model_type"
         )
     if untied:
         yield (

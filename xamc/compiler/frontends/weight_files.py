@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # config.json's word for another name of either, which transformers obeys
 NAMED = "transformers_weights"
-ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+# peft's names, and mlx-lm's
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 MERGE = "merge it into its base model with peft (`merge_and_unload`), save that, and compile the folder it was saved in"
-_NOT_THE_MODEL = frozenset({"consolidated.safetensors", *ADAPTERS})
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 Tensors = dict[str, tuple[str, FileTensor]]
 Reader = Callable[[Iterable[Path]], Mapping[Path, Tensors]]
@@ -69,9 +71,12 @@ def _read(folder: Path, allow_pickle: bool, named: object) -> StoredTensors:
         return StoredTensors(read_header(folder / SINGLE), None, _left_out(folder, SINGLE, INDEX))
     if (folder / INDEX).exists():
         return _read_shards(folder, INDEX, ".safetensors", _read_headers)
-    files = sorted(p for p in folder.glob("*.safetensors") if p.name not in _NOT_THE_MODEL)
+    files = _candidates(folder)
     if len(files) == 1:
         return StoredTensors(read_header(files[0]), None)
+    if shards := _whole_set(files):
+        text = f"{folder} holds no {INDEX}: all {len(shards)} shards are read, whatever tensors they hold"
+        return StoredTensors(_joined(_read_headers(shards)), None, (text,))
     if files:
         raise InputError(
             "E1114",
@@ -80,6 +85,21 @@ def _read(folder: Path, allow_pickle: bool, named: object) -> StoredTensors:
             details=tuple(f.name for f in files),
         )
     return _read_pickles(folder, allow_pickle)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Files that may hold the model where no index says so; Mistral's own ``consolidated`` ones have other names."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [path for path in files if path.name not in ADAPTERS and not path.name.startswith("consolidated")]
+
+
+def _whole_set(files: list[Path]) -> list[Path]:
+    """`files`, if they are the shards of one model and none is missing."""
+    matches = [match for path in files if (match := _SHARD.fullmatch(path.name))]
+    names = {(match[1], match[3]) for match in matches}
+    numbers = [int(match[2]) for match in matches]
+    whole = len(names) == 1 and len(matches) == len(files) and numbers == list(range(1, int(matches[0][3]) + 1))
+    return files if whole else []
 
 
 def _read_named(folder: Path, named: object) -> StoredTensors:
@@ -166,10 +186,12 @@ def _read_shards(folder: Path, index_name: str, suffix: str, read: Reader) -> St
     shards = [folder / file for file in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
+        others = [path for path in _candidates(folder) if path not in shards]
+        advice = f"; if its {len(others)} other safetensors files are the model, remove {index_name}"
         raise InputError(
             "E1114",
             f"{folder / missing[0]} is missing ({len(missing)} of {len(shards)} shards are)",
-            "download all shards of the checkpoint",
+            "download all shards of the checkpoint" + (advice if _whole_set(others) else ""),
             details=tuple(missing),
         )
     read_shards = read(shards)

@@ -151,7 +151,7 @@ def _workspace_path_is_a_path(checked: Checked) -> Iterator[Problem]:
             yield InputError("E1030", f"{key}: {path!r} is not a folder's path", "write a path", _at(checked, key))
 
 
-_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\}|\([^)]*\))")
 _PATHS = (
     "frontend.checkpoint",
     "frontend.quantize.calib_args.kv_cache_scales",

@@ -48,8 +48,9 @@ _FRONTEND = (
     Key(
         "frontend.checkpoint",
         Text(),
-        "The model: a folder, a file, or `package:<python package>/<file>` for weights inside an installed package. "
-        "Relative paths are against the YAML file's folder.",
+        "The model: a folder, a file, a hub id that is in this machine's hub cache, or "
+        "`package:<python package>/<file>` for weights inside an installed package. Relative paths are against the "
+        "YAML file's folder.",
         _USED,
         "required",
     ),
