@@ -9,10 +9,11 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xamc.compiler.artifact.loading import check_load
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.read import Artifact, GraphArtifact, read_any, read_artifact
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
-from xamc.runtime.chat import ChatTemplate, Message
+from xamc.runtime.chat import ChatTemplate, Message, template_source
 from xamc.runtime.executor import F32, I64, Executor
 from xamc.runtime.generate import Generation, Limits, Options, Stream, collect, run
 from xamc.runtime.rope import RopeTable
@@ -24,10 +25,10 @@ Batch = Sequence[str] | Sequence[I64] | Sequence[list[int]]
 Events = Iterator[tuple[int, str] | list[Generation]]
 
 
-def load(path: str | Path, threads: int | None = None, prefault: bool = False) -> Any:
+def load(path: str | Path, threads: int | None = None, prefault: bool = False, verify_weights: bool = False) -> Any:
     """Loads an artifact: a `Model` for a language model, a `GraphModel` for a graph.
 
-    `load_language_model` and `load_graph` take one kind and have a type.
+    `load_language_model` and `load_graph` take one kind and have a type; what the arguments mean stands there.
 
     Raises:
         XamcError: as they do.
@@ -36,11 +37,13 @@ def load(path: str | Path, threads: int | None = None, prefault: bool = False) -
     if isinstance(artifact, GraphArtifact):
         from xamc.runtime.graph import GraphModel
 
-        return GraphModel(artifact.path, artifact.manifest, threads)
-    return _open(artifact, threads, prefault)
+        return GraphModel(artifact.path, artifact.manifest, threads, verify_weights)
+    return _open(artifact, threads, prefault, verify_weights)
 
 
-def load_language_model(path: str | Path, threads: int | None = None, prefault: bool = False) -> Model:
+def load_language_model(
+    path: str | Path, threads: int | None = None, prefault: bool = False, verify_weights: bool = False
+) -> Model:
     """Loads the artifact of a language model.
 
     Args:
@@ -48,6 +51,8 @@ def load_language_model(path: str | Path, threads: int | None = None, prefault: 
         threads: threads of the kernels; None takes every CPU of the process's affinity.
         prefault: read all weights from the disk now; else they are read as the first tokens need them. Of the targets
             that map their weights only the CPU's has the choice.
+        verify_weights: compare weights of more than 64 MiB with their digest, which takes as long as reading them;
+            smaller ones, the tokenizer, the chat templates and the code always are.
 
     Raises:
         InputError: E15xx and E1611, no artifact or a damaged one; E1640, one of a graph.
@@ -55,10 +60,11 @@ def load_language_model(path: str | Path, threads: int | None = None, prefault: 
         ToolchainError: E1609, a library is missing or refuses the code.
         MisuseError: E1608, a bad number of threads.
     """
-    return _open(read_artifact(path), threads, prefault)
+    return _open(read_artifact(path), threads, prefault, verify_weights)
 
 
-def _open(artifact: Artifact, threads: int | None, prefault: bool) -> Model:
+def _open(artifact: Artifact, threads: int | None, prefault: bool, verify_weights: bool) -> Model:
+    check_load(artifact, verify_weights)
     return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads, prefault))
 
 
@@ -285,7 +291,8 @@ class Model:
         Args:
             messages: objects with `role` and `content`, oldest first.
             tools: JSON schemas of functions the model may call.
-            template: a chat template to use instead of the artifact's.
+            template: a chat template to use instead of the artifact's, or the name of one of the artifact's. Without
+                it, ``tool_use`` is taken for a call with tools where the checkpoint has one, as transformers does.
             **variables: further variables that the template reads.
 
         Returns:
@@ -294,11 +301,16 @@ class Model:
         Raises:
             InputError: E1613, E1614, E1615, E1616.
         """
-        source = self._template_source() if template is None else template
+        source = template_source(self.path, self.manifest.generation, template, tools)
         if self._template is None or self._template[0] != source:
-            self._template = (source, ChatTemplate(source, self._special_tokens()))
+            self._template = (source, ChatTemplate(source, self.tokenizer.special_tokens))
         text = self._template[1].render(messages, True, tools, **variables)
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if not ids.size:
+            raise InputError(
+                "E1615", "the chat template makes an empty prompt of these messages", "give messages with content"
+            )
+        return ids
 
     def _require_logits(self) -> None:
         if self.manifest.is_embedding:
@@ -309,29 +321,20 @@ class Model:
                 "use `hidden_states`; to generate, compile with lengths in the second list of frontend.shape.input_ids",
             )
 
-    def _template_source(self) -> str:
-        name = self.manifest.generation.chat_template
-        if name is None:
-            raise InputError(
-                "E1614",
-                "the checkpoint brought no chat template, so it is likely not a chat model",
-                "use `xamc run` with a plain prompt, or give a template with --chat-template FILE",
-            )
-        return (self.path / name).read_text(encoding="utf-8")
-
-    def _special_tokens(self) -> Mapping[str, str]:
-        tokenizer, generation = self.tokenizer, self.manifest.generation
-        ids = {"bos_token": generation.bos_token_id, "eos_token": next(iter(generation.eos_token_ids), None)}
-        named = {name: tokenizer.token(token) for name, token in ids.items() if token is not None}
-        return {**{name: text for name, text in named.items() if text is not None}, **tokenizer.special_tokens}
-
     def _prompts(self, prompt: Any) -> tuple[list[I64], bool]:
         """The prompts as checked token ids, and whether a list of them was given."""
         self._require_logits()
         is_batch = not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], (int, np.integer))
         items = list(prompt) if is_batch else [prompt]
-        rows = [self.tokenizer.encode(item) if isinstance(item, str) else item for item in items]
+        rows = [self._encoded(item) if isinstance(item, str) else item for item in items]
         return [check_token_ids(row, self.manifest.model.vocab_size) for row in rows], is_batch
+
+    def _encoded(self, text: str) -> I64:
+        ids = self.tokenizer.encode(text)
+        if not ids.size:
+            what = "gives no tokens" if text else "is empty, and this model's tokenizer puts no BOS token in front"
+            raise InputError("E1605", f"the prompt's text {what}", "give a text with at least a word in it")
+        return ids
 
     def _events(
         self, prompts: list[I64], max_new_tokens: int | None, options: Options, in_pieces: bool = True
@@ -342,18 +345,24 @@ class Model:
             if max_new_tokens < 1:
                 raise MisuseError("E1612", f"max_new_tokens is {max_new_tokens}", "it must be at least 1")
             check_context(longest + max_new_tokens, limit, f"prompt ({longest}) and max_new_tokens together are")
+        # Token ids in, token ids out works without a tokenizer; only text needs one.
+        has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
+        stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
+        decoder = self.tokenizer if has_tokenizer or stop else None
+        ends: frozenset[int] = frozenset()
+        if not options.ignore_eos:
+            ends = frozenset(self.manifest.generation.eos_token_ids)
+            stop += self.manifest.generation.stop if has_tokenizer else ()
         limits = Limits(
             max_new_tokens=limit if max_new_tokens is None else max_new_tokens,
             context_limit=limit,
-            eos_token_ids=frozenset() if options.ignore_eos else frozenset(self.manifest.generation.eos_token_ids),
-            stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop),
+            eos_token_ids=ends,
+            stop=stop,
+            hidden={} if decoder is None else decoder.hidden_in(stop, ends),
         )
         tokens = longest if max_new_tokens is None else longest + max_new_tokens
         session = self._session(prompts, tokens, options.prefix_cache)
         vocab_size = self.manifest.model.vocab_size
-        # Token ids in, token ids out works without a tokenizer; only text needs one.
-        has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
-        decoder = self.tokenizer if has_tokenizer or limits.stop else None
         return run(session, prompts, limits, options, vocab_size, decoder, in_pieces)
 
     def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:

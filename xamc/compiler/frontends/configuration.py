@@ -99,6 +99,14 @@ class ConfigReader:
                 raise self._wrong(key, item, f"a token id below vocab_size = {vocab_size}")
         return tuple(i for i in ids if i >= 0)
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """One text, a list of them, or null; none of them empty."""
+        value = self._get(key, (), "a text or a list of texts")
+        found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (None,)
+        if not all(isinstance(text, str) and text for text in found):
+            raise self._wrong(key, value, "a text or a list of texts")
+        return found
+
     def mapping(self, key: str) -> Mapping[str, Any]:
         """A JSON object; empty when absent or null."""
         value = self._get(key, {}, "an object")

@@ -70,10 +70,13 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
     )
     tensors = family.parameters(config, source)
     unused = source.finish()
-    tokenizer = tokenizer_files(path, config)
+    reader.used.add("tokenizer_class")
+    tokenizer = tokenizer_files(path, config, reader.values.get("tokenizer_class"))
     # What generation_config.json says is enough, unless the chat template isn't the folder's own.
     if tokenizer.stop is not None and (tokenizer.built_in_template or generation.values.get("eos_token_id") is None):
         config = with_stop(config, tokenizer.stop)
+    if not config.eos_token_ids and tokenizer.eos is not None and tokenizer.eos < config.vocab_size:
+        config = with_stop(config, tokenizer.eos)  # no file of the model names an end: an answer would never end
     weights = sorted({tensor.path for _, tensor in stored.values()})
     data = [path / name for name in ("config.json", "generation_config.json") if (path / name).exists()]
     data += [found.index] if found.index is not None else []
@@ -83,6 +86,7 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         tensors=tensors,
         tokenizer=tokenizer.files,
         chat_template=tokenizer.chat_template,
+        named_templates=tokenizer.named_templates,
         generation=read_generation(generation),
         files=(*data, *weights, *tokenizer.sources),
         unused_tensors=unused,
@@ -143,4 +147,5 @@ def read_generation(reader: ConfigReader) -> GenerationDefaults:
         top_k=reader.integer("top_k", low=0) if values.get("top_k") is not None else None,
         top_p=number("top_p"),
         repetition_penalty=number("repetition_penalty"),
+        stop_strings=reader.texts("stop_strings"),
     )

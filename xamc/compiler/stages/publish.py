@@ -32,6 +32,7 @@ from xamc.targets.request import Generated, TargetRequest
 
 TOKENIZER = "tokenizer"
 CHAT_TEMPLATE = "chat_template.jinja"
+TEMPLATES = "additional_chat_templates"  # as transformers names the folder
 _TOOLS = ("apache-tvm", "apache-tvm-ffi", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
@@ -93,7 +94,11 @@ def common_fields(job: Job, spec: Spec, checkpoint: Checkpoint, writer: Artifact
         template = f"{TOKENIZER}/{CHAT_TEMPLATE}"
         if CHAT_TEMPLATE not in checkpoint.tokenizer:
             writer.add_bytes(template, checkpoint.chat_template.encode())
+    named = {name: f"{TOKENIZER}/{TEMPLATES}/{name}.jinja" for name in sorted(checkpoint.named_templates)}
+    for name, path in named.items():
+        writer.add_bytes(path, checkpoint.named_templates[name].encode())
     config = checkpoint.config
+    stop = checkpoint.generation.stop_strings
     return {
         "name": spec.name,
         "target": spec.backend.type,
@@ -101,7 +106,7 @@ def common_fields(job: Job, spec: Spec, checkpoint: Checkpoint, writer: Artifact
         "spec": portable_spec(spec.to_dict() | {"source": None}),
         "model": config,
         "tokenizer": TOKENIZER,
-        "generation": Generation(config.bos_token_id, config.eos_token_ids, template),
+        "generation": Generation(config.bos_token_id, config.eos_token_ids, template, named, stop),
         "inputs": _inputs(job, checkpoint),
         "tools": {tool: tool_version(tool) for tool in _TOOLS},
     }
