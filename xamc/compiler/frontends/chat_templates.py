@@ -16,7 +16,7 @@ from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.json_file import is_file_name, read_json, read_text
 
 DEFAULT = "default"
-TEMPLATE, FOLDER, OF_PROCESSOR = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
+TEMPLATE, TEMPLATES, OF_PROCESSOR = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
 MOST_TEMPLATES = 64
 
 
@@ -31,8 +31,8 @@ def read_templates(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str,
         InputError: E1103, a file that can't be read; E1134, a list that names no templates, or too many of them.
     """
     files = {DEFAULT: folder / TEMPLATE} if (folder / TEMPLATE).exists() else {}
-    if (folder / FOLDER).is_dir():
-        files |= {path.name.removesuffix(".jinja"): path for path in sorted((folder / FOLDER).glob("*.jinja"))}
+    if (folder / TEMPLATES).is_dir():
+        files |= {path.name.removesuffix(".jinja"): path for path in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if files:
         found = {name: read_text(path) for name, path in files.items()}
     elif settings.get("chat_template") is not None:

@@ -25,6 +25,7 @@ from xamc.compiler.artifact.staging import locked
 from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import tool_version
 from xamc.compiler.frontends import Checkpoint
+from xamc.compiler.frontends.chat_templates import TEMPLATES
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.weights import WrittenWeights
@@ -32,7 +33,6 @@ from xamc.targets.request import Generated, TargetRequest
 
 TOKENIZER = "tokenizer"
 CHAT_TEMPLATE = "chat_template.jinja"
-TEMPLATES = "additional_chat_templates"  # as transformers names the folder
 _TOOLS = ("apache-tvm", "apache-tvm-ffi", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
