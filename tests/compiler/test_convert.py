@@ -79,6 +79,20 @@ def test_pickles_become_safetensors(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "E1718" in capsys.readouterr().err
 
 
+def test_chat_templates_by_name_and_stop_strings_go_along(tmp_path: Path) -> None:
+    source = write_tiny(tmp_path / "source", "internlm2")
+    (source / "chat_template.jinja").write_text("one")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates/tool_use.jinja").write_text("two")
+    (source / "generation_config.json").write_text('{"stop_strings": ["END"], "eos_token_id": 2}')
+    run(source, tmp_path / "as it is")
+    run(source, tmp_path / "llama", layout="family")
+    for name in ("as it is", "llama"):
+        found = opened(tmp_path / name)
+        assert (found.chat_template, found.named_templates) == ("one", {"tool_use": "two"})
+        assert found.generation.stop_strings == ("END",)
+
+
 @pytest.mark.parametrize("name", ["llama", "llama_bias", "qwen2", "qwen3"])
 def test_gguf_becomes_a_folder_that_transformers_reads(name: str, tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "hf", name, hidden_size=96, intermediate_size=96)

@@ -66,8 +66,9 @@ def make_artifact(tmp_path: Path, toy: Any, toy_code: dict[str, Path], tokenizer
     def make(target: str = "tvm_cpu", with_tokenizer: bool = True, **changes: Any) -> Path:
         folder = tmp_path / f"artifact{len(list(tmp_path.iterdir()))}"
         code = toy_code.get(target, toy_code["tvm_cpu"])
+        own = changes.pop("tokenizer", tokenizer)
         path: Path = toy.write_artifact(
-            folder, target, code, tokenizer if with_tokenizer else None, vocab_size=vocab_size, **changes
+            folder, target, code, own if with_tokenizer else None, vocab_size=vocab_size, **changes
         )
         return path
 

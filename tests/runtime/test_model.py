@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xamc.compiler.artifact.manifest import Cpu
+from xamc.compiler.artifact import read_artifact
+from xamc.compiler.artifact.manifest import Cpu, dumps
 from xamc.compiler.contract import RopeConfig
 from xamc.compiler.errors import InputError, InternalError, MisuseError, ToolchainError, UnsupportedError
 from xamc.compiler.verify.tolerances import tolerance
@@ -435,3 +436,34 @@ def test_a_dynamic_rope_reuses_only_keys_of_its_own_base(make_artifact: Any, toy
         assert answer.token_ids == fresh[size].token_ids
         reused.append(answer.reused_tokens)
     assert reused == [0, 9, 0, 0, 19]
+
+
+@pytest.mark.parametrize("name", ["tokenizer/tokenizer.json", "tokenizer/chat_template.jinja", "weights.bin"])
+@pytest.mark.parametrize("target", ["tvm_cpu", "reference"])
+def test_changed_files_are_noticed_at_load(make_artifact: Any, target: str, name: str) -> None:
+    path = make_artifact(target)
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"E1505.*{name}"):
+        load(path)
+
+
+def test_the_template_for_tools(make_artifact: Any) -> None:
+    from xamc.compiler.artifact.manifest import Generation as GenerationDefaults
+
+    path = make_artifact()
+    read = read_artifact(path).manifest
+    names = {"tool_use": "tokenizer/chat_template.jinja"}
+    (path / "manifest.json").write_text(
+        dumps(replace(read, generation=GenerationDefaults(0, (1,), "tokenizer/tokenizer.json", names)))
+    )
+    model = load(path, threads=1)
+    messages, tools = [{"role": "user", "content": "fox"}], [{"type": "function", "function": {"name": "f"}}]
+    want = model.tokenizer.encode("<bos>user: fox\nassistant:", False).tolist()
+    assert model.chat_prompt(messages, tools=tools).tolist() == want
+    assert model.chat_prompt(messages, template="tool_use").tolist() == want
+    assert model.chat_prompt(messages).tolist() != want
+    (path / "manifest.json").write_text(dumps(replace(read, generation=GenerationDefaults(0, (1,), None, names))))
+    with pytest.raises(InputError, match=r"E1614.*tool_use, and none is the default.*template='tool_use'"):
+        load(path, threads=1).chat_prompt(messages)

@@ -58,3 +58,18 @@ def test_a_prefix_that_restarts_inside_itself() -> None:
 def test_empty_stop_string() -> None:
     with pytest.raises(MisuseError, match="E1612"):
         StopStrings([""])
+
+
+PARTS = st.lists(st.tuples(st.text("abc", max_size=3), st.booleans()), max_size=10)
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), PARTS)
+def test_hidden_pieces_are_looked_at_and_not_shown(stops: list[str], parts: list[tuple[str, bool]]) -> None:
+    """What is found is found in the text with hidden pieces; what comes out is what is shown before it."""
+    whole, found = run(stops, [piece for piece, _ in parts])
+    filter_ = StopStrings(stops)
+    out = "".join(filter_.push(piece, shown) for piece, shown in parts) + filter_.flush()
+    assert filter_.found == found
+    shown = [mark for piece, mark in parts for mark in [mark] * len(piece)]
+    before = "".join(whole)
+    assert out == "".join(character for character, mark in zip(before, shown) if mark)

@@ -21,7 +21,7 @@ import sentencepiece
 from tokenizers import Tokenizer
 
 from tools.reliability.results import Row, record, today
-from xamc.compiler.frontends.huggingface_tokenizer import with_added_tokens
+from xamc.compiler.frontends.sentencepiece_added import with_added_tokens
 from xamc.compiler.frontends.sentencepiece_model import read_sentencepiece
 from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
 

@@ -76,6 +76,9 @@ PenaltyOption = Annotated[float, typer.Option(help="Above 1 makes tokens that oc
 PrefaultOption = Annotated[
     bool, typer.Option("--prefault", help="Read all weights from the disk before the first token.")
 ]
+VerifyWeightsOption = Annotated[
+    bool, typer.Option("--verify-weights", help="Compare weights of more than 64 MiB with their digest too.")
+]
 NoPrefixCacheOption = Annotated[
     bool, typer.Option("--no-prefix-cache", help="Compute every prompt from its first token on.")
 ]
@@ -258,6 +261,7 @@ def _run(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")] = False,
     no_prefix_cache: NoPrefixCacheOption = False,
     prefault: PrefaultOption = False,
+    verify_weights: VerifyWeightsOption = False,
     threads: ThreadsOption = None,
     cpu_list: CpuListOption = None,
     json: JsonOption = False,
@@ -267,7 +271,9 @@ def _run(
     if prompt is None or inputs is not None or outputs is not None:
         from xamc.compiler.commands.graphs import run_graph_command
 
-        run_graph_command(artifact, prompt, inputs, outputs, _target_name(target), seed, threads, as_json=json)
+        run_graph_command(
+            artifact, prompt, inputs, outputs, _target_name(target), seed, threads, verify_weights, as_json=json
+        )
         return
     from xamc.compiler.commands.generate import run_command
 
@@ -281,9 +287,8 @@ def _run(
         "ignore_eos": ignore_eos,
         "prefix_cache": not no_prefix_cache,
     }
-    run_command(
-        artifact, prompt, chat, max_new_tokens, options, threads, _target_name(target), as_json=json, prefault=prefault
-    )
+    loading = {"threads": threads, "prefault": prefault, "verify_weights": verify_weights}
+    run_command(artifact, prompt, chat, max_new_tokens, options, loading, _target_name(target), as_json=json)
 
 
 @app.command("chat")
@@ -301,6 +306,7 @@ def _chat(
     seed: SeedOption = None,
     no_prefix_cache: NoPrefixCacheOption = False,
     prefault: PrefaultOption = False,
+    verify_weights: VerifyWeightsOption = False,
     threads: ThreadsOption = None,
     cpu_list: CpuListOption = None,
 ) -> None:
@@ -316,7 +322,8 @@ def _chat(
         "seed": seed,
         "prefix_cache": not no_prefix_cache,
     }
-    chat_command(artifact, system, chat_template, max_new_tokens, options, threads, prefault)
+    loading = {"threads": threads, "prefault": prefault, "verify_weights": verify_weights}
+    chat_command(artifact, system, chat_template, max_new_tokens, options, loading)
 
 
 @app.command("verify")

@@ -14,6 +14,7 @@ from typing import Any
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors, free_bytes
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.frontends.chat_templates import TEMPLATES
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader, rope_parameters
 from xamc.compiler.frontends.families import find_family
@@ -32,8 +33,8 @@ from xamc.compiler.weights.transforms import FLOATS, Cast
 # What goes along from a Hugging Face folder: data, never a Python file or another weight file.
 _BESIDE = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt", "LICENSE",
-    "README.md",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json",
+    "merges.txt", "LICENSE", "README.md",
 )  # fmt: skip
 _MODEL_TYPES = {
     "LlamaForCausalLM": "llama",
@@ -120,6 +121,7 @@ def convert_weights(
 
             written = write_shards(staging.path, tensors, shard_bytes, advance)
             for name, content in _with_dtype(conversion.files, dtype).items():
+                (staging.path / name).parent.mkdir(exist_ok=True)
                 if isinstance(content, Path):
                     shutil.copyfile(content, staging.path / name)
                 else:
@@ -184,6 +186,7 @@ def _open(path: Path, table: Layout | None, by_family: bool) -> Conversion:
                 raise InputError("E1166", f"{tensor.path}: {name} is a single number", "leave it out of the file")
             tensors[name] = tensor
     files: dict[str, bytes | Path] = {name: path / name for name in _BESIDE if (path / name).is_file()}
+    files |= {f"{TEMPLATES}/{file.name}": file for file in sorted((path / TEMPLATES).glob("*.jinja")) if file.is_file()}
     warnings = list(found.warnings)
     if table is not None:
         tensors, untied = _standard_names(path, table, tensors)
@@ -238,7 +241,7 @@ def _standard(checkpoint: Checkpoint, beside: Mapping[str, Path]) -> Conversion:
         "rope_scaling": None if config.rope.kind == "default" else rope,
         "torch_dtype": checkpoint.tensors["model.embed_tokens.weight"].dtype,
     }
-    defaults = {key: value for key, value in vars(checkpoint.generation).items() if value is not None}
+    defaults = {key: value for key, value in vars(checkpoint.generation).items() if value not in (None, ())}
     generation = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids) or None, **defaults}
     files: dict[str, bytes | Path] = {
         "config.json": _json(values),

@@ -9,11 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.errors import InputError
 
+if TYPE_CHECKING:
+    from xamc.compiler.artifact.manifest import Generation
+
 Message = Mapping[str, Any]
+
+_DEFAULT, _TOOL_USE = "default", "tool_use"
 
 TEMPLATE_BYTES = 256 * 1024
 _FIX = "give a template of your own with --chat-template FILE, or use `xamc run` with a plain prompt"
@@ -80,6 +86,39 @@ class ChatTemplate:
             return self._template.render_bounded(values)
         except TemplateProblem as problem:
             raise InputError("E1615", f"the chat template failed: {problem}", _FIX) from problem
+
+
+def template_source(
+    folder: Path, generation: Generation, wanted: str | None, tools: Sequence[Mapping[str, Any]] | None
+) -> str:
+    """The source of the template that a prompt is made with, chosen as transformers chooses.
+
+    Args:
+        folder: the artifact.
+        generation: of its manifest.
+        wanted: a template of the caller's, or the name of one of the artifact's; None: ``tool_use`` where tools are
+            given and there is one, else ``default``.
+        tools: those of the call.
+
+    Raises:
+        InputError: E1614, the artifact has no such template.
+    """
+    files = dict(generation.named_templates)
+    if generation.chat_template is not None:
+        files[_DEFAULT] = generation.chat_template
+    if wanted is None:
+        wanted = _TOOL_USE if tools is not None and _TOOL_USE in files else _DEFAULT
+    elif wanted not in files:
+        return wanted
+    if wanted not in files:
+        have = (
+            f"its templates are {', '.join(sorted(files))}, and none is the default"
+            if files
+            else "the checkpoint brought no chat template, so it is likely not a chat model"
+        )
+        fix = "use `xamc run` with a plain prompt, or give a template with --chat-template FILE"
+        raise InputError("E1614", have, f"name one: template={min(files)!r}" if files else fix)
+    return (folder / files[wanted]).read_text(encoding="utf-8")
 
 
 def check_messages(messages: object) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from xamc.runtime.clean_up import CleanUp
+
 _REPLACEMENT = "\ufffd"
 _UNFINISHED_BYTES = 3  # a UTF-8 character has at most 4 bytes, so at most 3 wait for the rest
 
@@ -16,6 +18,38 @@ class Decoder(Protocol):
     """What turns token ids into text."""
 
     def decode(self, token_ids: list[int]) -> str: ...
+
+
+class Detokenizer(Protocol):
+    """The pieces of one answer; joined they are the text of all its tokens."""
+
+    def push(self, token: int) -> str:
+        """The text that `token` makes certain."""
+        ...
+
+    def flush(self) -> str:
+        """The text still held back."""
+        ...
+
+
+def detokenizer(decoder: Decoder) -> Detokenizer:
+    """A fresh one; `decoder.uncleaned` decodes without a clean-up that is then made on the stream."""
+    uncleaned: Decoder | None = getattr(decoder, "uncleaned", None)
+    return StreamDetokenizer(decoder) if uncleaned is None else _Cleaned(StreamDetokenizer(uncleaned))
+
+
+class _Cleaned:
+    """Pieces of a tokenizer that cleans its texts up."""
+
+    def __init__(self, source: StreamDetokenizer) -> None:
+        self._source = source
+        self._clean_up = CleanUp()
+
+    def push(self, token: int) -> str:
+        return self._clean_up.push(self._source.push(token))
+
+    def flush(self) -> str:
+        return self._clean_up.push(self._source.flush()) + self._clean_up.flush()
 
 
 class StreamDetokenizer:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from xamc.compiler.errors import MisuseError
-from xamc.runtime.detokenize import Decoder, StreamDetokenizer
+from xamc.runtime.detokenize import Decoder, Detokenizer, detokenizer
 from xamc.runtime.executor import I64
 from xamc.runtime.sampling import Sampler, Sampling, check_whole_number
 from xamc.runtime.session import Session
@@ -86,6 +86,7 @@ class Limits:
         eos_token_ids: ids that end it; empty to ignore them.
         stop: strings that end it and are left out.
         min_new_tokens: before so many tokens none of `eos_token_ids` can be chosen.
+        hidden: ids of tokens that no text shows → their own text, which a stop string may name.
     """
 
     max_new_tokens: int
@@ -93,6 +94,7 @@ class Limits:
     eos_token_ids: frozenset[int] = frozenset()
     stop: tuple[str, ...] = ()
     min_new_tokens: int = 0
+    hidden: Mapping[int, str] = field(default_factory=dict)
 
 
 class _Row:
@@ -103,7 +105,7 @@ class _Row:
         self._sampler = sampler
         self._decoder = decoder
         # a text that nobody reads before its end is decoded there, at once
-        self._detokenizer = StreamDetokenizer(decoder) if decoder is not None and (in_pieces or limits.stop) else None
+        self._detokenizer = detokenizer(decoder) if decoder is not None and (in_pieces or limits.stop) else None
         self._stops = StopStrings(limits.stop)
         self.prompt_tokens = len(prompt)
         self.token_ids: list[int] = []
@@ -120,15 +122,24 @@ class _Row:
         self.token_ids.append(token)
         self._last = time.perf_counter()
         self._first = self._first or self._last
-        piece = "" if self._detokenizer is None else self._stops.push(self._detokenizer.push(token))
+        piece = "" if self._detokenizer is None else self._text_of(token, self._detokenizer)
         self.finish_reason = self._finished(token)
         if self.finish_reason is not None and self._detokenizer is not None:
             piece += self._stops.push(self._detokenizer.flush()) + self._stops.flush()
             if self._stops.found:
                 self.finish_reason = "stop"
         elif self.finish_reason is not None and self._decoder is not None:
-            piece = self._decoder.decode(self.token_ids)
+            shown = self.token_ids[:-1] if self.finish_reason == "eos" else self.token_ids
+            piece = self._decoder.decode(shown)
         self.text += piece
+        return piece
+
+    def _text_of(self, token: int, source: Detokenizer) -> str:
+        """The text that `token` makes certain; what ends an answer is no part of it, special token or not."""
+        piece = "" if token in self._limits.eos_token_ids else self._stops.push(source.push(token))
+        if token in self._limits.hidden:
+            # behind all the text before it
+            piece += self._stops.push(source.flush()) + self._stops.push(self._limits.hidden[token], shown=False)
         return piece
 
     def _finished(self, token: int) -> FinishReason | None:

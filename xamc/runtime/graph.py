@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
+from xamc.compiler.artifact.loading import check_load
 from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
 from xamc.compiler.artifact.read import GraphArtifact, check_digests, read_graph
 from xamc.compiler.errors import InputError, InternalError
@@ -25,12 +26,13 @@ _PREPARE = "main_transform_params"
 """Of the library: the weights as they are stored → as main takes them."""
 
 
-def load_graph(path: str | Path, threads: int | None = None) -> GraphModel:
+def load_graph(path: str | Path, threads: int | None = None, verify_weights: bool = False) -> GraphModel:
     """Loads an artifact that holds one graph.
 
     Args:
         path: the folder that `xamc compile` made.
         threads: threads of the kernels; None takes every CPU of the process's affinity.
+        verify_weights: compare weights of more than 64 MiB with their digest; smaller ones and the code always are.
 
     Raises:
         InputError: E15xx and E1641, no such artifact or a damaged one.
@@ -39,7 +41,7 @@ def load_graph(path: str | Path, threads: int | None = None) -> GraphModel:
         MisuseError: E1608, a bad number of threads.
     """
     artifact = read_graph(path)
-    return GraphModel(artifact.path, artifact.manifest, threads)
+    return GraphModel(artifact.path, artifact.manifest, threads, verify_weights)
 
 
 class GraphModel:
@@ -50,11 +52,15 @@ class GraphModel:
         path: the artifact's folder.
     """
 
-    def __init__(self, path: Path, manifest: GraphManifest, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, manifest: GraphManifest, threads: int | None = None, verify_weights: bool = False
+    ) -> None:
         """Use `load` or `load_graph`."""
         self.path = path
         self.manifest = manifest
-        check_digests(GraphArtifact(path, manifest), only={manifest.code_file})  # as for a language model's code
+        artifact = GraphArtifact(path, manifest)
+        check_digests(artifact, only={manifest.code_file})  # as for a language model's code
+        check_load(artifact, verify_weights)
         index = read_params_index(path / manifest.params_file)
         missing = [name for name in manifest.parameters if name not in index]
         if missing:

@@ -10,10 +10,11 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xamc.compiler.artifact.loading import check_load
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.read import Artifact, GraphArtifact, read_any, read_artifact
 from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
-from xamc.runtime.chat import ChatTemplate, Message
+from xamc.runtime.chat import ChatTemplate, Message, template_source
 from xamc.runtime.executor import F32, I64, Executor
 from xamc.runtime.generate import Generation, Limits, Stream, collect, run
 from xamc.runtime.generation_words import Request, read_request, without_masked
@@ -27,10 +28,10 @@ Batch = Sequence[str] | Sequence[I64] | Sequence[list[int]]
 Events = Iterator[tuple[int, str] | list[Generation]]
 
 
-def load(path: str | Path, threads: int | None = None, prefault: bool = False) -> Any:
+def load(path: str | Path, threads: int | None = None, prefault: bool = False, verify_weights: bool = False) -> Any:
     """Loads an artifact: a `Model` for a language model, a `GraphModel` for a graph.
 
-    `load_language_model` and `load_graph` take one kind and have a type.
+    `load_language_model` and `load_graph` take one kind and have a type; what the arguments mean stands there.
 
     Raises:
         XamcError: as they do.
@@ -39,11 +40,13 @@ def load(path: str | Path, threads: int | None = None, prefault: bool = False) -
     if isinstance(artifact, GraphArtifact):
         from xamc.runtime.graph import GraphModel
 
-        return GraphModel(artifact.path, artifact.manifest, threads)
-    return _open(artifact, threads, prefault)
+        return GraphModel(artifact.path, artifact.manifest, threads, verify_weights)
+    return _open(artifact, threads, prefault, verify_weights)
 
 
-def load_language_model(path: str | Path, threads: int | None = None, prefault: bool = False) -> Model:
+def load_language_model(
+    path: str | Path, threads: int | None = None, prefault: bool = False, verify_weights: bool = False
+) -> Model:
     """Loads the artifact of a language model.
 
     Args:
@@ -51,6 +54,8 @@ def load_language_model(path: str | Path, threads: int | None = None, prefault: 
         threads: threads of the kernels; None takes every CPU of the process's affinity.
         prefault: read all weights from the disk now; else they are read as the first tokens need them. Of the targets
             that map their weights only the CPU's has the choice.
+        verify_weights: compare weights of more than 64 MiB with their digest, which takes as long as reading them;
+            smaller ones, the tokenizer, the chat templates and the code always are.
 
     Raises:
         InputError: E15xx and E1611, no artifact or a damaged one; E1640, one of a graph.
@@ -58,10 +63,11 @@ def load_language_model(path: str | Path, threads: int | None = None, prefault: 
         ToolchainError: E1609, a library is missing or refuses the code.
         MisuseError: E1608, a bad number of threads.
     """
-    return _open(read_artifact(path), threads, prefault)
+    return _open(read_artifact(path), threads, prefault, verify_weights)
 
 
-def _open(artifact: Artifact, threads: int | None, prefault: bool) -> Model:
+def _open(artifact: Artifact, threads: int | None, prefault: bool, verify_weights: bool) -> Model:
+    check_load(artifact, verify_weights)
     return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads, prefault))
 
 
@@ -323,7 +329,8 @@ class Model:
         Args:
             messages: objects with `role` and `content`, oldest first.
             tools: JSON schemas of functions the model may call.
-            template: a chat template to use instead of the artifact's.
+            template: a chat template to use instead of the artifact's, or the name of one of the artifact's. Without
+                it, ``tool_use`` is taken for a call with tools where the checkpoint has one, as transformers does.
             **variables: further variables that the template reads.
 
         Returns:
@@ -333,15 +340,16 @@ class Model:
             InputError: E1613, E1614, E1615, E1616.
         """
         tokenizer = self.tokenizer  # where there is none, that is what is wrong, not the template
-        text = self._chat_template(template).render(messages, True, tools, **variables)
-        return tokenizer.encode(text, add_special_tokens=False)
-
-    def _chat_template(self, template: str | None) -> ChatTemplate:
-        source = self._template_source() if template is None else template
+        source = template_source(self.path, self.manifest.generation, template, tools)
         known = self._template  # another thread may put its own there
         if known is None or known[0] != source:
-            known = self._template = (source, ChatTemplate(source, self._special_tokens()))
-        return known[1]
+            known = self._template = (source, ChatTemplate(source, tokenizer.special_tokens))
+        ids = tokenizer.encode(known[1].render(messages, True, tools, **variables), add_special_tokens=False)
+        if not ids.size:
+            raise InputError(
+                "E1615", "the chat template makes an empty prompt of these messages", "give messages with content"
+            )
+        return ids
 
     def _require_logits(self) -> None:
         if self.manifest.is_embedding:
@@ -351,22 +359,6 @@ class Model:
                 "can't generate",
                 "use `hidden_states`; to generate, compile with lengths in the second list of frontend.shape.input_ids",
             )
-
-    def _template_source(self) -> str:
-        name = self.manifest.generation.chat_template
-        if name is None:
-            raise InputError(
-                "E1614",
-                "the checkpoint brought no chat template, so it is likely not a chat model",
-                "use `xamc run` with a plain prompt, or give a template with --chat-template FILE",
-            )
-        return (self.path / name).read_text(encoding="utf-8")
-
-    def _special_tokens(self) -> Mapping[str, str]:
-        tokenizer, generation = self.tokenizer, self.manifest.generation
-        ids = {"bos_token": generation.bos_token_id, "eos_token": next(iter(generation.eos_token_ids), None)}
-        named = {name: tokenizer.token(token) for name, token in ids.items() if token is not None}
-        return {**{name: text for name, text in named.items() if text is not None}, **tokenizer.special_tokens}
 
     def _prompts(self, prompt: Any) -> tuple[list[I64], bool]:
         """The prompts as checked token ids, and whether a list of them was given."""
@@ -380,11 +372,18 @@ class Model:
             )
         is_batch = not is_text and len(prompt) > 0 and not isinstance(prompt[0], (int, np.integer))
         items = list(prompt) if is_batch else [prompt]
-        rows = [self.tokenizer.encode(item) if isinstance(item, (str, bytes)) else item for item in items]
+        rows = [self._encoded(item) if isinstance(item, (str, bytes)) else item for item in items]
         return [check_token_ids(row, self.manifest.model.vocab_size) for row in rows], is_batch
 
-    def _limits(self, prompt: I64, request: Request) -> Limits:
-        """When the answer to a prompt ends.
+    def _encoded(self, text: str | bytes) -> I64:
+        ids = self.tokenizer.encode(text)
+        if not ids.size:
+            what = "gives no tokens" if text else "is empty, and this model's tokenizer puts no BOS token in front"
+            raise InputError("E1605", f"the prompt's text {what}", "give a text with at least a word in it")
+        return ids
+
+    def _limits(self, prompt: I64, request: Request, stop: tuple[str, ...], decoder: Tokenizer | None) -> Limits:
+        """When the answer to a prompt ends; `stop` and `decoder` are the same for all prompts.
 
         Raises:
             InputError: E1603, it has no room.
@@ -407,25 +406,31 @@ class Model:
         if options.eos_token_id is not None:
             eos = tuple(np.asarray(options.eos_token_id, np.int64).reshape(-1).tolist())
         vocabulary = range(self.manifest.model.vocab_size)
+        ends = frozenset(() if options.ignore_eos else (token for token in eos if token in vocabulary))
         return Limits(
             max_new_tokens=limit if most is None else most,
             context_limit=limit,
-            eos_token_ids=frozenset(() if options.ignore_eos else (token for token in eos if token in vocabulary)),
-            stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop),
+            eos_token_ids=ends,
+            stop=stop,
+            hidden={} if decoder is None else decoder.hidden_in(stop, ends),
             min_new_tokens=max(options.min_new_tokens, request.min_length - size),
         )
 
     def _events(self, prompts: list[I64], request: Request, in_pieces: bool = True) -> Events:
-        limits = [self._limits(prompt, request) for prompt in prompts]
+        options = request.options
+        stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
+        # Token ids in, token ids out works without a tokenizer; only text needs one.
+        has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
+        decoder = self.tokenizer if has_tokenizer or stop else None
+        if has_tokenizer and not options.ignore_eos:
+            stop += self.manifest.generation.stop
+        limits = [self._limits(prompt, request, stop, decoder) for prompt in prompts]
         longest, limit = max(map(len, prompts)), self.manifest.context_limit
         most = max(each.max_new_tokens for each in limits)
         tokens = longest if most == limit else min(limit, longest + most)
-        session = self._session(prompts, tokens, request.options.prefix_cache)
+        session = self._session(prompts, tokens, options.prefix_cache)
         vocab_size = self.manifest.model.vocab_size
-        # Token ids in, token ids out works without a tokenizer; only text needs one.
-        has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
-        decoder = self.tokenizer if has_tokenizer or limits[0].stop else None
-        return run(session, prompts, limits, request.options, vocab_size, decoder, in_pieces)
+        return run(session, prompts, limits, options, vocab_size, decoder, in_pieces)
 
     def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:
         """A session that takes the KV cache over; None for `prefix_cache`: one that `prefill` feeds by itself."""

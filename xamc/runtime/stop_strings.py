@@ -20,26 +20,34 @@ class StopStrings:
             raise MisuseError("E1612", "a stop string is empty", "leave it out")
         self._stops = tuple(stops)
         self._held = ""
+        self._shown: list[bool] = []  # whether each character of what is held back belongs to the answer's text
         self.found = False
 
-    def push(self, piece: str) -> str:
-        """The text that is now certain to come before any stop string; `found` says whether one was met."""
+    def push(self, piece: str, shown: bool = True) -> str:
+        """The text that is now certain to come before any stop string; `found` says whether one was met.
+
+        Args:
+            piece: the next piece of the answer.
+            shown: whether it belongs to the text; a special token doesn't, and yet a stop string may name it.
+        """
         if self.found:
             return ""
         text = self._held + piece
+        self._shown += [shown] * len(piece)
         starts = [start for stop in self._stops if (start := text.find(stop)) >= 0]
-        if starts:
-            self.found = True
-            self._held = ""
-            return text[: min(starts)]
+        self.found = bool(starts)
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        return self._release(text, min(starts, default=len(text) - keep))
 
     def flush(self) -> str:
         """The text still held back when the answer ends for another reason."""
-        text, self._held = self._held, ""
-        return text
+        return self._release(self._held, len(self._held))
+
+    def _release(self, text: str, end: int) -> str:
+        """What is shown of `text` up to `end`; the rest is held back, or dropped behind a stop string."""
+        certain = "".join(character for character, shown in zip(text[:end], self._shown) if shown)
+        self._held, self._shown = ("", []) if self.found else (text[end:], self._shown[end:])
+        return certain
 
 
 def _overlap(text: str, stop: str) -> int:

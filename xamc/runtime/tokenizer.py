@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from xamc.compiler.errors import InputError
+from xamc.runtime.clean_up import clean_up
+from xamc.runtime.detokenize import Decoder
 from xamc.runtime.executor import I64
 from xamc.runtime.memory import return_free_memory
 
 _FIX = "compile the model again from a checkpoint with tokenizer.json (or tokenizer.model), or pass token ids"
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+_CLEAN_UP = "clean_up_tokenization_spaces"
+_CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 
 
 class Tokenizer:
@@ -45,7 +48,12 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         return_free_memory()  # parsing took several times what is left
-        self.special_tokens = _special_tokens(folder / "tokenizer_config.json")
+        settings = _settings(folder / "tokenizer_config.json")
+        self.special_tokens: Mapping[str, str] = _special_tokens(settings)
+        # a text that spells a special token is then cut like any other
+        self._tokenizer.encode_special_tokens = settings.get("split_special_tokens") is True
+        is_bpe = type(self._tokenizer.model).__name__ == "BPE"
+        self._cleans_up = settings.get(_CLEAN_UP) is True and (not is_bpe or settings.get(_CLEAN_UP_BPE) is True)
 
     def encode(self, text: str | bytes, add_special_tokens: bool = True) -> I64:
         """int64[T]; `add_special_tokens` adds what the tokenizer puts round a text, such as BOS.
@@ -61,9 +69,32 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids, without special tokens."""
+        text = self._decode(token_ids)
+        return clean_up(text) if self._cleans_up else text
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
         with _no_panics():
             text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    @property
+    def uncleaned(self) -> Decoder | None:
+        """What decodes without taking spaces out before punctuation; None where `decode` takes none out."""
+        return _Uncleaned(self._decode) if self._cleans_up else None
+
+    def hidden_in(self, texts: Sequence[str], ends: Collection[int] = ()) -> dict[int, str]:
+        """Tokens that stand in no answer and yet in one of the texts, such as stop strings: id → the token's text.
+
+        Args:
+            texts: strings that may name tokens.
+            ends: ids that end an answer, and are no part of its text either; special tokens never are.
+        """
+        if not texts:
+            return {}
+        tokens = self._tokenizer.get_added_tokens_decoder().items()
+        found = {number: token.content for number, token in tokens if token.special}
+        found |= {number: text for number in ends if (text := self.token(number))}
+        return {number: text for number, text in found.items() if text and any(text in other for other in texts)}
 
     def token(self, token_id: int) -> str | None:
         """The text of one entry of the vocabulary, special or not; None outside it."""
@@ -110,18 +141,32 @@ def _no_panics() -> Iterator[None]:
         raise InputError("E1613", f"the tokenizer fails on this text: {reason}", _FIX) from None
 
 
-def _special_tokens(path: Path) -> Mapping[str, str]:
+class _Uncleaned:
+    """A `Decoder` of one function."""
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+
+    def decode(self, token_ids: list[int]) -> str:
+        return self._decode(token_ids)
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    """tokenizer_config.json."""
     if not path.is_file():
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError("E1613", f"{path} is not JSON: {error}", _FIX) from error
+    return config if isinstance(config, dict) else {}
+
+
+def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The values of ``bos_token`` and every other ``..._token``, as chat templates name them."""
     found: dict[str, str] = {}
-    for name in _SPECIAL_TOKENS:
-        value = config.get(name) if isinstance(config, dict) else None
-        if isinstance(value, dict):  # an AddedToken
-            value = value.get("content")
-        if isinstance(value, str):
-            found[name] = value
+    for name, value in settings.items():
+        text = value.get("content") if isinstance(value, dict) else value  # an AddedToken
+        if name.endswith("_token") and isinstance(text, str):
+            found[name] = text
     return found

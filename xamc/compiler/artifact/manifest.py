@@ -172,11 +172,28 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Generation:
-    """Token ids that start and end a generation; `chat_template` is a file of the artifact, or None."""
+    """What starts and ends a generation, and how a conversation becomes a prompt.
+
+    Attributes:
+        bos_token_id, eos_token_ids: token ids.
+        chat_template: a file of the artifact, or None.
+        named_templates: further templates, name → file; ``tool_use`` is for prompts with tools.
+        stop: strings that end an answer whatever the caller says.
+    """
 
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     chat_template: str | None = None
+    named_templates: Mapping[str, str] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.chat_template is not None:
+            check_relative("chat_template", self.chat_template)
+        for name, path in self.named_templates.items():
+            check_relative(f"named_templates.{name}", path)
+        if not all(self.stop):
+            raise RecordError("stop", "a stop string is empty")
 
 
 @dataclass(frozen=True)

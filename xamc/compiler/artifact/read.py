@@ -113,7 +113,7 @@ def read_any(path: Path | str) -> AnyArtifact:
     manifest = loads(text, manifest_path)
     artifact: AnyArtifact
     artifact = Artifact(folder, manifest) if isinstance(manifest, Manifest) else GraphArtifact(folder, manifest)
-    _refuse(artifact, [damage for file in artifact.manifest.files if (damage := _size_damage(artifact, file))])
+    refuse(artifact, [damage for file in artifact.manifest.files if (damage := _size_damage(artifact, file))])
     return artifact
 
 
@@ -159,7 +159,7 @@ def check_digests(
     Raises:
         InputError: E1505, with one line per damaged file.
     """
-    _refuse(artifact, list(verify_digests(artifact, progress, only)))
+    refuse(artifact, list(verify_digests(artifact, progress, only)))
 
 
 def _size_damage(artifact: AnyArtifact, file: FileDigest) -> Damage | None:
@@ -170,7 +170,12 @@ def _size_damage(artifact: AnyArtifact, file: FileDigest) -> Damage | None:
     return None if nbytes == file.nbytes else Damage(file.path, f"{nbytes} bytes, expected {file.nbytes}")
 
 
-def _refuse(artifact: AnyArtifact, damages: list[Damage]) -> None:
+def refuse(artifact: AnyArtifact, damages: list[Damage]) -> None:
+    """Raises for damage, if there is any.
+
+    Raises:
+        InputError: E1505, with one line per damaged file.
+    """
     if damages:
         raise InputError(
             "E1505",

@@ -25,12 +25,21 @@ def run_command(
     chat: bool,
     max_new_tokens: int | None,
     options: Mapping[str, Any],
-    threads: int | None,
+    loading: Mapping[str, Any],
     target: str | None,
     as_json: bool,
-    prefault: bool,
 ) -> None:
     """Stream an answer to stdout, then its speed to stderr; with `as_json` one document instead.
+
+    Args:
+        artifact: the folder.
+        prompt: text, or ``-`` for what stands on stdin.
+        chat: whether the prompt is put into the chat template.
+        max_new_tokens: most tokens of the answer.
+        options: of `Model.generate`.
+        loading: of `load_language_model`.
+        target: refuse an artifact of another one.
+        as_json: for scripts.
 
     Raises:
         MisuseError: E1705, the artifact is not for `target`.
@@ -42,7 +51,7 @@ def run_command(
             f"{artifact} is compiled for {compiled}, not for {target}",
             "leave --target out, or give the artifact of that target",
         )
-    model = load_language_model(artifact, threads, prefault)
+    model = load_language_model(artifact, **loading)
     ready = seconds_since_start()
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = model.chat_prompt([{"role": "user", "content": text}]) if chat else text
@@ -66,11 +75,10 @@ def chat_command(
     chat_template: Path | None,
     max_new_tokens: int | None,
     options: Mapping[str, Any],
-    threads: int | None,
-    prefault: bool,
+    loading: Mapping[str, Any],
 ) -> None:
     """A conversation on the terminal: every answer sees all that was said before."""
-    model = load_language_model(artifact, threads, prefault)
+    model = load_language_model(artifact, **loading)
     template = None if chat_template is None else _read_template(chat_template)
     history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     console = message_console()

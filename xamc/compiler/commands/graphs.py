@@ -71,6 +71,7 @@ def run_graph_command(
     target: str | None,
     seed: int | None,
     threads: int | None,
+    verify_weights: bool = False,
     *,
     as_json: bool,
 ) -> None:
@@ -87,7 +88,7 @@ def run_graph_command(
         raise MisuseError(
             "E1644", "--prompt is for language models, --inputs and --outputs for graphs", "give one of them"
         )
-    model = load_graph(artifact, threads)
+    model = load_graph(artifact, threads, verify_weights)
     manifest = model.manifest
     if target is not None and manifest.target != target:
         raise MisuseError(

@@ -18,13 +18,18 @@ KEYS = ("frontend.checkpoint",)  # of the spec, for errors about where a checkpo
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What the checkpoint's author recommends for sampling; None where nothing is said."""
+    """What the checkpoint's author recommends for sampling; None where nothing is said.
+
+    Attributes:
+        stop_strings: what ends an answer beside the end tokens.
+    """
 
     do_sample: bool | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float | None = None
+    stop_strings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Checkpoint:
         tokenizer: the artifact's tokenizer files by name, with a ``tokenizer.json``; empty where the checkpoint has
             none. A Path is copied, bytes are written.
         chat_template: Jinja source, or None for a base model.
+        named_templates: further templates by name; ``tool_use`` is the one for prompts with tools.
         generation: the author's sampling defaults.
         files: every file that was or will be read, for digests.
         unused_tensors: tensors of the checkpoint that no parameter is made of (rotary tables and the like).
@@ -56,6 +62,7 @@ class Checkpoint:
     unused_tensors: tuple[str, ...] = field(default=())
     ignored_keys: tuple[str, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
+    named_templates: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve_checkpoint(checkpoint: str | Path) -> Path:

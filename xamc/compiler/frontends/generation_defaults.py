@@ -35,6 +35,14 @@ def read_generation(values: Mapping[str, Any], source: Path) -> tuple[Generation
             return None
         return float(value)
 
+    def texts(key: str) -> tuple[str, ...]:
+        value = values.get(key)
+        given = value if isinstance(value, list) else [] if value is None else [value]
+        good = tuple(text for text in given if isinstance(text, str) and text)
+        if len(good) < len(given):
+            notes.append(_left_out(source, key, value, "a text or a list of texts"))
+        return good
+
     temperature = number("temperature", lambda v: v >= 0, "a number from 0")
     top_k = number("top_k", lambda v: v >= -1 and v == int(v), "a whole number from -1")
     top_p = number("top_p", lambda v: v >= 0, "a number from 0")
@@ -51,6 +59,7 @@ def read_generation(values: Mapping[str, Any], source: Path) -> tuple[Generation
         top_k=None if top_k is None else max(0, int(top_k)),
         top_p=min(top_p, 1.0) if top_p else None,
         repetition_penalty=penalty,
+        stop_strings=texts("stop_strings"),
     )
     return defaults, tuple(notes)
 

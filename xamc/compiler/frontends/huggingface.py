@@ -115,10 +115,15 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         if source.missing == [family.head_name]:
             error = dataclasses.replace(error, fix=_NO_HEAD)
         raise error from None
-    tokenizer = tokenizer_files(path, config) if holds_tokenizer(path) else TokenizerFiles({}, None, ())
+    named_class = reader.take("tokenizer_class")
+    tokenizer = TokenizerFiles({}, None, ())
+    if holds_tokenizer(path):
+        tokenizer = tokenizer_files(path, config, named_class)
     # What generation_config.json says is enough, unless the chat template isn't the folder's own.
     if tokenizer.stop is not None and (tokenizer.built_in_template or generation.get("eos_token_id") is None):
         config = with_stop(config, tokenizer.stop)
+    if not config.eos_token_ids and tokenizer.eos is not None and tokenizer.eos < config.vocab_size:
+        config = with_stop(config, tokenizer.eos)  # no file of the model names an end: an answer would never end
     weights = sorted({tensor.path for _, tensor in stored.values()})
     data = [path / name for name in ("config.json", "generation_config.json") if (path / name).exists()]
     data += [found.index] if found.index is not None else []
@@ -128,6 +133,7 @@ def open_huggingface(path: Path, allow_pickle: bool = False) -> Checkpoint:
         tensors=tensors,
         tokenizer=tokenizer.files,
         chat_template=tokenizer.chat_template,
+        named_templates=tokenizer.named_templates,
         generation=defaults,
         files=(*data, *weights, *tokenizer.sources),
         unused_tensors=unused,

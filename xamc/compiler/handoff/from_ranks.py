@@ -92,6 +92,10 @@ def checkpoint_of(artifact: Artifact) -> Checkpoint:
         tensors=tensors,
         tokenizer=_tokenizer(artifact),
         chat_template=None if template is None else artifact.file(template).read_text(encoding="utf-8"),
+        named_templates={
+            name: artifact.file(path).read_text(encoding="utf-8")
+            for name, path in manifest.generation.named_templates.items()
+        },
         generation=GenerationDefaults(),
         files=tuple(path for path, _ in indices),
     )

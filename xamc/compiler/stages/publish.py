@@ -25,6 +25,7 @@ from xamc.compiler.artifact.staging import locked
 from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import tool_version
 from xamc.compiler.frontends import Checkpoint
+from xamc.compiler.frontends.chat_templates import TEMPLATES
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.weights import WrittenWeights
@@ -93,7 +94,11 @@ def common_fields(job: Job, spec: Spec, checkpoint: Checkpoint, writer: Artifact
         template = f"{TOKENIZER}/{CHAT_TEMPLATE}"
         if CHAT_TEMPLATE not in checkpoint.tokenizer:
             writer.add_bytes(template, checkpoint.chat_template.encode())
+    named = {name: f"{TOKENIZER}/{TEMPLATES}/{name}.jinja" for name in sorted(checkpoint.named_templates)}
+    for name, path in named.items():
+        writer.add_bytes(path, checkpoint.named_templates[name].encode())
     config = checkpoint.config
+    stop = checkpoint.generation.stop_strings
     return {
         "name": spec.name,
         "target": spec.backend.type,
@@ -101,7 +106,7 @@ def common_fields(job: Job, spec: Spec, checkpoint: Checkpoint, writer: Artifact
         "spec": portable_spec(spec.to_dict() | {"source": None}),
         "model": config,
         "tokenizer": TOKENIZER,
-        "generation": Generation(config.bos_token_id, config.eos_token_ids, template),
+        "generation": Generation(config.bos_token_id, config.eos_token_ids, template, named, stop),
         "inputs": _inputs(job, checkpoint),
         "tools": {tool: tool_version(tool) for tool in _TOOLS},
     }
