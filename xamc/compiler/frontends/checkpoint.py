@@ -38,10 +38,12 @@ class Checkpoint:
         tokenizer: the artifact's tokenizer files by name, always with a ``tokenizer.json``; a Path is copied, bytes
             are written.
         chat_template: Jinja source, or None for a base model.
+        named_templates: further templates by name; ``tool_use`` is the one for prompts with tools.
         generation: the author's sampling defaults.
         files: every file that was or will be read, for digests.
         unused_tensors: tensors of the checkpoint that no parameter is made of (rotary tables and the like).
-        ignored_keys: keys of config.json that are without meaning here.
+        ignored_keys: keys of config.json (or of a GGUF file's metadata) that are without meaning here.
+        warnings: what of the folder is left out or taken otherwise than it may seem; one sentence each.
     """
 
     path: Path
@@ -53,6 +55,8 @@ class Checkpoint:
     files: tuple[Path, ...]
     unused_tensors: tuple[str, ...] = field(default=())
     ignored_keys: tuple[str, ...] = field(default=())
+    named_templates: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = field(default=())
 
 
 def resolve_checkpoint(checkpoint: str | Path) -> Path:
