@@ -77,7 +77,8 @@ def test_what_is_so_anyway_is_taken(folder: Path, tmp_path: Path) -> None:
         "general.file_type": 0,
         "quantize.imatrix.dataset": "x",
     }
-    assert opened(folder, tmp_path, metadata).ignored_keys == ()
+    checkpoint = opened(folder, tmp_path, metadata)
+    assert checkpoint.ignored_keys == () and checkpoint.warnings == ()
 
 
 def test_keys_without_meaning_are_named(folder: Path, tmp_path: Path) -> None:
@@ -88,13 +89,12 @@ def test_keys_without_meaning_are_named(folder: Path, tmp_path: Path) -> None:
         "general.sampling.min_p": 0.1,
         "tokenizer.ggml.padding_token_id": 4294967295,
     }
-    assert opened(folder, tmp_path, metadata).ignored_keys == (
-        "general.sampling.min_p",
-        "llama.mystery",
-        "llama.pooling_type",
-        "qwen2.logit_scale",
-        "tokenizer.ggml.padding_token_id 4294967295",
-    )
+    checkpoint = opened(folder, tmp_path, metadata)
+    names = ("general.sampling.min_p", "llama.mystery", "llama.pooling_type", "qwen2.logit_scale")
+    assert checkpoint.ignored_keys == names
+    keys, padding = checkpoint.warnings
+    assert f"{', '.join(names)} have no effect" in keys
+    assert "tokenizer.ggml.padding_token_id 4294967295 is no token" in padding
 
 
 def test_every_switch_is_refused(tmp_path: Path) -> None:

@@ -67,9 +67,10 @@ def test_sentencepiece_has_customary_ids() -> None:
     tokens = ["<unk>", "<s>", "</s>", "a"]
     found = read(tokens, "llama")
     assert (found.unknown, found.bos, found.eos, found.padding, found.ends) == (0, 1, 2, None, (2,))
-    found = read(tokens, "llama", bos_token_id=4294967295, eos_token_id=4)
+    found = read(tokens, "llama", [2, 3, 3, 1], bos_token_id=4294967295, eos_token_id=4)
     assert (found.bos, found.eos) == (1, 2)
-    assert found.ignored == ("tokenizer.ggml.bos_token_id 4294967295", "tokenizer.ggml.eos_token_id 4")
+    first, second = found.warnings
+    assert "tokenizer.ggml.bos_token_id 4294967295" in first and "tokenizer.ggml.eos_token_id 4" in second
     found = read(tokens, bos_token_id=4294967295)
     assert (found.unknown, found.bos, found.eos, found.ends) == (None, None, None, (2,))
 
@@ -95,7 +96,8 @@ def test_a_turn_ends_where_llama_cpp_ends_it(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, **keys)
     assert checkpoint.config.eos_token_ids == (2, 4)
     assert checkpoint.config.hf_config["eos_token_id"] == [2, 4]
-    assert checkpoint.ignored_keys == ("tokenizer.ggml.padding_token_id 4294967295",)
+    padding, types = checkpoint.warnings
+    assert "tokenizer.ggml.padding_token_id 4294967295" in padding and "'<|im_end|>', '<|channel|>'" in types
     tokenizer = Tokenizer.from_str(bytes(checkpoint.tokenizer["tokenizer.json"]).decode())
     assert tokenizer.encode("a<|im_end|><|channel|>a").ids == [3, 4, 5, 3]
     assert tokenizer.decode([3, 4, 5, 3]) == "a<|channel|>a"
@@ -108,3 +110,24 @@ def test_empty_tokens_are_told_apart(tmp_path: Path) -> None:
     checkpoint = opened(tmp_path, **keys)
     tokenizer = Tokenizer.from_str(bytes(checkpoint.tokenizer["tokenizer.json"]).decode())
     assert tokenizer.id_to_token(4) == "[EMPTY_4]"
+
+
+def test_user_defined_pieces_are_found_in_the_text_as_it_is(tmp_path: Path) -> None:
+    """And what follows one starts anew, with a space before it: llama.cpp's ids, which are not SentencePiece's."""
+    tokens = ["<unk>", "<s>", "</s>", "▁", "a", "▁a", "▁▁", "[INST]", "   "]
+    keys = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 1, 4, 4],
+        "tokenizer.ggml.scores": [-float(number) for number in range(len(tokens))],
+    }
+    checkpoint = opened(tmp_path, **keys)
+    tokenizer = Tokenizer.from_str(bytes(checkpoint.tokenizer["tokenizer.json"]).decode())
+    expected = {
+        "[INST] a[INST]a": [1, 7, 3, 5, 7, 5],
+        "a   a": [1, 5, 8, 5],
+        "[INST]": [1, 7],
+        "a</s>a": [1, 5, 2, 5],
+        " a": [1, 3, 5],
+    }
+    assert {text: tokenizer.encode(text).ids for text in expected} == expected

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from xamc.compiler.errors import UnsupportedError
+from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
 from xamc.compiler.frontends.gguf_splits import _GROUPS, SPLITTINGS
@@ -51,6 +51,23 @@ def test_every_way_of_cutting_is_in_the_golden_file() -> None:
 def test_a_file_without_a_name_is_cut_by_default(smollm2: GgufFile) -> None:
     found = tokenizer(smollm2, pre=None, add_bos_token=None)
     assert [found.encode(text).ids for text in GOLDEN["texts"]] == GOLDEN["ids"]["default"]
+
+
+def test_a_missing_name_is_said(smollm2: GgufFile) -> None:
+    metadata = {key: value for key, value in smollm2.metadata.items() if key != "tokenizer.ggml.pre"}
+    [warning] = read_tokenizer(replace(smollm2, metadata=metadata), 49152, "llama").warnings
+    assert "tokenizer.ggml.pre is missing" in warning
+    assert not read_tokenizer(smollm2, 49152, "llama").warnings
+
+
+def test_templates_of_a_name(smollm2: GgufFile) -> None:
+    metadata = {**smollm2.metadata, "tokenizer.chat_template.tool_use": "{{ tools }}"}
+    assert read_tokenizer(replace(smollm2, metadata=metadata), 49152, "llama").named_templates == {
+        "tool_use": "{{ tools }}"
+    }
+    metadata["tokenizer.chat_template.../x"] = "{{ tools }}"
+    with pytest.raises(InputError, match="badly named"):
+        read_tokenizer(replace(smollm2, metadata=metadata), 49152, "llama")
 
 
 def test_an_unknown_name_is_refused(smollm2: GgufFile) -> None:

@@ -26,13 +26,15 @@ ones are named. A family is one file of about 40 lines under xamc/compiler/front
 model_type: how its config and its tensors map to a transformers class. Code inside the checkpoint's folder is never
 used instead.""",
     "E1106": """The rotary embedding is scaled in a way that is not supported: `yarn`, `longrope`, a partial rotation,
-or an unknown GGUF tensor rope_freqs.weight. Supported are default, linear, dynamic (NTK) and llama3. Many models use
-the scaling only beyond their native context: without `rope_scaling` in config.json they compile, for that context.""",
+or a GGUF tensor rope_freqs.weight that is no Llama 3 scaling or stands beside a factor. Supported are default, linear,
+dynamic (NTK) and llama3; in GGUF a factor without a type is linear, as in llama.cpp. Many models use the scaling only
+beyond their native context: without `rope_scaling` in config.json they compile, for that context.""",
     "E1107": """config.json asks for a computation that no family expresses: an activation other than silu, weights
 that are quantized already (`quantization_config`: GPTQ, AWQ, FP8), attention that is not causal (`is_causal: false`),
 windows or layers of several kinds in a family that has none, caps and multipliers of other families
-(`final_logit_softcapping`, `residual_multiplier`), or a sliding window in GGUF. The message names key and value. Use
-the float16 or bfloat16 checkpoint; `frontend.quantize` quantizes it. Where a key doesn't belong to the model, and its
+(`final_logit_softcapping`, `residual_multiplier`), or a sliding window in GGUF. Of a GGUF file's metadata, each key
+that llama.cpp knows and that changes what a model computes is refused by its name: `attention.causal` false, scales,
+caps, experts, another layout of heads. The message names key and value. Use the float16 or bfloat16 checkpoint; `frontend.quantize` quantizes it. Where a key doesn't belong to the model, and its
 class in transformers doesn't read it, remove it from config.json.""",
     "E1110": """The header of a safetensors file is malformed: no JSON, a tensor whose dtype and shape don't give its
 number of bytes, tensors that overlap, bytes that belong to no tensor, or a header above 100 MiB. The file is damaged
@@ -45,8 +47,9 @@ Use the unquantized checkpoint and let `frontend.quantize` do it.""",
     "E1113": """model.safetensors.index.json is unusable: no `weight_map`, a shard given as a path instead of a file
 name (`../x.safetensors` could read outside of the checkpoint), or a tensor that its shard doesn't hold. A shard may
 be a symbolic link, as in Hugging Face's cache. Download the index again.""",
-    "E1114": """A shard that the index lists is missing, or there are several safetensors files and no index. All
-missing shards are listed below the error; download them.""",
+    "E1114": """A shard that the index lists is missing, or there are several safetensors files and no index; or a part
+of a split GGUF model (`-00002-of-00003.gguf`) is not beside the others. All missing files are listed below the error;
+download them.""",
     "E1115": """A tensor exists twice, in one file's header or in two shards, and no index says which one is meant.
 Download or convert the checkpoint again.""",
     "E1116": """The folder has no safetensors weights. If it holds an adapter (adapter_config.json), merge that into its
@@ -55,12 +58,13 @@ carelessly runs what their author wanted. `--allow-pickle` reads them in a child
 unpickler (`weights_only=True`) and limits on time and memory, and takes the weights from the file itself;
 `xamc convert-weights FOLDER OUT` does so once and writes safetensors. Best is a safetensors revision of the model.""",
     "E1120": """A parameter of the model has no tensor in the checkpoint; all such are listed below the error. Either
-a shard is missing, or config.json belongs to another model (more layers, other biases).""",
-    "E1121": """The checkpoint holds tensors that the model of config.json has no place for, for instance biases with
-`bias: false` or more layers than `num_hidden_layers`. Leaving them out would silently compute something else. Rotary
-tables and the head of a tied model are the exceptions, they are listed as unused.""",
-    "E1122": """A tensor's shape is not the one config.json implies; the message names tensor, file, expected and
-found shape. config.json and weights come from different models.""",
+a shard is missing, or config.json (in GGUF: the metadata) belongs to another model (more layers, other biases).""",
+    "E1121": """The checkpoint holds tensors that the model of config.json (in GGUF: of the metadata) has no place for,
+for instance biases with `bias: false`, more layers than `num_hidden_layers`, or scales of a quantization that is not
+read. Leaving them out would silently compute something else. Rotary tables and the head of a tied model are the
+exceptions, they are listed as unused.""",
+    "E1122": """A tensor's shape is not the one that config.json (in GGUF: the metadata) implies; the message names
+tensor, file, expected and found shape. The description and the weights come from different models.""",
     "E1123": """A weight is NaN or infinite. The message names the tensor and the first row. The file is damaged or
 the training diverged: every output would be NaN.""",
     "E1124": """A weight (or the scale of a group of quantized weights) is larger than float16 can hold, 65504. Store
@@ -72,8 +76,10 @@ it again.""",
     "E1132": """A GGUF tensor has a type that is not read; the message names tensor and type. Supported are F32, F16,
 BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS; requantize with llama.cpp's llama-quantize, or use
 the original safetensors.""",
-    "E1133": """The GGUF file is of an old version, big-endian, or one part of a split model. Convert it with a
-current llama.cpp; merge parts with `llama-gguf-split --merge`.""",
+    "E1133": """The GGUF file is of an old version, big-endian, or one part of a split model whose name doesn't lead to
+the other parts. Convert it with a current llama.cpp, or a big-endian file with `gguf-convert-endian FILE little` of the
+Python package gguf, which rewrites the file; give parts their names back (`-00001-of-00003.gguf`), or merge them with
+`llama-gguf-split --merge`.""",
     "E1134": """The tokenizer is missing, damaged, larger than the model's vocabulary or of an unsupported kind.
 Supported are tokenizer.json, SentencePiece BPE and Unigram (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's
 `gpt2`) with a known way of splitting words.""",

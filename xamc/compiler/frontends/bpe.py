@@ -41,7 +41,10 @@ class Vocabulary:
         charsmap: SentencePiece's compiled normalization table, empty for none.
         unigram: whether SentencePiece's pieces are those of a Unigram model, not of BPE.
         added_rules: id of a token of tokenizer_config.json → its ``lstrip``, ``rstrip``, ``single_word``.
+        user_defined_first: whether user-defined pieces are looked for in the text as it is, and what follows one
+            starts anew, as llama.cpp does; SentencePiece looks for them in the normalized text.
         remedy: what helps where the vocabulary is invalid.
+        other_tokenizer: what helps where tokenizer.json can't say the same.
     """
 
     tokens: Sequence[str]
@@ -62,7 +65,9 @@ class Vocabulary:
     charsmap: bytes = b""
     unigram: bool = False
     added_rules: Mapping[int, Mapping[str, bool]] = field(default_factory=dict)
+    user_defined_first: bool = False
     remedy: str = "download the file again"
+    other_tokenizer: str = "put a tokenizer.json of the same model beside it"
     _index: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

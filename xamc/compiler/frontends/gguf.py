@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,18 @@ def open_gguf(path: Path) -> Checkpoint:
         tensors=tensors,
         tokenizer=tokenizer.files,
         chat_template=tokenizer.chat_template,
+        named_templates=tokenizer.named_templates,
         generation=generation,
         files=file.paths,
         unused_tensors=unused,
-        ignored_keys=(*ignored, *tokenizer.ignored),
+        ignored_keys=ignored,
+        warnings=(*_warnings(file, ignored), *tokenizer.warnings),
     )
+
+
+def _warnings(file: GgufFile, ignored: tuple[str, ...]) -> Iterator[str]:
+    if ignored:
+        yield f"{file.path}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect"
 
 
 def _harmless(config: ModelConfig) -> Callable[[str], bool]:
@@ -109,21 +116,25 @@ def _with_special_tokens(config: ModelConfig, tokenizer: GgufTokenizer) -> Model
 
 
 def _generation(reader: ConfigReader) -> GenerationDefaults:
-    """The author's sampling defaults, keys ``general.sampling.*``."""
+    """The author's sampling defaults, keys ``general.sampling.*``, with llama.cpp's meaning of odd values.
+
+    Raises:
+        InputError: E1104, a value that is no number.
+    """
     values = reader.values
 
-    def number(key: str, above: float = 0.0) -> float | None:
+    def number(key: str) -> float | None:
         key = f"general.sampling.{key}"
-        return reader.number(key, above=above) if values.get(key) is not None else None
+        return reader.number(key, above=-1e30) if values.get(key) is not None else None
 
-    temperature = number("temp", above=-1e-9)
+    temperature, top_p, penalty = number("temp"), number("top_p"), number("penalty_repeat")
     top_k = "general.sampling.top_k"
     return GenerationDefaults(
         do_sample=None if temperature is None else temperature > 0,
-        temperature=temperature or None,
+        temperature=temperature if temperature is not None and temperature > 0 else None,
         top_k=max(reader.integer(top_k, low=-(2**31)), 0) if values.get(top_k) is not None else None,
-        top_p=number("top_p"),
-        repetition_penalty=number("penalty_repeat"),
+        top_p=top_p if top_p is not None and 0 < top_p <= 1 else None,
+        repetition_penalty=penalty if penalty is not None and penalty > 0 else None,
     )
 
 

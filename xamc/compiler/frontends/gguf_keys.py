@@ -63,7 +63,9 @@ _TOKENIZER = frozenset(
     middle_token_id model padding_token_id pre prefix_token_id scores seperator_token_id separator_token_id
     cls_token_id suffix_token_id token_type token_type_count tokens unknown_token_id
 """)
-) | {"tokenizer.chat_template"}
+) | {"tokenizer.chat_template", "tokenizer.chat_templates"}
+# Read by others, or records of how a file was made.
+_OTHER = ("split.", "quantize.", "tokenizer.chat_template.")
 _SAMPLING = frozenset(f"general.sampling.{name}" for name in ("temp", "top_k", "top_p", "penalty_repeat"))
 # Rank pooling turns the logits into one score per text; the other kinds pool what an embedding model gives.
 _RANK_POOLING = 4
@@ -84,7 +86,7 @@ def leftover_keys(metadata: Mapping[str, Any], path: Path, architecture: str, re
     left = []
     for key, value in sorted(metadata.items()):
         own = key.removeprefix(architecture + ".") if key.startswith(architecture + ".") else None
-        if key in read or key in _TOKENIZER or key in _SAMPLING or key.startswith(("split.", "quantize.")):
+        if key in read or key in _TOKENIZER or key in _SAMPLING or key.startswith(_OTHER):
             continue
         if key.startswith("general.") and not key.startswith("general.sampling."):
             _refuse_other_contents(key, value, path)

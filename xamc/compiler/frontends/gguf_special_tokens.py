@@ -51,7 +51,7 @@ class SpecialTokens:
         bos, eos, unknown, padding: ids, None where there is none.
         ends: every id that ends a generation, the end of sequence first.
         types: the type of each token; see `xamc.compiler.frontends.bpe`.
-        ignored: ``key value`` of ids outside of the vocabulary, which are treated as absent.
+        warnings: ids that count as absent and types that are changed; one sentence each.
     """
 
     bos: int | None
@@ -60,7 +60,7 @@ class SpecialTokens:
     padding: int | None
     ends: tuple[int, ...]
     types: tuple[int, ...]
-    ignored: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def read_special_tokens(
@@ -79,7 +79,7 @@ def read_special_tokens(
     """
     # SentencePiece's customary ids, where no key says otherwise
     customary = {"bos": 1, "eos": 2, "unknown": 0} if metadata.get("tokenizer.ggml.model") == "llama" else {}
-    ignored: list[str] = []
+    warnings: list[str] = []
 
     def read(name: str) -> int | None:
         key = f"tokenizer.ggml.{name}_token_id"
@@ -89,7 +89,7 @@ def read_special_tokens(
         if value is not None and 0 <= value < len(tokens):
             return value
         if value is not None:
-            ignored.append(f"{key} {value}")
+            warnings.append(f"{path}: {key} {value} is no token of the vocabulary and counts as absent")
         default = customary.get(name)
         return default if default is not None and default < len(tokens) else None
 
@@ -115,10 +115,13 @@ def read_special_tokens(
     for text, kind in _no_ends(index, ends):
         ends.discard(index[text])
         changed[index[text]] = kind
+    if other := [tokens[number] for number in range(len(tokens)) if changed[number] != types[number]]:
+        shown = ", ".join(map(repr, other[:8])) + (f" and {len(other) - 8} more" if len(other) > 8 else "")
+        warnings.append(f"{path}: {shown}: not of the type that tokenizer.ggml.token_type says, as in llama.cpp")
     first = [number for name in ("eos", "eot", "eom") if (number := ids[name]) in ends and number is not None]
     ordered = dict.fromkeys([*first, *sorted(ends)])
     return SpecialTokens(
-        ids["bos"], ids["eos"], ids["unknown"], ids["padding"], tuple(ordered), tuple(changed), tuple(ignored)
+        ids["bos"], ids["eos"], ids["unknown"], ids["padding"], tuple(ordered), tuple(changed), tuple(warnings)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from xamc.compiler.frontends.gguf_special_tokens import read_special_tokens
 from xamc.compiler.frontends.gguf_splits import SPLITTINGS
 from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
 
+TEMPLATE_PREFIX = "tokenizer.chat_template."
 _REMEDY = "convert the model again with a current llama.cpp and with its tokenizer"
 
 
@@ -28,7 +30,8 @@ class GgufTokenizer:
         stop: the id that ends a turn of the family's own template.
         bos: the id that starts a text.
         ends: every id that ends a generation.
-        ignored: keys without effect, with their values.
+        named_templates: further templates by name, ``tool_use`` for instance.
+        warnings: what is taken otherwise than it may seem; one sentence each.
     """
 
     files: Mapping[str, bytes | Path]
@@ -36,7 +39,8 @@ class GgufTokenizer:
     stop: int | None
     bos: int | None
     ends: tuple[int, ...]
-    ignored: tuple[str, ...]
+    named_templates: Mapping[str, str]
+    warnings: tuple[str, ...]
 
 
 def read_tokenizer(file: GgufFile, vocab_size: int, model_type: str) -> GgufTokenizer:
@@ -89,14 +93,47 @@ def read_tokenizer(file: GgufFile, vocab_size: int, model_type: str) -> GgufToke
         add_bos=flag("add_bos_token", spm or (splitting is not None and splitting.starts_with_bos)),
         add_eos=flag("add_eos_token", False),
         add_space_prefix=spm and flag("add_space_prefix", True),
+        user_defined_first=True,
         remedy=_REMEDY,
+        other_tokenizer="use the original checkpoint folder with its tokenizer.json",
     )
     text = sentencepiece_tokenizer(vocabulary) if spm else byte_level_tokenizer(vocabulary, splits)
     defaults = chat_defaults(model_type, vocabulary.index) if template is None else None
     stop = None
     if defaults is not None:
         template, stop = defaults.template, defaults.stop
-    return GgufTokenizer(vocabulary.files(text, template), template, stop, special.bos, special.ends, special.ignored)
+    warnings = [*special.warnings]
+    if not spm and "tokenizer.ggml.pre" not in meta:
+        warnings.append(
+            f"{file.path}: tokenizer.ggml.pre is missing; text is cut as by llama.cpp's default, which may not be how "
+            "the model was trained"
+        )
+    return GgufTokenizer(
+        files=vocabulary.files(text, template),
+        chat_template=template,
+        stop=stop,
+        bos=special.bos,
+        ends=special.ends,
+        named_templates=_named_templates(file),
+        warnings=tuple(warnings),
+    )
+
+
+def _named_templates(file: GgufFile) -> dict[str, str]:
+    """The templates of keys ``tokenizer.chat_template.<name>``.
+
+    Raises:
+        InputError: E1134, one that is no text, or whose name can't be a file's.
+    """
+    found = {}
+    for key, value in file.metadata.items():
+        name = key.removeprefix(TEMPLATE_PREFIX)
+        if name == key:
+            continue
+        if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise _invalid(file, f"{key} is not a text, or is badly named")
+        found[name] = value
+    return found
 
 
 def _vocabulary(file: GgufFile, vocab_size: int) -> tuple[list[str], list[int], list[float], list[str] | None]:

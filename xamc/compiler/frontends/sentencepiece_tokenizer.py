@@ -38,7 +38,7 @@ def sentencepiece_tokenizer(vocabulary: Vocabulary) -> bytes:
     if (prefix := _first_prefix(vocabulary)) is not None:
         tokenizer.pre_tokenizer = prefix
     tokenizer.decoder = _decoder(vocabulary)
-    return add_specials(tokenizer, vocabulary, user_defined_normalized=True)
+    return add_specials(tokenizer, vocabulary, user_defined_normalized=not vocabulary.user_defined_first)
 
 
 def _bpe(vocabulary: Vocabulary) -> models.BPE:
@@ -109,7 +109,8 @@ def _normalizer(vocabulary: Vocabulary) -> normalizers.Normalizer:
     if vocabulary.add_space_prefix and vocabulary.prefix_every_part:
         # Before every text that isn't empty. `tokenizers` sends the pieces of the user through the normalizer as well,
         # and they must come out as they are.
-        alone = "|".join(re.escape(token) for token in _user_defined(vocabulary))
+        pieces = [] if vocabulary.user_defined_first else _user_defined(vocabulary)
+        alone = "|".join(re.escape(token) for token in pieces)
         if len(alone) > MAX_USER_DEFINED:
             raise _unsupported(vocabulary, f"{MAX_USER_DEFINED} characters of user-defined pieces and more")
         unless = f"(?!(?:{alone})\\z)" if alone else ""
@@ -145,5 +146,5 @@ def _unsupported(vocabulary: Vocabulary, what: str) -> UnsupportedError:
     return UnsupportedError(
         "E1163",
         f"the tokenizer of {vocabulary.source} uses {what}, which tokenizer.json can't express",
-        "put a tokenizer.json of the same model beside it",
+        vocabulary.other_tokenizer,
     )
