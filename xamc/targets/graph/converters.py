@@ -193,9 +193,7 @@ class _Elu(onnx_frontend.OnnxOpConverter):
     @classmethod
     def _of(cls, x: Any, alpha: float) -> Any:
         dtype = str(x.ty.dtype)
-        below = relax.op.multiply(
-            relax.const(alpha, dtype), relax.op.subtract(relax.op.exp(x), relax.const(1, dtype))
-        )
+        below = relax.op.multiply(relax.const(alpha, dtype), relax.op.subtract(relax.op.exp(x), relax.const(1, dtype)))
         return relax.op.where(relax.op.less(x, relax.const(0, dtype)), below, x)
 
 

@@ -132,4 +132,3 @@ def _atanh(x: Any) -> Any:
     near = x * _polynomial(tuple(1 / divisor for divisor in range(2 * terms - 1, 0, -2)), square)
     far = half * tirx.log((one + x) / (one - x))
     return tirx.Select(tirx.abs(x) < tirx.const(0.25, x.ty), near, far)
-

@@ -101,7 +101,11 @@ def _bound(value: Any, var: Any) -> tuple[str, float] | None:
     if kind not in ("maximum", "minimum") or not value.args[0].same_as(var):
         return None
     bound = value.args[1]
-    if not isinstance(bound, tvm.ir.GenericConst) or bound.value.numpy().size != 1 or len(bound.ty.shape) > len(var.ty.shape):
+    if (
+        not isinstance(bound, tvm.ir.GenericConst)
+        or bound.value.numpy().size != 1
+        or len(bound.ty.shape) > len(var.ty.shape)
+    ):
         return None
     number = float(bound.value.numpy().reshape(()))
     return None if math.isnan(number) else (kind, number)

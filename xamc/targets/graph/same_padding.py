@@ -135,9 +135,11 @@ class _MaxPool(onnx_frontend.MaxPool):  # type: ignore[misc]
         rank = len(kernel)
         before = list(attr.get("pads", [0] * (2 * rank)))[:rank]
         if _auto_pad(attr) in _SAME:
-            before, _ = _padding(attr, _spatial(x), kernel)
             numbers = _numbers(attr, x, kernel)
+            before = list((numbers or {"pads": []})["pads"])[:rank]
             if numbers is None:
+                if attr["tvm_custom"]["num_outputs"] > 1:
+                    raise ValueError("it gives places, with an auto_pad that varies with its input's extents")
                 padded = _padded(bb, x, attr, kernel, float("-inf"))
                 values = super()._impl_v1(bb, [padded], _without(attr) | {"ceil_mode": 0}, params)
             else:

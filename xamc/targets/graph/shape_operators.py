@@ -11,13 +11,16 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from xamc.targets.graph.extents import Arithmetic, Extents, as_extents, as_tensor
 
-# operator → its inputs that are extents
-_INPUTS = {"ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Tile": (1,), "TopK": (1,)}  # fmt: skip
+EXTENTS_OF = {
+    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Slice": (1, 2, 3, 4),
+    "Tile": (1,), "TopK": (1,),
+}  # fmt: skip
+"""Operator → its inputs that say what shape the result has."""
 
 
 def of_extents(op: str, index: int, value: Extents) -> bool:
     """Whether an operator takes an input as extents; as a tensor it would have a result of unknown shape."""
-    return index in _INPUTS.get(op, ()) and not value.known
+    return index in EXTENTS_OF.get(op, ()) and not value.known
 
 
 def _shape(value: Any) -> list[Any]:
@@ -125,7 +128,9 @@ class _Slice(onnx_frontend.Slice):  # type: ignore[misc]
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         if not any(isinstance(value, Extents) for value in inputs):
             return super()._impl_v13(bb, inputs, attr, params)
-        starts, ends, axes, steps = (as_extents(inputs[index]) if inputs[index] is not None else None for index in (1, 2, 3, 4))
+        starts, ends, axes, steps = (
+            as_extents(inputs[index]) if inputs[index] is not None else None for index in (1, 2, 3, 4)
+        )
         data, shape = inputs[0], _shape(inputs[0])
         if starts is None or ends is None or any(one is not None and not one.known for one in (axes, steps)):
             raise ValueError("its bounds depend on data, not on the extents of inputs")
