@@ -132,10 +132,11 @@ def _checked(tensor: GraphTensor, array: Array) -> Array:
         raise InputError("E1642", f"the input {tensor.name} is {array.dtype}, not {wanted}", f"convert it to {wanted}")
     if wanted.kind in "iu" and array.size:
         low, high = int(array.min()), int(array.max())
-        if tensor.limit is not None and (low < 0 or high >= tensor.limit):
+        if tensor.limit is not None and (low < -tensor.limit or high >= tensor.limit):
             raise InputError(
                 "E1643",
-                f"the input {tensor.name} goes from {low} to {high}; its table has entries 0 to {tensor.limit - 1}",
+                f"the input {tensor.name} goes from {low} to {high}; its table has entries 0 to "
+                f"{tensor.limit - 1}, or -{tensor.limit} to -1 from its end",
                 "give ids of this model's vocabulary",
             )
         info = np.iinfo(wanted)

@@ -35,7 +35,7 @@ class GraphTensor:
         name: in the graph.
         dtype: of its elements.
         shape: its extents, the largest where they vary.
-        limit: bounds an input that indexes a table: its elements lie in [0, limit).
+        limit: bounds an input that indexes a table: its elements lie in [-limit, limit), those below 0 from its end.
         least: its smallest extents; empty when none varies.
         symbols: of an input whose extents vary: a name per axis, empty for a fixed one. Equal names are equal extents.
     """

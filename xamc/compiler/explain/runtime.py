@@ -75,7 +75,8 @@ take named arrays. `xamc run ARTIFACT --prompt "..."` runs it.""",
 The message says what is wanted; `xamc inspect ARTIFACT` lists inputs and outputs. Integers are converted between
 widths, other types have to be given as they are.""",
     "E1643": """An integer input looks up rows of a table (token ids in an embedding), and holds a number outside of
-it. Compiled code checks nothing, so it is refused before. Use the tokenizer of this model.""",
+it. Compiled code checks nothing, so it is refused before. Numbers below 0 count from the table's end, as ONNX says. Use
+the tokenizer of this model.""",
     "E1644": """The file given with --inputs is not an .npz file of arrays, the file of --outputs can't be written, or
 the options don't fit each other. `numpy.savez("in.npz", input=array)` writes one; pickled objects are not read.""",
     "E1645": """The compiled graph failed while it ran, although its inputs fit. That is a defect of ours: report it

@@ -149,7 +149,4 @@ scales of a model are those of the whole model, whatever `tp` is: xamc gives eac
 input's. A range is a smallest and a largest shape, `[[1, 3, 224, 224], [8, 3, 224, 224]]`, and extents that the graph
 calls by one name (`batch`) have one range: `input_ids: [[1, 16], [8, 128]]` beside `attention_mask: [1, 128]` is an
 error.""",
-    "E1193": """A gather or scatter of an ONNX graph looks up indices that the graph computes, in an axis whose extent
-varies from call to call. Compiled code checks no index, so indices are kept inside their table by constants; fix that
-extent in `frontend.shape`.""",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from xamc.compiler.frontends.onnx_halves import BFLOAT16, by_operator, half_type
 from xamc.compiler.frontends.onnx_shapes import fix_shapes
 from xamc.compiler.frontends.onnx_uses import wrong_use
 from xamc.compiler.frontends.onnx_weights import lift_weights
-from xamc.compiler.lowering.onnx_operators import STANDARD_DOMAINS, obstacle, remedy
+from xamc.compiler.lowering.onnx_operators import RANGES, STANDARD_DOMAINS, obstacle, remedy
 
 _MOST_LISTED = 40
 _MOST_NODES_NAMED = 5
@@ -100,6 +101,8 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     require_operators(model, path)
     _require_types(model, path)
     _require_known(model, path, symbols)
+    if symbols:
+        model.metadata_props[RANGES] = json.dumps(dict(sorted(symbols.items())))
     operators = Counter(node.op_type for node in model.graph.all_nodes())
     return OnnxModel(file, original, halves, half, model, dict(operators.most_common()), symbols)
 

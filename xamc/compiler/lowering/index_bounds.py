@@ -1,8 +1,11 @@
 """Keeps indices inside their tables: compiled gathers and scatters check nothing, and a bad index reads foreign memory.
 
-Indices that are a graph input get a bound, which the runtime checks and names; computed ones are clamped in the graph:
+Indices that are a graph input get a bound, which the runtime checks and names; computed ones, and all in an axis whose
+extent varies, are clamped in the graph:
 
     indices ─► Gather(data)      becomes      indices ─► Max(-N) ─► Min(N - 1) ─► Gather(data)
+
+Those below 0 count from the end of the axis.
 """
 
 from __future__ import annotations
@@ -28,11 +31,10 @@ def bound_indices(model: ir.Model, symbols: Mapping[str, tuple[int, int]] | None
 
     Raises:
         InputError: E1152 a constant index that lies outside of its table.
-        UnsupportedError: E1154 computed indices in an operator set without integer Min and Max; E1193 computed indices
-            into an axis whose extent varies.
+        UnsupportedError: E1154 computed indices in an operator set without integer Min and Max.
 
     Returns:
-        Graph input → exclusive upper bound of its elements, for inputs that index a table; they are at least 0.
+        Graph input → N, for inputs that index a table; their elements lie in [-N, N).
     """
     inputs = {str(value.name) for value in model.graph.inputs}
     limits: dict[str, int] = {}
@@ -50,14 +52,8 @@ def bound_indices(model: ir.Model, symbols: Mapping[str, tuple[int, int]] | None
             )
             continue
         extents = [dim for dim in found if isinstance(dim, int)]
-        if len(extents) < len(found):
-            raise UnsupportedError(
-                "E1193",
-                f"{node.name or node.outputs[0].name} ({node.op_type}) looks up computed indices in an axis whose "
-                "extent varies; they can't be kept inside",
-                fix="fix that extent in frontend.shape",
-            )
-        if source.name in inputs and source.producer() is None and len(extents) == 1:
+        whole = len(extents) == len(found)
+        if source.name in inputs and source.producer() is None and whole and len(extents) == 1:
             limits[str(source.name)] = min(limits.get(str(source.name), extents[0]), extents[0])
             continue
         if model.graph.opset_imports.get("", 1) < 12:
@@ -67,7 +63,7 @@ def bound_indices(model: ir.Model, symbols: Mapping[str, tuple[int, int]] | None
                 "before 12 can't keep inside the table",
                 fix="export with opset_version 13 or later, or convert with onnx.version_converter",
             )
-        _clamp(node, indices, extents)
+        _clamp(node, indices, extents if whole else None)
     return limits
 
 
@@ -105,19 +101,46 @@ def _check_constant(value: ir.Value, extents: list[int]) -> None:
         )
 
 
-def _clamp(node: ir.Node, indices: ir.Value, extents: list[int]) -> None:
-    """Puts Max and Min before a node's indices."""
+def _axes(node: ir.Node) -> NDArray[np.int64]:
+    """The axes that a node's second input indexes: one, or a vector of them."""
+    if node.op_type not in ("GatherND", "ScatterND"):
+        return np.array(node.attributes.get_int("axis", 0), np.int64)
+    indices = node.inputs[1]
+    depth = int((indices.shape if indices is not None and indices.shape is not None else [0])[-1])
+    start = node.attributes.get_int("batch_dims", 0)
+    return np.arange(start, start + depth, dtype=np.int64)
+
+
+def _clamp(node: ir.Node, indices: ir.Value, extents: list[int] | None) -> None:
+    """Puts Max and Min before a node's indices; without `extents` by those of the call."""
     dtype = np.int32 if indices.dtype == ir.DataType.INT32 else np.int64
-    bounds: NDArray[np.signedinteger[Any]] = np.array(extents if len(extents) > 1 else extents[0], dtype)
     nodes: list[ir.Node] = []
+    name = node.name or node.outputs[0].name
+
+    def add(op: str, inputs: list[ir.Value | None], called: str, **attributes: Any) -> ir.Value:
+        made = ir.node(op, inputs, attributes, name=f"{name}.{called}")
+        made.outputs[0].name = made.name
+        nodes.append(made)
+        return made.outputs[0]
+
+    def constant(array: Any, called: str) -> ir.Value:
+        return add("Constant", [], called, value=ir.tensor(np.asarray(array)))
+
+    if extents is not None:
+        bounds: NDArray[np.signedinteger[Any]] = np.array(extents if len(extents) > 1 else extents[0], dtype)
+        low, high = (
+            constant(np.asarray(np.negative(bounds), dtype), "low"),
+            constant(np.asarray(bounds - 1, dtype), "high"),
+        )
+    else:
+        shape = add("Shape", [node.inputs[0]], "shape")
+        count = add("Gather", [shape, constant(_axes(node), "axes")], "extents", axis=0)
+        if dtype == np.int32:
+            count = add("Cast", [count], "extents_as_int32", to=int(ir.DataType.INT32))
+        low, high = add("Neg", [count], "low"), add("Sub", [count, constant(np.array(1, dtype), "one")], "high")
     value = indices
-    for operator, limit in (("Max", np.negative(bounds)), ("Min", bounds - 1)):
-        constant = ir.node("Constant", [], {"value": ir.tensor(np.asarray(limit, dtype))})
-        clamped = ir.node(operator, [value, constant.outputs[0]])
-        for made, kind in ((constant, "bound"), (clamped, "index")):
-            made.outputs[0].name = made.name = f"{node.name or node.outputs[0].name}.{operator.lower()}_{kind}"
-        nodes += [constant, clamped]
-        value = clamped.outputs[0]
+    for operator, bound in (("Max", low), ("Min", high)):
+        value = add(operator, [value, bound], f"{operator.lower()}_index")
         value.shape, value.type = indices.shape, ir.TensorType(indices.dtype or ir.DataType.INT64)
     graph = node.graph
     assert graph is not None

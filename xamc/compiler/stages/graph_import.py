@@ -22,7 +22,7 @@ from xamc.compiler.frontends.onnx_file import model_files
 from xamc.compiler.stages.job import Job
 
 GRAPH, PARAMS, FACTS = "graph.onnx", "weights.params", "facts.json"
-CASE, LEAST_CASE = "case.safetensors", "case_least.safetensors"
+CASE, LEAST_CASE, VARIED_CASE = "case.safetensors", "case_least.safetensors", "case_varied.safetensors"
 LIMITS = Limits(seconds=1800, memory_bytes=16 * 2**30)
 _CHILD = "xamc.compiler.stages.graph_import:run"
 
@@ -73,9 +73,10 @@ class ImportedGraph:
     def cases(self) -> tuple[Path, ...]:
         """Files with ``input.NAME``, ``original.NAME`` (fp32 answers) and ``stored.NAME`` (with stored weights).
 
-        One with the largest extents, and another with the smallest where they vary.
+        One with the largest extents, another with the smallest where they vary, and one with integers of all kinds
+        where there are integer inputs and the model takes them.
         """
-        return tuple(path for path in (self.folder / CASE, self.folder / LEAST_CASE) if path.exists())
+        return tuple(path for name in (CASE, LEAST_CASE, VARIED_CASE) if (path := self.folder / name).exists())
 
     @property
     def graph(self) -> Path:
@@ -149,6 +150,8 @@ def run(request: Mapping[str, Any]) -> None:
         answers,
         deviations,
         require_close,
+        require_same_nan,
+        varied_case,
         widened_deviations,
     )
     from xamc.compiler.weights.lazy import ArrayTensor
@@ -181,14 +184,23 @@ def run(request: Mapping[str, Any]) -> None:
         lifted = lift_weights(original)
         for name, feeds in feeds_of.items():
             reference = answers(original, lifted, feeds)
-            found = deviations(answers(model, weights, feeds), reference)
+            simple = answers(model, weights, feeds)
+            found = deviations(simple, reference)
             simplified = max(simplified, require_close("the simplified graph and the original", found, reference))
             cases[name] = (feeds, reference)
+            require_same_nan("the simplified graph and the original", simple, reference)
             if name in in_halves:
                 found = widened_deviations(reference, in_halves[name])
                 sides = f"the graph in float32 and the file in {opened.half}"
                 require_close(sides, found, in_halves[name], FROM_HALVES[opened.half])
                 widened = {output: max(value, widened.get(output, 0.0)) for output, value in found.items()}
+        varied = varied_case(inputs, lambda feeds: answers(original, lifted, feeds), cases[CASE][1])
+        if varied is not None:
+            cases[VARIED_CASE] = varied
+            simple = answers(model, weights, varied[0])
+            what, found = "the simplified graph and the original", deviations(simple, varied[1])
+            simplified = max(simplified, require_close(what, found, varied[1]))
+            require_same_nan(what, simple, varied[1])
     stored = store_weights(model, weights, request["storage"])
     file = ParamsFile(out / PARAMS, {name: ArrayTensor(array) for name, array in stored.tensors.items()})
     if not plan:

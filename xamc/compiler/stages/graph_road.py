@@ -22,7 +22,7 @@ from xamc.compiler.progress import Progress, size
 from xamc.compiler.spec import key_uses
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.stages import summary
-from xamc.compiler.stages.graph_import import ImportedGraph, import_graph
+from xamc.compiler.stages.graph_import import CASE, LEAST_CASE, VARIED_CASE, ImportedGraph, import_graph
 from xamc.compiler.stages.graph_request import GraphRequest, graph_request
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.runtime.cpu_features import missing_features
@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from xamc.runtime.graph import GraphModel
 
 GOLDEN = "golden"
-_GOLDEN_FILES = ("golden.safetensors", "golden_least.safetensors")
+_GOLDEN_FILES = {
+    CASE: "golden.safetensors",
+    LEAST_CASE: "golden_least.safetensors",
+    VARIED_CASE: "golden_varied.safetensors",
+}
 LIMITS = Limits(seconds=3600, memory_bytes=16 * 2**30)
 _TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
@@ -155,7 +159,7 @@ def _prove(job: Job, imported: ImportedGraph, writer: ArtifactWriter) -> dict[st
         InternalError: E1474 the compiled graph is off from ONNX Runtime on the same stored weights.
     """
     with temporary_folder("golden") as folder:
-        files = dict(zip(map(str, imported.cases), _GOLDEN_FILES))
+        files = {str(case): _GOLDEN_FILES[case.name] for case in imported.cases}
         call = {"artifact": str(writer.folder), "cases": files, "out": str(folder)}
         compared: dict[str, Any] = run_child(
             "xamc.compiler.stages.graph_road:run_cases",
@@ -179,7 +183,7 @@ def run_cases(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_case(model: GraphModel, path: str, golden_file: Path) -> dict[str, Any]:
-    from xamc.compiler.verify.graph_oracle import deviations, require_close
+    from xamc.compiler.verify.graph_oracle import deviations, require_close, require_same_nan
 
     case = safetensors.numpy.load_file(path)
     kinds: dict[str, dict[str, Any]] = {"input": {}, "original": {}, "stored": {}}
@@ -188,7 +192,9 @@ def _run_case(model: GraphModel, path: str, golden_file: Path) -> dict[str, Any]
         kinds[kind][name] = array
     outputs = model.run(kinds["input"])
     found = deviations(outputs, kinds["stored"])
-    worst = require_close("the compiled graph and ONNX Runtime with the same weights", found, kinds["stored"])
+    what = "the compiled graph and ONNX Runtime with the same weights"
+    worst = require_close(what, found, kinds["stored"])
+    require_same_nan(what, outputs, kinds["stored"])
     golden = {f"input.{name}": array for name, array in kinds["input"].items()}
     golden |= {f"output.{name}": array for name, array in outputs.items()}
     safetensors.numpy.save_file(golden, golden_file)

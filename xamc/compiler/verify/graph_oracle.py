@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from xamc.compiler.artifact.graph_manifest import GraphTensor
 from xamc.compiler.errors import InternalError, UnsupportedError
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.runtime.seeded_feeds import Integers, seeded_feeds
 
 Array = NDArray[np.generic]
 # the newest that ONNX Runtime reads is higher; nothing here needs more
 MOST_IR_VERSION = 10
+_KINDS: tuple[Integers, ...] = ("signed", "positive")
 #: 16-bit float of a file → the bound of what the file computes in it against float32.
 FROM_HALVES = {"float16": "graph_from_float16", "bfloat16": "graph_from_bfloat16"}
 
@@ -49,6 +52,52 @@ def deviations(actual: Mapping[str, Array], expected: Mapping[str, Array]) -> di
         else:
             result[name] = float(np.mean(array != reference)) if reference.size else 0.0
     return result
+
+
+def require_same_nan(what: str, actual: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    """Compares where outputs are NaN, which `deviations` leaves out.
+
+    Raises:
+        InternalError: E1474 an output is a number where the reference has none, or the other way round.
+    """
+    for name, reference in expected.items():
+        if reference.dtype.kind == "f" and not np.array_equal(np.isnan(actual[name]), np.isnan(reference)):
+            raise InternalError(
+                "E1474",
+                f"{what} are not NaN in the same places of the output {name}",
+                fix="report the model; --set backend.type=reference runs it in ONNX Runtime meanwhile",
+            )
+
+
+def varied_case(
+    inputs: Sequence[GraphTensor], answer: Callable[[dict[str, Array]], dict[str, Array]], usual: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]] | None:
+    """Inputs with integers of all kinds, and the answers: a mask of zeros and ones would prove little of a sum.
+
+    Args:
+        inputs: of the graph.
+        answer: ONNX Runtime.
+        usual: outputs for the usual inputs.
+
+    Returns:
+        None without integer inputs, and for a model that takes none but masks: one that fails or overflows otherwise.
+    """
+    if all(np.dtype(tensor.dtype).kind == "f" for tensor in inputs):
+        return None
+    for integers in _KINDS:
+        feeds = seeded_feeds(inputs, seed=1, integers=integers)
+        try:
+            outputs = answer(feeds)
+        except UnsupportedError:  # an index outside of its table
+            continue
+        if all(_finite(outputs[name]) >= _finite(array) for name, array in usual.items()):
+            return feeds, outputs
+    return None
+
+
+def _finite(array: Array) -> float:
+    """The share of numbers."""
+    return float(np.mean(np.isfinite(array))) if array.dtype.kind == "f" and array.size else 1.0
 
 
 def widened_deviations(actual: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:

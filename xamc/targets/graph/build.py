@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ import tvm
 from tvm import relax
 
 from xamc.compiler.errors import UnsupportedError
-from xamc.targets.graph.importer import import_onnx
+from xamc.targets.graph.importer import ConversionError, import_onnx
 from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
 from xamc.targets.graph.schedule import TIR_PIPELINE, relax_pipeline
 from xamc.targets.graph.select_kernels import select_kernels
+from xamc.targets.graph.shape_operators import EXTENTS_OF
 from xamc.targets.kernels.isa import Isa
 
 _MOST_LISTED = 40
+_MOST_NAMED = 3
+_SECONDS = 120.0
+"""To look for the nodes that TVM can't compile."""
 
 
 def build(request: Mapping[str, Any]) -> None:
@@ -57,21 +61,50 @@ def build(request: Mapping[str, Any]) -> None:
             module, target=target, relax_pipeline=relax_pipeline(target), tir_pipeline=TIR_PIPELINE
         )
     except Exception as error:  # whatever a pass of TVM met
-        raise _refused("TVM can't compile the graph", error) from error
+        raise _not_compiled(proto, isa, error) from error
     executable.export_library(str(Path(request["out"]) / LIBRARY))
 
 
 def _import(proto: Any) -> tvm.IRModule:
-    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # names that TVM changes; ours are by position
-            return import_onnx(proto, _empty_inputs(proto))
+        return _quietly_imported(proto)
     except Exception as error:
-        # the importer prints which operator it was at, and raises whatever its converter met
-        found = re.search(r"Error converting operator (\w+)", printed.getvalue())
-        where = f"its {found.group(1)}" if found else "the graph"
-        raise _refused(f"TVM's importer can't lower {where}", error, _refusals(proto)) from error
+        nodes = _refusals(proto)
+        if isinstance(error, ConversionError):
+            where, first = f"{error.operator} {error.node}", f"{error.operator} {error.node}: {error.reason}"
+            raise _refused(f"{where} can't be lowered as the graph uses it", error, nodes or [first]) from error
+        raise _refused("the graph can't be lowered", error, nodes) from error
+
+
+def _quietly_imported(proto: Any) -> tvm.IRModule:
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that TVM changes; ours are by position
+        return import_onnx(proto, _empty_inputs(proto))
+
+
+def _not_compiled(proto: Any, isa: Isa, error: Exception) -> UnsupportedError:
+    """Names the nodes that TVM can't compile alone either; none may be left, and then it is how they go together."""
+    end, found, kinds = time.monotonic() + _SECONDS, [], set()
+    target = tvm.target.Target(isa.target())
+    for node, alone in _alone(proto):
+        kind = (node.op_type, node.attribute, [value.type.SerializeToString() for value in alone.graph.input])
+        if str(kind) in kinds:
+            continue
+        if time.monotonic() > end:
+            break
+        kinds.add(str(kind))
+        try:
+            module = select_kernels(_quietly_imported(alone), isa)
+            tvm.compile(module, target=target, relax_pipeline=relax_pipeline(target), tir_pipeline=TIR_PIPELINE)
+        except Exception as reason:  # whatever a pass of TVM met
+            found.append(f"{node.op_type} {node.name or node.output[0]}: {_last_line(reason)}")
+    where = ", ".join(line.partition(":")[0] for line in found[:_MOST_NAMED]) or "the graph"
+    return _refused(f"TVM can't compile {where}", error, found)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]
 
 
 def _empty_inputs(proto: Any) -> dict[str, list[int]]:
@@ -83,9 +116,9 @@ def _empty_inputs(proto: Any) -> dict[str, list[int]]:
     return {name: shape for name, shape in static.items() if 0 in shape}
 
 
-def _refusals(proto: Any) -> list[str]:
-    """Every node that the importer refuses by itself, not only the first one: a line with its name and why."""
-    graph, found = proto.graph, []
+def _alone(proto: Any) -> Iterator[tuple[Any, Any]]:
+    """Every node whose operands' types are known, and a model of it alone."""
+    graph = proto.graph
     known = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
     constants = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -95,18 +128,34 @@ def _refusals(proto: Any) -> list[str]:
         if node.op_type == "Constant" or any(name not in known for name in data):
             continue
         alone = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+        alone.metadata_props.extend(proto.metadata_props)
         alone.graph.name = "alone"
         alone.graph.node.extend([*(constants[name] for name in names if name in constants), node])
         alone.graph.initializer.extend(tensors[name] for name in names if name in tensors)
         alone.graph.input.extend(known[name] for name in data)
         alone.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in node.output if name)
+        yield node, alone
+
+
+def _refusals(proto: Any) -> list[str]:
+    """Every node that the importer refuses by itself, not only the first one: a line with its name and why."""
+    found = []
+    for node, alone in _alone(proto):
+        if _told_extents(node, alone):
+            continue  # alone it doesn't know where they come from
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                import_onnx(alone)
+            _quietly_imported(alone)
+        except ConversionError as error:
+            found.append(f"{node.op_type} {node.name or node.output[0]}: {error.reason[:200]}")
         except Exception as error:  # whatever a converter met
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            found.append(f"{node.op_type} {node.name or node.output[0]}: {reason[:200]}")
+            found.append(f"{node.op_type} {node.name or node.output[0]}: {_last_line(error)}")
     return found
+
+
+def _told_extents(node: Any, alone: Any) -> bool:
+    """Whether an operand that says what a result's shape is would be an input of the node alone."""
+    inputs = {value.name for value in alone.graph.input}
+    return any(index < len(node.input) and node.input[index] in inputs for index in EXTENTS_OF.get(node.op_type, ()))
 
 
 def _refused(what: str, error: Exception, nodes: Sequence[str] = ()) -> UnsupportedError:
@@ -114,6 +163,7 @@ def _refused(what: str, error: Exception, nodes: Sequence[str] = ()) -> Unsuppor
     return UnsupportedError(
         "E1473",
         what,
-        fix="export the model with other operators or attributes, or compile for backend.type: reference",
+        fix="fix the extents that it depends on in frontend.shape, or export the model with other operators or "
+        "attributes; backend.type: reference runs it as it is",
         details=tuple(nodes[:_MOST_LISTED]) or tuple(lines[-6:]),
     )

@@ -1,335 +1,133 @@
-"""TVM's ONNX importer, with operators that it lacks or gets wrong."""
+"""TVM's ONNX importer, with operators that it lacks or gets wrong, and with extents that it follows through a graph."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping
-from functools import reduce
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-from onnx import TensorProto
-from tvm import ir, relax, te, tirx, topi
+from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
-from xamc.targets.graph.legalize import max_pool_places
-from xamc.targets.kernels.topk import topk
+from xamc.compiler.lowering.onnx_operators import RANGES
+from xamc.targets.graph.converters import CONVERTERS
+from xamc.targets.graph.extents import Evaluator, Extents, as_tensor
+from xamc.targets.graph.same_padding import PADDED
+from xamc.targets.graph.shape_operators import SHAPED, of_extents
+
+OURS = CONVERTERS | SHAPED | PADDED
+"""Operator → what writes it in Relax, before the importer's own."""
+
+
+class ConversionError(Exception):
+    """An operator's use that has no form in Relax.
+
+    Attributes:
+        operator, node: its type and its name.
+        reason: in a line.
+    """
+
+    def __init__(self, operator: str, node: str, reason: str) -> None:
+        super().__init__(f"{operator} {node}: {reason}")
+        self.operator, self.node, self.reason = operator, node, reason
 
 
 def import_onnx(proto: Any, shapes: Mapping[str, list[int]] | None = None) -> Any:
     """A model as a Relax module; its inputs are those of the graph, in order.
 
     Args:
-        proto: the model.
+        proto: the model; `RANGES` of its metadata says between what its symbols vary.
         shapes: of the inputs whose shape the importer would not see.
+
+    Raises:
+        ConversionError: an operator's use that can't be written in Relax.
     """
-    theirs = onnx_frontend._get_convert_map
-    onnx_frontend._get_convert_map = lambda: theirs() | OURS
-    try:
+    written = {entry.key: entry.value for entry in proto.metadata_props}.get(RANGES, "{}")
+    importer = type("_RangedImporter", (_Importer,), {"ranges": {k: tuple(v) for k, v in json.loads(written).items()}})
+    with _replaced(_get_convert_map=_map(onnx_frontend._get_convert_map), ONNXGraphImporter=importer):
         return from_onnx(proto, dict(shapes or {}), keep_params_in_input=False, sanitize_input_names=False)
+
+
+def _map(theirs: Any) -> Any:
+    return lambda: theirs() | OURS
+
+
+@contextmanager
+def _replaced(**names: Any) -> Iterator[None]:
+    """Gives names of TVM's importer other values for a while."""
+    before = {name: getattr(onnx_frontend, name) for name in names}
+    for name, value in names.items():
+        setattr(onnx_frontend, name, value)
+    try:
+        yield
     finally:
-        onnx_frontend._get_convert_map = theirs
+        for name, value in before.items():
+            setattr(onnx_frontend, name, value)
 
 
-class _Cast(onnx_frontend.Cast):
-    """bfloat16 would be rounded as float16. Here it is float32 that holds bfloat16's numbers.
+class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
+    """Evaluates what a graph computes from its extents, and knows which node it is at.
 
-    Of floats that int32 and int64 don't hold, NaN among them, ONNX leaves the result open; here it is the lowest
-    integer, as in ONNX Runtime and NumPy on x86, where TVM gives 0 or the rest of a division.
+    Attributes:
+        ranges: symbol → its smallest and largest extent.
     """
 
-    @classmethod
-    def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        if attr["to"] in (TensorProto.INT32, TensorProto.INT64) and _is_float_tensor(inputs[0]):
-            dtype = onnx_frontend.get_type(attr["to"])
-            return bb.emit_te(_to_integers, inputs[0], dtype, primfunc_name_hint=f"to_{dtype}")
-        if attr["to"] != TensorProto.BFLOAT16:
-            return super()._impl_v13(bb, inputs, attr, params)
-        wide = bb.normalize(super()._impl_v13(bb, inputs, {"to": TensorProto.FLOAT}, params))
-        return bb.emit_te(_to_bfloat16, wide, primfunc_name_hint="to_bfloat16")
-
-
-def _is_float_tensor(value: Any) -> bool:
-    if isinstance(value, ir.GenericConst) or not isinstance(value.ty, relax.TensorType):
-        return False
-    return str(value.ty.dtype).startswith("float")
-
-
-def _to_integers(x: te.Tensor, dtype: str) -> te.Tensor:
-    limit = tirx.const(2.0 ** (int(dtype.removeprefix("int")) - 1), x.dtype)
-    zero, lowest = tirx.const(0, x.dtype), tirx.min_value(dtype)
-
-    def converted(*at: Any) -> Any:
-        value = x(*at)
-        inside = tirx.all(value < limit, value >= -limit)  # both are false for NaN
-        return tirx.Select(inside, tirx.Select(inside, value, zero).astype(dtype), lowest)
-
-    return te.compute(x.shape, converted, name=f"to_{dtype}")
-
-
-def _to_bfloat16(x: te.Tensor) -> te.Tensor:
-    """The upper 16 bits, to the nearest, of two equally near the even one; NaN stays as it is."""
-
-    def rounded(*at: Any) -> Any:
-        value = x(*at)
-        bits = tirx.reinterpret("uint32", value)
-        odd = (bits >> tirx.const(16, "uint32")) & tirx.const(1, "uint32")
-        upper = (bits + tirx.const(0x7FFF, "uint32") + odd) & tirx.const(0xFFFF0000, "uint32")
-        return tirx.Select(tirx.isnan(value), value, tirx.reinterpret("float32", upper))
-
-    return te.compute(x.shape, rounded, name="to_bfloat16")
-
-
-class _BitShift(onnx_frontend.OnnxOpConverter):
-    """By as many bits as there are, or by fewer than none, nothing but the sign is left; TVM leaves that undefined."""
-
-    @classmethod
-    def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, y = inputs
-        shape = bb.normalize(relax.op.add(x, y)).ty.shape
-        left = attr["direction"] == b"LEFT"
-        return bb.emit_te(_shift, x, y, list(shape), left, primfunc_name_hint="bit_shift")
-
-
-def _shift(x: te.Tensor, y: te.Tensor, shape: list[Any], left: bool) -> te.Tensor:
-    dtype = str(x.dtype)
-    bits = tirx.const(int(dtype.lstrip("uint")), dtype)
-    zero = tirx.const(0, dtype)
-    wide, by = topi.broadcast_to(x, shape), topi.broadcast_to(y, shape)
-
-    def shifted(*at: Any) -> Any:
-        value, count = wide(*at), by(*at)
-        inside = tirx.all(count >= zero, count < bits)
-        safe = tirx.Select(inside, count, zero)
-        if left:
-            return tirx.Select(inside, value << safe, zero)
-        sign = zero if dtype.startswith("u") else tirx.Select(value < zero, tirx.const(-1, dtype), zero)
-        return tirx.Select(inside, value >> safe, sign)
-
-    return te.compute(shape, shifted, name="bit_shift")
-
-
-class _BitCast(onnx_frontend.OnnxOpConverter):
-    """The same bits as another type of as many; booleans are the bytes 0 and 1."""
-
-    @classmethod
-    def _impl_v26(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        dtype = onnx_frontend.get_type(attr["to"])
-
-        def compute(x: te.Tensor) -> te.Tensor:
-            if "bool" in (dtype, str(x.dtype)):
-                return te.compute(x.shape, lambda *at: x(*at).astype(dtype), name="bit_cast")
-            return te.compute(x.shape, lambda *at: tirx.reinterpret(dtype, x(*at)), name="bit_cast")
-
-        return bb.emit_te(compute, inputs[0], primfunc_name_hint="bit_cast")
-
-
-class _CumProd(onnx_frontend.OnnxOpConverter):
-    """As `CumSum`."""
-
-    @classmethod
-    def _impl_v26(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        axis = onnx_frontend.get_constant(inputs[1], params)
-        if not hasattr(axis, "value"):
-            raise ValueError("CumProd of an axis that is not known before a run")
-        place, data = int(axis.value.numpy().reshape(())), inputs[0]
-        if attr.get("reverse", 0):
-            data = bb.normalize(relax.op.flip(data, place))
-        data = bb.normalize(relax.op.cumprod(data, place, exclusive=bool(attr.get("exclusive", 0))))
-        return relax.op.flip(data, place) if attr.get("reverse", 0) else data
-
-
-class _MaxPool(onnx_frontend.MaxPool):
-    """With the places of the largest elements, counted through the whole tensor, as a second output."""
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        values = super()._impl_v1(bb, inputs, attr, params)
-        if attr["tvm_custom"]["num_outputs"] < 2:
-            return values
-        if attr.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            raise ValueError(f"MaxPool with places and auto_pad {attr['auto_pad'].decode()}")
-        x, rank = inputs[0], len(attr["kernel_shape"])
-        shape = list(bb.normalize(values).ty.shape)
-        columns = bool(attr.get("storage_order", 0)) and rank > 1
-        windows = [attr["kernel_shape"], attr.get("strides"), attr.get("dilations"), attr.get("pads")]
-        sizes = [list(given or [default] * rank) for given, default in zip(windows, (1, 1, 1, 0))]
-        return bb.emit_te(max_pool_places, x, shape, sizes, columns, primfunc_name_hint="max_pool_places")
-
-
-class _OfMany(onnx_frontend.OnnxOpConverter):
-    """`Max`, `Min`, `Sum` of any number of tensors, two at a time, in their order; convolutions may take them in."""
-
-    relax_op: Any
-    scalar_op: Any
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        operands = list(inputs)
-        if all(ir.is_prim_expr(operand) or _one_number(operand) for operand in operands) and any(
-            ir.is_prim_expr(operand) for operand in operands
-        ):  # extents
-            numbers = [operand if ir.is_prim_expr(operand) else _one_number(operand) for operand in operands]
-            return relax.prim_value(reduce(cls.scalar_op, numbers))
-        tensors = [as_tensor(bb, operand) for operand in operands]
-        if len(tensors) == 2:  # a constant comes last, as in Clip
-            tensors.sort(key=lambda operand: isinstance(operand, ir.GenericConst))
-        return reduce(lambda left, right: bb.normalize(cls.relax_op(left, right)), tensors)
-
-
-class _Max(_OfMany):
-    relax_op, scalar_op = relax.op.maximum, tirx.max
-
-
-class _Min(_OfMany):
-    relax_op, scalar_op = relax.op.minimum, tirx.min
-
-
-def _one_number(value: Any) -> Any:
-    """The integer in a constant that holds one, as an expression; None for anything else."""
-    if not isinstance(value, ir.GenericConst) or value.value.numpy().size != 1:
-        return None
-    number = value.value.numpy().reshape(())
-    return tirx.const(int(number), str(number.dtype)) if number.dtype.kind in "iu" else None
-
-
-def as_tensor(bb: Any, value: Any) -> Any:
-    """Extents, which the importer keeps as expressions, as an int64 tensor; others as they are."""
-    if isinstance(value, relax.ShapeExpr):
-        return bb.normalize(relax.op.shape_to_tensor(value))
-    if ir.is_prim_expr(value):
-        shape = bb.normalize(relax.op.shape_to_tensor(relax.ShapeExpr([value])))
-        return bb.normalize(relax.op.reshape(shape, relax.ShapeExpr([])))
-    return value
-
-
-class _Clip(onnx_frontend.OnnxOpConverter):
-    """Bounds that are NaN are none, as in ONNX Runtime; elements that are NaN stay so."""
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        dtype = str(inputs[0].ty.dtype)
-        bounds = [relax.const(attr[name], dtype) if name in attr else None for name in ("min", "max")]
-        return cls._between(bb, inputs[0], bounds)
-
-    @classmethod
-    def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        return cls._between(bb, as_tensor(bb, inputs[0]), [inputs[1], inputs[2]])
-
-    @classmethod
-    def _between(cls, bb: Any, value: Any, bounds: list[Any]) -> Any:
-        for bound, open_end, call in zip(bounds, ("-inf", "inf"), (relax.op.maximum, relax.op.minimum)):
-            if bound is None:
-                continue
-            given = as_tensor(bb, bound)
-            dtype = str(given.ty.dtype)
-            if isinstance(given, ir.GenericConst):
-                if np.isnan(given.value.numpy()).any():
-                    continue
-            elif dtype.startswith("float"):
-                given = bb.emit(relax.op.where(relax.op.isnan(given), relax.const(float(open_end), dtype), given))
-            value = bb.normalize(call(value, given))
-        return value
-
-
-class _Sum(_OfMany):
-    relax_op, scalar_op = relax.op.add, operator.add
-
-
-class _Mean(_Sum):
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        total = bb.normalize(super()._impl_v1(bb, inputs, attr, params))
-        return relax.op.divide(total, relax.const(len(inputs), str(total.ty.dtype)))
-
-
-class _Elu(onnx_frontend.OnnxOpConverter):
-    """a (e^x - 1) below 0, of any float type; `Selu` is a multiple of it."""
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        return cls._of(inputs[0], attr.get("alpha", 1.0))
-
-    @classmethod
-    def _of(cls, x: Any, alpha: float) -> Any:
-        dtype = str(x.ty.dtype)
-        below = relax.op.multiply(relax.const(alpha, dtype), relax.op.subtract(relax.op.exp(x), relax.const(1, dtype)))
-        return relax.op.where(relax.op.less(x, relax.const(0, dtype)), below, x)
-
-
-class _Selu(_Elu):
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        value = cls._of(inputs[0], attr.get("alpha", 1.67326319217681884765625))
-        gamma = relax.const(attr.get("gamma", 1.05070102214813232421875), str(inputs[0].ty.dtype))
-        return relax.op.multiply(gamma, value)
-
-
-class _TopK(onnx_frontend.OnnxOpConverter):
-    """A kernel, for TVM's own is a function that only its large library has; `sorted` 0 leaves the order open."""
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        return cls._of(bb, inputs[0], int(attr["k"]), attr)
-
-    @classmethod
-    def _impl_v10(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        k = onnx_frontend.get_constant(inputs[1], params)
-        if not isinstance(k, ir.GenericConst):
-            raise ValueError("TopK of a k that is not known before a run")
-        return cls._of(bb, inputs[0], int(k.value.numpy().reshape(())), attr)
-
-    @classmethod
-    def _of(cls, bb: Any, x: Any, k: int, attr: Any) -> Any:
-        shape, dtype, largest = list(x.ty.shape), str(x.ty.dtype), bool(attr.get("largest", 1))
-        axis = int(attr.get("axis", -1)) % len(shape)
-        result = [*shape[:axis], k, *shape[axis + 1 :]]
-        if k == 0:
-            return relax.Tuple([relax.op.zeros(relax.ShapeExpr(result), kind) for kind in (dtype, "int64")])
-        rows, inner = (reduce(operator.mul, extents, 1) for extents in (shape[:axis], shape[axis + 1 :]))
-        name = f"topk_{dtype}_{k}_{'largest' if largest else 'smallest'}"
-        kernel = bb.add_func(topk(name, dtype, k, largest), name)
-        flat = bb.normalize(relax.op.reshape(x, relax.ShapeExpr([rows, shape[axis], inner])))
-        types = [relax.TensorType([rows, k, inner], kind) for kind in (dtype, "int64")]
-        best = bb.emit(relax.call_tir(kernel, relax.Tuple([flat]), types))
-        return relax.Tuple([bb.emit(relax.op.reshape(best[i], relax.ShapeExpr(result))) for i in range(2)])
-
-
-class _ThresholdedRelu(onnx_frontend.OnnxOpConverter):
-    """A product with 0 would be NaN for -inf and -0 for others; it is of any float type here."""
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, dtype = inputs[0], str(inputs[0].ty.dtype)
-        above = relax.op.greater(x, relax.const(attr.get("alpha", 1.0), dtype))
-        return relax.op.where(above, x, relax.const(0, dtype))
-
-
-class _PRelu(onnx_frontend.OnnxOpConverter):
-    """What is below 0 times its slope, which is broadcast as in a product."""
-
-    @classmethod
-    def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, slope = inputs[0], inputs[1]
-        below = relax.op.less(x, relax.const(0, str(x.ty.dtype)))
-        return relax.op.where(below, bb.normalize(relax.op.multiply(x, slope)), x)
-
-
-#: Operator → what writes it in Relax, before the importer's own.
-OURS = {
-    "BitCast": _BitCast,
-    "BitShift": _BitShift,
-    "Cast": _Cast,
-    "Clip": _Clip,
-    "CumProd": _CumProd,
-    "Elu": _Elu,
-    "Max": _Max,
-    "MaxPool": _MaxPool,
-    "Mean": _Mean,
-    "Min": _Min,
-    "PRelu": _PRelu,
-    "Selu": _Selu,
-    "Sum": _Sum,
-    "ThresholdedRelu": _ThresholdedRelu,
-    "TopK": _TopK,
-}
+    ranges: Mapping[str, tuple[int, int]] = {}
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._evaluator = Evaluator(self.ranges)
+
+    def _construct_nodes(self, graph: Any) -> None:
+        for node in graph.node:
+            try:
+                self._construct_node(node)
+            except Exception as error:  # whatever a converter met
+                reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+                raise ConversionError(node.op_type, node.name or node.output[0], reason) from error
+        for output in graph.output:
+            self._nodes[output.name] = as_tensor(self.bb, self._nodes[output.name])
+
+    def _construct_node(self, node: Any) -> None:
+        inputs = onnx_frontend.onnx_input(self._nodes[name] if name else None for name in node.input)
+        attributes = self._parse_attr(node.attribute)
+        attributes["tvm_custom"] = {"name": node.name, "num_outputs": len(node.output)}
+        if node.op_type == "If":
+            self._nodes[node.input[0]] = as_tensor(self.bb, inputs[0])
+            super()._construct_nodes(_Nodes([node]))
+            return
+        made: Any = self._evaluator.evaluate(node.op_type, inputs, attributes, self.opset)
+        if made is None:
+            result = self._convert_operator(node.op_type, inputs, attributes, self.opset)
+            made = self._parts(result)
+        if len(made) < len(node.output):
+            raise ValueError(f"it has {len(node.output)} outputs, of which {len(made)} are computed")
+        for name, value in zip(node.output, made):
+            self._nodes[name] = value
+
+    def _parts(self, result: Any) -> list[Any]:
+        """The outputs in what a converter gave."""
+        if isinstance(result, relax.Tuple):
+            return list(result)
+        if isinstance(result.ty, relax.TupleType):
+            return [self.bb.emit(relax.TupleGetItem(result, index)) for index in range(len(result.ty.fields))]
+        return [result]
+
+    def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
+        given = onnx_frontend.onnx_input(
+            value if isinstance(value, Extents) and of_extents(op_name, index, value) else as_tensor(self.bb, value)
+            for index, value in enumerate(inputs)
+        )
+        for value in given:
+            if isinstance(getattr(value, "ty", None), relax.TensorType) and value.ty.shape is not None:
+                self._evaluator.arithmetic.learn(value.ty.shape)
+        attrs["xamc_arithmetic"] = self._evaluator.arithmetic
+        return super()._convert_operator(op_name, given, attrs, opset)
+
+
+class _Nodes:
+    """What the importer reads of a graph of some nodes."""
+
+    def __init__(self, nodes: list[Any]) -> None:
+        self.node = nodes

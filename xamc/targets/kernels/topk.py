@@ -12,13 +12,13 @@ _SIGN = 0x8000000000000000
 """Of two's complement, as a number without a sign."""
 
 
-def topk(name: str, dtype: str, k: int, largest: bool) -> E.PrimFunc:
+def topk(name: str, dtype: str, most: int | None, largest: bool) -> E.PrimFunc:
     """The best elements of every row.
 
     Args:
         name: of the PrimFunc.
         dtype: of the elements; float16, float32, float64 or any integer.
-        k: how many are kept of a row, at least 1.
+        most: how many are kept of a row, k, at least 1; None where the results' extent says so.
         largest: the largest ones, or the smallest, where a NaN comes last.
 
     Returns:
@@ -28,32 +28,33 @@ def topk(name: str, dtype: str, k: int, largest: bool) -> E.PrimFunc:
 
     def body() -> None:
         rows, count, inner = E.dynamic("rows"), E.dynamic("count"), E.dynamic("inner")
+        k = E.dynamic("k") if most is None else E.i64(most)
         x = E.parameter("x", (rows, count, inner), dtype)
         values = E.parameter("values", (rows, k, inner), dtype)
         places = E.parameter("places", (rows, k, inner), "int64")
-        size = -(-k // 8) * 8  # working memory of whole cache lines
 
         def row(index: E.Expr) -> None:
             r, s = E.let(index // inner), E.let(index % inner)
-            heap = _Heap(E.scratch((size,), "int64"), E.scratch((size,), "int64"), k)
-            with E.serial(k) as i:
-                heap.set(i, _key(E.load(x, [r, i, s]), dtype, largest), E.i64(i))
-            with E.serial(k // 2) as i:
-                heap.sink(k // 2 - 1 - i, E.i64(k))
-            with E.serial(E.i64(k), count) as i:
+            heap = _Heap(E.scratch((k,), "int64"), E.scratch((k,), "int64"), (most or 2**31).bit_length())
+            with E.serial(E.i64(0), k) as i:
+                heap.set(i, _key(E.load(x, [r, i, s]), dtype, largest), i)
+            half = E.let(k // 2)
+            with E.serial(E.i64(0), half) as i:
+                heap.sink(half - 1 - i, k)
+            with E.serial(k, count) as i:
                 key = E.Register(1, "int64", _key(E.load(x, [r, i, s]), dtype, largest))
 
                 def keep(i: E.Expr = i, key: E.Register = key) -> None:
                     heap.set(E.i64(0), key.get(), i)
-                    heap.sink(E.i64(0), E.i64(k))
+                    heap.sink(E.i64(0), k)
 
                 # a later place is worse than an equal one that is in already
                 E.when(key.get() > heap.key(E.i64(0)), keep)
-            with E.serial(k - 1) as i:  # the worst one that is left goes to the end
-                last = E.let(E.i64(k - 1) - i)
+            with E.serial(E.i64(0), k - 1) as i:  # the worst one that is left goes to the end
+                last = E.let(k - 1 - i)
                 heap.swap(E.i64(0), last)
                 heap.sink(E.i64(0), last)
-            with E.serial(k) as i:
+            with E.serial(E.i64(0), k) as i:
                 place = E.Register(1, "int64", heap.place(i))
                 E.store(values, [r, i, s], E.load(x, [r, place.get(), s]))
                 E.store(places, [r, i, s], place.get())
@@ -66,9 +67,9 @@ def topk(name: str, dtype: str, k: int, largest: bool) -> E.PrimFunc:
 class _Heap:
     """Keys and places; the worst one is at 0, and none is better than the two below it, at 2i + 1 and 2i + 2."""
 
-    def __init__(self, keys: E.Buffer, places: E.Buffer, k: int) -> None:
+    def __init__(self, keys: E.Buffer, places: E.Buffer, levels: int) -> None:
         self._keys, self._places = keys, places
-        self._levels = k.bit_length()
+        self._levels = levels
 
     def key(self, at: E.Expr) -> E.Expr:
         return E.load(self._keys, [at])
@@ -91,7 +92,7 @@ class _Heap:
 
     def sink(self, start: E.Expr, size: E.Expr) -> None:
         """Lets an element sink, below worse ones, in a heap of `size`."""
-        at = E.Register(1, "int64", E.i64(start))
+        at = E.Register(1, "int64", start)
 
         def step() -> None:
             child = E.Register(1, "int64", at.get() * E.i64(2) + E.i64(1))
