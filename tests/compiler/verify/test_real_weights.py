@@ -72,7 +72,7 @@ def test_what_an_int8_cache_costs_with_and_without_the_keys_biases(tmp_path: Pat
     config, tensors = biased(tmp_path, key=200.0)
     inside = observed(config, tensors, PROMPTS, CacheRounding("int8"))
     apart = observed(config, tensors, PROMPTS, CacheRounding("int8", unbiased_keys=True))
-    assert inside.mean_kl > 0.05 and inside.top1_agreement < 0.8
+    assert inside.mean_kl > 5 * tolerance("cache_kl") and inside.top1_agreement < 0.8
     assert apart.mean_kl < tolerance("cache_kl") / 5 and apart.top1_agreement > 0.9
     plain = observed(*biased(tmp_path / "plain"), PROMPTS, CacheRounding("int8"))
     assert apart.mean_kl < 3 * plain.mean_kl

@@ -50,7 +50,10 @@ def test_what_caches_lack_is_the_bias_turned_like_a_key() -> None:
     config = program.config
     angles = np.arange(7)[:, None] * np.linspace(0.1, 1.0, config.head_dim // 2)
     found = rotated_biases(program, "int8", np.cos(angles), np.sin(angles))
-    name = next(name for name in program.weights if (name.endswith("bias") and "qkv" in name) or "k_proj.bias" in name)
+    update = next(
+        c for _, v in Body.of(program.module["main"]).bindings if (c := decode(v)) and c.name == "rope_kv_write"
+    )
+    name = key_bias(program, Body.of(program.module["main"]), update, "int8").name
     fused = program.weights[name].read_rows(0, program.weights[name].shape[0]).astype(np.float64)
     heads, kv_heads, d = config.num_heads, config.num_kv_heads, config.head_dim
     low, high = np.split(fused[heads * d : (heads + kv_heads) * d].reshape(kv_heads, 1, d), 2, axis=-1)

@@ -44,8 +44,8 @@ class KeyBiasApart:
                 r = Add(Mul(b, cos), Mul(Concat(Neg(b[..., D/2:]), b[..., :D/2]), sin))         [1, Hkv, S, D]
 
     with cos and sin [1, 1, S, D] of the positions of all S slots: in a decode graph slot j < S - 1 holds position j,
-    and the last slot the new token's. A key bias of 200, as some models have, is the same for all tokens and would leave
-    few of 255 codes to what differs between them. Runs behind `rope_table` and `eager_attention`.
+    and the last slot the new token's. A key bias of 200, as some models have, is the same for all tokens and would
+    leave few of 255 codes to what differs between them. Runs behind `rope_table` and `eager_attention`.
     """
 
     name = "key_bias_apart"
