@@ -408,6 +408,8 @@ def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tupl
         names = chosen.static_passes(request).names
         if request.kv_dtype == "int8":
             names.insert(names.index("shard"), "kv_int8")
+            if request.unbiased_keys:
+                names.insert(names.index("weight_storage"), "key_bias_apart")
     else:
         names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
     return tuple(name for name in names if name not in spec.passes.disable)

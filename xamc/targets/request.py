@@ -39,6 +39,7 @@ class TargetRequest:
         weight_dtype: float32, float16 or bfloat16: how unquantized matrices are stored.
         quantize: how linear weights are rounded, or None.
         kv_dtype: element type of the KV cache.
+        unbiased_keys: whether a calibrated int8 cache may hold keys without their biases.
         cpu_levels: CPU levels to generate code for, `native` for this machine's; the CPU target alone takes several.
         activations: float32, bfloat16, int8 or int16: what linear layers multiply their inputs as.
         disable: names of passes to leave out.
@@ -62,6 +63,7 @@ class TargetRequest:
     tp: int = 1
     merge_params: bool = False
     atc: AtcRequest | None = None
+    unbiased_keys: bool = False
 
     @property
     def is_embedding(self) -> bool:

@@ -92,6 +92,7 @@ PASSES: dict[str, PassCase] = {
     "eager_attention": _static(lambda m, _: m.EagerAttention(), 3, "tied"),
     "insert_slice": _static(lambda m, _: m.InsertSlice(), 4, "tied"),
     "fp16_clamp": _static(lambda m, _: m.Fp16Clamp(), 5, "windowed", WideMasks()),
+    "key_bias_apart": _static(lambda m, _: m.KeyBiasApart(), 4, "windowed"),
     "embedding_output": PassCase(
         lambda m: m.EmbeddingOutput(), (Cleanup(), StaticPhase(PREFILL), *_STATIC[:3]), "windowed"
     ),

@@ -112,6 +112,14 @@ MUTATIONS: dict[str, list[tuple[str, str]]] = {
         ("RoundToNearest(8, None), init=False", "RoundToNearest(8, 32), init=False"),
         ("for product in products:", "for product in products[:0]:"),
     ],
+    "key_bias_apart": [
+        ("[whole.outputs[0], tables[0]]", "[whole.outputs[0], tables[1]]"),
+        ("[negative.outputs[0], low.outputs[0]]", "[low.outputs[0], negative.outputs[0]]"),
+        ('"Add", [present, rotated.outputs[0]]', '"Sub", [present, rotated.outputs[0]]'),
+        ("[lifted.outputs[0], own]", "[own, lifted.outputs[0]]"),
+        ("reader.replace_input_with(operand, keys.outputs[0])", "pass"),
+        ("addition.inputs[1 - uses[0][1]]", "addition.outputs[0]"),
+    ],
     "kv_int8": [
         ('"token_axis", value_ints=[1])\n        levels', '"token_axis", value_ints=[2])\n        levels'),
         ('"token_axis", value_ints=[1])\n        centred', '"token_axis", value_ints=[2])\n        centred'),

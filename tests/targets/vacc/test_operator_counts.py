@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -33,7 +34,8 @@ def counted(program: Program) -> dict[str, int]:
 def check(name: str, request: TargetRequest) -> None:
     twin = family(name)
     passes = static_passes(request)
-    scales = scales_of_cases(twin.config, family_answers(name)) if request.kv_dtype == "int8" else None
+    weights = twin.weights if request.unbiased_keys else None
+    scales = scales_of_cases(twin.config, family_answers(name), weights) if request.kv_dtype == "int8" else None
     program = copy_program(twin)
     for graph_pass in passes.common:
         graph_pass.run(program)
@@ -54,4 +56,8 @@ def test_ranks_int8_weights_and_int8_cache() -> None:
     check("llama", TargetRequest("float16", None, "float16", buckets=(PREFILL, DECODE), tp=2))
     check("qwen3", TargetRequest("float16", RoundToNearest(8, None), "float16", buckets=(PREFILL, DECODE)))
     check("qwen2", TargetRequest("float16", None, "int8", buckets=(PREFILL, DECODE)))
+    apart = TargetRequest("float16", None, "int8", buckets=(PREFILL, DECODE), unbiased_keys=True)
+    check("qwen2", apart)
+    check("qwen2", replace(apart, tp=2))
+    check("qwen3", apart)
     check("qwen3", TargetRequest("float16", None, "float16", buckets=(PREFILL,)))

@@ -83,6 +83,9 @@ disable them on Ascend.""",
 answers otherwise than the exported model, or touched a row of the KV cache that is not its own. The message names the
 graph and the gear. Leave the gear out of `backend.compile.gears` to get going, and report the model; it is a defect of
 ours.""",
+    "E1329": """The pass `key_bias_apart` takes the biases of keys out of an int8 KV cache and adds them, rotated, where
+attention reads it. It found keys that are no rotated sum of a product and a bias, or whose rotation reads no row of the
+RoPE tables. Run it once, behind `rope_table` and `eager_attention`; otherwise report the model.""",
     "E1330": """The pass `vocab_padding` walks from the output `logits` back to lm_head: a bias at most, the matrix
 product,
 the transpose, a cast of a 16-bit weight, the weight. It found something else. Disable the pass

@@ -16,12 +16,20 @@ from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
-from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, SAMPLES, TOKENS, read_texts, token_samples
+from xamc.compiler.stages.target_request import SCALES_KEY
+from xamc.compiler.verify.calibration_text import (
+    DEFAULT_TEXTS,
+    FEWEST_TOKENS,
+    SAMPLES,
+    TOKENS,
+    is_varied,
+    random_samples,
+    read_texts,
+    token_samples,
+)
 from xamc.compiler.verify.kv_calibration import RESULT, calibrate
 from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.compiler.weights.kv_scales import KvScales, read_kv_scales
-
-SCALES_KEY = "kv_cache_scales"
 
 
 def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:
@@ -86,7 +94,15 @@ def calibration_samples(job: Job, spec: Spec, checkpoint: Checkpoint) -> Sequenc
         from xamc.runtime.tokenizer import Tokenizer
 
         tokenizer = Tokenizer(Path(folder))
-    return token_samples(tokenizer, texts, samples, min(tokens, config.max_position_embeddings), config.vocab_size)
+    length = min(tokens, config.max_position_embeddings)
+    pieces = token_samples(tokenizer, texts, samples, length, config.vocab_size)
+    if not is_varied(pieces):
+        job.progress.warn(
+            f"the tokenizer makes fewer than {FEWEST_TOKENS} different tokens of the calibration text, so the KV cache "
+            "is calibrated on random tokens as well; name a text of the model's own in dataset.path"
+        )
+        pieces += random_samples(samples, length, config.vocab_size)
+    return pieces
 
 
 def _number(dataset: Mapping[str, object], key: str, default: int) -> int:

@@ -27,7 +27,7 @@ from xamc.compiler.stages import summary
 from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.cache_rounding import CacheRounding
-from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, token_samples
+from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
 from xamc.compiler.verify.real_weights import KEYS, VALUES, Extent, Observed, observe
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.fingerprint import fingerprint
@@ -35,8 +35,6 @@ from xamc.compiler.weights.fingerprint import fingerprint
 LARGEST_FLOAT16 = 65504.0
 NOT_RUN = "more than 1 GiB of weights: verify.final: true runs them"
 PROMPTS, TOKENS = 4, 64
-# a text of which a tokenizer makes fewer different tokens says little about the model
-_FEWEST_TOKENS = 16
 _RESULT = "observed.json"
 _RUNS = ("xamc.compiler.verify.real_weights", "xamc.compiler.verify.streamed_reference")
 
@@ -65,7 +63,7 @@ def look(job: Job, spec: Spec, checkpoint: Checkpoint, cache: CacheRounding) -> 
         "config": to_json(checkpoint.config),
         "tensors": {name: fingerprint(tensor) for name, tensor in checkpoint.tensors.items()},
         "prompts": [hashlib.sha256(prompt.tobytes()).hexdigest() for prompt in prompts],
-        "cache": [cache.dtype, cache.unbiased_keys],
+        "cache": [cache.dtype, cache.unbiased_keys, cache.scales is not None],
         "scales": {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in scales.items()},
     }
     key = stage_key("real_weights", __name__, _RUNS, inputs)
@@ -181,7 +179,4 @@ def _prompts(spec: Spec, checkpoint: Checkpoint) -> list[NDArray[np.int64]]:
             found += [ids for ids in given if len(ids) and ids.max() < config.vocab_size]
         except InputError:
             pass  # what is wrong with the tokenizer is said where the artifact gets it
-    if len({int(token) for ids in found for token in ids}) < _FEWEST_TOKENS:
-        generator = np.random.default_rng(0)
-        found += [generator.integers(0, config.vocab_size, length, dtype=np.int64) for _ in range(PROMPTS)]
-    return found
+    return found if is_varied(found) else found + random_samples(PROMPTS, length, config.vocab_size)

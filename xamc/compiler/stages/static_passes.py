@@ -95,7 +95,7 @@ def rewrite_static(
     names = passes.names
     select_passes(passes.common, wishes.disable, names, passes.required)
     if exported.twin is not None:
-        _prove(graphs, exported, passes, wishes, names, kv_scales is not None)
+        _prove(graphs, exported, passes, wishes, names, kv_scales)
     longest = max(bucket.length for bucket in passes.buckets)
     graphs.runs["all"] = _run(job, exported.program, passes.common, wishes, names, "all")
     for bucket in passes.buckets:
@@ -134,7 +134,7 @@ def _prove(
     passes: StaticPasses,
     wishes: Passes,
     names: Sequence[str],
-    int8_cache: bool,
+    kv_scales: KvScales | None,
 ) -> None:
     assert exported.twin is not None
     twin, cases = exported.twin
@@ -142,7 +142,10 @@ def _prove(
     common.require(passes.required)
     graphs.proofs["all"] = common
     graphs.proof_seconds = exported.twin_seconds + common.seconds
-    scales = scales_of_cases(twin.config, common.cases) if int8_cache else None
+    scales = None
+    if kv_scales is not None:
+        weights = twin.weights if kv_scales.unbiased_keys else None
+        scales = scales_of_cases(twin.config, common.cases, weights)
     for kind in ("prefill", "decode"):
         if not any(bucket.kind == kind for bucket in passes.buckets):
             continue

@@ -63,7 +63,9 @@ def _look(job: Job, parts: StaticParts, scales: KvScales | None, progress: Progr
         if not real_weights.are_run(parts.spec, parts.checkpoint):
             stage.result(real_weights.NOT_RUN, "not run")
             return None
-        rounding = CacheRounding(kv_dtype, scales) if scales is not None else CacheRounding("float32")
+        rounding = (
+            CacheRounding(kv_dtype, scales, scales.unbiased_keys) if scales is not None else CacheRounding("float32")
+        )
         observed = real_weights.look(job, parts.spec, parts.checkpoint, rounding)
         real_weights.require_float16(observed, parts.spec.backend.type)
         stage.result(real_weights.in_words(observed, kv_dtype), summary.cached(job.cache, "real_weights"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -16,6 +17,7 @@ from xamc.targets.request import TargetRequest
 LONG_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # 16-bit weights and an int8 KV cache
 INT8_KV = "w16kv8"
+SCALES_KEY = "kv_cache_scales"
 
 
 def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[TargetRequest, Quantization]:
@@ -58,6 +60,8 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
         activations=activations,
         disable=spec.passes.disable,
         tune=spec.backend.tune and caps.tunes,
+        # scales from a file are those of keys as they are
+        unbiased_keys=quantization.used == INT8_KV and SCALES_KEY not in _calib_args(spec),
     )
     return request, replace(quantization, activations=activations)
 
@@ -69,6 +73,10 @@ def _own_kv_dtype(weight_dtype: str, caps: TargetCaps) -> str:
     """
     wanted = {"float32": "fp32", "bfloat16": "bf16"}.get(weight_dtype, "fp16")
     return wanted if wanted in caps.kv_dtypes else "fp16" if "fp16" in caps.kv_dtypes else "fp32"
+
+
+def _calib_args(spec: Spec) -> Mapping[str, object]:
+    return spec.frontend.quantize.calib_args if spec.frontend.quantize is not None else {}
 
 
 def check_cpu_levels(spec: Spec) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 SAMPLES = 32
 TOKENS = 512
+FEWEST_TOKENS = 16
+"""A text of which a tokenizer makes fewer different tokens, as one without the text's words does, shows one token's
+keys and values alone."""
 SUFFIXES = (".json", ".jsonl", ".txt")
 
 
@@ -60,6 +63,17 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return "\n".join(part for part in value.values() if isinstance(part, str) and part)
     raise ValueError(f"an entry is {type(value).__name__}, neither a string nor an object")
+
+
+def is_varied(samples: Sequence[NDArray[np.int64]]) -> bool:
+    """Whether samples hold enough different tokens to say something about a model."""
+    return len({int(token) for ids in samples for token in ids}) >= FEWEST_TOKENS
+
+
+def random_samples(samples: int, tokens: int, vocabulary: int) -> list[NDArray[np.int64]]:
+    """Seeded token ids of the whole vocabulary, int64 [T] each: what is left where a tokenizer knows no text."""
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, vocabulary, tokens, dtype=np.int64) for _ in range(samples)]
 
 
 def token_samples(

@@ -22,6 +22,7 @@ from xamc.compiler.verify.scenario import Case
 from xamc.compiler.verify.streamed_reference import StreamedModel
 from xamc.compiler.weights.kv_scales import F32, KvScales, Range, past_names
 from xamc.compiler.weights.lazy import LazyTensor
+from xamc.passes.graph.key_bias_apart import has_key_biases, rotated_bias
 
 if TYPE_CHECKING:
     from xamc.compiler.frontends import Checkpoint
@@ -60,12 +61,17 @@ def calibrate(checkpoint: Checkpoint, samples: Sequence[I64], folder: Path, repr
 def run_request(folder: str) -> None:
     """The child's side of `calibrate`."""
     config, tensors, samples = pickle.loads((Path(folder) / _REQUEST).read_bytes())
-    ranges = widened(streamed_kv_ranges(config, tensors, samples, Path(folder)), HEADROOM)
-    KvScales.from_ranges(config, ranges).save(Path(folder) / RESULT)
+    apart = has_key_biases(config)
+    ranges = widened(streamed_kv_ranges(config, tensors, samples, Path(folder), unbiased_keys=apart), HEADROOM)
+    KvScales.from_ranges(config, ranges, apart).save(Path(folder) / RESULT)
 
 
 def streamed_kv_ranges(
-    config: ModelConfig, tensors: Mapping[str, LazyTensor], samples: Sequence[I64], folder: Path
+    config: ModelConfig,
+    tensors: Mapping[str, LazyTensor],
+    samples: Sequence[I64],
+    folder: Path,
+    unbiased_keys: bool = False,
 ) -> dict[str, Range]:
     """(minimum, maximum) of keys and values per KV head and channel over all samples.
 
@@ -74,6 +80,7 @@ def streamed_kv_ranges(
         tensors: its parameters by transformers name, of any floating dtype.
         samples: token ids of each text, int64 [T], T > 0; each starts at position 0 and sees only itself.
         folder: where the hidden states are kept meanwhile, in a file that is removed at the end.
+        unbiased_keys: whether keys are looked at without their rotated biases.
 
     Returns:
         `past_key.0`, `past_value.0`, ... -> two float32 [Hkv, D]. Keys are those after RoPE.
@@ -93,6 +100,7 @@ def streamed_kv_ranges(
             with model.layer(index) as run:
                 for start, stop in bounds:
                     block = torch.from_numpy(np.array(hidden[start:stop]))[None]
+                    recorder.key_bias = model.rotated_key_bias(index, block) if unbiased_keys else None
                     hidden[start:stop] = run(block, recorder)[0].numpy()
         del hidden
     finally:
@@ -114,10 +122,13 @@ class RangeRecorder:
 
     def __init__(self) -> None:
         self.ranges: dict[str, Range] = {}
+        # [1, Hkv, T, D], what the keys that come next are looked at without
+        self.key_bias: Any = None
 
     def update(self, key: Any, value: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Called by every attention layer with the new tokens' keys and values, [B, Hkv, T, D] each."""
-        for name, states in ((contract.past_key(layer), key), (contract.past_value(layer), value)):
+        looked_at = key if self.key_bias is None else key - self.key_bias
+        for name, states in ((contract.past_key(layer), looked_at), (contract.past_value(layer), value)):
             low, high = states.amin(dim=(0, 2)).numpy(), states.amax(dim=(0, 2)).numpy()
             if name in self.ranges:
                 low, high = np.minimum(low, self.ranges[name][0]), np.maximum(high, self.ranges[name][1])
@@ -125,13 +136,22 @@ class RangeRecorder:
         return key, value
 
 
-def scales_of_cases(config: ModelConfig, cases: Sequence[Case]) -> KvScales:
-    """Scales for a twin: the ranges of what transformers cached in its own calls, whose caches start empty."""
+def scales_of_cases(
+    config: ModelConfig, cases: Sequence[Case], weights: Mapping[str, LazyTensor] | None = None
+) -> KvScales:
+    """Scales for a twin: the ranges of what transformers cached in its own calls, whose caches start empty.
+
+    With its `weights`, of keys without their rotated biases.
+    """
     ranges: dict[str, Range] = {}
     for past in past_names(config):
         present = past.replace("past_", "present_")
         parts: list[F32] = [case.fetches[present].astype(np.float32) for case in cases]
+        name = f"model.layers.{past.split('.')[1]}.self_attn.k_proj.bias"
+        if weights is not None and name in weights and past.startswith("past_key"):
+            bias = weights[name].read_rows(0, weights[name].shape[0]).astype(np.float32)
+            parts = [part - rotated_bias(bias, config, np.arange(part.shape[2])) for part in parts]
         low = np.min([part.min(axis=(0, 2)) for part in parts], axis=0)
         high = np.max([part.max(axis=(0, 2)) for part in parts], axis=0)
         ranges[past] = (low, high)
-    return KvScales.from_ranges(config, ranges)
+    return KvScales.from_ranges(config, ranges, weights is not None)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from xamc.compiler import contract
 from xamc.compiler.contract import ModelConfig
@@ -26,6 +26,8 @@ F32 = NDArray[np.float32]
 Range = tuple[F32, F32]
 
 LARGEST_CODE = 127
+# in a file's metadata
+_KEYS, _UNBIASED = "keys", "without their biases"
 _PICKLES = (".pth", ".pt", ".bin", ".pkl")
 
 
@@ -52,10 +54,12 @@ class KvScales:
     Attributes:
         config: the model they belong to.
         tensors: `past_key.0.scales`, `past_key.0.zeros`, `past_value.0.scales`, ... float32 [Hkv, D] each.
+        unbiased_keys: whether they are for keys without their rotated biases (`passes.graph.key_bias_apart`).
     """
 
     config: ModelConfig
     tensors: Mapping[str, F32]
+    unbiased_keys: bool = False
 
     def __post_init__(self) -> None:
         shape = (self.config.num_kv_heads, self.config.head_dim)
@@ -67,7 +71,7 @@ class KvScales:
                     raise InternalError("E1160", f"{name} is {found}, not float32 {list(shape)}")
 
     @staticmethod
-    def from_ranges(config: ModelConfig, ranges: Mapping[str, Range]) -> KvScales:
+    def from_ranges(config: ModelConfig, ranges: Mapping[str, Range], unbiased_keys: bool = False) -> KvScales:
         """Scales that spread the codes -127 to 127 over (minimum, maximum) of each channel.
 
         A channel that never changes has scale 1, and its value is the zero point.
@@ -75,6 +79,7 @@ class KvScales:
         Args:
             config: the model.
             ranges: `past_key.0`, `past_value.0`, ... -> (minimum, maximum), float32 [Hkv, D] each.
+            unbiased_keys: whether they are those of keys without their biases.
         """
         tensors: dict[str, F32] = {}
         for past, (low, high) in ranges.items():
@@ -84,11 +89,12 @@ class KvScales:
             scale[scale == 0] = 1.0
             tensors[scales_name(past)] = scale
             tensors[zeros_name(past)] = ((a + b) / 2).astype(np.float32)
-        return KvScales(config, tensors)
+        return KvScales(config, tensors, unbiased_keys)
 
     def save(self, path: Path) -> None:
         """Writes a safetensors file that `read_kv_scales` reads."""
-        safetensors.numpy.save_file(dict(self.tensors), path)
+        metadata = {_KEYS: _UNBIASED} if self.unbiased_keys else None
+        safetensors.numpy.save_file(dict(self.tensors), path, metadata)
 
 
 def read_kv_scales(path: Path, config: ModelConfig) -> KvScales:
@@ -111,6 +117,8 @@ def read_kv_scales(path: Path, config: ModelConfig) -> KvScales:
         )
     try:
         found = safetensors.numpy.load_file(path)
+        with safe_open(path, "numpy") as file:
+            unbiased = (file.metadata() or {}).get(_KEYS) == _UNBIASED
     except (OSError, SafetensorError) as error:
         raise InputError(
             "E1161", f"{path} can't be read as safetensors: {error}", fix="give a safetensors file with the KV scales"
@@ -138,7 +146,7 @@ def read_kv_scales(path: Path, config: ModelConfig) -> KvScales:
                     f"{path}: {name} is {float(tensors[name][head, channel]):g} for head {head}, channel {channel}",
                     fix="scales are positive and finite numbers, zero points finite ones",
                 )
-    return KvScales(config, tensors)
+    return KvScales(config, tensors, unbiased)
 
 
 def quantize_kv(x: F32, scales: F32, zeros: F32) -> NDArray[np.int8]:

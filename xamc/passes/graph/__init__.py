@@ -17,6 +17,7 @@ GRAPH_PASSES: dict[str, str] = {
     "insert_slice": "InsertSlice",
     "embedding_output": "EmbeddingOutput",
     "vocab_padding": "VocabPadding",
+    "key_bias_apart": "KeyBiasApart",
     "fp16_clamp": "Fp16Clamp",
     "weight_storage": "WeightStorage",
     "half_precision": "HalfPrecision",

@@ -378,8 +378,28 @@ def _array(value: Any) -> NDArray[np.object_]:
 
 
 _METHODS = frozenset(
-    "Identity Cast Gather Slice Concat Unsqueeze Squeeze Reshape Expand Transpose Split Where ConstantOfShape Range "
-    "ScatterElements ScatterND ReduceProd ReduceSum ReduceMax ReduceMin".split()
+    [
+        "Identity",
+        "Cast",
+        "Gather",
+        "Slice",
+        "Concat",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Expand",
+        "Transpose",
+        "Split",
+        "Where",
+        "ConstantOfShape",
+        "Range",
+        "ScatterElements",
+        "ScatterND",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+    ]
 )
 # operator → what computes it, of how many (0: any number, two at a time), and whether it gives booleans
 _ELEMENTWISE: dict[str, tuple[Callable[..., Any], int, bool]] = {

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from xamc.compiler.contract import Bucket, ModelConfig
 from xamc.compiler.frontends.parameters import attention_biases
+from xamc.passes.graph.key_bias_apart import has_key_biases
 from xamc.targets.request import TargetRequest
 
 _LINEAR = 7  # q, k, v, o, gate, up, down
@@ -44,6 +45,11 @@ def operator_counts(config: ModelConfig, request: TargetRequest, bucket: Bucket)
     if request.kv_dtype == "int8":
         per_layer["xamc::QuantizeKv"] += 2
         per_layer["xamc::DequantizeKv"] += 2 * (bucket.kind == "decode")
+        if request.unbiased_keys and has_key_biases(config):
+            # the rotation of the biases and their addition, instead of the one behind the projection
+            per_layer.update({"Reshape": 1, "Slice": 2, "Neg": 1, "Concat": 1, "Mul": 2, "Add": 1})
+            if bucket.kind == "decode":
+                counts.update({"Slice": 2, "Unsqueeze": 2, "Concat": 2})
     if request.tp > 1:
         per_layer["xamc::AllReduce"] += 2
     for name, count in per_layer.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xamc.compiler.contract import Bucket
 from xamc.compiler.weights.kv_scales import KvScales
 from xamc.passes.graph.embedding_output import EmbeddingOutput
+from xamc.passes.graph.key_bias_apart import KeyBiasApart
 from xamc.passes.graph.kv_int8 import KvInt8
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel
 from xamc.passes.graph.shard.split import Shard
@@ -33,6 +34,8 @@ def static_passes(request: TargetRequest) -> StaticPasses:
             passes.append(VocabPadding(VOCAB_MULTIPLE))
         if request.quantize is not None:
             passes.append(QuantizePerChannel())
+        if kv_scales is not None and kv_scales.unbiased_keys:
+            passes.append(KeyBiasApart())
         passes.append(WeightStorage("float16", vectors=True))
         if kv_scales is not None:
             passes.append(KvInt8(kv_scales))
@@ -44,5 +47,13 @@ def static_passes(request: TargetRequest) -> StaticPasses:
         split=Shard(request.tp),
         buckets=request.buckets,
         shared_tables=request.merge_params,
-        required=(*STATIC_REQUIRED_PASSES, "embedding_output", "vocab_padding", "weight_storage", "kv_int8", "shard"),
+        required=(
+            *STATIC_REQUIRED_PASSES,
+            "embedding_output",
+            "vocab_padding",
+            "key_bias_apart",
+            "weight_storage",
+            "kv_int8",
+            "shard",
+        ),
     )
