@@ -18,7 +18,16 @@ XDIST  ?= 2
 .PHONY: help venv wheelhouse compile test test-levels test-wide-levels lint format golden bench bench-long verify scale reliability clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' -v columns="$${COLUMNS:-$$(tput cols 2>/dev/null || echo 100)}" ' \
+	  /^[A-Za-z0-9_-]+:.*## / { names[++count] = $$1; texts[count] = $$2; if (length($$1) > widest) widest = length($$1) } \
+	  END { indent = widest + 8; \
+	    for (i = 1; i <= count; i++) { \
+	      printf "  make %-" widest "s ", names[i]; at = indent; words = split(texts[i], word, " "); \
+	      for (j = 1; j <= words; j++) { \
+	        if (j > 1 && at + 1 + length(word[j]) > columns) { printf "\n%" indent "s", ""; at = indent } \
+	        else if (j > 1) { printf " "; at++ } \
+	        printf "%s", word[j]; at += length(word[j]) } \
+	      printf "\n" } }' $(firstword $(MAKEFILE_LIST))
 
 # Installed once, and again when a pin or an extra changes.
 $(STAMP): pyproject.toml constraints.txt tools/bootstrap.py

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import pytest
 import typer
 
 from xamc.compiler import cli
+from xamc.compiler.spec import load_spec
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 CHEAP = {"targets", "schema", "explain", "cache", "--help", "doctor"}
 # specs whose weights ship inside a Python package
 SHIPPED_SPECS = ("build_configs/smollm2/", "build_configs/ascend/smollm2")
@@ -35,9 +38,9 @@ def test_pages_have_commands() -> None:
     assert len(COMMANDS) > 15
 
 
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+@pytest.mark.parametrize(("page", "command"), [key.split(": ", 1) for key in COMMANDS], ids=COMMANDS.keys())
 def test_command(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    page: str, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program, *arguments = shlex.split(command, comments=True)
     monkeypatch.chdir(ROOT)
@@ -45,7 +48,9 @@ def test_command(
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert [word for word in arguments if "=" not in word and word not in targets] == []
         return
-    assert program == "xamc", f"only make and xamc are run by this test, not {program}"
+    # the READMEs are read before anything is on the PATH
+    expected = "xamc" if page.startswith("docs/") else ".venv/bin/xamc"
+    assert program == expected, f"only make and xamc are run by this test, not {program}"
     monkeypatch.setenv("XAMC_CACHE", str(tmp_path))
     if arguments[0] in CHEAP or (arguments[0] == "plan" and arguments[1].startswith(SHIPPED_SPECS)):
         assert cli.run(arguments) == 0, capsys.readouterr().err
@@ -59,6 +64,36 @@ def _parse(arguments: list[str]) -> None:
     context = group.make_context("xamc", list(arguments))
     name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
     command.make_context(name, rest, parent=context)
+
+
+def test_the_readmes_run_what_is_there_after_make_compile() -> None:
+    """Their first artifact is that of the spec which `make compile` takes."""
+    spec = re.search(r"^SPEC +\?= (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert spec is not None
+    loaded = load_spec(ROOT / spec[1])
+    folder = f"{loaded.spec.workspace.path.name}/{loaded.spec.name}"
+    for page in ("README.md", "README.zh-CN.md"):
+        commands = [command for place, command in _commands() if place.startswith(f"{page}: ")]
+        ran = [word for command in commands for word in command.split() if word.startswith("vacc_deploy/")]
+        assert ran and set(ran) == {folder}
+
+
+def test_make_help_shows_every_target_in_columns() -> None:
+    targets = re.findall(r"^([A-Za-z0-9_-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for columns in ("80", "100"):
+        done = subprocess.run(
+            ["make", "-s", "help"],
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": columns},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = done.stdout.splitlines()
+        assert [line.split()[1] for line in lines if line.startswith("  make ")] == targets
+        assert max(map(len, lines)) <= int(columns)
+        begin = 8 + max(map(len, targets))
+        assert {line[begin - 1] for line in lines} == {" "} and " " not in {line[begin] for line in lines}
 
 
 def test_a_wrong_option_would_be_noticed() -> None:

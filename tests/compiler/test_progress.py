@@ -63,6 +63,38 @@ def test_terminal_draws_a_bar() -> None:
     assert progress.redraws
 
 
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_columns_stay_in_line_on_a_terminal(columns: int) -> None:
+    output = io.StringIO()
+    progress = Progress(Console(file=output, width=columns, force_terminal=True, color_system=None))
+    details = {
+        "spec": "5 keys used",
+        "passes": "worst 9.1e-07 at kv_cache; 132 rewrites; nothing to do for norms, swiglu and others",
+        "codegen": "x86-64-v4+vnni, 7 Relax passes, proven, worst 6.5e-04 at kv_storage, kernels 6.5e-04",
+    }
+    for name, detail in details.items():
+        with progress.stage(name) as stage:
+            stage._started -= 200.4 if name == "codegen" else 0
+            stage.result(detail)
+    lines = [re.sub(r".*\r|\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in output.getvalue().splitlines()]
+    rows = [line for line in lines if re.search(r" (\d+\.\d|\d+ min \d\d) s$", line) and "..." not in line]
+    assert [row.split()[0] for row in rows] == list(details)
+    assert len({len(row) for row in rows}) == 1 and len(rows[0]) <= columns
+    shown = " ".join(line[23 : rows[0].rindex("  ")] for line in lines if line.startswith(" ") and "..." not in line)
+    assert all(detail in " ".join(shown.split()) for detail in (details["spec"],))
+    for detail in details.values():
+        assert all(word in " ".join(lines) for word in detail.split())
+
+
+def test_columns_stay_in_line_in_a_pipe() -> None:
+    progress, output = _plain()
+    for detail in ("short", "x86-64-v4+vnni, 7 Relax passes, proven, worst 6.5e-04 at kv_storage, kernels 6.5e-04"):
+        with progress.stage("codegen") as stage:
+            stage.result(detail)
+    first, second = (re.search(r" \d+\.\d s", line) for line in output.getvalue().splitlines())
+    assert first is not None and second is not None and first.end() == second.end()
+
+
 def test_a_warning_is_said_once() -> None:
     progress, output = _plain()
     progress.warn("the cache is read-only")

@@ -70,7 +70,7 @@ def test_several_errors_are_counted() -> None:
 
 
 def test_warnings_that_explain_an_error_stand_before_it() -> None:
-    spec = {"frontend": {"checkpoint": "/m", "quantise": {"type": "w4a16_rtn"}}, "backend": {"dtype": "int4"}}
+    spec = {"frontend": {"checkpoint": "/m", "quantise": {"device": "cpu"}}, "backend": {"dtype": "int4"}}
     with pytest.raises(SpecErrors) as caught:
         load_spec(spec)
     warning, error = render(caught.value).plain.split("\n\n")

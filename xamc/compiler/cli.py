@@ -16,6 +16,7 @@ import typer
 
 import xamc
 from xamc.compiler.commands.signals import Terminated, unwinding
+from xamc.compiler.commands.target_names import TARGET_NAMES, target_name
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -37,7 +38,9 @@ golden_app = typer.Typer(
 )
 app.add_typer(golden_app, name="golden")
 
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The build.yaml.", show_default=False)]
+SpecArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The build.yaml; - reads it from stdin.", show_default=False)
+]
 ArtifactArgument = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="The folder that `xamc compile` made.", show_default=False)
 ]
@@ -49,7 +52,8 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. backend.dtype=fp16; repeatable."),
 ]
 TargetOption = Annotated[
-    str | None, typer.Option("--target", metavar="TARGET", help="cpu, reference, vacc, ascend; overrides backend.type.")
+    str | None,
+    typer.Option("--target", metavar="TARGET", help=f"{', '.join(TARGET_NAMES)}; overrides backend.type."),
 ]
 AllowRtnOption = Annotated[
     bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
@@ -272,7 +276,7 @@ def _run(
         from xamc.compiler.commands.graphs import run_graph_command
 
         run_graph_command(
-            artifact, prompt, inputs, outputs, _target_name(target), seed, threads, verify_weights, as_json=json
+            artifact, prompt, inputs, outputs, target_name(target), seed, threads, verify_weights, as_json=json
         )
         return
     from xamc.compiler.commands.generate import run_command
@@ -288,7 +292,7 @@ def _run(
         "prefix_cache": not no_prefix_cache,
     }
     loading = {"threads": threads, "prefault": prefault, "verify_weights": verify_weights}
-    run_command(artifact, prompt, chat, max_new_tokens, options, loading, _target_name(target), as_json=json)
+    run_command(artifact, prompt, chat, max_new_tokens, options, loading, target_name(target), as_json=json)
 
 
 @app.command("chat")
@@ -407,12 +411,17 @@ def _golden_record(
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of an answer.")] = 16,
     set_: SetOption = None,
+    target: TargetOption = None,
+    allow_rtn: AllowRtnOption = False,
+    allow_pickle: AllowPickleOption = False,
     threads: ThreadsOption = None,
 ) -> None:
     """Record what a model answers; commit the file."""
-    from xamc.compiler.commands.golden import record_command
+    from xamc.compiler.commands.golden import Subject, record_command
 
-    record_command(source, set_ or (), output, prompt or (), prompts, tokens, threads)
+    subject = Subject(source, _overrides(set_, target), allow_rtn, allow_pickle, threads)
+    with unwinding():
+        record_command(subject, output, prompt or (), prompts, tokens)
 
 
 @golden_app.command("check")
@@ -426,13 +435,18 @@ def _golden_check(
         Path | None, typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
     ] = None,
     set_: SetOption = None,
+    target: TargetOption = None,
+    allow_rtn: AllowRtnOption = False,
+    allow_pickle: AllowPickleOption = False,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Compare a model's answers with recorded ones; exit code 1 when one differs."""
-    from xamc.compiler.commands.golden import check_command
+    from xamc.compiler.commands.golden import Subject, check_command
 
-    check_command(source, set_ or (), golden, bound, junit, threads, as_json=json)
+    subject = Subject(source, _overrides(set_, target), allow_rtn, allow_pickle, threads)
+    with unwinding():
+        check_command(subject, golden, bound, junit, as_json=json)
 
 
 @cache_app.command("info")
@@ -467,14 +481,8 @@ def _overrides(set_: list[str] | None, target: str | None) -> list[str]:
     """What --set and --target say, as overrides of the spec; the target wins."""
     overrides = list(set_ or ())
     if target is not None:
-        overrides.append(f"backend.type={_target_name(target)}")
+        overrides.append(f"backend.type={target_name(target)}")
     return overrides
-
-
-def _target_name(target: str | None) -> str | None:
-    """The value of `backend.type` that a short name stands for."""
-    names = {"cpu": "tvm_cpu", "vacc": "tvm_vacc", "ascend": "tvm_ascend"}
-    return names.get(target, target) if target is not None else None
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -42,6 +42,7 @@ class XamcError(Exception):
         keys: the spec's keys at fault, dotted, the most precise first; whoever loaded the spec knows where the first of
             them that is written stands (see `xamc.compiler.spec.places`).
         sources: path → text, for locations whose text is not to be read from the disk.
+        warnings: what was said of the spec before, for those who read errors as data.
     """
 
     code: str
@@ -51,6 +52,7 @@ class XamcError(Exception):
     details: tuple[str, ...] = field(default=())
     keys: tuple[str, ...] = ()
     sources: Mapping[Path, str] = field(default_factory=dict)
+    warnings: tuple[Any, ...] = ()
 
     exit_code = 70
 

@@ -22,6 +22,7 @@ HINTS: dict[str, str] = {
     "E1024": "缺少 frontend.checkpoint：请填写模型所在的文件夹或文件。",
     "E1025": "数值超出允许的范围。",
     "E1026": "YAML 1.2 中 yes/no/on/off 是普通单词：布尔值请写 true 或 false。",
+    "E1029": "决定编译目标或模型格式的键拼写有误：请按提示更正。",
     "E1032": "frontend.shape.input_ids 需要两个列表：预填充长度和总长度。",
     "E1033": "VACC 要求所有长度都是 16 的倍数。",
     "E1034": "总长度包含提示和回答，不能小于预填充长度。",
@@ -104,7 +105,7 @@ HINTS: dict[str, str] = {
     "E1712": "图放不进单个芯片的内存：请增加 tp、缩短长度或使用量化。",
     "E1735": "无法读取记录的回答或提示文件：请用 xamc golden record 生成。",
     "E1736": "回答与记录不一致：若是有意的改动，请重新记录并提交。",
-    "E1737": "请用 --prompt 或 --prompts 给出提示；--set 只能用于构建文件。",
+    "E1737": "请用 --prompt 或 --prompts 给出提示；--set、--target、--allow-rtn、--allow-pickle 只能用于构建文件。",
 }
 
 _AREAS: dict[str, str] = {

@@ -97,6 +97,18 @@ def import_closure(entries: Iterable[str]) -> Closure:
     return Closure(tuple(sorted(seen)), tuple(sorted(libraries - sys.stdlib_module_names)))
 
 
+def all_sources() -> str:
+    """SHA-256 over all of xamc's modules and data files, whoever imports them."""
+    root = Path(xamc.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", *_DATA_SUFFIXES):
+            digest.update(
+                f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+            )
+    return digest.hexdigest()
+
+
 def own_digest(module: str) -> str:
     """SHA-256 of a module's own source.
 

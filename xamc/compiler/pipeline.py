@@ -13,20 +13,25 @@ from rich.console import Console
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
-from xamc.compiler.artifact.staging import full_disk_errors, make_folder
+from xamc.compiler.artifact.staging import full_disk_errors, require_writable
 from xamc.compiler.cache import StageCache
+from xamc.compiler.compile_times import Recording
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import MemorySampler
+from xamc.compiler.plan_files import planned_files
 from xamc.compiler.progress import Progress
+from xamc.compiler.room import require_room_for
 from xamc.compiler.spec import key_uses, load_spec
 from xamc.compiler.spec.model_kind import require_supported
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths, length_warnings
-from xamc.compiler.stages.export import export
+from xamc.compiler.stages.export import export, twin_group
 from xamc.compiler.stages.graph_road import compile_graph
+from xamc.compiler.stages.group_sizes import require_group_size
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
+from xamc.compiler.stages.pass_names import require_pass_names
 from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
 from xamc.compiler.stages.real_weights import look_at_cache
@@ -77,40 +82,47 @@ def compile_spec(
 
         with progress.stage("spec") as stage:
             spec = loaded.spec
+            summary.spec_warnings(progress, loaded)
             target = target_named(spec.backend.type)
             request, quantization = target_request(spec, target.caps, options.allow_rtn)
             if isinstance(target, StaticTarget):
                 request = static_request(spec, target.caps, request)
             target.check(request)
+            require_pass_names(spec, target, request)
             destination = options.output or spec.workspace.path / spec.name
             check_replaceable(destination)
             machine = request.atc.soc_version if request.atc is not None else ", ".join(spec.backend.cpu_levels)
             progress.header(spec.name, f"{spec.backend.type} ({machine})")
-            summary.warnings(progress, loaded, quantization)
+            summary.quantization_warning(progress, quantization)
             stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
-        make_folder(destination.parent)
+        require_writable(destination.parent)
         with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
             job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
             if options.dump_ir is not None:
-                make_folder(options.dump_ir)
+                require_writable(options.dump_ir)
 
             with progress.stage("frontend") as stage:
                 checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, options.allow_pickle)
                 summary.warn_all(progress, checkpoint.warnings)
+                require_group_size(checkpoint, request.quantize)
+                planned = planned_files(checkpoint, spec, request, target.caps)
+                require_room_for(spec.name, planned, destination.parent, options.use_cache)
+                recording = Recording.of(spec, request, checkpoint, planned.weights, target.caps)
                 context_limit, chunk = context_lengths(spec, checkpoint.config)
                 summary.warn_all(progress, length_warnings(spec, checkpoint.config, request))
                 stage.result(summary.frontend(checkpoint))
 
             with progress.stage("export") as stage:
-                group = request.quantize.group_size or 32 if request.quantize else 32
-                exported = export(job, checkpoint, spec.verify.passes == "each", group, request.tp)
+                exported = export(job, checkpoint, spec.verify.passes == "each", twin_group(request), request.tp)
                 stage.result(summary.export(checkpoint.config), summary.cached(cache, "export"))
 
             if isinstance(target, StaticTarget):
                 with ArtifactWriter(destination) as writer:
                     static = StaticParts(spec, checkpoint, request, quantization, target.static_passes(request))
-                    return Compiled(destination, *compile_static(job, static, exported, progress, writer))
+                    manifest, report = compile_static(job, static, exported, progress, writer)
+                recording.keep(progress.stages, cache)
+                return Compiled(destination, manifest, report)
 
             with progress.stage("passes") as stage:
                 passes = target.graph_passes(request)
@@ -148,4 +160,5 @@ def compile_spec(
                 report = summary.report(progress, stage, rewritten, generated, golden, distance, tuned)
                 report |= {"values": values, "made": cache.made}
                 manifest = writer.publish(manifest, report)
+            recording.keep(progress.stages, cache)
         return Compiled(destination, manifest, report)

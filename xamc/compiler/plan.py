@@ -14,24 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.manifest import Arithmetic
 from xamc.compiler.artifact.staging import free_bytes
-from xamc.compiler.cache import default_cache_folder
-from xamc.compiler.contract import ModelConfig, kv_bytes_per_token
+from xamc.compiler.contract import kv_bytes_per_token
 from xamc.compiler.errors import InputError, MisuseError
-from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import available_bytes
-from xamc.compiler.plan_files import PlannedFile, element_count, files_of, gear_files, static_files
+from xamc.compiler.plan_files import PlannedFile, parameter_count, planned_files
+from xamc.compiler.plan_stages import BASE_BYTES, CODEGEN_BYTES, PlannedStage, planned_stages
 from xamc.compiler.progress import duration, size
+from xamc.compiler.render import to_json
+from xamc.compiler.room import needed_bytes, require_disk, require_permission
 from xamc.compiler.running_memory import RunningMemory, cached_tokens, running_memory
-from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, key_uses, load_spec
+from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, SpecWarning, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.context import length_warnings
-from xamc.compiler.stages.golden import SMALL_WEIGHTS
+from xamc.compiler.stages.group_sizes import require_group_size
 from xamc.compiler.stages.job import packing_workers
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.target_request import target_request
-from xamc.compiler.static_plan import StaticPlan, static_plan
-from xamc.compiler.verify.twin import twin_config
+from xamc.compiler.static_plan import StaticPlan
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import TargetRequest
 
@@ -39,34 +40,6 @@ if TYPE_CHECKING:
     from xamc.compiler.gear_plan import GearPlan
 
 _MIB = 2**20
-
-# Measured with this version on 2 cores at 2.5 GHz, and rounded up; see docs/benchmarks.
-_BASE_BYTES = 160 * _MIB  # this process with its libraries and a graph
-_EXPORT_BYTES = 450 * _MIB  # the exporting child: torch and a modeling file
-_EXPORT_BYTES_PER_LAYER = 3 * _MIB
-_CODEGEN_BYTES = 420 * _MIB  # the generating child: tvm, LLVM and the kernels
-_CODEGEN_BYTES_PER_LAYER = 5 * _MIB
-_PACKER_BYTES = 200 * _MIB  # one packing process with its blocks
-_RUN_BYTES = 200 * _MIB  # the artifact's own run besides its weights, which are mapped
-_GEAR_BYTES = 300 * _MIB  # ONNX Runtime on the twin, besides the scores of long prefills
-_SCORE_BYTES_PER_SECOND = 100e6
-_STREAMED_BYTES_PER_SECOND = 40e6  # one process that reads, converts and writes
-_BUCKET_SECONDS, _BUCKET_SECONDS_PER_LAYER = 12.0, 0.4
-_EXPORT_SECONDS, _EXPORT_SECONDS_PER_LAYER = 25.0, 0.8
-_PROOF_SECONDS, _PROOF_SECONDS_PER_LAYER = 4.0, 0.1
-_CODEGEN_SECONDS, _CODEGEN_SECONDS_PER_LAYER = 30.0, 0.5
-_PACKED_PARAMETERS_PER_SECOND = 40e6  # of one process
-_HASHED_BYTES_PER_SECOND = 400e6
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """One stage: what it will do, seconds and peak memory in bytes (estimates)."""
-
-    name: str
-    what: str
-    seconds: float
-    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +70,7 @@ class Plan:
         ignored_keys: keys of config.json that have no effect.
         tuned: kernels whose tiles are known from an earlier search on this machine.
         arithmetic: CPU level → what its linear layers multiply in, where the target has a choice.
+        times: where the stages' times come from, in words.
     """
 
     name: str
@@ -106,7 +80,7 @@ class Plan:
     model: str
     parameters: int
     keys: tuple[KeyUse, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[SpecWarning, ...]
     stages: tuple[PlannedStage, ...]
     passes: tuple[str, ...]
     phases: tuple[PlannedPhase, ...]
@@ -123,6 +97,7 @@ class Plan:
     tuned: tuple[str, ...] = ()
     arithmetic: Mapping[str, Arithmetic] = dataclasses.field(default_factory=dict)
     ignored_keys: tuple[str, ...] = ()
+    times: str = ""
 
     @property
     def seconds(self) -> float:
@@ -154,7 +129,7 @@ class Plan:
             *(f"multiply {level}: {arithmetic}" for level, arithmetic in self.arithmetic.items()),
             *(f"tuned    {kernel}" for kernel in self.tuned),
             f"disk     {size(self.peak_disk)}, {size(self.free_disk)} free in {self.where}",
-            f"time     ~{duration(self.seconds)} on 2 cores",
+            f"time     ~{duration(self.seconds)}, {self.times}",
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,6 +139,7 @@ class Plan:
             fields["static"]["graphs"] = [
                 {**dataclasses.asdict(graph), "nbytes": graph.nbytes} for graph in self.static.graphs
             ]
+        fields["warnings"] = to_json(self.warnings)["warnings"]
         fields["keys"] = [{**dataclasses.asdict(use), "value": str(use.value)} for use in self.keys]
         return fields
 
@@ -194,7 +170,7 @@ class Plan:
         """Refuse what this machine can't hold.
 
         Raises:
-            InputError: E1710 memory, E1711 disk.
+            InputError: E1710 memory, E1711 disk, E1507 a folder that can't be written.
         """
         if not self.available:
             return
@@ -206,18 +182,12 @@ class Plan:
                 f"{size(self.free_memory)} are available",
                 fix="end other programs, or set workspace.workers: 1",
             )
-        if self.peak_disk > self.free_disk:
-            raise InputError(
-                "E1711",
-                f"compiling {self.name} takes {size(self.peak_disk)} of disk, {size(self.free_disk)} are free in "
-                f"{self.where}",
-                fix="free space, or choose another disk with workspace.path; `xamc cache prune --max-size 0` frees "
-                "what no artifact uses",
-            )
+        require_disk(self.name, self.peak_disk, self.free_disk, self.where)
+        require_permission(self.where)
 
 
 def make_plan(
-    source: Path | str | Mapping[str, Any],
+    source: Path | str | Mapping[str, Any] | LoadedSpec,
     overrides: Sequence[str] = (),
     allow_rtn: bool = False,
     allow_pickle: bool = False,
@@ -225,15 +195,15 @@ def make_plan(
     """Work out the plan of a spec.
 
     Args:
-        source: a YAML file, or the same as a mapping.
-        overrides: ``key.path=value`` strings, as of ``--set``.
+        source: a YAML file, the same as a mapping, or what was read of either.
+        overrides: ``key.path=value`` strings, as of ``--set``; not for what was read before.
         allow_rtn: as for a compile.
         allow_pickle: as for a compile.
 
     Raises:
         XamcError: what a compile would raise for the spec and the checkpoint's headers.
     """
-    loaded = load_spec(source, overrides)
+    loaded = source if isinstance(source, LoadedSpec) else load_spec(source, overrides)
     with PlacedErrors(loaded):
         return _make_plan(loaded, allow_rtn, allow_pickle)
 
@@ -245,33 +215,23 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
     checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, allow_pickle)
     config = checkpoint.config
     request = target_request(spec, caps, allow_rtn)[0] if caps.available else None
-    static, gears = None, None
+    if request is not None:
+        require_group_size(checkpoint, request.quantize)
     if request is not None and not caps.dynamic_shapes:
         request = static_request(spec, caps, request)
     passes = _passes(spec, request, caps)
-    if request is not None and request.atc is not None:
-        from xamc.compiler.gear_plan import gear_plan  # it knows the graphs, and with them onnx
-
-        gears = gear_plan(config, request)
-        weights = gears.weights
-        code_file, files = 0, tuple(gear_files(checkpoint, spec, gears))
-    elif request is not None and not caps.dynamic_shapes:
-        static = static_plan(config, request)
-        weights = static.ranks * static.rank_bytes
-        code_file, files = 0, tuple(static_files(checkpoint, static))
-    else:
-        code_file, files = files_of(checkpoint, spec, request, caps)
-        weights = next(file.nbytes for file in files if file.path == "weights.bin")
-    parameters = sum(element_count(tensor.shape) for tensor in checkpoint.tensors.values())
+    planned = planned_files(checkpoint, spec, request, caps)
+    weights, static, gears = planned.weights, planned.static, planned.gears
+    parameters = parameter_count(checkpoint)
     workers = packing_workers(spec.workspace.workers)
-    stages = tuple(_stages(spec, config, checkpoint, parameters, weights, workers, caps)) if caps.available else ()
+    stages = tuple(planned_stages(spec, checkpoint, weights, workers, caps)) if caps.available else ()
     tuned: tuple[str, ...] = ()
     if request is not None and request.tune:
         from xamc.compiler.plan_tune import planned_tuning  # it knows the kernels, and with them NumPy
 
         kernels, what, seconds = planned_tuning(config, request)
         tuned = tuple(str(kernel) for kernel in kernels)
-        stage = PlannedStage("tune", what, seconds, _BASE_BYTES + workers * _CODEGEN_BYTES)
+        stage = PlannedStage("tune", what, seconds, BASE_BYTES + workers * CODEGEN_BYTES)
         at = next(index for index, other in enumerate(stages) if other.name == "codegen")
         stages = (*stages[:at], stage, *stages[at:])
     arithmetic: dict[str, Arithmetic] = {}
@@ -280,6 +240,13 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         from xamc.targets.kernels.isa import Isa
 
         arithmetic = {isa.name: level_arithmetic(isa, request) for isa in Isa.rising(request.cpu_levels)}
+    where_from = ""
+    if request is not None:
+        from xamc.compiler.compile_times import measured, recipe
+        from xamc.compiler.stages.export import export_key, twin_group
+
+        key = export_key(config, spec.verify.passes == "each", twin_group(request), request.tp)
+        stages, where_from = measured(recipe(spec, request, checkpoint), stages, key)
     destination = spec.workspace.path
     kv_dtype = "float16" if request is None else request.kv_dtype
     context = spec.context_limit or config.max_position_embeddings
@@ -291,7 +258,6 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         running = running_memory(config, weights, context, spec.prefill_chunk, kv_dtype)
     rows = spec.runtime.max_batch if caps.dynamic_shapes else 1
     cached = cached_tokens(config, context, spec.prefill_chunk) if running is not None else context
-    same_disk = _device(destination) == _device(default_cache_folder())
     return Plan(
         name=spec.name,
         kind=model_kind(spec).name,
@@ -301,18 +267,18 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         parameters=parameters,
         keys=key_uses(loaded, caps.name),
         warnings=(
-            *map(str, loaded.warnings),
-            *checkpoint.warnings,
-            *length_warnings(spec, config, request),
-            *_too_large(weights if running is None else running.total),
+            *loaded.warnings,
+            *(SpecWarning("", text) for text in checkpoint.warnings),
+            *(SpecWarning("", text) for text in length_warnings(spec, config, request)),
+            *(SpecWarning("", text) for text in _too_large(weights if running is None else running.total)),
         ),
         ignored_keys=checkpoint.ignored_keys,
         stages=stages,
         passes=passes,
         phases=tuple(_phases(spec, caps, context)),
-        files=files,
+        files=planned.files,
         peak_memory=max((stage.peak_bytes for stage in stages), default=0),
-        peak_disk=sum(file.nbytes for file in files) + (0 if same_disk else weights + code_file),
+        peak_disk=needed_bytes(planned, destination),
         free_memory=available_bytes(),
         free_disk=free_bytes(destination),
         kv_cache=per_token * cached * rows,
@@ -322,6 +288,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         gears=gears,
         tuned=tuned,
         arithmetic=arithmetic,
+        times=where_from,
     )
 
 
@@ -335,83 +302,24 @@ def _too_large(nbytes: int) -> Iterator[str]:
         )
 
 
-def _stages(
-    spec: Spec,
-    config: ModelConfig,
-    checkpoint: Checkpoint,
-    parameters: int,
-    weights: int,
-    workers: int,
-    caps: TargetCaps,
-) -> Iterator[PlannedStage]:
-    layers = config.num_layers
-    proofs = spec.verify.passes == "each"
-    inputs = sum(path.stat().st_size for path in checkpoint.files)
-    yield PlannedStage("spec", "check the build file", 0.2, _BASE_BYTES)
-    yield PlannedStage("frontend", f"read headers of {len(checkpoint.files)} files", 1.0, _BASE_BYTES)
-    export = f"{layers} layers to ONNX" + (", and the twin" if proofs else "")
-    seconds = (_EXPORT_SECONDS + _EXPORT_SECONDS_PER_LAYER * layers) * (1 if proofs else 0.6)
-    yield PlannedStage("export", export, seconds, _BASE_BYTES + _EXPORT_BYTES + _EXPORT_BYTES_PER_LAYER * layers)
-    what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
-    yield PlannedStage("passes", what, _PROOF_SECONDS + _PROOF_SECONDS_PER_LAYER * layers, _BASE_BYTES + 50 * _MIB)
-    if caps.name == "tvm_ascend":
-        from xamc.compiler.gear_plan import MOST_GEAR_BYTES
-
-        if proofs:
-            # four copies of the scores of the longest prefill, in float32; see `verify.gears`
-            scores = 4 * 4 * twin_config(config).num_heads * spec.prefill_chunk**2
-            peak = _BASE_BYTES + _GEAR_BYTES + min(scores, MOST_GEAR_BYTES)
-            yield PlannedStage("gears", "run every gear on the twin", 6.0 + scores / _SCORE_BYTES_PER_SECOND, peak)
-        seconds = (inputs + weights) / _STREAMED_BYTES_PER_SECOND
-        yield PlannedStage("onnx", f"read {size(inputs)}, write {size(weights)}", seconds, _BASE_BYTES + _PACKER_BYTES)
-        golden = weights <= SMALL_WEIGHTS or spec.verify.final
-        seconds = 2.0 + (inputs + weights) / _HASHED_BYTES_PER_SECOND + (30.0 if golden else 0.0)
-        # ONNX Runtime widens every float16 weight to float32, beside the file
-        peak = _BASE_BYTES + (_RUN_BYTES + 4 * weights if golden else 0)
-        yield PlannedStage("publish", "hash, run once, rename" if golden else "hash, rename", seconds, peak)
-        return
-    if not caps.dynamic_shapes:
-        buckets = len({*spec.prefill_lengths}) + len({*spec.total_lengths})
-        seconds = buckets * (_BUCKET_SECONDS + _BUCKET_SECONDS_PER_LAYER * layers)
-        peak = _BASE_BYTES + min(workers, buckets) * (_CODEGEN_BYTES + _CODEGEN_BYTES_PER_LAYER * layers)
-        yield PlannedStage(
-            "codegen", f"{buckets} graph{'s' if buckets > 1 else ''} for the host's simulator", seconds, peak
-        )
-    elif caps.kv_layout == "in_place":
-        seconds = _CODEGEN_SECONDS + _CODEGEN_SECONDS_PER_LAYER * layers
-        peak = _BASE_BYTES + _CODEGEN_BYTES + _CODEGEN_BYTES_PER_LAYER * layers
-        yield PlannedStage("codegen", "lower, rewrite, generate kernels", seconds, peak)
-    else:
-        yield PlannedStage("codegen", "write the graph", 1.0, _BASE_BYTES)
-    seconds = parameters / (_PACKED_PARAMETERS_PER_SECOND * workers)
-    yield PlannedStage(
-        "weights",
-        f"read {size(inputs)}, write {size(weights)}, {workers} processes",
-        seconds,
-        _BASE_BYTES + workers * _PACKER_BYTES,
-    )
-    golden = weights <= SMALL_WEIGHTS or spec.verify.final
-    seconds = 2.0 + (inputs + weights) / _HASHED_BYTES_PER_SECOND
-    peak = _BASE_BYTES + (_RUN_BYTES + weights if golden else 0)
-    yield PlannedStage("publish", "hash, run once, rename" if golden else "hash, rename", seconds, peak)
-
-
 def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tuple[str, ...]:
     """Names of the passes in order, without those the spec disables."""
     if request is None:
         return ()
+    from xamc.compiler.stages.pass_names import (  # they know the passes, and with them onnx
+        pass_names,
+        require_pass_names,
+    )
     from xamc.targets.registry import StaticTarget, target
 
     chosen = target(caps.name)
     chosen.check(request)
-    if isinstance(chosen, StaticTarget):
-        names = chosen.static_passes(request).names
-        if request.kv_dtype == "int8":
-            names.insert(names.index("shard"), "kv_int8")
-            if request.unbiased_keys:
-                names.insert(names.index("weight_storage"), "key_bias_apart")
-    else:
-        names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
+    require_pass_names(spec, chosen, request)
+    names = pass_names(chosen, request)
+    if isinstance(chosen, StaticTarget) and request.kv_dtype == "int8":
+        names.insert(names.index("shard"), "kv_int8")
+        if request.unbiased_keys:
+            names.insert(names.index("weight_storage"), "key_bias_apart")
     return tuple(name for name in names if name not in spec.passes.disable)
 
 
@@ -425,8 +333,3 @@ def _phases(spec: Spec, caps: TargetCaps, context: int) -> Iterator[PlannedPhase
         yield PlannedPhase("prefill", str(length), spec.tp)
     for length in dict.fromkeys(spec.total_lengths):
         yield PlannedPhase("decode", f"1 of {length}", spec.tp)
-
-
-def _device(path: Path) -> int:
-    """The file system of a folder, or of its nearest existing parent."""
-    return next(place.stat().st_dev for place in (path, *path.absolute().parents) if place.exists())

@@ -12,7 +12,7 @@ from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS, SMALL_WEIGHTS
-from xamc.compiler.static_plan import StaticPlan
+from xamc.compiler.static_plan import StaticPlan, static_plan
 from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
@@ -31,6 +31,54 @@ class PlannedFile:
     path: str
     nbytes: int
     holds: str
+
+
+@dataclass(frozen=True)
+class PlannedFiles:
+    """All files of an artifact.
+
+    Attributes:
+        files: of every rank.
+        weights: bytes of all weights, which the stage cache shares with the artifact.
+        code: bytes of the generated code that the stage cache keeps as well.
+        static, gears: what they were counted from, for targets of static graphs.
+    """
+
+    files: tuple[PlannedFile, ...]
+    weights: int
+    code: int = 0
+    static: StaticPlan | None = None
+    gears: GearPlan | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the artifact."""
+        return sum(file.nbytes for file in self.files)
+
+
+def planned_files(checkpoint: Checkpoint, spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> PlannedFiles:
+    """The files that a compile would write.
+
+    Args:
+        checkpoint: the model.
+        spec: the build file.
+        request: what it asks of the target; None for a target that isn't available.
+        caps: the target.
+
+    Raises:
+        InputError: E1331, heads that can't be divided among the ranks.
+    """
+    if request is not None and request.atc is not None:
+        from xamc.compiler.gear_plan import gear_plan  # it knows the graphs, and with them onnx
+
+        gears = gear_plan(checkpoint.config, request)
+        return PlannedFiles(tuple(gear_files(checkpoint, spec, gears)), gears.weights, gears=gears)
+    if request is not None and not caps.dynamic_shapes:
+        static = static_plan(checkpoint.config, request)
+        files = tuple(static_files(checkpoint, static))
+        return PlannedFiles(files, static.ranks * static.rank_bytes, static=static)
+    code, files = files_of(checkpoint, spec, request, caps)
+    return PlannedFiles(files, next(file.nbytes for file in files if file.path == "weights.bin"), code)
 
 
 def gear_files(checkpoint: Checkpoint, spec: Spec, gears: GearPlan) -> Iterator[PlannedFile]:
@@ -138,6 +186,11 @@ def _golden_file(spec: Spec, config: ModelConfig) -> PlannedFile:
     prompts = len(spec.verify.prompts or DEFAULT_PROMPTS)
     nbytes = prompts * PROMPT_TOKENS * config.vocab_size * 4 * (2 if spec.verify.final else 1)
     return PlannedFile("golden", nbytes, f"logits of {prompts} x {PROMPT_TOKENS} positions")
+
+
+def parameter_count(checkpoint: Checkpoint) -> int:
+    """Scalars of all weights."""
+    return sum(element_count(tensor.shape) for tensor in checkpoint.tensors.values())
 
 
 def element_count(shape: tuple[int, ...]) -> int:

@@ -12,10 +12,12 @@ from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.progress import size
-from xamc.compiler.spec import KeyUse, LoadedSpec, key_uses
+from xamc.compiler.render import to_json
+from xamc.compiler.spec import KeyUse, LoadedSpec, SpecWarning, key_uses
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.stages.graph_import import look_at_graph
 from xamc.compiler.stages.graph_request import graph_request
+from xamc.compiler.stages.pass_names import require_any_pass_names
 from xamc.targets.graph.names import FILES
 
 
@@ -29,6 +31,7 @@ class GraphPlan:
         halves: the 16-bit float of the file, float16 or bfloat16, which is computed in float32; or empty.
         params_bytes: size of the parameter file.
         packed_bytes: of the weights as a CPU's kernels have them in memory, at most: float32.
+        notes: what of the spec a graph's compile records only.
         activations: bytes of all values that live at once besides the parameters, at most, as they are computed here.
         operators: operator type → number of nodes after simplification.
         executes_on: what will run the artifact.
@@ -38,7 +41,8 @@ class GraphPlan:
     kind: str
     target: str
     keys: tuple[KeyUse, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[SpecWarning, ...]
+    notes: tuple[str, ...]
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
     parameters: int
@@ -81,7 +85,8 @@ class GraphPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data for JSON."""
         keys = [{**dataclasses.asdict(use), "value": str(use.value)} for use in self.keys]
-        return dataclasses.asdict(self) | {"keys": keys, "nbytes": self.nbytes}
+        warnings = to_json(self.warnings)["warnings"]
+        return dataclasses.asdict(self) | {"keys": keys, "warnings": warnings, "nbytes": self.nbytes}
 
 
 def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
@@ -91,6 +96,7 @@ def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
         XamcError: what a compile would raise for the spec and the file.
     """
     spec = loaded.spec
+    require_any_pass_names(loaded.spec)
     request = graph_request(loaded, allow_rtn)
     path = resolve_checkpoint(spec.frontend.checkpoint)
     facts = look_at_graph(path, spec.frontend.shape, request.storage, default_cache_folder())
@@ -100,7 +106,8 @@ def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
         kind=model_kind(spec).name,
         target=spec.backend.type,
         keys=key_uses(loaded, spec.backend.type),
-        warnings=(*map(str, loaded.warnings), *request.warnings),
+        warnings=loaded.warnings,
+        notes=request.warnings,
         inputs=facts.inputs,
         outputs=facts.outputs,
         parameters=facts.count,

@@ -11,6 +11,7 @@ and long stages say how far they are now and then.
 
 from __future__ import annotations
 
+import textwrap
 import time
 import warnings
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ from rich.text import Text
 from xamc.compiler.memory import MemorySampler
 
 _BAR = 20
-_DETAIL, _NARROW, _OTHER_COLUMNS = 60, 24, 46
+_DETAIL, _NARROW, _OTHER_COLUMNS = 60, 24, 47
+_PLAIN_DETAIL = 90  # of a pipe or a file, where a row is one line, to be searched
 _PLAIN_SECONDS = 15.0
 
 
@@ -87,7 +89,9 @@ class Stage:
 
     def __rich__(self) -> RenderableType:
         if not self.total:
-            return _row(self.record.name, "...", self.record.detail, self.elapsed(), 0, self._table.detail_width)
+            width = self._table.detail_width
+            detail = self.record.detail if len(self.record.detail) <= width else f"{self.record.detail[: width - 1]}…"
+            return _row(self.record.name, "...", detail, self.elapsed(), 0, width)
         full = round(_BAR * min(1.0, self.done / self.total))
         text = Text(f" {self.record.name:<9} ")
         text.append("█" * full, style="green").append("░" * (_BAR - full), style="dim")
@@ -117,8 +121,8 @@ class Progress:
 
     @property
     def detail_width(self) -> int:
-        """Columns of a row's detail: a terminal's row should stay on one line."""
-        return max(_NARROW, min(_DETAIL, self.console.width - _OTHER_COLUMNS)) if self.redraws else _DETAIL
+        """Columns of a row's detail."""
+        return max(_NARROW, min(_DETAIL, self.console.width - _OTHER_COLUMNS)) if self.redraws else _PLAIN_DETAIL
 
     def header(self, name: str, target: str) -> None:
         """The first line: what is compiled for what."""
@@ -159,7 +163,8 @@ class Progress:
                 live.stop()
             self.stages.append(stage.record)
             record = stage.record
-            row = _row(record.name, record.state, record.detail, record.seconds, record.peak_bytes, self.detail_width)
+            shown = record.state, record.detail, record.seconds, record.peak_bytes
+            row = _row(record.name, *shown, self.detail_width, self.redraws)
             self.console.print(row, soft_wrap=True)
 
     def summary(self, running: Stage | None = None) -> list[dict[str, Any]]:
@@ -177,12 +182,17 @@ class Progress:
         stage.record.peak_bytes = self.sampler.stage_peak() if self.sampler else 0
 
 
-def _row(name: str, state: str, detail: str, seconds: float, peak_bytes: int, width: int) -> Text:
+def _row(name: str, state: str, detail: str, seconds: float, peak_bytes: int, width: int, folds: bool = False) -> Text:
+    """A row in columns; on a terminal a detail that is longer than its column goes on below, in the same column."""
     style = "red" if state == "failed" else "green"
     memory = f"   {peak_bytes / 2**30:.1f} GiB" if peak_bytes >= 0.05 * 2**30 else ""
-    return Text.assemble(
-        f" {name:<9} ", (f"{state:<11}", style), f" {detail:<{width}} {duration(seconds):>8}", (memory, "dim")
+    first, *more = (textwrap.wrap(detail, width) or [""]) if folds else [detail]
+    text = Text.assemble(
+        f" {name:<9} ", (f"{state:<11}", style), f" {first:<{width}} {duration(seconds):>11}", (memory, "dim")
     )
+    for line in more:
+        text.append(f"\n{'':23}{line}")
+    return text
 
 
 def duration(seconds: float) -> str:

@@ -85,9 +85,11 @@ def to_json(problems: BaseException | Problem | Sequence[Problem]) -> dict[str, 
     """
     several = problems if isinstance(problems, Sequence) else problems_of(problems)
     errors = [problem for problem in several if isinstance(problem, XamcError)]
+    warnings = [problem for problem in several if isinstance(problem, SpecWarning)]
+    warnings += [warning for error in errors for warning in error.warnings if warning not in warnings]
     return {
         "errors": [_as_dict(error) | {"details": list(error.details)} for error in errors],
-        "warnings": [_as_dict(problem) for problem in several if isinstance(problem, SpecWarning)],
+        "warnings": [_as_dict(warning) for warning in warnings],
         "exit_code": errors[0].exit_code if errors else 0,
     }
 

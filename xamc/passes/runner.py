@@ -12,6 +12,7 @@ from xamc.compiler.errors import InputError, InternalError, XamcError
 from xamc.compiler.program import Program
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import GraphPass, PassReport
+from xamc.passes.rules import GRAPH_RULES
 
 # words of passes.expect for what the export itself yields
 _EXPORTED = {"attention": "Attention", "rope": "RotaryEmbedding", "norm": "RMSNormalization"}
@@ -98,17 +99,44 @@ def select_passes(
     """
     names = [graph_pass.name for graph_pass in passes]
     for index, name in enumerate(disable):
-        keys = (f"passes.disable.{index}", "passes.disable")
-        if name not in names and name not in elsewhere:
-            raise _unknown(name, keys, [*names, *elsewhere])
-        if name in required:
-            raise InputError(
-                "E1314",
-                f"passes.disable: this target can't do without {name}",
-                fix=f"remove {name} from passes.disable, or compile for backend.type: reference",
-                keys=keys,
-            )
+        _require_disabled(index, name, [*names, *elsewhere], required)
     return [graph_pass for graph_pass in passes if graph_pass.name not in disable]
+
+
+def require_known_names(
+    disable: Collection[str], expect: Collection[str], names: Sequence[str], required: Collection[str]
+) -> None:
+    """Refuses names that no pass of a target has, before a program is there to run them on.
+
+    Args:
+        disable: `passes.disable`.
+        expect: the names of `passes.expect`.
+        names: the target's passes.
+        required: those that it can't do without.
+
+    Raises:
+        InputError: E1306, a name that no pass has, nor, in `expect`, a rule; E1314, a disabled pass that is required.
+    """
+    for index, name in enumerate(disable):
+        _require_disabled(index, name, names, ())
+    for name in expect:
+        if name not in names and name not in _EXPORTED and name not in GRAPH_RULES:
+            raise _unknown(name, (f"passes.expect.{name}", "passes.expect"), [*names, *_EXPORTED])
+    for index, name in enumerate(disable):
+        _require_disabled(index, name, names, required)
+
+
+def _require_disabled(index: int, name: str, known: Sequence[str], required: Collection[str]) -> None:
+    keys = (f"passes.disable.{index}", "passes.disable")
+    if name not in known:
+        raise _unknown(name, keys, known)
+    if name in required:
+        raise InputError(
+            "E1314",
+            f"passes.disable: this target can't do without {name}",
+            fix=f"remove {name} from passes.disable, or compile for backend.type: reference",
+            keys=keys,
+        )
 
 
 def _check_expected(

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 from rich.text import Text
 
+from xamc.compiler import cli
 from xamc.compiler.commands.generate import _show
-from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
+from xamc.compiler.commands.output import message_console, print_json, print_line, print_table, result_console
+from xamc.compiler.commands.target_names import TARGET_NAMES, target_name
+from xamc.compiler.explain import catalogue, explain
+from xamc.targets.base import CAPS
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2Jb\x9b31m\u202ec"
 SHOWN = "a\ufffd]0;title\ufffd\ufffd[2Jb\ufffd31m\ufffdc"
@@ -55,3 +61,87 @@ def test_an_answer_is_cleaned_for_a_terminal_only(monkeypatch: pytest.MonkeyPatc
     model: Any = SimpleNamespace(stream=lambda *arguments, **options: Stream())
     assert _show(model, "prompt", None, {}) == "done"  # type: ignore[comparison-overlap]
     assert out.getvalue() == f"one\n\ttwo {SHOWN if terminal else HOSTILE}\n"
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What commands print on a terminal of a width, or into a pipe."""
+
+    def show(columns: int | None, *arguments: str) -> list[str]:
+        out = _Terminal() if columns else io.StringIO()
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setenv("COLUMNS", str(columns or 80))
+        monkeypatch.setenv("TERM", "xterm")
+        assert cli.run(arguments) == 0
+        return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+
+    return show
+
+
+WORDS = {"tvm_ascend", "quantization", "w8a16_rtn", "w16kv8", "reference", "unoptimized:", "configuration;"}
+
+
+@pytest.mark.parametrize("columns", [80, 100, None])
+def test_targets_are_readable_at_any_width(screen: Any, columns: int | None) -> None:
+    lines = screen(columns, "targets")
+    words = {word for line in lines for word in line.split()}
+    assert words >= WORDS, "no word is cut"
+    assert max(map(len, lines)) <= (columns or 100)
+    assert {line.split()[0] for line in lines[1:] if line and line[0] != " "} >= {"cpu", "vacc", "ascend", "tvm_cpu"}
+    if columns is None or columns == 100:
+        assert len(lines) == 2 * (1 + len(CAPS)) + 1, "a row each"
+
+
+@pytest.mark.parametrize("columns", [80, 100, None])
+def test_an_explanation_is_prose_of_that_width(screen: Any, columns: int | None) -> None:
+    for code in ("E1042", "E1164", "E1150"):
+        lines = screen(columns, "explain", code)
+        assert " ".join(" ".join(lines).split()) == " ".join(explain(code).split())
+        assert max(map(len, lines)) <= (columns or 100)
+        full = [line for line in lines[:-1] if line]
+        assert min(map(len, full)) > 0.7 * (columns or 100), "no half-empty lines in between"
+
+
+def test_tables_in_a_pipe_have_whole_rows_and_nothing_behind_them(screen: Any) -> None:
+    lines = screen(None, "explain")
+    assert len(lines) == 1 + len(catalogue())
+    assert [line for line in lines if line != line.rstrip()] == []
+    on_screen = screen(80, "explain")
+    assert max(map(len, on_screen)) <= 80 and all(line[:5].strip() or line[:7] == " " * 7 for line in on_screen)
+
+
+def test_a_long_line_goes_on_below_itself() -> None:
+    out = _Terminal()
+    print_line(
+        Console(file=out, width=30, force_terminal=True, color_system=None),
+        "memory   much of it, and some more of it",
+        9,
+    )
+    assert out.getvalue().splitlines() == ["memory   much of it, and some", "         more of it"]
+    pipe = io.StringIO()
+    print_line(Console(file=pipe, width=30), "memory   " + "word " * 20, 9)
+    assert len(pipe.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("gpu", "--target takes cpu, vacc,"),
+        ("CPU", "did you mean cpu?"),
+        ("asend", "did you mean ascend?"),
+        ("tvm_gpu", "did you mean tvm_cpu?"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "compile", "export-vamc", "run", "golden check"])
+def test_an_unknown_target_lists_what_can_be_typed(
+    name: str, fix: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"run": ["-p", "x"], "golden check": ["answers.json"]}.get(command, [])
+    assert cli.run([*command.split(), "build.yaml", *options, "--target", name]) == 2
+    err = capsys.readouterr().err
+    assert "E1071" in err and fix in err and "cpu, vacc, ascend, reference" in err
+
+
+def test_names_of_targets_are_all_of_them() -> None:
+    assert set(TARGET_NAMES.values()) == set(CAPS)
+    assert [target_name(name) for name in ("cpu", "tvm_vacc", None)] == ["tvm_cpu", "tvm_vacc", None]

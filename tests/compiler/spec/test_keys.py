@@ -55,11 +55,20 @@ def test_registry_is_complete() -> None:
         ("backends", "backend"),
         ("verify.promts", "verify.prompts"),
         ("backend.dype", "backend.dtype"),
+        ("dytpe", "frontend.dtype"),
+        ("backend.inptu_ids", "frontend.shape.input_ids"),
         ("frontend.qzzq", None),
     ],
 )
 def test_suggestions(path: str, suggestion: str | None) -> None:
     assert suggest(tuple(path.split("."))) == suggestion
+
+
+def test_of_several_places_the_one_that_takes_the_value_is_suggested() -> None:
+    assert suggest(("type",), "tvm_cpu") == "backend.type"
+    assert suggest(("type",), "gguf") == "frontend.type"
+    assert suggest(("type",), "w4a16_rtn") == "frontend.quantize.type"
+    assert suggest(("dytpe",), "fp32") == "backend.dtype"
 
 
 def uses(file: str, target: str) -> dict[str, KeyUse]:
@@ -101,7 +110,8 @@ def test_uses_on_vacc() -> None:
 
 def test_uses_of_unknown_empty_and_superseded_keys() -> None:
     by_path = uses("cnn_misspelt", "tvm_cpu")
-    assert by_path["backend.quantize.alibrate_mode"].reason == "not a key that xamc knows"
+    reason = by_path["backend.quantize.alibrate_mode"].reason
+    assert reason == "not a key that xamc knows; did you mean backend.quantize.calibrate_mode?"
     assert by_path["graph.extra_ops.extra_ops"].use == "no effect"
     assert by_path["workspace.work_dir"].use == "used"
     both = load_spec(

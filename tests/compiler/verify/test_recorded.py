@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from xamc.compiler import cli
 from xamc.compiler.commands import golden as commands
 from xamc.compiler.errors import InputError
+from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.verify import recorded as file
 from xamc.compiler.verify.junit import TestCase as Case
 from xamc.compiler.verify.junit import write_junit
@@ -134,6 +135,34 @@ def test_misuse(table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.run(["golden", "record", str(tmp_path), "-o", str(tmp_path / "x")]) == 2
     assert cli.run(["golden", "record", str(tmp_path), "-o", "x", "-p", "a", "--set", "name=b"]) == 2
     assert "E1737" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["record", "check"])
+@pytest.mark.parametrize("source", ["build.yaml", "-"])
+def test_a_spec_is_compiled_with_what_a_compile_takes(
+    command: str, source: str, table: Table, golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+
+    def compile_spec(source: Path, overrides: list[str], options: CompileOptions, progress: Any) -> Any:
+        compiled.append((str(source), overrides, options))
+        return SimpleNamespace(path=tmp_path)
+
+    monkeypatch.setattr("xamc.compiler.pipeline.compile_spec", compile_spec)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build.yaml").write_text("frontend: {checkpoint: x}")
+    rest = ["-p", "a b", "-o", str(tmp_path / "again.json")] if command == "record" else [str(golden)]
+    options = ["--target", "cpu", "--set", "name=n", "--allow-rtn", "--allow-pickle"]
+    assert cli.run(["golden", command, source, *rest, *options]) == 0
+    assert compiled == [(source, ["name=n", "backend.type=tvm_cpu"], CompileOptions(allow_rtn=True, allow_pickle=True))]
+
+
+@pytest.mark.parametrize("option", [["--target", "cpu"], ["--allow-rtn"], ["--allow-pickle"]])
+def test_an_artifact_is_compiled_already(
+    option: list[str], table: Table, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["golden", "check", str(tmp_path), str(golden), *option]) == 2
+    assert "E1737" in (err := capsys.readouterr().err) and option[0] in err
 
 
 @given(texts=st.lists(st.text(), min_size=1, max_size=4))

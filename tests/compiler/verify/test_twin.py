@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +75,29 @@ def test_keeps_ratios_and_residues(name: str, group: int) -> None:
     assert twin.num_layers == 2
     assert twin.hidden_size < 1100 and twin.vocab_size < 1200
     assert twin.hf_config["attention_bias"] is True and twin.hf_config["pad_token_id"] is None
+
+
+@given(
+    st.integers(1, 16), st.integers(1, 12), st.integers(4, 128), st.integers(1, 60), st.integers(1, 200),
+    st.sampled_from([32, 64, 128]), st.sampled_from([1, 2, 4]),
+)  # fmt: skip
+def test_what_groups_divide_in_the_model_they_divide_in_the_twin(
+    kv: int, ratio: int, half_dim: int, hidden: int, inter: int, group: int, tp: int
+) -> None:
+    """Else the twin can't be quantized as the model can, and the message speaks of sizes that nobody wrote."""
+    heads, dim = kv * ratio, 2 * half_dim
+    for size in (group * hidden, math.lcm(group, heads) * hidden, heads * dim):
+        real = _config(size, group * inter, 12, heads, kv, dim, 1000)
+        twin = twin_config(real, group, tp)
+        assert twin.intermediate_size % group == 0
+        assert size % group or twin.hidden_size % group == 0
+        assert heads * dim % group or twin.num_heads * twin.head_dim % group == 0
+
+
+@pytest.mark.parametrize(("heads", "kv", "dim", "hidden", "group"), [(5, 1, 128, 1280, 32), (3, 3, 128, 4608, 128)])
+def test_an_odd_number_of_heads_costs_no_divisibility(heads: int, kv: int, dim: int, hidden: int, group: int) -> None:
+    twin = twin_config(_config(hidden, 128 * 38, 12, heads, kv, dim, 1000), group)
+    assert twin.hidden_size % group == 0 and twin.hidden_size % twin.num_heads == 0
 
 
 @given(

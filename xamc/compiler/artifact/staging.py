@@ -76,11 +76,12 @@ def disk_errors(path: Path) -> Iterator[None]:
             yield
     except OSError as error:
         if error.errno in _NOT_WRITABLE:
-            raise _not_writable(error, path) from error
+            raise not_writable(error, path) from error
         raise
 
 
-def _not_writable(error: OSError, path: Path) -> InputError:
+def not_writable(error: OSError, path: Path) -> InputError:
+    """E1507 for what the operating system refused."""
     return InputError(
         "E1507",
         f"{_place(error, path)} can't be written: {error.strerror}",
@@ -104,7 +105,24 @@ def make_folder(path: Path) -> None:
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # not for lack of parents: file systems as /proc take no folders
-        raise _not_writable(error, path) from error
+        raise not_writable(error, path) from error
+
+
+def require_writable(path: Path) -> None:
+    """Create a folder where it is missing, and prove that files can be written in it.
+
+    Raises:
+        InputError: E1506, E1507.
+    """
+    make_folder(path)
+    try:
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:  # it names the temporary file, which is nobody's business
+        if error.errno in FULL_DISK:
+            raise disk_full(path, str(error.strerror)) from error
+        raise not_writable(OSError(error.errno, error.strerror), path) from error
 
 
 def free_bytes(path: Path) -> int:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.publish import distinct_bytes
 from xamc.compiler.commands.graphs import plan_graph
-from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
+from xamc.compiler.commands.output import message_console, print_json, print_line, print_table, result_console
 from xamc.compiler.commands.sizes import parse_size
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan import Plan, make_plan
 from xamc.compiler.progress import Progress, duration, size
+from xamc.compiler.render import print_problems
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.places import PlacedErrors
@@ -74,12 +75,12 @@ def plan_command(
         with PlacedErrors(loaded):
             plan_graph(loaded, allow_rtn, die_bytes, as_json=as_json)
         return
-    plan = make_plan(spec, overrides, allow_rtn, allow_pickle)
+    plan = make_plan(loaded, (), allow_rtn, allow_pickle)
     if as_json:
         print_json(plan.to_dict())
     else:
         _print_plan(plan)
-        said = set(map(str, loaded.warnings))
+        said = set(loaded.warnings)
         for warning in plan.warnings:
             if warning not in said:
                 message_console().print(f" warning: {warning}", style="yellow", soft_wrap=True, markup=False)
@@ -91,8 +92,8 @@ def plan_command(
 def _print_keys(loaded: LoadedSpec) -> None:
     console = result_console()
     console.print(f"{loaded.spec.name}  → {loaded.spec.backend.type}, {model_kind(loaded.spec).name}", style="bold")
-    for warning in loaded.warnings:
-        message_console().print(f" warning: {warning}", style="yellow")
+    if loaded.warnings:
+        print_problems(loaded.warnings, loaded.sources)
     console.print("\nkeys", style="bold")
     uses = key_uses(loaded, loaded.spec.backend.type)
     print_table(console, ("key", "use", "why"), [(use.path, use.use, use.reason) for use in uses])
@@ -108,7 +109,7 @@ def _print_plan(plan: Plan) -> None:
             [(stage.name, stage.what, f"~{duration(stage.seconds)}", size(stage.peak_bytes)) for stage in plan.stages],
         )
         console.print("\npasses", style="bold")
-        console.print("  " + (", ".join(plan.passes) or "none"))
+        print_line(console, "  " + (", ".join(plan.passes) or "none"), 2)
     console.print("\nphases", style="bold")
     print_table(console, ("phase", "tokens", "ranks"), [(p.kind, p.tokens, str(p.ranks)) for p in plan.phases])
     if plan.static is not None:
@@ -119,7 +120,7 @@ def _print_plan(plan: Plan) -> None:
     print_table(console, ("file", "size", "holds"), [(f.path, size(f.nbytes), f.holds) for f in plan.files])
     console.print()
     for line in plan.totals():
-        console.print(line)
+        print_line(console, line, 9)
 
 
 def _print_ranks(static: StaticPlan) -> None:
@@ -148,9 +149,11 @@ def _print_gears(plan: GearPlan) -> None:
         gears = ", ".join(f"{batch} x {length}" for batch, length in graph.gears)
         rows.append((graph.name, gears, inputs, size(graph.activations)))
     print_table(console, ("graph", "gears", "inputs (of caches one)", "activations"), rows)
-    console.print(
+    print_line(
+        console,
         f"  weights {size(plan.weights)}, KV caches {size(plan.cache)} in {plan.caches} tensors, two sets of them; "
-        f"at most {size(plan.device)} on the device"
+        f"at most {size(plan.device)} on the device",
+        2,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import xamc
@@ -16,14 +17,57 @@ from xamc.compiler.verify.tolerances import tolerance
 from xamc.runtime import Model, load_language_model
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What answers: an artifact, or a spec with what a compile of it takes.
+
+    Attributes:
+        source: a build file, ``-`` for stdin, or an artifact's folder.
+        overrides: ``key.path=value`` strings, as of ``--set`` and ``--target``.
+        allow_rtn: as for a compile.
+        allow_pickle: as for a compile.
+        threads: that answer; None for all CPUs.
+    """
+
+    source: Path
+    overrides: Sequence[str] = ()
+    allow_rtn: bool = False
+    allow_pickle: bool = False
+    threads: int | None = None
+
+    def open(self) -> Model:
+        """The artifact, or that of the spec, compiled now.
+
+        Raises:
+            MisuseError: E1737, options of a compile for an artifact.
+            UnsupportedError: E1738, an embedding model.
+        """
+        source = self.source
+        if str(source) == "-" or (source.exists() and not source.is_dir()):
+            from xamc.compiler.pipeline import compile_spec
+            from xamc.compiler.progress import Progress
+            from xamc.compiler.stages.job import CompileOptions
+
+            options = CompileOptions(allow_rtn=self.allow_rtn, allow_pickle=self.allow_pickle)
+            source = compile_spec(source, self.overrides, options, Progress(message_console())).path
+        elif self.overrides or self.allow_rtn or self.allow_pickle:
+            raise MisuseError(
+                "E1737",
+                "--set, --target, --allow-rtn and --allow-pickle are for a spec; this is an artifact",
+                "leave them out, or give the build.yaml",
+            )
+        model = load_language_model(source, self.threads)
+        if model.manifest.is_embedding:
+            raise UnsupportedError(
+                "E1738",
+                f"{model.manifest.name} is an embedding model, which gives no answers",
+                "give a model with logits",
+            )
+        return model
+
+
 def record_command(
-    source: Path,
-    overrides: Sequence[str],
-    output: Path,
-    prompts: Sequence[str],
-    prompts_file: Path | None,
-    tokens: int,
-    threads: int | None,
+    subject: Subject, output: Path, prompts: Sequence[str], prompts_file: Path | None, tokens: int
 ) -> None:
     """Records what an artifact, or the one that a spec compiles to, answers to prompts.
 
@@ -34,7 +78,7 @@ def record_command(
     texts = [*prompts, *(_lines(prompts_file) if prompts_file is not None else ())]
     if not texts:
         raise MisuseError("E1737", "there is no prompt to record", "give --prompt TEXT, or --prompts FILE")
-    model = _model(source, overrides, threads)
+    model = subject.open()
     answers = []
     for text in texts:
         ids = model.tokenizer.encode(text).tolist()
@@ -45,15 +89,7 @@ def record_command(
     message_console().print(f"{output}: {len(answers)} answers of {tokens} tokens at most", style="dim")
 
 
-def check_command(
-    source: Path,
-    overrides: Sequence[str],
-    golden: Path,
-    bound: float | None,
-    junit: Path | None,
-    threads: int | None,
-    as_json: bool,
-) -> None:
+def check_command(subject: Subject, golden: Path, bound: float | None, junit: Path | None, as_json: bool) -> None:
     """Compares, prints a report, and fails when an answer differs.
 
     Raises:
@@ -61,7 +97,7 @@ def check_command(
     """
     recorded = read(golden)
     allowed = tolerance("recorded_answers") if bound is None else bound
-    model = _model(source, overrides, threads)
+    model = subject.open()
     differences, cases = [], []
     for number, answer in enumerate(recorded.answers, start=1):
         started = time.perf_counter()
@@ -84,25 +120,6 @@ def check_command(
             fix="if the change is meant, record again with xamc golden record and commit the file",
             details=tuple(f"{_short(difference.prompt)}: {difference.lines[0]}" for difference in wrong[:5]),
         )
-
-
-def _model(source: Path, overrides: Sequence[str], threads: int | None) -> Model:
-    """The artifact, or that of the spec, compiled now."""
-    if source.is_file():
-        from xamc.compiler.pipeline import compile_spec
-        from xamc.compiler.progress import Progress
-
-        source = compile_spec(source, overrides, None, Progress(message_console())).path
-    elif overrides:
-        raise MisuseError(
-            "E1737", "--set is for a spec; this is an artifact", "leave --set out, or give the build.yaml"
-        )
-    model = load_language_model(source, threads)
-    if model.manifest.is_embedding:
-        raise UnsupportedError(
-            "E1738", f"{model.manifest.name} is an embedding model, which gives no answers", "give a model with logits"
-        )
-    return model
 
 
 def _lines(path: Path) -> list[str]:

@@ -35,8 +35,8 @@ def plan_graph(loaded: LoadedSpec, allow_rtn: bool, die_memory: int | None, *, a
     if as_json:
         print_json(plan.to_dict())
     else:
-        for warning in plan.warnings[len(loaded.warnings) :]:
-            message_console().print(f" warning: {warning}", style="yellow")
+        for note in plan.notes:
+            message_console().print(f" warning: {note}", style="yellow")
         _print_plan(plan)
     if die_memory is not None:
         plan.require_die(die_memory)

@@ -13,14 +13,16 @@ from xamc.compiler.artifact.manifest import REPORT, Manifest, digest
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import CacheInfo, cache_info, prune
 from xamc.compiler.commands.graphs import check_graph_golden, inspect_graph
-from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
+from xamc.compiler.commands.output import message_console, print_json, print_table, print_text, result_console
 from xamc.compiler.commands.sizes import parse_size
+from xamc.compiler.commands.target_names import TARGET_NAMES
 from xamc.compiler.errors import ToolchainError
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.verify.tolerances import TOLERANCES, tolerance
 
 if TYPE_CHECKING:
     from xamc.compiler.verify.golden import GoldenResult
+    from xamc.targets.base import TargetCaps
 
 
 def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
@@ -164,21 +166,33 @@ def targets_command(*, as_json: bool) -> None:
     if as_json:
         print_json([dataclasses.asdict(caps) for caps in CAPS.values()])
         return
+    console = result_console()
     rows = [
         (
             caps.name,
-            "yes" if caps.available else "not yet",
             " ".join(caps.weight_dtypes),
             " ".join(caps.kv_dtypes),
             " ".join(caps.quantize_types) or "-",
-            "dynamic" if caps.dynamic_shapes else f"static, x{caps.length_multiple}",
+            _lengths(caps),
             str(caps.max_tensor_parallel),
-            caps.summary,
         )
         for caps in CAPS.values()
     ]
-    header = ("target", "available", "weights", "KV cache", "quantization", "lengths", "tp", "what")
-    print_table(result_console(), header, rows)
+    print_table(console, ("backend.type", "weights", "KV cache", "quantization", "lengths", "tp"), rows)
+    console.print()
+    shown = [
+        (short, caps.summary if caps.available else f"not available yet: {caps.summary}")
+        for caps in CAPS.values()
+        for short, name in TARGET_NAMES.items()
+        if name == caps.name
+    ]
+    print_table(console, ("--target", "what"), shown)
+
+
+def _lengths(caps: TargetCaps) -> str:
+    if caps.dynamic_shapes:
+        return "any"
+    return "fixed" if caps.length_multiple == 1 else f"fixed, x{caps.length_multiple}"
 
 
 def explain_command(code: str | None, *, as_json: bool) -> None:
@@ -190,7 +204,7 @@ def explain_command(code: str | None, *, as_json: bool) -> None:
         if as_json:
             print_json({"code": code, "text": text})
         else:
-            result_console().print(text)
+            print_text(result_console(), text)
         return
     codes = catalogue()
     if as_json:

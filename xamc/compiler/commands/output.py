@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +16,8 @@ from rich.text import Text
 from xamc.compiler.render import CONTROL, printable
 
 _WIDE = 10_000  # columns of a pipe or a file, which has no edge
+_READABLE = 100  # columns of prose
+_WORD = 24  # columns that a word may ask for; longer ones are paths and names, which are cut
 
 
 class _Console(Console):
@@ -49,11 +53,42 @@ def print_json(value: Any) -> None:
     sys.stdout.write(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
+def print_text(console: Console, text: str) -> None:
+    """Paragraphs of prose, folded between words where the terminal ends, and at 100 columns at the latest."""
+    width = min(_READABLE, console.width)
+    for number, paragraph in enumerate(text.strip().split("\n\n")):
+        if number:
+            console.print()
+        lines = [paragraph] if "\n " in paragraph else textwrap.wrap(" ".join(paragraph.split()), width)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+
+
+def print_line(console: Console, text: str, indent: int) -> None:
+    """A line; a terminal that is narrower gets the rest below it, between words and `indent` columns to the right."""
+    folds = console.is_terminal and cell_len(text) > console.width
+    lines = textwrap.wrap(text, console.width, subsequent_indent=" " * indent) if folds else [text]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
 def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table: no frame, columns aligned, cells folded where the terminal ends."""
+    """A plain table: no frame, columns aligned, cells folded between words where the terminal ends.
+
+    In a pipe every row is one line, without spaces at its end.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(header))
-    for name in header:
-        table.add_column(name, header_style="bold", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(table, soft_wrap=False)
+    for index, name in enumerate(header):
+        words = [word for text in (name, *(row[index] for row in cells)) for word in text.split()]
+        narrowest = min(_WORD, max(map(cell_len, words), default=1))
+        table.add_column(name, header_style="bold", overflow="fold", min_width=narrowest)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    if console.is_terminal:
+        console.print(table, soft_wrap=False)
+        return
+    with console.capture() as captured:
+        console.print(table, soft_wrap=False)
+    for line in captured.get().splitlines():
+        console.print(line.rstrip(), soft_wrap=True)

@@ -25,8 +25,9 @@ of format 1, with a prompt, its token ids and an answer each. Prompts are a text
 log-probabilities of recorded tokens moved by more than it. The report names each prompt and the token where it begins.
 Remedy: find the change that did it (a dependency, the checkpoint, the spec, xamc; `xamc inspect` shows an artifact's
 inputs and tools); if it is meant, record again and commit the file, whose diff then shows what moved.""",
-    "E1737": """`xamc golden record` was given no prompt, or `--set` came with an artifact, which is compiled already.
-Give --prompt TEXT (repeatable) or --prompts FILE; `--set` goes with a build.yaml.""",
+    "E1737": """`xamc golden record` was given no prompt, or an option of a compile (`--set`, `--target`, `--allow-rtn`,
+`--allow-pickle`) came with an artifact, which is compiled already. Give --prompt TEXT (repeatable) or --prompts FILE;
+those options go with a build.yaml.""",
     "E1738": """`xamc golden` records answers, which an embedding model does not give. `xamc verify` compares its hidden
 states with those recorded when it was compiled.""",
     "E1710": """The compile would take more memory than is available now. The message has both numbers and the stage.

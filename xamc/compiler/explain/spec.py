@@ -50,6 +50,9 @@ range.""",
 the field. Nothing is done with it here; vamc may refuse it.""",
     "E1028": """A warning: the key is an older or misspelt form that a few vamc files use: `model` for `name`,
 `workspace.work_dir` for `workspace.path`. It is read when the proper key is absent, and ignored otherwise.""",
+    "E1029": """A key that decides what is compiled is not there, and another, unknown key was evidently meant to be
+it: `backend: {tpye: tvm_cpu}` would compile for the default, tvm_vacc. Correct the spelling. Other unknown keys of
+vamc's sections are only warned of (E1021).""",
     "E1030": """The name of the artifact or the path of the workspace cannot be used on the disk: empty, with a slash
 or a line break in the name, `.` or `..`, surrounded by blanks, longer than 200 bytes, or beginning with `.xamc-`, as
 unfinished artifacts do, which are removed. The artifact becomes the folder `workspace.path/name`.""",

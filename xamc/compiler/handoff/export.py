@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from xamc.compiler.artifact.publish import portable_spec
-from xamc.compiler.artifact.staging import disk_errors, make_folder
+from xamc.compiler.artifact.staging import disk_errors, require_writable
 from xamc.compiler.cache import StageCache
 from xamc.compiler.contract import Bucket
 from xamc.compiler.frontends import Checkpoint
@@ -22,7 +22,7 @@ from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
 from xamc.compiler.handoff.assumptions import stated
 from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoad, OnnxRoad
 from xamc.compiler.handoff.folder import HandoffWriter, check_replaceable
-from xamc.compiler.handoff.graphs import OnnxDtype, StaticGraphs, static_graphs
+from xamc.compiler.handoff.graphs import OnnxDtype, StaticGraphs, require_handoff_pass_names, static_graphs
 from xamc.compiler.handoff.llama_checkpoint import OLDEST_TRANSFORMERS, LlamaCheckpoint, StoredDtype, as_llama
 from xamc.compiler.handoff.readme import readme
 from xamc.compiler.handoff.readme_zh import readme_zh
@@ -34,6 +34,7 @@ from xamc.compiler.memory import MemorySampler
 from xamc.compiler.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_bytes, write_onnx
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.spec import LoadedSpec, Spec
+from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
@@ -99,18 +100,20 @@ def export_vamc(
     """
     options = options or HandoffOptions()
     progress = progress or Progress(Console(quiet=True))
-    with MemorySampler() as sampler:
+    with MemorySampler() as sampler, PlacedErrors() as placed:
         progress.sampler = progress.sampler or sampler
         with progress.stage("spec") as stage:
             origin = load_source(source, overrides, options.checkpoint)
-            loaded = origin.loaded
+            placed.loaded = loaded = origin.loaded
+            summary.spec_warnings(progress, loaded)
             require_vamc_spec(loaded)
             spec = loaded.spec
+            if "onnx" in options.roads:
+                require_handoff_pass_names(spec)
             destination = options.output or origin.folder / f"{spec.name}-vamc"
             check_replaceable(destination)
+            require_writable(destination.parent)
             progress.header(spec.name, "hand-off for vamc")
-            for warning in loaded.warnings:
-                progress.warn(str(warning))
             stage.result(f"{', '.join(options.roads)} for tp {spec.tp}")
         with progress.stage("frontend") as stage:
             checkpoint = origin.open(options.allow_pickle)
@@ -158,7 +161,7 @@ def _graphs(
     compile_options = CompileOptions(dump_ir=options.dump_ir, use_cache=options.use_cache, output=destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     if options.dump_ir is not None:
-        make_folder(options.dump_ir)
+        require_writable(options.dump_ir)
     with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
         job = Job(compile_options, cache, progress, packing_workers(spec.workspace.workers))
         with progress.stage("export") as stage:

@@ -18,7 +18,7 @@ from xamc.passes.graph.standard_ops import StandardOps
 from xamc.passes.graph.vocab_padding import VocabPadding
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
-from xamc.passes.runner import run_passes, select_passes
+from xamc.passes.runner import require_known_names, run_passes, select_passes
 from xamc.passes.text import program_text
 from xamc.targets.graph_pipelines import STATIC_REQUIRED_PASSES, static_common_passes, vacc_graph_passes
 
@@ -63,7 +63,7 @@ def static_graphs(job: Job, exported: ExportedModel, spec: Spec, dtype: OnnxDtyp
     wishes = spec.passes
     proofs = [] if exported.twin is None else _prove(exported.twin, buckets, wishes, dtype)
     rows = max(bucket.length for bucket in buckets)
-    _run(exported.program, static_common_passes(), wishes)
+    _run(exported.program, static_common_passes(), wishes, common=True)
     programs: dict[Bucket, Program] = {}
     for bucket in buckets:
         program = _copy(exported.program)
@@ -102,8 +102,20 @@ def _chosen(passes: list[GraphPass], wishes: Passes) -> list[GraphPass]:
     return select_passes(passes, wishes.disable, _names(), _REQUIRED)
 
 
-def _run(program: Program, passes: list[GraphPass], wishes: Passes) -> None:
-    run_passes(program, _chosen(passes, wishes), elsewhere=_names())
+def _run(program: Program, passes: list[GraphPass], wishes: Passes, common: bool = False) -> None:
+    """The words for what the export yields are counted once, before the graph is copied for every bucket."""
+    own = [graph_pass.name for graph_pass in passes]
+    expect = {name: count for name, count in wishes.expect.items() if common or name in own}
+    run_passes(program, _chosen(passes, wishes), expect=expect, elsewhere=_names())
+
+
+def require_handoff_pass_names(spec: Spec) -> None:
+    """Refuses names in `passes` that no pass of a hand-off has, before anything is exported.
+
+    Raises:
+        InputError: E1306, E1314.
+    """
+    require_known_names(spec.passes.disable, spec.passes.expect, _names(), _REQUIRED)
 
 
 def _names() -> list[str]:

@@ -22,6 +22,7 @@ class Checked:
         errors: what stops a compile.
         warnings: what does not.
         bad: paths of values that have an error, which no later check should judge again.
+        unknown: paths of keys that nobody knows, each with its warning.
     """
 
     document: Document
@@ -29,16 +30,22 @@ class Checked:
     errors: list[XamcError] = field(default_factory=list)
     warnings: list[SpecWarning] = field(default_factory=list)
     bad: set[KeyPath] = field(default_factory=set)
+    unknown: dict[KeyPath, SpecWarning] = field(default_factory=dict)
 
     def get(self, path: str) -> Any:
         """Value of a known key by its dotted path; None when absent, null or wrong."""
         return self.values.get(tuple(path.split(".")))
 
+    def written(self, path: KeyPath) -> Any:
+        """A value as written, of a known key or not; None when absent."""
+        value: Any = self.document.values
+        for part in path:
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
     def section(self, path: str) -> dict[str, Any]:
         """A section as written; empty when absent."""
-        value = self.document.values
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+        value = self.written(tuple(path.split(".")))
         return value if isinstance(value, dict) else {}
 
     def is_bad(self, path: str) -> bool:
@@ -60,17 +67,15 @@ def check(document: Document) -> Checked:
             InputError("E1010", f"the spec {what}; a mapping of keys is needed", fix, document.at(()))
         )
         return checked
-    unknown = _walk(checked, document.values, ())
+    _walk(checked, document.values, ())
     if not checked.is_bad("frontend.checkpoint") and checked.get("frontend.checkpoint") is None:
-        checked.errors.append(_missing_checkpoint(checked, unknown))
+        checked.errors.append(_missing_checkpoint(checked))
         checked.bad.add(("frontend", "checkpoint"))
-    checked.warnings += unknown.values()
     return checked
 
 
-def _walk(checked: Checked, section: dict[str, Any], path: KeyPath) -> dict[KeyPath, SpecWarning]:
-    """Judges the keys of one section and of those inside; returns warnings about unknown ones."""
-    unknown: dict[KeyPath, SpecWarning] = {}
+def _walk(checked: Checked, section: dict[str, Any], path: KeyPath) -> None:
+    """Judges the keys of one section and of those inside."""
     for name, value in section.items():
         at = (*path, name)
         if at in checked.bad:
@@ -85,7 +90,7 @@ def _walk(checked: Checked, section: dict[str, Any], path: KeyPath) -> dict[KeyP
                     checked.values[at] = read
         elif is_section(at):
             if isinstance(value, dict):
-                unknown |= _walk(checked, value, at)
+                _walk(checked, value, at)
             elif value is not None:
                 message = f"expected a mapping, got {describe(value)}"
                 names = ", ".join(names_in(dotted(at))[:4])
@@ -94,8 +99,7 @@ def _walk(checked: Checked, section: dict[str, Any], path: KeyPath) -> dict[KeyP
             checked.errors.append(_unknown_error(checked, at))
             checked.bad.add(at)
         else:
-            unknown[at] = _unknown_warning(checked, at)
-    return unknown
+            checked.unknown[at] = _unknown_warning(checked, at, value)
 
 
 def _note(checked: Checked, problems: list[Mismatch], strict: bool) -> None:
@@ -111,14 +115,14 @@ def _note(checked: Checked, problems: list[Mismatch], strict: bool) -> None:
 
 
 def _unknown_error(checked: Checked, at: KeyPath) -> InputError:
-    near = suggest(at)
+    near = suggest(at, checked.written(at))
     section = dotted(at[:-1])
     fix = f"did you mean {near}?" if near else f"{section} takes {', '.join(names_in(section))}"
     return InputError("E1020", f"unknown key {dotted(at)}", fix, checked.document.at(at, key=True))
 
 
-def _unknown_warning(checked: Checked, at: KeyPath) -> SpecWarning:
-    near = suggest(at)
+def _unknown_warning(checked: Checked, at: KeyPath, value: Any) -> SpecWarning:
+    near = suggest(at, value)
     if near is None:
         fix = ""
     elif near.rpartition(".")[2] == at[-1] and not near.startswith(XAMC_SECTIONS):
@@ -126,16 +130,16 @@ def _unknown_warning(checked: Checked, at: KeyPath) -> SpecWarning:
     else:
         fix = f"did you mean {near}?"
     place = checked.document.at(at, key=True)
-    return SpecWarning("E1021", f"unknown key {dotted(at)} is ignored", fix, place)
+    return SpecWarning("E1021", f"unknown key {dotted(at)} is ignored", fix, place, meant=near or "")
 
 
-def _missing_checkpoint(checked: Checked, unknown: dict[KeyPath, SpecWarning]) -> InputError:
+def _missing_checkpoint(checked: Checked) -> InputError:
     """The error for a missing checkpoint; swallows the warning about the key that was meant to hold it."""
-    for at in unknown:
-        if suggest(at) in ("frontend", "frontend.checkpoint"):
-            place = unknown.pop(at).locations
+    for at, warning in checked.unknown.items():
+        if warning.meant in ("frontend", "frontend.checkpoint"):
+            del checked.unknown[at]
             message = f"frontend.checkpoint is missing; {dotted(at)} is not a key"
-            return InputError("E1024", message, f"did you mean {suggest(at)}?", place)
+            return InputError("E1024", message, f"did you mean {warning.meant}?", warning.locations)
     fix = "add frontend: {checkpoint: <folder, file, or package:<python package>/<file>>}"
     place = checked.document.at(("frontend",), key=True)
     return InputError("E1024", "frontend.checkpoint is missing", fix, place)

@@ -11,9 +11,11 @@ stay the words they look like, `1e-5` is a number, and dates, `12:30` and `1_000
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISCHR, S_ISFIFO, S_ISSOCK
 from typing import Any
 
 import yaml
@@ -24,6 +26,8 @@ from xamc.compiler.errors import InputError, Location, XamcError
 from xamc.compiler.spec.errors import SpecErrors
 from xamc.compiler.spec.model import KeyPath
 
+#: Stands for a path in locations that point into stdin's text.
+STDIN = Path("<stdin>")
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 20_000  # keys, values and list items; the largest build files in the field hold a few hundred
@@ -90,15 +94,27 @@ def dotted(path: KeyPath) -> str:
     return text
 
 
+def is_regular(path: Path) -> bool:
+    """Whether a spec's path is a file with a folder around it: not stdin (``-``), a pipe, or a terminal."""
+    try:
+        return str(path) != "-" and not any(kind(path.stat().st_mode) for kind in (S_ISFIFO, S_ISCHR, S_ISSOCK))
+    except (OSError, ValueError):
+        return True  # reading it will say what is wrong
+
+
 def read_text(path: Path) -> str:
-    """The text of a spec file.
+    """The text of a spec file, or of stdin for ``-``. A pipe can be read once, so this is called once.
 
     Raises:
         InputError: E1001 unreadable, E1002 not UTF-8, E1003 over 1 MiB.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        if str(path) == "-":
+            path = STDIN
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise InputError(

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
-from xamc.compiler.spec.kinds import Kind
+from xamc.compiler.spec.kinds import Anything, Kind, Mismatch, Text
 from xamc.compiler.spec.model import KeyPath
 
 Use = Literal["used", "recorded", "no effect"]
@@ -94,6 +94,12 @@ class Key:
         """The path, split."""
         return tuple(self.path.split("."))
 
+    def takes(self, value: Any) -> bool:
+        """Whether a value, as YAML gives it, is one that the key may hold."""
+        problems: list[Mismatch] = []
+        self.kind.read(value, (), lambda path: None if isinstance(value, list | dict) else str(value), problems)
+        return not problems
+
 
 @cache
 def registry() -> Mapping[str, Key]:
@@ -140,18 +146,33 @@ def names_in(section: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def suggest(path: KeyPath) -> str | None:
+def suggest(path: KeyPath, value: Any = None) -> str | None:
     """The known key that an unknown one was probably meant to be.
 
-    A similar name in the same section comes first, then the same name elsewhere (a misplaced key).
+    A similar name in the same section comes first, then the same name elsewhere (a misplaced key), then a similar name
+    elsewhere. Of several places elsewhere it is one whose key takes `value`, if there is one, and then the nearest.
     """
     *parents, name = (str(part) for part in path)
     section = ".".join(parents)
     near = get_close_matches(name, names_in(section), 1, 0.75)
     if near:
         return f"{section}.{near[0]}" if section else near[0]
-    elsewhere = [known for known in (*SECTIONS, *registry()) if known.rpartition(".")[2] == name]
-    return _nearest(elsewhere, parents)
+    known: dict[str, list[str]] = {}
+    for other in (*SECTIONS, *registry()):
+        known.setdefault(other.rpartition(".")[2], []).append(other)
+    for similar in (name, *get_close_matches(name, [other for other in known if len(other) > 3], 1, 0.8)):
+        places = known.get(similar, [])
+        if places:
+            return _nearest(_fitting(places, value) or places, parents)
+    return None
+
+
+def _fitting(paths: Iterable[str], value: Any) -> list[str]:
+    """The paths of keys that take a value, those first that take few others."""
+    keys = [registry()[path] for path in paths if path in registry() and value is not None]
+    taking = [key for key in keys if key.takes(value)]
+    choosy = [key for key in taking if not isinstance(key.kind, Text | Anything)]
+    return [key.path for key in choosy or taking]
 
 
 def _nearest(paths: Iterable[str], parents: list[str]) -> str | None:

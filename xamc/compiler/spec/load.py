@@ -10,8 +10,9 @@ from typing import Any, cast
 from xamc.compiler.errors import InputError, Location, XamcError
 from xamc.compiler.hub_cache import find_in_hub_cache, repository_name
 from xamc.compiler.spec.check import Checked, check
-from xamc.compiler.spec.document import from_mapping, parse, read_text
+from xamc.compiler.spec.document import STDIN, from_mapping, is_regular, parse, read_text
 from xamc.compiler.spec.errors import SET_PATH, SpecErrors
+from xamc.compiler.spec.misspelt import refuse_misspelt, warn_of_similar_input
 from xamc.compiler.spec.model import (
     DTYPES_OF_QUANTIZE,
     Backend,
@@ -37,14 +38,16 @@ def load_spec(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
     """Loads and checks a build spec.
 
     Args:
-        source: path of a YAML file, or the same keys as Python data. Relative checkpoint paths are against the YAML
-            file's folder; for Python data, against the current folder.
+        source: path of a YAML file, ``-`` for stdin, or the same keys as Python data. Relative checkpoint paths are
+            against the YAML file's folder; for Python data, stdin and pipes, against the current folder.
         overrides: `key.path=value`, applied in order before any check.
 
     Raises:
         SpecErrors: with every error of the spec, in the order of the file.
     """
     path = None if isinstance(source, Mapping) else Path(source)
+    # what comes through a pipe has neither a folder nor a name
+    file = path if path is not None and is_regular(path) else None
     text = ""
     sources = {SET_PATH: set_text(overrides)}
     try:
@@ -52,8 +55,9 @@ def load_spec(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
             document = from_mapping(source)
         else:
             text = read_text(path)
-            sources[path] = text
-            document = parse(text, path)
+            shown = STDIN if str(path) == "-" else path
+            sources[shown] = text
+            document = parse(text, shown)
     except SpecErrors as error:
         raise SpecErrors(error.errors, sources) from error
     except InputError as error:
@@ -61,12 +65,14 @@ def load_spec(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
     if isinstance(document.values, dict):
         apply_overrides(document, overrides)
     checked = check(document)
+    refuse_misspelt(checked)
+    warn_of_similar_input(checked)
     apply_rules(checked)
-    warnings = sorted(checked.warnings, key=_place)
+    warnings = sorted((*checked.warnings, *checked.unknown.values()), key=_place)
     if checked.errors:
         raise SpecErrors(sorted(checked.errors, key=_place), sources, warnings)
     return LoadedSpec(
-        spec=_build(checked, path),
+        spec=_build(checked, file),
         warnings=tuple(warnings),
         values=document.values,
         positions={at: entry.at for at, entry in document.entries.items()},

@@ -288,19 +288,23 @@ class SpecWarning:
     """Something in a spec that does not stop a compile, and that its author should know.
 
     Attributes:
-        code: as for errors; `xamc explain CODE` describes it.
+        code: as for errors; `xamc explain CODE` describes it; empty for what a plan says of the model or the machine.
         message: names the key.
         fix: what to change to silence it; may be empty.
         locations: places in the file; empty for a spec that came as a mapping.
+        meant: of an unknown key, the one that was probably meant, dotted; else empty.
     """
 
     code: str
     message: str
     fix: str = ""
     locations: tuple[Location, ...] = ()
+    meant: str = ""
 
     def __str__(self) -> str:
-        return f"{self.code} {self.message}"
+        """One line: code, place, what is wrong, and what to do."""
+        place = "".join(f"{at.path.name}:{at.line}:{at.column} " for at in self.locations[:1])
+        return f"{self.code} {place}{self.message}".lstrip() + (f"; {self.fix}" if self.fix else "")
 
 
 @dataclass(frozen=True)

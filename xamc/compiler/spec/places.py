@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import TracebackType
 
-from xamc.compiler.errors import XamcError
+from xamc.compiler.errors import Location, XamcError
 from xamc.compiler.spec.model import LoadedSpec
 
 
 class PlacedErrors:
-    """While it is entered, an error that names spec keys and no place gets the place of the first key that is written.
+    """While it is entered, an error that names spec keys and no place gets the place of the first key that is written,
+    or of a misspelt key that was meant to be it; and every error gets the spec's warnings.
 
     So frontends and targets need not know where a spec came from::
 
@@ -31,5 +33,17 @@ class PlacedErrors:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, XamcError) and self.loaded is not None and not error.locations:
-            error.locations = next(filter(None, map(self.loaded.at, error.keys)), ())
+            error.locations = next(filter(None, map(self._place, error.keys)), ())
             error.sources = {**self.loaded.sources, **error.sources}
+        if isinstance(error, XamcError) and self.loaded is not None and not error.warnings:
+            error.warnings = self.loaded.warnings
+
+    def _place(self, key: str) -> tuple[Location, ...]:
+        """Where a key is written; where it is written with another name, the place says so."""
+        assert self.loaded is not None
+        if written := self.loaded.at(key):
+            return written
+        for warning in self.loaded.warnings:
+            if warning.meant and warning.locations and f"{key}.".startswith(f"{warning.meant}."):
+                return (dataclasses.replace(warning.locations[0], note=f"did you mean {warning.meant}?"),)
+        return ()

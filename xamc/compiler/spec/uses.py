@@ -9,7 +9,7 @@ from typing import Any
 
 from xamc.compiler.errors import MisuseError
 from xamc.compiler.spec.document import dotted
-from xamc.compiler.spec.keys import TARGETS, Key, Use, find, is_section
+from xamc.compiler.spec.keys import TARGETS, Key, Use, find, is_section, suggest
 from xamc.compiler.spec.model import KeyPath, LoadedSpec
 
 _CALIBRATED = "activations are not quantized; with --allow-rtn weights are rounded to int8"
@@ -73,7 +73,8 @@ def _use(loaded: LoadedSpec, path: KeyPath, value: Any, key: Key | None, target:
     if value is None or value == {}:
         return "no effect", "empty: the default applies"
     if key is None:
-        return "no effect", "not a key that xamc knows"
+        near = suggest(path, value)
+        return "no effect", "not a key that xamc knows" + (f"; did you mean {near}?" if near else "")
     workspace = loaded.values.get("workspace") or {}
     if key.path == "model" and loaded.values.get("name") is not None:
         return "no effect", "name is also given"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xamc.compiler.artifact.records import to_json
-from xamc.compiler.cache import stage_key
+from xamc.compiler.cache import StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
+from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InputError
 from xamc.compiler.export.job import ExportJob, read_exported
 from xamc.compiler.frontends import Checkpoint
@@ -17,6 +18,7 @@ from xamc.compiler.verify.scenario import Case
 from xamc.compiler.weights.transforms import Cast
 from xamc.passes.onnx_graph import dims
 from xamc.passes.text import program_text
+from xamc.targets.request import TargetRequest
 
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 _CHILD = "xamc.compiler.export.worker:run_file"
@@ -32,6 +34,23 @@ class ExportedModel:
     twin_seconds: float
 
 
+def export_key(config: ModelConfig, with_twin: bool, group: int, tp: int = 1) -> StageKey:
+    """The stage cache's key of a model's export."""
+    request = _request(config, with_twin, group, tp)
+    inputs = {"config": to_json(config), "twin": with_twin, "group": request.group, "tp": request.tp}
+    return stage_key("export", __name__, (_CHILD,), inputs, _TOOLS)
+
+
+def twin_group(request: TargetRequest) -> int:
+    """The quantization group whose divisibility the twin keeps; any without quantization."""
+    return (request.quantize.group_size or 32) if request.quantize else 32
+
+
+def _request(config: ModelConfig, with_twin: bool, group: int, tp: int) -> ExportJob:
+    # only a twin's sizes follow the quantization and the ranks; the model's graph is the same for all
+    return ExportJob(config, True, group, tp) if with_twin else ExportJob(config, False)
+
+
 def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int, tp: int = 1) -> ExportedModel:
     """Exports `checkpoint`'s model, or takes it from the cache, and binds its weights.
 
@@ -39,10 +58,8 @@ def export(job: Job, checkpoint: Checkpoint, with_twin: bool, group: int, tp: in
         InputError: E1203 the checkpoint lacks a parameter of the graph or has it in another shape.
         ToolchainError: E152x the exporting child failed.
     """
-    # only a twin's sizes follow the quantization and the ranks; the model's graph is the same for all
-    request = ExportJob(checkpoint.config, True, group, tp) if with_twin else ExportJob(checkpoint.config, False)
-    inputs = {"config": to_json(checkpoint.config), "twin": with_twin, "group": request.group, "tp": request.tp}
-    key = stage_key("export", __name__, (_CHILD,), inputs, _TOOLS)
+    request = _request(checkpoint.config, with_twin, group, tp)
+    key = export_key(checkpoint.config, with_twin, group, tp)
 
     def build(folder: Path) -> None:
         path = request.write(folder)

@@ -14,7 +14,7 @@ import xamc
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
-from xamc.compiler.artifact.staging import make_folder, temporary_folder
+from xamc.compiler.artifact.staging import require_writable, temporary_folder
 from xamc.compiler.cache import StageCache, tool_version
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
@@ -25,6 +25,7 @@ from xamc.compiler.stages import summary
 from xamc.compiler.stages.graph_import import CASE, LEAST_CASE, VARIED_CASE, ImportedGraph, import_graph
 from xamc.compiler.stages.graph_request import GraphRequest, graph_request
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
+from xamc.compiler.stages.pass_names import require_any_pass_names
 from xamc.runtime.cpu_features import missing_features
 from xamc.targets.graph.generate import GraphCode, generate_graph
 from xamc.targets.graph.mod_json import graph_json
@@ -56,21 +57,23 @@ def compile_graph(
     """
     spec = loaded.spec
     with progress.stage("spec") as stage:
+        summary.spec_warnings(progress, loaded)
+        require_any_pass_names(spec)
         request = graph_request(loaded, options.allow_rtn)
         destination = options.output or spec.workspace.path / spec.name
         check_replaceable(destination)
         simulated = ", simulated on this host" if spec.backend.type == "tvm_vacc" else ""
         progress.header(spec.name, f"{spec.backend.type}{simulated}, ONNX graph")
-        summary.warnings(progress, loaded, request.quantization)
+        summary.quantization_warning(progress, request.quantization)
         for warning in request.warnings:
             progress.warn(warning)
         stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
-    make_folder(destination.parent)
+    require_writable(destination.parent)
     with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
         job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
         if options.dump_ir is not None:
-            make_folder(options.dump_ir)
+            require_writable(options.dump_ir)
 
         with progress.stage("frontend") as stage:
             path = resolve_checkpoint(spec.frontend.checkpoint)

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
     from xamc.targets.cpu.tune.tune import Tuned
 
 
-def warnings(progress: Progress, loaded: LoadedSpec, quantization: Quantization) -> None:
-    """Says what a reader of the spec may not expect."""
+def spec_warnings(progress: Progress, loaded: LoadedSpec) -> None:
+    """Says which keys of the spec have no effect or another name, before any of them can be the cause of an error."""
     for warning in loaded.warnings:
         progress.warn(str(warning))
+
+
+def quantization_warning(progress: Progress, quantization: Quantization) -> None:
+    """Says when weights are rounded where calibrated ones were asked for."""
     if quantization.requested != quantization.used:
         progress.warn(f"{quantization.requested} was asked for, {quantization.used} is used (--allow-rtn)")
 
@@ -65,8 +69,9 @@ def export(config: ModelConfig) -> str:
 
 
 def cached(cache: StageCache, stage: str) -> str:
-    """``cached`` when the stage's result was found, else ``ok``."""
-    return "cached" if any(key.stage == stage for key in cache.hits) else "ok"
+    """``cached`` when all of the stage's results were found, else ``ok``."""
+    made = any(key.stage == stage for key in cache.misses)
+    return "cached" if not made and any(key.stage == stage for key in cache.hits) else "ok"
 
 
 def passes(rewritten: Rewritten) -> tuple[str, str]:
@@ -91,7 +96,8 @@ def tuned(result: Tuned) -> tuple[str, str]:
 
 def codegen(generated: Generated, cache: StageCache) -> tuple[str, str]:
     """(detail, state) of code generation."""
-    state = "cached" if {"cached"} & {cached(cache, "codegen"), cached(cache, "reference")} else "ok"
+    stages = ("codegen", "proof", "kernel_proof", "reference")
+    state = "ok" if any(key.stage in stages for key in cache.misses) else "cached"
     parts = [generated.cpu.mcpu] if generated.cpu.features else ["ONNX"]
     if generated.variants:
         files = [generated.code, *(path for path, _ in generated.variants)]

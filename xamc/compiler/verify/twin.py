@@ -121,7 +121,8 @@ def _same_residue(size: int, modulus: int, at_least: int, avoid: set[int], unit:
     Where a multiple of `unit` can't be congruent, it is only a multiple of `unit`.
     """
     first = at_least + (size - at_least) % modulus
-    for value in range(first, first + modulus * (unit + len(avoid) + 1), modulus):
+    # a multiple of `unit` comes at least every `unit` steps, and may be one to avoid
+    for value in range(first, first + modulus * unit * (len(avoid) + 1), modulus):
         if value % unit == 0 and value not in avoid:
             return value
     return -(-first // unit) * unit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,3 +40,11 @@ def read_weights(path: Path) -> dict[str, LazyTensor]:
         name: ArrayTensor(array.view(numpy_dtype(dtypes[name])) if dtypes[name] in _CARRIERS else array)
         for name, array in arrays.items()
     }
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of what a safetensors file holds; its writer puts metadata in another order each time."""
+    data = path.read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:begin]), sort_keys=True).encode()
+    return hashlib.sha256(header + data[begin:]).hexdigest()

@@ -24,7 +24,7 @@ from xamc.compiler.contract import KV_BLOCK
 from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, save_cases
-from xamc.compiler.verify.twin_file import write_weights
+from xamc.compiler.verify.twin_file import content_digest, write_weights
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.stored import follow
 from xamc.targets.cpu.target import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
@@ -196,7 +196,10 @@ def _proofs(
 
 def _proof(twin: Mapping[str, Path], wishes: dict[str, Any], cache: StageCache) -> dict[str, Any]:
     """What the twin showed: ``passes``, ``kernels`` and ``seconds``; one child shows all that is not known yet."""
-    keys = ProofKeys.of({name: sha256_of(path) for name, path in twin.items()}, wishes, Isa.host().name)
+    digests = {
+        name: content_digest(path) if path.suffix == ".safetensors" else sha256_of(path) for name, path in twin.items()
+    }
+    keys = ProofKeys.of(digests, wishes, Isa.host().name)
     passes, kernels = cache.get(keys.passes), cache.get(keys.kernels)
 
     def prove(out: Path, show_passes: bool, isa: str | None) -> None:
@@ -227,7 +230,7 @@ def _run(child: str, call: dict[str, Any], folder: Path, cache: StageCache) -> N
 
 
 def _write_twin(folder: Path, twin: tuple[Program, list[Case]]) -> dict[str, Path]:
-    """The files that `TwinProof.open` reads; the same twin gives the same bytes."""
+    """The files that `TwinProof.open` reads; the same twin gives the same content."""
     program, cases = twin
     files = {
         "graph": folder / "twin.onnx",
