@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from xamc.compiler.errors import InputError
+from xamc.runtime.tokenizer import checked_text
 
 Message = Mapping[str, Any]
 
@@ -30,12 +31,12 @@ class ChatTemplate:
             special_tokens: names such as ``bos_token`` to their text.
 
         Raises:
-            InputError: E1615, too large or not a Jinja template.
+            InputError: E1615, too large or not a Jinja template; E1651, not text.
         """
         # Imported here: a run on a plain prompt does without Jinja.
         from xamc.runtime.template_sandbox import BoundedEnvironment, TemplateProblem
 
-        if len(source.encode()) > TEMPLATE_BYTES:
+        if len(checked_text(source, "the chat template").encode()) > TEMPLATE_BYTES:
             raise InputError("E1615", f"the chat template has more than {TEMPLATE_BYTES // 1024} KiB", _FIX)
         environment = BoundedEnvironment()
         environment.filters["tojson"] = _tojson

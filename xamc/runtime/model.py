@@ -19,7 +19,7 @@ from xamc.runtime.generate import Generation, Limits, Stream, collect, run
 from xamc.runtime.generation_words import Request, read_request, without_masked
 from xamc.runtime.rope import RopeTable
 from xamc.runtime.session import Session, check_context, check_token_ids
-from xamc.runtime.tokenizer import Tokenizer
+from xamc.runtime.tokenizer import Tokenizer, checked_text
 from xamc.runtime.turns import InTurns, Turns
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
@@ -406,11 +406,12 @@ class Model:
         if options.eos_token_id is not None:
             eos = tuple(np.asarray(options.eos_token_id, np.int64).reshape(-1).tolist())
         vocabulary = range(self.manifest.model.vocab_size)
+        stops = (options.stop,) if isinstance(options.stop, str) else options.stop
         return Limits(
             max_new_tokens=limit if most is None else most,
             context_limit=limit,
             eos_token_ids=frozenset(() if options.ignore_eos else (token for token in eos if token in vocabulary)),
-            stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop),
+            stop=tuple(checked_text(stop, "a stop string") for stop in stops),
             min_new_tokens=max(options.min_new_tokens, request.min_length - size),
         )
 
