@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,10 +111,17 @@ def test_the_age_of_a_process_is_counted_from_its_very_start() -> None:
     assert 0.2 <= age <= time.monotonic() - started + 0.02
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1025])
-def test_impossible_numbers_of_threads(threads: int) -> None:
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2.5, "4", True])
+def test_impossible_numbers_of_threads(threads: Any) -> None:
     with pytest.raises(MisuseError, match="E1608"):
         check_threads(threads)
+
+
+def test_more_threads_than_cpus_are_as_many_as_the_cpus(caplog: pytest.LogCaptureFixture) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    assert check_threads(cpus) == cpus and not caplog.records
+    assert check_threads(cpus + 97) == cpus
+    assert f"{cpus} threads are used instead of {cpus + 97}" in caplog.text
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (1000, 1000)])

@@ -1,4 +1,4 @@
-"""One model, many callers: threads, streams that take turns, event loops, forks, interrupted calls; never wrong text."""
+"""One model, many callers: threads, streams in turns, event loops, forks, interrupted calls; never another text."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from xamc.runtime.executor import Step
 
 PROMPTS = [[5, 6], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19], [20], list(range(30, 54))]
 TOKENS = 12
+CPUS = len(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_a_call_from_within_a_step_is_refused(toy_path: Path, model: Model, expe
 
 
 def test_threads_that_end_leave_no_pool_behind(make_artifact: Any) -> None:
-    model = load(make_artifact(), threads=3)
+    model = load(make_artifact(), threads=CPUS)
     counts = []
     for _ in range(6):
         thread = threading.Thread(target=generated, args=(model, 0))
@@ -223,7 +224,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize(("threads", "said"), [("1", "True True"), ("2", "E1652 True")])
+@pytest.mark.parametrize(("threads", "said"), [("1", "True True"), ("2", "E1652 True" if CPUS > 1 else "True True")])
 def test_a_forked_child(toy_path: Path, threads: str, said: str) -> None:
     """Without threads nothing is missing in it; with them it is told, and its own load works."""
     command = [sys.executable, "-c", FORKED, str(toy_path), threads]

@@ -44,6 +44,7 @@ def write(  # type: ignore[no-untyped-def]
 def head(  # type: ignore[no-untyped-def]
     cache: T.handle,
     table: T.handle,
+    index: T.handle,
     positions: T.handle,
     cos: T.handle,
     sin: T.handle,
@@ -53,6 +54,7 @@ def head(  # type: ignore[no-untyped-def]
     b, s, v, n, m, r = T.int64(), T.int64(), T.int64(), T.int64(), T.int64(), T.int64()
     cache_ = T.match_buffer(cache, (n, HEADS, DIM, BLOCK), "float32")
     table_ = T.match_buffer(table, (b, m), "int32")
+    index_ = T.match_buffer(index, (b,), "int64")
     positions_ = T.match_buffer(positions, (b, s), "int64")
     cos_ = T.match_buffer(cos, (r, HALF), "float32")
     sin_ = T.match_buffer(sin, (r, HALF), "float32")
@@ -63,7 +65,7 @@ def head(  # type: ignore[no-untyped-def]
             with T.sblock("head"):
                 vi, vj, vn = T.axis.remap("SSS", [i, j, n])
                 out_[vi, vj, vn] = T.float32(0)
-                for p, k in T.grid(positions_[vi, vj] + T.int64(1), WIDTH):
+                for p, k in T.grid(index_[vi] + vj + T.int64(1), WIDTH):
                     out_[vi, vj, vn] = (
                         out_[vi, vj, vn]
                         + cache_[
@@ -118,7 +120,7 @@ def build(path: str, vocab_size: int) -> None:
                 every = builder.emit(
                     relax.call_tir(
                         builder.add_func(head, "head"),
-                        (written, table, positions, cos, sin, weights[1]),
+                        (written, table, index, positions, cos, sin, weights[1]),
                         R.Tensor((b, s, vocab_size), "float32"),
                     )
                 )

@@ -314,9 +314,9 @@ def _chat(
     threads: ThreadsOption = None,
     cpu_list: CpuListOption = None,
 ) -> None:
-    """Talk with an artifact; an empty line or end of file leaves."""
+    """Talk with an artifact; an empty line or end of file leaves, /help lists commands."""
     _use_cpus(cpu_list)
-    from xamc.compiler.commands.generate import chat_command
+    from xamc.compiler.commands.chat import chat_command
 
     options = {
         "temperature": temperature,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.errors import InputError
+from xamc.runtime.tokenizer import checked_text
 
 if TYPE_CHECKING:
     from xamc.compiler.artifact.manifest import Generation
@@ -36,12 +37,12 @@ class ChatTemplate:
             special_tokens: names such as ``bos_token`` to their text.
 
         Raises:
-            InputError: E1615, too large or not a Jinja template.
+            InputError: E1615, too large or not a Jinja template; E1651, not text.
         """
         # Imported here: a run on a plain prompt does without Jinja.
         from xamc.runtime.template_sandbox import BoundedEnvironment, TemplateProblem
 
-        if len(source.encode()) > TEMPLATE_BYTES:
+        if len(checked_text(source, "the chat template").encode()) > TEMPLATE_BYTES:
             raise InputError("E1615", f"the chat template has more than {TEMPLATE_BYTES // 1024} KiB", _FIX)
         environment = BoundedEnvironment()
         environment.filters["tojson"] = _tojson

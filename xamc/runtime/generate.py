@@ -71,6 +71,8 @@ class Options(Sampling):
         for name, value in (("ignore_eos", self.ignore_eos), ("prefix_cache", self.prefix_cache)):
             if not isinstance(value, (bool, np.bool_)):
                 raise MisuseError("E1612", f"{name} is {value!r}", "it must be True or False")
+        if self.eos_token_id is not None and np.asarray(self.eos_token_id).dtype.kind not in "iu":
+            raise MisuseError("E1612", f"eos_token_id is {self.eos_token_id!r}", "it must be a token id or several")
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stops, Iterable) or not all(isinstance(stop, str) for stop in stops):
             raise MisuseError("E1612", f"stop is {self.stop!r}", "it must be a string or several")

@@ -129,9 +129,6 @@ def read_request(max_new_tokens: int | None, words: Mapping[str, Any]) -> Reques
         if "stop" in values:
             raise MisuseError("E1612", "stop and stop_strings are both given", "they are the same: give one")
         values["stop"] = given["stop_strings"]
-    if "eos_token_id" in values:
-        ids = values["eos_token_id"]
-        values["eos_token_id"] = tuple(int(i) for i in np.asarray(ids).reshape(-1).tolist())
     return Request(
         options=Options(**values),
         max_new_tokens=_whole_number(given, "max_new_tokens", 1),

@@ -20,7 +20,7 @@ from xamc.runtime.generate import Generation, Limits, Stream, collect, run
 from xamc.runtime.generation_words import Request, read_request, without_masked
 from xamc.runtime.rope import RopeTable
 from xamc.runtime.session import Session, check_context, check_token_ids
-from xamc.runtime.tokenizer import Tokenizer
+from xamc.runtime.tokenizer import Tokenizer, checked_text
 from xamc.runtime.turns import InTurns, Turns
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
@@ -418,7 +418,8 @@ class Model:
 
     def _events(self, prompts: list[I64], request: Request, in_pieces: bool = True) -> Events:
         options = request.options
-        stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
+        stops = (options.stop,) if isinstance(options.stop, str) else options.stop
+        stop = tuple(checked_text(text, "a stop string") for text in stops)
         # Token ids in, token ids out works without a tokenizer; only text needs one.
         has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
         decoder = self.tokenizer if has_tokenizer or stop else None

@@ -18,11 +18,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from xamc.compiler.errors import MisuseError
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
+_MOST_THREADS = 1024
 _SHARE_ALL_CORES = -3  # ThreadGroup::kSpecifyThreadShareAllCore
 _MOST_CPUS = 8192  # CONFIG_NR_CPUS of the largest kernels
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5})(?::(\d{1,5}))?)?", re.ASCII)
@@ -102,14 +105,22 @@ def format_cpu_list(cpus: Iterable[int]) -> str:
 def check_threads(threads: int | None) -> int:
     """The number of threads to use for a request of `threads` (None: the default).
 
+    More than the CPUs that the process may use would only wait for each other, a hundred of them for minutes: they are
+    as many as the CPUs then, and a warning says so.
+
     Raises:
-        MisuseError: E1608, a number below 1 or above 1024.
+        MisuseError: E1608, no whole number from 1 to 1024.
     """
     if threads is None:
         return default_threads()
-    if not 1 <= threads <= 1024:
-        raise MisuseError("E1608", f"threads is {threads}", "give a number from 1 to 1024, or leave it out")
-    return threads
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 1 <= threads <= _MOST_THREADS:
+        raise MisuseError(
+            "E1608", f"threads is {threads!r}", f"give a whole number from 1 to {_MOST_THREADS}, or leave it out"
+        )
+    cpus = len(os.sched_getaffinity(0))
+    if threads > cpus:
+        _LOG.warning("%d threads are used instead of %d: this process may run on %d CPUs", cpus, threads, cpus)
+    return min(int(threads), cpus)
 
 
 class PoolThread:

@@ -1,4 +1,4 @@
-"""`xamc run` and `xamc chat`."""
+"""`xamc run` of a language model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 from xamc.compiler.artifact import read_artifact
 from xamc.compiler.commands.output import message_console, print_json
-from xamc.compiler.errors import InputError, MisuseError
+from xamc.compiler.errors import MisuseError
 from xamc.compiler.render import printable
 from xamc.runtime import Generation, Model, load_language_model
 from xamc.runtime.executor import I64
 from xamc.runtime.startup import seconds_since_start
+from xamc.runtime.tokenizer import checked_text
 
 CHAT_TOKENS = 512
 
@@ -43,6 +44,7 @@ def run_command(
 
     Raises:
         MisuseError: E1705, the artifact is not for `target`.
+        InputError: E1651, the prompt is not UTF-8.
     """
     # before the weights are loaded, which takes long
     if target is not None and (compiled := read_artifact(artifact).manifest.target) != target:
@@ -51,9 +53,9 @@ def run_command(
             f"{artifact} is compiled for {compiled}, not for {target}",
             "leave --target out, or give the artifact of that target",
         )
+    text = _read_stdin() if prompt == "-" else checked_text(prompt, "--prompt")
     model = load_language_model(artifact, **loading)
     ready = seconds_since_start()
-    text = sys.stdin.read() if prompt == "-" else prompt
     ids = model.chat_prompt([{"role": "user", "content": text}]) if chat else text
     if as_json:
         fields = asdict(model.generate(ids, max_new_tokens, **options))
@@ -67,29 +69,6 @@ def run_command(
         return
     answer = _show(model, ids, max_new_tokens, options)
     message_console().print(f"{speed(answer, model)}, ready after {ready:.2f} s", style="dim", soft_wrap=True)
-
-
-def chat_command(
-    artifact: Path,
-    system: str | None,
-    chat_template: Path | None,
-    max_new_tokens: int | None,
-    options: Mapping[str, Any],
-    loading: Mapping[str, Any],
-) -> None:
-    """A conversation on the terminal: every answer sees all that was said before."""
-    model = load_language_model(artifact, **loading)
-    template = None if chat_template is None else _read_template(chat_template)
-    history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
-    console = message_console()
-    console.print(f"{model.manifest.name}: an empty line ends the conversation", style="dim")
-    while line := _ask():
-        history.append({"role": "user", "content": line})
-        ids = model.chat_prompt(history, template=template)
-        # Every turn begins with the turns before, which are in the KV cache already.
-        answer = _show(model, ids, max_new_tokens or _room(model, ids), options)
-        console.print(speed(answer, model), style="dim")
-        history.append({"role": "assistant", "content": answer.text})
 
 
 def speed(answer: Generation, model: Model) -> str:
@@ -107,32 +86,27 @@ def speed(answer: Generation, model: Model) -> str:
     )
 
 
+def write_piece(piece: str) -> None:
+    """A piece of an answer on stdout, at once."""
+    # a model may write what a terminal acts on
+    sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
+    sys.stdout.flush()
+
+
 def _show(model: Model, prompt: Any, max_new_tokens: int | None, options: Mapping[str, Any]) -> Generation:
     stream = model.stream(prompt, max_new_tokens, **options)
-    terminal = sys.stdout.isatty()  # a model may write what one acts on
     for piece in stream:
-        sys.stdout.write(printable(piece) if terminal else piece)
-        sys.stdout.flush()
+        write_piece(piece)
     sys.stdout.write("\n")
     sys.stdout.flush()
     return stream.generation
 
 
-def _room(model: Model, prompt: I64) -> int:
+def room(model: Model, prompt: I64) -> int:
     """Most tokens of an answer where the user says nothing: a model that doesn't end must not talk forever."""
     return max(1, min(CHAT_TOKENS, model.manifest.context_limit - len(prompt)))
 
 
-def _ask() -> str:
-    """The next line of the user, or an empty string at the end."""
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
-
-
-def _read_template(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("E1702", f"the chat template {path} can't be read: {error}", fix="give a text file") from None
+def _read_stdin() -> str:
+    stream = getattr(sys.stdin, "buffer", sys.stdin)  # a test's stdin has text
+    return checked_text(stream.read(), "stdin")

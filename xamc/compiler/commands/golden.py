@@ -15,6 +15,7 @@ from xamc.compiler.verify.junit import TestCase, write_junit
 from xamc.compiler.verify.recorded import Difference, Recorded, compare, dumps, read, record_answer
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.runtime import Model, load_language_model
+from xamc.runtime.tokenizer import checked_text
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ def record_command(
     """Records what an artifact, or the one that a spec compiles to, answers to prompts.
 
     Raises:
-        InputError: E1735, the file of prompts can't be read; E1506, E1507, `output` can't be written.
+        InputError: E1651, a prompt is not UTF-8; E1735, the file of prompts can't be read; E1506, E1507, `output` can't be written.
         MisuseError: E1737, no prompt.
     """
     texts = [*prompts, *(_lines(prompts_file) if prompts_file is not None else ())]
     if not texts:
         raise MisuseError("E1737", "there is no prompt to record", "give --prompt TEXT, or --prompts FILE")
+    texts = [checked_text(text, "a prompt") for text in texts]
     model = subject.open()
     answers = []
     for text in texts:
