@@ -17,7 +17,7 @@ import pytest
 
 from tests.runtime import toy
 from xamc.compiler import cli
-from xamc.compiler.artifact import FileDigest, read_artifact
+from xamc.compiler.artifact import FileDigest, loading, read_artifact
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.golden import Golden, Sample, golden_files, read_golden
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
@@ -255,6 +255,24 @@ def test_an_answer_of_a_chat_ends_without_being_told(
     monkeypatch.undo()
     assert "default: 512" in " ".join(xamc("chat", "--help")[1].split())
     assert CHAT_TOKENS == 512
+
+
+def test_weights_are_compared_when_asked(
+    xamc: Callable[..., Result], artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    monkeypatch.setattr(loading, "SMALL_WEIGHTS", 0)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    weights = artifact / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.write_bytes(content)
+    for command in ("run", "chat"):
+        prompt = ["-p", "the quick"] if command == "run" else []
+        assert xamc(command, artifact, *prompt, "--max-new-tokens", 4)[0] == 0
+        status, _, err = xamc(command, artifact, *prompt, "--max-new-tokens", 4, "--verify-weights")
+        assert status == 1 and "E1505" in err and "weights.bin" in err
 
 
 def test_missing_chat_template(xamc: Callable[..., Result], artifact: Path) -> None:

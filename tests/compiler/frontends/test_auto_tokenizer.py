@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sentencepiece
 import transformers
 from transformers import AutoTokenizer
 
-from tests.compiler.frontends.tokenizer_folders import IM_END, IM_START, KINDS, entry, size_of, write_folder
+from tests.compiler.frontends.tokenizer_folders import CORPUS, IM_END, IM_START, KINDS, entry, size_of, write_folder
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.huggingface_tokenizer import TokenizerFiles, tokenizer_files
 from xamc.compiler.frontends.tokenizer_class import REBUILT
@@ -240,3 +242,43 @@ def test_an_untouched_file_stays_the_file(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "x", "byte_level", None, {"tokenizer_class": "PreTrainedTokenizerFast", **NAMED})
     files, _, _ = open_both(folder)
     assert files.files["tokenizer.json"] == folder / "tokenizer.json"
+
+
+def sentencepiece_folder(path: Path, kind: str, settings: dict[str, Any], **options: Any) -> Path:
+    """A folder with a tokenizer.model and no tokenizer.json."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 4),
+        model_writer=model,
+        model_type=kind,
+        vocab_size=400 if kind == "bpe" else 330,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        **options,
+    )
+    folder = write_folder(path, "word_level", None, {"tokenizer_class": "LlamaTokenizer", **settings})
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    return folder
+
+
+BOS = {**NAMED, "add_bos_token": True}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        BOS,
+        {**NAMED, "add_bos_token": False},
+        {**BOS, "add_eos_token": True},
+        {**BOS, "legacy": False},
+        {**BOS, "add_prefix_space": False},
+        {**BOS, "bos_token": None},
+        {**BOS, "added_tokens_decoder": {"400": entry(IM_START)}},
+    ],
+)
+def test_a_llama_tokenizer_of_a_tokenizer_model_alone(settings: dict[str, Any], tmp_path: Path) -> None:
+    assert differences(sentencepiece_folder(tmp_path / "x", "bpe", settings)) == []

@@ -20,7 +20,9 @@ under `xamc_version`.""",
 Example: `xamc run vacc_deploy`, which is the folder that artifacts lie in.
 Remedy: give the folder that `xamc compile` printed after the arrow in its last lines.""",
     "E1505": """Files of the artifact are missing, have another size than the manifest says, or other content.
-Each damaged file is listed. Sizes are checked whenever an artifact is opened, contents by `xamc verify`.
+Each damaged file is listed. Sizes are checked whenever an artifact is opened; the contents of what decides an answer
+(code, tokenizer, chat templates, weights of up to 64 MiB) whenever it is loaded, larger weights with
+`--verify-weights`, and all files by `xamc verify`.
 Remedy: copy the artifact again from where it is whole, or compile the model again: what the stage cache still holds is
 not computed anew. If a file of the stage cache was edited, run `xamc cache prune --max-size 0` first, because artifact
 and cache share their large files.""",

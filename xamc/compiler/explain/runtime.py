@@ -12,9 +12,9 @@ a prompt of 2000 tokens and max_new_tokens=100 with a context limit of 2048. Sho
 again with a larger second list in `frontend.shape.input_ids`, as in `[[512], [8192]]`; the KV cache grows with it.""",
     "E1604": """More sequences at once than the artifact takes, for example 16 prompts for `runtime.max_batch: 8`. Split
 the list, or compile with `--set runtime.max_batch=16`.""",
-    "E1605": """A prompt or a `token_ids` array has the wrong form: empty, not of integers, not [B, T], or with
-`lengths` that do not fit. `logits` wants an integer array [B, T], short rows padded on the right, and
-`lengths=[...]` with the number of tokens that count in each row.""",
+    "E1605": """A prompt or a `token_ids` array has the wrong form: empty, a text that gives no tokens, not of integers,
+not [B, T], or with `lengths` that do not fit. `logits` wants an integer array [B, T], short rows padded on the right,
+and `lengths=[...]` with the number of tokens that count in each row.""",
     "E1606": """The KV cache for this many sequences and tokens would not fit into the memory that is available now, for
 example 8 sequences of 32768 tokens of an 8B model. Use fewer sequences or a smaller max_new_tokens, or store keys
 and values in 8 bits: compile with `--set runtime.kv_dtype=int8`. A limit on the process's address space (`ulimit -v`)
@@ -53,7 +53,8 @@ of that name. The message names the option and what is allowed.""",
 or they were damaged. Token ids can still be given and are returned in `token_ids`; for text compile again from a
 checkpoint with tokenizer.json.""",
     "E1614": """The checkpoint brought no chat template, so it is likely a base model that only continues text. Use
-`xamc run` with a plain prompt, or give a Jinja template with `--chat-template FILE`.""",
+`xamc run` with a plain prompt, or give a Jinja template with `--chat-template FILE`. Or it brought several with
+names, none of which is the default: name one with `chat_prompt(messages, template="NAME")`.""",
     "E1615": """The chat template, a Jinja program from the checkpoint, is not valid, refused the conversation (many
 demand that user and assistant take turns), used something its sandbox forbids, or exceeded its bounds: 256 KiB of
 source, 5 seconds, values of 8 MiB. The message holds the template's own words. Give a template of your own with

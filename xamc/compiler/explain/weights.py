@@ -82,7 +82,9 @@ Python package gguf, which rewrites the file; give parts their names back (`-000
 `llama-gguf-split --merge`.""",
     "E1134": """The tokenizer is missing, damaged, larger than the model's vocabulary or of an unsupported kind.
 Supported are tokenizer.json, SentencePiece BPE and Unigram (tokenizer.model, GGUF's `llama`) and byte-level BPE (GGUF's
-`gpt2`) with a known way of splitting words.""",
+`gpt2`) with a known way of splitting words. `tokenizer_class` of tokenizer_config.json may name a class of transformers
+that builds its tokenizer by rules of its own; those that Llama-like models use are known, others are refused by name.
+Where tokenizer.json alone is right, write `PreTrainedTokenizerFast` there.""",
     "E1163": """A SentencePiece tokenizer.model uses something that tokenizer.json, which artifacts carry, can't
 express: pieces marked as unused that SentencePiece joins and takes apart again, spaces at the end of words
 (`treat_whitespace_as_suffix`), or a user-defined piece that the model's own normalization would change. No published

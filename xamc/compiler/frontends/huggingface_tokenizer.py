@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InputError
+from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.chat_defaults import chat_defaults
 from xamc.compiler.frontends.chat_templates import DEFAULT, read_templates
 from xamc.compiler.frontends.json_file import read_json
@@ -24,6 +24,7 @@ from xamc.compiler.frontends.special_tokens import SpecialTokens, special_tokens
 from xamc.compiler.frontends.tokenizer_class import REBUILT, tokenizer_class
 
 MOST_GROWTH = 1000  # characters that a normalizer makes of one
+MISTRAL_FIX = 100_000  # tokens; transformers applies fix_mistral_regex to larger vocabularies
 # What the runtime uses of tokenizer_config.json beside tokens and templates; auto_map and class names stay behind.
 _CONFIG_KEYS = (
     "clean_up_tokenization_spaces",
@@ -77,6 +78,7 @@ def tokenizer_files(folder: Path, config: ModelConfig, class_of_config: object =
     if ready.exists():
         content = read.json(ready.name)
         _check(ready, content, config.vocab_size)
+        _refuse_mistral_fix(settings, content, folder / "tokenizer_config.json")
         rebuilt = REBUILT.get(class_name)
         named, extra = ({}, ()) if rebuilt is None else (rebuilt.named, rebuilt.extra)
         tokens = special_tokens(folder, settings, tokens_map, added, content, named, extra)
@@ -85,6 +87,8 @@ def tokenizer_files(folder: Path, config: ModelConfig, class_of_config: object =
         read.sources.append(model)
         if "added_tokens_decoder" not in settings:  # older folders keep special tokens in a file of their own
             settings = {**settings, **tokens_map}
+        if class_name == "LlamaTokenizer":  # the space goes before the text alone, as its tokenizer.json has it
+            settings = {"legacy": False, **settings}
         vocabulary = with_added_tokens(read_sentencepiece(model), settings, added)
         if len(vocabulary.tokens) > config.vocab_size:
             raise _too_large(model, len(vocabulary.tokens), config.vocab_size)
@@ -169,6 +173,16 @@ def _check(path: Path, content: Mapping[str, Any], vocab_size: int) -> None:
         raise InputError("E1134", f"{path} has token ids that are not numbers", "download the tokenizer files again")
     if ids and max(ids) >= vocab_size:
         raise _too_large(path, max(ids) + 1, vocab_size)
+
+
+def _refuse_mistral_fix(settings: Mapping[str, Any], content: Mapping[str, Any], source: Path) -> None:
+    """transformers then cuts the words of large vocabularies by another expression than tokenizer.json's."""
+    if settings.get("fix_mistral_regex") is True and len(content["model"]["vocab"]) > MISTRAL_FIX:
+        raise UnsupportedError(
+            "E1134",
+            f"{source} sets fix_mistral_regex, which replaces tokenizer.json's way of cutting a text into words",
+            "save the tokenizer again with transformers (save_pretrained), which writes it into tokenizer.json",
+        )
 
 
 def _growth(normalizer: Any) -> float:

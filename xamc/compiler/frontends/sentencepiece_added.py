@@ -58,6 +58,8 @@ def with_added_tokens(vocabulary: Vocabulary, settings: Mapping[str, Any], added
             scores.append(0.0)
 
     def special_id(key: str, fallback: int | None) -> int | None:
+        if key in settings and settings[key] is None:  # the folder says that there is none
+            return None
         text = _text(settings.get(key))
         return fallback if text is None else index.get(text, fallback)
 
