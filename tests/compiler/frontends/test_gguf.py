@@ -209,6 +209,11 @@ def test_bos_eos_and_templates(tmp_path: Path) -> None:
         ({"tokenizer.ggml.model": "bert"}, UnsupportedError, "'bert'"),
         ({"tokenizer.ggml.pre": "mystery"}, UnsupportedError, "'mystery'"),
         ({"tokenizer.ggml.tokens": None}, InputError, "tokens"),
+        (
+            {"tokenizer.ggml.tokens": list(map(chr, range(64, 1000)))},
+            InputError,
+            "936 tokens, token_embd.weight 272 rows",
+        ),
         ({"tokenizer.ggml.tokens": ["a", "a"], "tokenizer.ggml.token_type": [1, 1]}, InputError, "occurs twice"),
         ({"tokenizer.ggml.token_type": [1]}, InputError, "1 token types for 8"),
         ({"tokenizer.ggml.merges": ["a c"]}, InputError, "'a c'"),

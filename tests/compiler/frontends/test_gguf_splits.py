@@ -62,9 +62,11 @@ def test_a_missing_name_is_said(smollm2: GgufFile) -> None:
 
 def test_templates_of_a_name(smollm2: GgufFile) -> None:
     metadata = {**smollm2.metadata, "tokenizer.chat_template.tool_use": "{{ tools }}"}
-    assert read_tokenizer(replace(smollm2, metadata=metadata), 49152, "llama").named_templates == {
-        "tool_use": "{{ tools }}"
-    }
+    found = read_tokenizer(replace(smollm2, metadata=metadata), 49152, "llama")
+    assert found.named_templates == {"tool_use": "{{ tools }}"}
+    default, tools = json.loads(bytes(found.files["tokenizer_config.json"]))["chat_template"]
+    assert default == {"name": "default", "template": found.chat_template}
+    assert tools == {"name": "tool_use", "template": "{{ tools }}"}
     metadata["tokenizer.chat_template.../x"] = "{{ tools }}"
     with pytest.raises(InputError, match="badly named"):
         read_tokenizer(replace(smollm2, metadata=metadata), 49152, "llama")

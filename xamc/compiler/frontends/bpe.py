@@ -89,8 +89,11 @@ class Vocabulary:
     def token(self, number: int | None) -> str | None:
         return None if number is None else self.tokens[number]
 
-    def files(self, tokenizer_json: bytes, chat_template: str | None = None) -> dict[str, bytes | Path]:
+    def files(
+        self, tokenizer_json: bytes, chat_template: str | None = None, named_templates: Mapping[str, str] | None = None
+    ) -> dict[str, bytes | Path]:
         """The tokenizer folder: tokenizer.json and the few keys of tokenizer_config.json that chat templates need."""
+        templates = {**({"default": chat_template} if chat_template is not None else {}), **(named_templates or {})}
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": self.token(self.bos_id),
@@ -100,12 +103,14 @@ class Vocabulary:
             "add_bos_token": self.add_bos,
             "add_eos_token": self.add_eos,
             "clean_up_tokenization_spaces": False,
-            "chat_template": chat_template,
+            "chat_template": [{"name": name, "template": text} for name, text in sorted(templates.items())]
+            if named_templates
+            else chat_template,
         }
-        text = json.dumps(
+        content = json.dumps(
             {k: v for k, v in config.items() if v is not None}, ensure_ascii=False, indent=2, sort_keys=True
         )
-        return {"tokenizer.json": tokenizer_json, "tokenizer_config.json": text.encode()}
+        return {"tokenizer.json": tokenizer_json, "tokenizer_config.json": content.encode()}
 
 
 def byte_level_tokenizer(vocabulary: Vocabulary, splits_name: str) -> bytes:

@@ -36,7 +36,7 @@ def read_parts(path: Path) -> GgufFile:
         raise UnsupportedError(
             "E1133",
             f"{path} is one part of a split GGUF of {count}, and its name doesn't end in -0000N-of-{count:05}.gguf",
-            "give the parts their names back, or merge them with llama-gguf-split --merge",
+            "give the parts their names back, or merge them with llama-gguf-split --merge; appending them won't do",
         )
     if count > MAX_PARTS:
         raise InputError("E1130", f"{path} is not a valid GGUF file: split.count {count}", "download the file again")

@@ -102,6 +102,7 @@ def read_tokenizer(file: GgufFile, vocab_size: int, model_type: str) -> GgufToke
     stop = None
     if defaults is not None:
         template, stop = defaults.template, defaults.stop
+    named = _named_templates(file)
     warnings = [*special.warnings]
     if not spm and "tokenizer.ggml.pre" not in meta:
         warnings.append(
@@ -109,12 +110,12 @@ def read_tokenizer(file: GgufFile, vocab_size: int, model_type: str) -> GgufToke
             "the model was trained"
         )
     return GgufTokenizer(
-        files=vocabulary.files(text, template),
+        files=vocabulary.files(text, template, named),
         chat_template=template,
         stop=stop,
         bos=special.bos,
         ends=special.ends,
-        named_templates=_named_templates(file),
+        named_templates=named,
         warnings=tuple(warnings),
     )
 
@@ -150,8 +151,10 @@ def _vocabulary(file: GgufFile, vocab_size: int) -> tuple[list[str], list[int], 
         return values
 
     tokens = items("tokens", str)
-    if not tokens or len(tokens) > vocab_size:
-        raise _invalid(file, f"no usable tokenizer.ggml.tokens for a vocabulary of {vocab_size}")
+    if not tokens:
+        raise _invalid(file, "tokenizer.ggml.tokens is missing or empty")
+    if len(tokens) > vocab_size:
+        raise _invalid(file, f"tokenizer.ggml.tokens has {len(tokens)} tokens, token_embd.weight {vocab_size} rows")
     # llama.cpp gives names to empty tokens; two of them would be one token otherwise
     tokens = [token or f"[EMPTY_{number}]" for number, token in enumerate(tokens)]
     types = items("token_type", int) or [NORMAL] * len(tokens)
