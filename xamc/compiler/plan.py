@@ -55,6 +55,7 @@ _PROOF_SECONDS, _PROOF_SECONDS_PER_LAYER = 4.0, 0.1
 _CODEGEN_SECONDS, _CODEGEN_SECONDS_PER_LAYER = 30.0, 0.5
 _PACKED_PARAMETERS_PER_SECOND = 40e6  # of one process
 _HASHED_BYTES_PER_SECOND = 400e6
+_MULTIPLIED_PER_SECOND = 20e9  # products of the streamed model
 
 
 @dataclass(frozen=True)
@@ -323,6 +324,8 @@ def _stages(
     yield PlannedStage("export", export, seconds, _BASE_BYTES + _EXPORT_BYTES + _EXPORT_BYTES_PER_LAYER * layers)
     what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
     yield PlannedStage("passes", what, _PROOF_SECONDS + _PROOF_SECONDS_PER_LAYER * layers, _BASE_BYTES + 50 * _MIB)
+    if not caps.dynamic_shapes or spec.runtime.kv_dtype == "int8":
+        yield _values_stage(spec, config, checkpoint, parameters)
     if caps.name == "tvm_ascend":
         from xamc.compiler.gear_plan import MOST_GEAR_BYTES
 
@@ -363,6 +366,19 @@ def _stages(
     seconds = 2.0 + (inputs + weights) / _HASHED_BYTES_PER_SECOND
     peak = _BASE_BYTES + (_RUN_BYTES + weights if golden else 0)
     yield PlannedStage("publish", "hash, run once, rename" if golden else "hash, rename", seconds, peak)
+
+
+def _values_stage(spec: Spec, config: ModelConfig, checkpoint: Checkpoint, parameters: int) -> PlannedStage:
+    """The checkpoint's own weights over a few prompts: values beyond float16, and what an int8 cache costs."""
+    from xamc.compiler.stages.real_weights import NOT_RUN, PROMPTS, TOKENS, are_run
+
+    if not are_run(spec, checkpoint):
+        return PlannedStage("values", f"not run: {NOT_RUN}", 0.0, _BASE_BYTES)
+    tokens = PROMPTS * TOKENS
+    # one layer in float32, and torch
+    peak = _BASE_BYTES + _EXPORT_BYTES + 4 * parameters // config.num_layers
+    seconds = 4.0 + 2 * parameters * tokens / _MULTIPLIED_PER_SECOND
+    return PlannedStage("values", f"run the weights over {tokens} tokens, layer by layer", seconds, peak)
 
 
 def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tuple[str, ...]:
