@@ -81,6 +81,19 @@ def test_keys_passes_and_phases_are_listed(spec: dict[str, Any]) -> None:
     }  # fmt: skip
 
 
+def test_the_run_of_the_weights_is_planned_where_a_compile_has_it(spec: dict[str, Any]) -> None:
+    for changes, planned in (({}, False), ({"runtime": {"kv_dtype": "int8"}}, True)):
+        stages = {stage.name: stage.what for stage in make_plan(spec | changes).stages}
+        assert ("values" in stages) is planned
+    spec["backend"]["type"] = "tvm_vacc"
+    spec["frontend"]["shape"] = {"input_ids": [[16], [32]]}
+    assert "values" in {stage.name for stage in make_plan(spec).stages}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xamc.compiler.stages.real_weights.SMALL_WEIGHTS", 1000)
+        values = next(stage for stage in make_plan(spec).stages if stage.name == "values")
+    assert "not run" in values.what and "verify.final" in values.what
+
+
 def test_plan_reads_no_weight_and_writes_nothing(spec: dict[str, Any], tmp_path: Path) -> None:
     for file in (tmp_path / "tiny").glob("*.safetensors"):
         data = bytearray(file.read_bytes())

@@ -112,3 +112,11 @@ def test_duration(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("nbytes", "text"), [(0, "0 B"), (93e6, "93 MB"), (4.96e9, "5.0 GB"), (9.96e9, "10 GB")])
 def test_size(nbytes: float, text: str) -> None:
     assert size(nbytes) == text
+
+
+def test_a_warning_that_nobody_would_see_is_pythons() -> None:
+    """The Python API prints no table."""
+    progress = Progress(Console(quiet=True))
+    with pytest.warns(UserWarning, match="costs 0.1 nats"):
+        progress.warn("the cache costs 0.1 nats")
+    assert progress.warnings == ["the cache costs 0.1 nats"]

@@ -32,6 +32,7 @@ _PASSES_SECONDS, _PASSES_SECONDS_PER_LAYER = 0.8, 0.03
 _CODEGEN_SECONDS, _CODEGEN_SECONDS_PER_LAYER = 8.0, 0.3
 _PACKED_PARAMETERS_PER_SECOND = 65e6  # of one process
 _HASHED_BYTES_PER_SECOND = 1.1e9
+_MULTIPLIED_PER_SECOND = 20e9  # products of the streamed model
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def planned_stages(
     yield PlannedStage("export", export, seconds, BASE_BYTES + _EXPORT_BYTES + _EXPORT_BYTES_PER_LAYER * layers)
     what = "rewrite the graph" + (", prove each pass on the twin" if proofs else "")
     yield PlannedStage("passes", what, _PASSES_SECONDS + _PASSES_SECONDS_PER_LAYER * layers, BASE_BYTES + 50 * _MIB)
+    if not caps.dynamic_shapes or spec.runtime.kv_dtype == "int8":
+        yield _values_stage(spec, checkpoint, parameters)
     if caps.name == "tvm_ascend":
         from xamc.compiler.gear_plan import MOST_GEAR_BYTES
 
@@ -112,3 +115,16 @@ def planned_stages(
     seconds = 2.0 + (inputs + weights) / _HASHED_BYTES_PER_SECOND
     peak = BASE_BYTES + (_RUN_BYTES + weights if golden else 0)
     yield PlannedStage("publish", "hash, run once, rename" if golden else "hash, rename", seconds, peak)
+
+
+def _values_stage(spec: Spec, checkpoint: Checkpoint, parameters: int) -> PlannedStage:
+    """The checkpoint's own weights over a few prompts: values beyond float16, and what an int8 cache costs."""
+    from xamc.compiler.stages.real_weights import NOT_RUN, PROMPTS, TOKENS, are_run
+
+    if not are_run(spec, checkpoint):
+        return PlannedStage("values", f"not run: {NOT_RUN}", 0.0, BASE_BYTES)
+    tokens = PROMPTS * TOKENS
+    # one layer in float32, and torch
+    peak = BASE_BYTES + _EXPORT_BYTES + 4 * parameters // checkpoint.config.num_layers
+    seconds = 4.0 + 2 * parameters * tokens / _MULTIPLIED_PER_SECOND
+    return PlannedStage("values", f"run the weights over {tokens} tokens, layer by layer", seconds, peak)

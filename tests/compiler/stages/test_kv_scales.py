@@ -1,5 +1,6 @@
 """Where the scales of an int8 KV cache come from, and what the cache keeps of them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages import kv_scales as stage
 from xamc.compiler.stages.job import CompileOptions, Job
 from xamc.compiler.stages.kv_scales import calibration_samples, kv_scales
+from xamc.compiler.verify.calibration_text import is_varied
 from xamc.compiler.verify.kv_calibration import RESULT
-from xamc.compiler.weights.kv_scales import KvScales, past_names
+from xamc.compiler.weights.kv_scales import KvScales, past_names, read_kv_scales
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,26 @@ def test_a_number_of_samples_is_a_number(tmp_path: Path, checkpoint: Checkpoint,
     with pytest.raises(InputError) as error:
         calibration_samples(job, spec, checkpoint)
     assert error.value.code == "E1345" and "nsamples" in error.value.message
+
+
+def test_a_tokenizer_that_knows_no_word_of_the_text_is_not_all_there_is(
+    tmp_path: Path, checkpoint: Checkpoint, job: Job
+) -> None:
+    """Its one token's keys and values would be the ranges, and everything else would be clamped."""
+    model = {"type": "WordLevel", "vocab": {"<unk>": 0, "w1": 1, "w2": 2}, "unk_token": "<unk>"}
+    tokenizer = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": model}
+    others = {name: content for name, content in checkpoint.tokenizer.items() if name != "tokenizer.json"}
+    unknowing = replace(checkpoint, tokenizer={**others, "tokenizer.json": json.dumps(tokenizer).encode()})
+    samples = calibration_samples(job, _spec(tmp_path, unknowing), unknowing)
+    assert is_varied(samples) and max(int(ids.max()) for ids in samples) < checkpoint.config.vocab_size
+    assert "random tokens" in job.progress.warnings[0] and "dataset.path" in job.progress.warnings[0]
+    job.progress.warnings.clear()
+    assert is_varied(calibration_samples(job, _spec(tmp_path, checkpoint), checkpoint)) and not job.progress.warnings
+
+
+def test_a_calibration_without_the_keys_biases_says_so_in_its_file(tmp_path: Path) -> None:
+    biased = open_checkpoint(write_tiny(tmp_path / "model", "qwen2"), "huggingface")
+    ranges = dict.fromkeys(past_names(biased.config), (np.full((2, 8), -1.0, "f4"), np.full((2, 8), 1.0, "f4")))
+    for apart in (False, True):
+        KvScales.from_ranges(biased.config, ranges, apart).save(tmp_path / "kv.safetensors")
+        assert read_kv_scales(tmp_path / "kv.safetensors", biased.config).unbiased_keys is apart

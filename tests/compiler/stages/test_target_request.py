@@ -131,3 +131,37 @@ def test_the_cpu_is_as_before() -> None:
     with pytest.raises(UnsupportedError) as error:
         _request("w16kv8", "int8", "tvm_cpu")
     assert error.value.code == "E1408" and "an int8 KV cache" in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "cache"),
+    [
+        ("tvm_cpu", "bf16", "bfloat16"),  # whose keys may lie beyond float16
+        ("tvm_cpu", "fp16", "float16"),
+        ("tvm_cpu", "fp32", "float32"),
+        ("reference", "bf16", "float32"),
+        ("tvm_vacc", "fp16", "float16"),
+    ],
+)
+def test_a_cache_has_the_range_of_the_weights(target: str, dtype: str, cache: str) -> None:
+    spec = {
+        "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}},
+        "backend": {"type": target, "dtype": dtype},
+    }
+    assert target_request(load_spec(spec).spec, CAPS[target], False)[0].kv_dtype == cache
+    spec["runtime"] = {"kv_dtype": "fp32"}
+    if target != "tvm_vacc":
+        assert target_request(load_spec(spec).spec, CAPS[target], False)[0].kv_dtype == "float32"
+
+
+def test_scales_from_a_file_are_those_of_keys_with_their_biases() -> None:
+    spec = {
+        "frontend": {
+            "checkpoint": "model",
+            "shape": {"input_ids": [[16], [32]]},
+            "quantize": {"type": "w16kv8", "calib_args": {"kv_cache_scales": "scales.safetensors"}},
+        },
+        "backend": {"type": "tvm_vacc", "dtype": "fp16"},
+    }
+    assert not target_request(load_spec(spec).spec, CAPS["tvm_vacc"], False)[0].unbiased_keys
+    assert _request("w16kv8", "fp16")[0].unbiased_keys

@@ -141,8 +141,10 @@ KEYS: tuple[Key, ...] = (
     Key(
         "runtime.kv_dtype",
         OneOf(("auto", "fp32", "fp16", "bf16", "int8")),
-        "How keys and values are stored; auto leaves it to the target. int8 has a scale per token and head, and "
-        "needs no calibration (on VACC that is `frontend.quantize.type: w16kv8`).",
+        "How keys and values are stored; auto leaves it to the target: on tvm_cpu the type of the weights, fp16 for "
+        "int8 and int4. int8 has a scale per token and head, and needs no calibration (on VACC that is "
+        "`frontend.quantize.type: w16kv8`); what it costs on the model's weights is measured, and a warning beyond "
+        "0.005 nats.",
         _USED,
         "auto",
     ),

@@ -96,9 +96,9 @@ def calibration_samples(job: Job, spec: Spec, checkpoint: Checkpoint) -> Sequenc
         tokenizer = Tokenizer(Path(folder))
     length = min(tokens, config.max_position_embeddings)
     pieces = token_samples(tokenizer, texts, samples, length, config.vocab_size)
-    if not is_varied(pieces):
+    if texts is DEFAULT_TEXTS and not is_varied(pieces):
         job.progress.warn(
-            f"the tokenizer makes fewer than {FEWEST_TOKENS} different tokens of the calibration text, so the KV cache "
+            f"the tokenizer makes fewer than {FEWEST_TOKENS} different tokens of xamc's own text, so the KV cache "
             "is calibrated on random tokens as well; name a text of the model's own in dataset.path"
         )
         pieces += random_samples(samples, length, config.vocab_size)

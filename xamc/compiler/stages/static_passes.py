@@ -12,6 +12,7 @@ from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
+from xamc.compiler.verify.float16_range import require_finite
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.proof import PassProof, ProofReport, prove
 from xamc.compiler.verify.rank_proof import prove_split
@@ -90,6 +91,7 @@ def rewrite_static(
     Raises:
         InputError: E1306, E1307, E1314 from `wishes`.
         InternalError: E1309 naming the first pass and node that left its tolerance; E1305 a broken invariant.
+        UnsupportedError: E1315, a float16 value of the twin is infinite.
     """
     graphs = StaticGraphs()
     names = passes.names
@@ -155,6 +157,7 @@ def _prove(
         chosen = select_passes(mine_passes, wishes.disable, names, passes.required)
         fresh = [Case(case.run, case.step, dict(case.feeds), dict(case.fetches)) for case in common.cases]
         report = prove(chosen, mine, fresh).require(passes.required)
+        require_finite(mine, report.cases)
         graphs.proofs[kind] = report
         graphs.proof_seconds += report.seconds
         if passes.split is not None:
