@@ -50,7 +50,7 @@ class Recorder:
         if part or not self._came or len(self._came) < session.testscollected:
             return
         count = Counter(self._came.values())
-        note = f"the whole suite (make test), {count['skipped']} tests skipped for what the machine lacks"
+        note = f"the whole suite (make test), {count['skipped']} others skipped for what the machine lacks"
         tried = count["passed"] + count["failed"]
         record([Row(check_name(), tried, count["failed"], 0, today(), note)], self.path)
 

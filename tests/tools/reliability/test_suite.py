@@ -53,7 +53,7 @@ def rows(tmp_path: Path) -> object:
 def test_a_whole_run_is_recorded_by_the_processor_s_name(rows, workers: str) -> None:  # type: ignore[no-untyped-def]
     (row,) = rows(False, "-n", workers)
     assert row.check.startswith(f"tests: {cpu_model()}, {Isa.host().name}") and (row.tried, row.failed) == (3, 0)
-    assert "1 tests skipped" in row.note
+    assert "1 others skipped" in row.note
     (row,) = rows(True, "-n", workers)
     assert (row.tried, row.failed) == (3, 2), "also what fails behind a test's end"
 
