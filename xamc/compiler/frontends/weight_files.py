@@ -204,8 +204,8 @@ def _read_shards(folder: Path, index_name: str, suffix: str, read: Reader) -> St
             )
         tensors[name] = entry
     # the index says which copy of a tensor counts; what it doesn't name is taken from the one shard that has it
-    others = _joined({path: {n: e for n, e in held.items() if n not in tensors} for path, held in read_shards.items()})
-    return StoredTensors({**tensors, **others}, index, _copies(index, tensors, read_shards))
+    rest = _joined({path: {n: e for n, e in held.items() if n not in tensors} for path, held in read_shards.items()})
+    return StoredTensors({**tensors, **rest}, index, _copies(index, tensors, read_shards))
 
 
 def _copies(index: Path, tensors: Tensors, shards: Mapping[Path, Tensors]) -> tuple[str, ...]:
