@@ -45,7 +45,8 @@ def test_the_layout_is_the_librarys(cache: Path) -> None:
 def test_an_id_opens_its_snapshot(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert open_checkpoint("acme/tiny-1.5", "huggingface").path == cache / "snapshots" / COMMIT
-    assert resolve_checkpoint(cache) == resolve_checkpoint(cache / "snapshots" / COMMIT)
+    for place in (cache, cache / "snapshots"):
+        assert resolve_checkpoint(place) == resolve_checkpoint(cache / "snapshots" / COMMIT)
     # a folder of that name beside the spec is what a path means
     (tmp_path / "acme" / "tiny-1.5").mkdir(parents=True)
     assert resolve_checkpoint("acme/tiny-1.5") == tmp_path / "acme" / "tiny-1.5"

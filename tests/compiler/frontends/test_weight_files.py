@@ -74,8 +74,8 @@ def test_the_file_that_config_names_wins_over_all(both: Path) -> None:
         checkpoint = check_against_transformers(both)
         assert not checkpoint.warnings and not checkpoint.ignored_keys
         assert (both / name) in checkpoint.files
-    for name in ("../model.safetensors", "gone.safetensors", "pytorch_model.bin", 3):
-        (both / "config.json").write_text(json.dumps(config | {"transformers_weights": name}))
+    for wrong in ("../model.safetensors", "gone.safetensors", "pytorch_model.bin", 3):
+        (both / "config.json").write_text(json.dumps(config | {"transformers_weights": wrong}))
         with pytest.raises(InputError, match="transformers_weights"):
             opened(both)
 
@@ -170,3 +170,17 @@ def test_a_missing_head_names_the_key_that_would_tie_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"E1120 .*lm_head") as caught:
         opened(folder)
     assert "tie_word_embeddings" in caught.value.fix
+
+
+def test_a_tied_models_index_may_name_the_head(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path, "llama", shards=True, tie_word_embeddings=True)
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["lm_head.weight"] = next(iter(index["weight_map"].values()))
+    (folder / INDEX).write_text(json.dumps(index))
+    [warning] = check_against_transformers(folder).warnings
+    assert "lm_head.weight" in warning and "no shard does" in warning
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(InputError, match=r"E1120 .*lm_head") as caught:
+        opened(folder)
+    assert any("no shard does" in line for line in caught.value.details)

@@ -45,11 +45,12 @@ when a file changes while it compiles.""",
     "E1112": """A weight is stored in a type that is not F32, F16 or BF16: FP8 or integers of a quantized checkpoint.
 Use the unquantized checkpoint and let `frontend.quantize` do it.""",
     "E1113": """model.safetensors.index.json is unusable: no `weight_map`, a shard given as a path instead of a file
-name (`../x.safetensors` could read outside of the checkpoint), or a tensor that its shard doesn't hold. A shard may
-be a symbolic link, as in Hugging Face's cache. Download the index again.""",
-    "E1114": """A shard that the index lists is missing, or there are several safetensors files and no index; or a part
-of a split GGUF model (`-00002-of-00003.gguf`) is not beside the others. All missing files are listed below the error;
-download them.""",
+name (`../x.safetensors` could read outside of the checkpoint), or a tensor that no shard holds. A shard may be a
+symbolic link, as in Hugging Face's cache. Download the index again.""",
+    "E1114": """A shard that the index lists is missing, or there are several safetensors files, no index, and no whole
+set of shards (`model-00001-of-00003.safetensors` to the last); or a part of a split GGUF model
+(`-00002-of-00003.gguf`) is not beside the others. All missing files are listed below the error; download them. An
+index that belongs to another split of the same model has to be removed.""",
     "E1115": """A tensor exists twice, in one file's header or in two shards, and no index says which one is meant.
 Download or convert the checkpoint again.""",
     "E1116": """The folder has no safetensors weights. If it holds an adapter (adapter_config.json), merge that into its

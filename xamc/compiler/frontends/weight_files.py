@@ -20,6 +20,8 @@ NAMED = "transformers_weights"
 # peft's names, and mlx-lm's
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 MERGE = "merge it into its base model with peft (`merge_and_unload`), save that, and compile the folder it was saved in"
+# The output matrix: the index of a tied model may name it though no shard holds it. One that is needed is missed later.
+_HEADS = ("lm_head.weight", "output.weight")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 Tensors = dict[str, tuple[str, FileTensor]]
@@ -196,16 +198,25 @@ def _read_shards(folder: Path, index_name: str, suffix: str, read: Reader) -> St
         )
     read_shards = read(shards)
     tensors: Tensors = {}
+    held_somewhere = {name for held in read_shards.values() for name in held}
     for name, file in weight_map.items():
         entry = read_shards[folder / file].get(name)
-        if entry is None:
+        if entry is not None:
+            tensors[name] = entry
+        elif name not in held_somewhere and not name.endswith(_HEADS):
             raise InputError(
                 "E1113", f"{index} places {name} in {file}, which doesn't hold it", "download index and shards again"
             )
-        tensors[name] = entry
-    # the index says which copy of a tensor counts; what it doesn't name is taken from the one shard that has it
-    others = _joined({path: {n: e for n, e in held.items() if n not in tensors} for path, held in read_shards.items()})
-    return StoredTensors({**tensors, **others}, index, _copies(index, tensors, read_shards))
+    # The index says which copy of a tensor counts; what it doesn't name, or names in the wrong shard, is taken from the
+    # one that has it, as transformers does.
+    rest = _joined({path: {n: e for n, e in held.items() if n not in tensors} for path, held in read_shards.items()})
+    moved = [name for name, file in weight_map.items() if name not in tensors]
+    warnings = _copies(index, tensors, read_shards)
+    if moved:
+        more = f" (and {len(moved) - 1} more)" if len(moved) > 1 else ""
+        where = f"{rest[moved[0]][1].path.name} does" if moved[0] in rest else "no shard does"
+        warnings += (f"{index} places {moved[0]}{more} in {weight_map[moved[0]]}, which doesn't hold it: {where}",)
+    return StoredTensors({**tensors, **rest}, index, warnings)
 
 
 def _copies(index: Path, tensors: Tensors, shards: Mapping[Path, Tensors]) -> tuple[str, ...]:
