@@ -43,13 +43,13 @@ class ConfigReader:
     Args:
         values: the parsed JSON object.
         source: the file's path, for messages.
-        remedy: what helps against a key that is missing or wrong.
+        remedy: what helps against a key that is missing or wrong, where restoring the file doesn't.
     """
 
     values: Mapping[str, Any]
     source: Path
     used: set[str] = field(default_factory=set)
-    remedy: str = "restore the model's own config.json"
+    remedy: str = ""
 
     def _get(self, key: str, default: Any, expected: str) -> Any:
         self.used.add(key)
@@ -57,11 +57,15 @@ class ConfigReader:
         if value is not None:
             return value
         if default is _MISSING:
-            raise InputError("E1104", f"{self.source} lacks the key {key} ({expected})", self.remedy)
+            raise InputError("E1104", f"{self.source} lacks the key {key} ({expected})", self._restore)
         return default
 
     def _wrong(self, key: str, value: object, expected: str) -> InputError:
-        return InputError("E1104", f"{self.source}: {key} is {value!r}, expected {expected}", self.remedy)
+        return InputError("E1104", f"{self.source}: {key} is {value!r}, expected {expected}", self._restore)
+
+    @property
+    def _restore(self) -> str:
+        return self.remedy or f"restore the model's own {self.source.name}"
 
     def integer(self, key: str, default: Any = _MISSING, low: int = 1, high: int = 2**31 - 1) -> int:
         """An integer in [low, high]."""
