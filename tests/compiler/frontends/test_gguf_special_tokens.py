@@ -104,6 +104,18 @@ def test_a_turn_ends_where_llama_cpp_ends_it(tmp_path: Path) -> None:
     assert "pad_token" not in json.loads(bytes(checkpoint.tokenizer["tokenizer_config.json"]))
 
 
+def test_a_file_without_any_end_is_said(tmp_path: Path) -> None:
+    keys = {
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "a"],
+        "tokenizer.ggml.token_type": [2, 3, 1],
+        "tokenizer.ggml.merges": None,
+        "tokenizer.ggml.eos_token_id": None,
+    }
+    checkpoint = opened(tmp_path, **keys)
+    assert checkpoint.config.eos_token_ids == ()
+    assert any("no token is known to end an answer" in warning for warning in checkpoint.warnings)
+
+
 def test_empty_tokens_are_told_apart(tmp_path: Path) -> None:
     tokens, types = ["<unk>", "<s>", "</s>", "a", "", ""], [2, 3, 3, 1, 5, 5]
     keys = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, "tokenizer.ggml.merges": None}

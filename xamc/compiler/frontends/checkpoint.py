@@ -48,7 +48,7 @@ class Checkpoint:
         generation: the author's sampling defaults.
         files: every file that was or will be read, for digests.
         unused_tensors: tensors of the checkpoint that no parameter is made of (rotary tables and the like).
-        ignored_keys: keys of config.json (or of a GGUF file's metadata) that are without meaning here.
+        ignored_keys: keys of config.json that are without meaning here.
         warnings: what of the folder is left out or taken otherwise than it may seem; one sentence each.
     """
 

@@ -109,6 +109,8 @@ def read_tokenizer(file: GgufFile, vocab_size: int, model_type: str) -> GgufToke
             f"{file.path}: tokenizer.ggml.pre is missing; text is cut as by llama.cpp's default, which may not be how "
             "the model was trained"
         )
+    if not special.ends and stop is None:
+        warnings.append(f"{file.path}: no token is known to end an answer; tokenizer.ggml.eos_token_id would name one")
     return GgufTokenizer(
         files=vocabulary.files(text, template, named),
         chat_template=template,
