@@ -99,6 +99,17 @@ def test_another_model_is_estimated_by_this_machines_speed(spec: dict[str, Any],
     assert after.seconds == pytest.approx(SPEED * before.seconds, rel=0.01)
 
 
+def test_another_target_goes_by_the_machine_alone(spec: dict[str, Any]) -> None:
+    """The code of static graphs is another work than the CPU's, however long that took."""
+    spec["frontend"]["shape"] = {"input_ids": [[16], [32]]}
+    before = make_plan(spec, ["backend.type=tvm_vacc"])
+    _compile(spec)
+    after = make_plan(spec, ["backend.type=tvm_vacc"])
+    assert "1 other compile" in after.totals()[-1]
+    for old, new in zip(before.stages, after.stages, strict=True):
+        assert new.cached or new.seconds == pytest.approx(SPEED * old.seconds)
+
+
 def test_models_share_the_export_of_their_graph(spec: dict[str, Any]) -> None:
     _compile(spec)
     plan = make_plan(spec, ["backend.dtype=bf16"])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.checkpoints import write_tiny
+from tests.checkpoints import CONFIGS, write_tiny
+from tools.make_checkpoint import write_checkpoint
 from xamc.compiler import cli
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.plan import make_plan
@@ -179,8 +180,11 @@ def test_calibrated_quantization_is_refused_as_a_compile_would(spec: dict[str, A
 
 def test_reference_target_stores_codes_one_per_byte(spec: dict[str, Any], tmp_path: Path) -> None:
     """4-bit rows are codes, float16 scales and float16 zeros per group; the embedding and the head keep 8 bits."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96}  # which groups of 32 divide
+    write_checkpoint(tmp_path / "grouped", {**CONFIGS["llama"], **sizes})
+    spec["frontend"]["checkpoint"] = str(tmp_path / "grouped")
     expected = 0
-    (file,) = (tmp_path / "tiny").glob("*.safetensors")
+    (file,) = (tmp_path / "grouped").glob("*.safetensors")
     data = file.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     header.pop("__metadata__", None)

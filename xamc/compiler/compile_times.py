@@ -57,12 +57,14 @@ class Compiles:
         taken: stage → seconds when its result was in the cache.
         estimated: stage → seconds that were expected of it on a machine nothing is known of.
         keys: stage → names of its cache entries.
+        target: what it was compiled for.
     """
 
     made: Mapping[str, float] = field(default_factory=dict)
     taken: Mapping[str, float] = field(default_factory=dict)
     estimated: Mapping[str, float] = field(default_factory=dict)
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    target: str = ""
 
 
 def recipe(spec: Spec, request: TargetRequest, checkpoint: Checkpoint) -> str:
@@ -90,16 +92,18 @@ class Recording:
     Attributes:
         recipe: what it depends on.
         estimates: what was expected of it on a machine nothing is known of.
+        target: what it is for.
     """
 
     recipe: str
     estimates: tuple[PlannedStage, ...]
+    target: str
 
     @staticmethod
     def of(spec: Spec, request: TargetRequest, checkpoint: Checkpoint, weights: int, caps: TargetCaps) -> Recording:
         """For the compile of a spec, whose artifact will hold `weights` bytes of them."""
         stages = planned_stages(spec, checkpoint, weights, packing_workers(spec.workspace.workers), caps)
-        return Recording(recipe(spec, request, checkpoint), tuple(stages))
+        return Recording(recipe(spec, request, checkpoint), tuple(stages), caps.name)
 
     def keep(self, records: Iterable[StageRecord], cache: StageCache) -> None:
         """Keeps what the stages of a table took; a cache that can't be written is left as it is."""
@@ -115,32 +119,37 @@ class Recording:
             # what the cache does not keep is quick where everything else came from there: digests are known
             was_taken = not (missed & set(stages) if stages else missed)
             (taken if was_taken else made)[record.name] = record.seconds
-        known = Compiles(made, taken, {stage.name: stage.seconds for stage in self.estimates}, keys)
+        known = Compiles(made, taken, {stage.name: stage.seconds for stage in self.estimates}, keys, self.target)
         with contextlib.suppress(InputError, OSError):
             write_file(folder / f"{self.recipe}.json", lambda path: _write(path, known))
             for old in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
                 old.unlink(missing_ok=True)
 
 
-def measured(name: str, stages: Sequence[PlannedStage], export_key: StageKey) -> tuple[tuple[PlannedStage, ...], str]:
+def measured(
+    name: str, target: str, stages: Sequence[PlannedStage], export_key: StageKey
+) -> tuple[tuple[PlannedStage, ...], str]:
     """The stages with the times of this machine, and in words where the times come from.
 
     Args:
         name: the recipe.
+        target: what it is for; stages of one name take other times on other targets.
         stages: as estimated for a machine nothing is known of.
         export_key: the cache's key of the export, which models share that are compiled in other ways.
     """
     folder = default_cache_folder() / FOLDER
     known = _read(folder / f"{name}.json")
     others = [compiles for path in folder.glob("*.json") if (compiles := _read(path)) is not None]
-    speeds = _speeds(others)
+    alike = [compiles for compiles in others if compiles.target == target]
+    machine = _speeds(others).get("")
+    speeds = _speeds(alike) or ({} if machine is None else {"": machine})
     shown = tuple(_measured(stage, known or Compiles(), speeds, export_key) for stage in stages)
     if known is not None:
         if all(stage.cached for stage in shown if stage.name in _KEYS_OF):
             shown = tuple(replace(stage, seconds=known.taken.get(stage.name, stage.seconds)) for stage in shown)
         return shown, "measured when it was compiled here before"
     if speeds:
-        count = len(others)
+        count = len(alike or others)
         return shown, f"estimated from {count} other compile{'s' if count > 1 else ''} on this machine"
     return shown, "estimated for 2 cores of 2.5 GHz; nothing has been compiled here yet"
 

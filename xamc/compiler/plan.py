@@ -246,7 +246,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         from xamc.compiler.stages.export import export_key, twin_group
 
         key = export_key(config, spec.verify.passes == "each", twin_group(request), request.tp)
-        stages, where_from = measured(recipe(spec, request, checkpoint), stages, key)
+        stages, where_from = measured(recipe(spec, request, checkpoint), caps.name, stages, key)
     destination = spec.workspace.path
     kv_dtype = "float16" if request is None else request.kv_dtype
     context = spec.context_limit or config.max_position_embeddings

@@ -110,6 +110,15 @@ def test_tables_in_a_pipe_have_whole_rows_and_nothing_behind_them(screen: Any) -
     assert max(map(len, on_screen)) <= 80 and all(line[:5].strip() or line[:7] == " " * 7 for line in on_screen)
 
 
+@pytest.mark.parametrize("terminal", ["dumb", "xterm"])
+def test_colours_in_a_pipe_do_not_fold_it(screen: Any, terminal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    plain = screen(None, "targets")
+    monkeypatch.setenv("TERM", terminal)
+    assert plain == screen(None, "targets") and len(plain) == 2 * (1 + len(CAPS)) + 1
+    assert len(screen(None, "explain")) == 1 + len(catalogue())
+
+
 def test_a_long_line_goes_on_below_itself() -> None:
     out = _Terminal()
     print_line(

@@ -39,7 +39,9 @@ def _printable(value: Any) -> Any:
 def result_console() -> Console:
     """For results on stdout: colours and folding on a terminal only, long lines kept whole elsewhere."""
     width = None if sys.stdout.isatty() else _WIDE
-    return _Console(highlight=False, emoji=False, markup=False, soft_wrap=width is not None, width=width)
+    # Rich takes a width at its word only with a height: a dumb terminal has 80 columns otherwise
+    height = None if width is None else 25
+    return _Console(highlight=False, emoji=False, markup=False, soft_wrap=width is not None, width=width, height=height)
 
 
 def message_console() -> Console:
@@ -51,6 +53,11 @@ def print_json(value: Any) -> None:
     """One JSON document on stdout; what a terminal acts on is escaped in it."""
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     sys.stdout.write(CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
+
+
+def _is_screen(console: Console) -> bool:
+    """Whether lines end at an edge. Rich calls a pipe a terminal where FORCE_COLOR asks for colours in it."""
+    return console.is_terminal and console.width < _WIDE
 
 
 def print_text(console: Console, text: str) -> None:
@@ -66,7 +73,7 @@ def print_text(console: Console, text: str) -> None:
 
 def print_line(console: Console, text: str, indent: int) -> None:
     """A line; a terminal that is narrower gets the rest below it, between words and `indent` columns to the right."""
-    folds = console.is_terminal and cell_len(text) > console.width
+    folds = _is_screen(console) and cell_len(text) > console.width
     lines = textwrap.wrap(text, console.width, subsequent_indent=" " * indent) if folds else [text]
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -85,7 +92,7 @@ def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence
         table.add_column(name, header_style="bold", overflow="fold", min_width=narrowest)
     for row in cells:
         table.add_row(*map(Text, row))
-    if console.is_terminal:
+    if _is_screen(console):
         console.print(table, soft_wrap=False)
         return
     with console.capture() as captured:

@@ -6,6 +6,7 @@ JSON Schema, `key_uses` and the reference in docs/spec.md all come from here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -154,17 +155,24 @@ def suggest(path: KeyPath, value: Any = None) -> str | None:
     """
     *parents, name = (str(part) for part in path)
     section = ".".join(parents)
-    near = get_close_matches(name, names_in(section), 1, 0.75)
-    if near:
-        return f"{section}.{near[0]}" if section else near[0]
+    near = _similar(name, names_in(section), 0.75)
+    if near is not None:
+        return f"{section}.{near}" if section else near
     known: dict[str, list[str]] = {}
     for other in (*SECTIONS, *registry()):
         known.setdefault(other.rpartition(".")[2], []).append(other)
-    for similar in (name, *get_close_matches(name, [other for other in known if len(other) > 3], 1, 0.8)):
-        places = known.get(similar, [])
+    for similar in (name, _similar(name, [other for other in known if len(other) > 3], 0.8)):
+        places = known.get(similar or "", [])
         if places:
             return _nearest(_fitting(places, value) or places, parents)
     return None
+
+
+def _similar(name: str, names: Iterable[str], cutoff: float) -> str | None:
+    """The most similar of some names; capitals, and what stands between words, are other tools' habits."""
+    plain = {other.replace("_", ""): other for other in names}
+    near = get_close_matches(re.sub(r"[\s_-]", "", name).lower(), plain, 1, cutoff)
+    return plain[near[0]] if near else None
 
 
 def _fitting(paths: Iterable[str], value: Any) -> list[str]:

@@ -31,6 +31,8 @@ from xamc.compiler.verify.kv_calibration import RESULT, calibrate
 from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.compiler.weights.kv_scales import KvScales, read_kv_scales
 
+_CALIBRATION = "xamc.compiler.verify.kv_calibration:calibrate"
+
 
 def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:
     """The scales of a model's KV cache.
@@ -54,7 +56,7 @@ def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:
         "tensors": {name: fingerprint(tensor) for name, tensor in checkpoint.tensors.items()},
         "samples": [hashlib.sha256(sample.tobytes()).hexdigest() for sample in samples],
     }
-    runs = (calibrate.__module__, *reading_modules(checkpoint.tensors.values()))
+    runs = (_CALIBRATION, *reading_modules(checkpoint.tensors.values()))
     key = stage_key("kv_scales", __name__, runs, inputs)
 
     def build(folder: Path) -> None:

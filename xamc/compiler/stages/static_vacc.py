@@ -38,6 +38,8 @@ from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 _Place = tuple[Bucket, int]
 """A bucket and a rank."""
 
+_WRITING = "xamc.targets.vacc.params_file:write_params_files"
+
 
 def write_vacc(
     job: Job, parts: StaticParts, graphs: StaticGraphs, progress: Progress, writer: ArtifactWriter
@@ -101,7 +103,7 @@ def _write_parameters(
         place: stage_key(
             "weights",
             __name__,
-            (write_params_files.__module__, *reading_modules(wanted[place].values())),
+            (_WRITING, *reading_modules(wanted[place].values())),
             {"tensors": list(map(list, tensors.items()))},
         )
         for place, tensors in prints.items()

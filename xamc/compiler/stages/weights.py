@@ -15,6 +15,7 @@ from xamc.targets.pack_weights import pack_weights
 from xamc.targets.request import Generated
 
 FILE = "weights.bin"
+_PACKING = "xamc.targets.pack_weights:pack_weights"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def write_weights(job: Job, generated: Generated, stage: Stage) -> WrittenWeight
         ],
     }
     sources = (tensor for weight in generated.weights for _, tensor in weight.sources)
-    key = stage_key("weights", __name__, (pack_weights.__module__, *reading_modules(sources)), inputs)
+    key = stage_key("weights", __name__, (_PACKING, *reading_modules(sources)), inputs)
     total = sum(weight.parameters for weight in generated.weights)
 
     def build(folder: Path) -> None:
