@@ -44,9 +44,13 @@ def begin(name: str) -> None:
     if level.is_arm != machine.is_arm:
         raise ValueError(f"{name} can't be emulated on {machine.name}")
     os.environ[FLAGS] = " ".join(level.cpu_flags)
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ["PYTHONPATH"] = python_path(Path(__file__).parent)
     install()
+
+
+def python_path(first: Path) -> str:
+    """PYTHONPATH for a test's process with a folder of its own; what is there already takes the level along."""
+    return os.pathsep.join([str(first), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def install() -> None:

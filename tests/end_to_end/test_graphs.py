@@ -28,6 +28,7 @@ from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.runtime import GraphModel, load, load_language_model
+from xamc.targets.kernels.isa import Isa
 
 
 def spec(kind: str, folder: Path, target: str, dtype: str) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def compiled(folder: Path, worker: Worker) -> Callable[..., Path]:
             build = spec(kind, folder, target, dtype)
             if dtype == "int8":
                 build["backend"]["quantize"] = {"calibrate_mode": "percentile"}
-            build["backend"]["compile"]["mcpu"] = "x86-64-v3"
+            build["backend"]["compile"]["mcpu"] = Isa.host().name
             with worker.active():
                 made[key] = compile_spec(build, options=CompileOptions(allow_rtn=dtype == "int8")).path
         return made[key]
@@ -111,7 +112,7 @@ def test_extents_that_vary(kind: str, folder: Path, worker: Worker, capsys: pyte
     """One artifact for a range of batches, and of tokens or samples where the model takes them."""
     build = spec(kind, folder, "tvm_cpu", "fp32")
     build["name"], build["frontend"]["shape"] = f"{kind}_varies", RANGES[kind]
-    build["backend"]["compile"]["mcpu"] = "x86-64-v3"
+    build["backend"]["compile"]["mcpu"] = Isa.host().name
     with worker.active():
         path = compile_spec(build).path
     model = load(path)
@@ -159,7 +160,7 @@ def test_models_in_16_bits(
     model = narrowed(MODELS[kind](), onnx.TensorProto.DataType.Value(half.upper()))
     onnx.save(model, tmp_path / f"{kind}.onnx")
     build = spec(kind, tmp_path, target, storage)
-    build["backend"]["compile"]["mcpu"] = "x86-64-v3"
+    build["backend"]["compile"]["mcpu"] = Isa.host().name
     if varies:
         build["frontend"]["shape"] = RANGES[kind]
     with worker.active():
@@ -366,7 +367,7 @@ def test_compiled_again_it_is_the_same(compiled: Callable[..., Path], tmp_path: 
     first = compiled("bert", "reference", "fp32")
     shutil.copy(first.parents[1] / "bert.onnx", tmp_path / "bert.onnx")
     build = spec("bert", tmp_path, "reference", "fp32")
-    build["backend"]["compile"]["mcpu"] = "x86-64-v3"
+    build["backend"]["compile"]["mcpu"] = Isa.host().name
     second = compile_spec(build, options=CompileOptions(use_cache=False)).path
     for file in ("manifest.json", "code/model.onnx", "code/graph.json", "weights.params", "golden/golden.safetensors"):
         assert (first / file).read_bytes() == (second / file).read_bytes(), file

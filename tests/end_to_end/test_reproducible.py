@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from tests.checkpoints import write_tiny
+from tests.cpu_level.emulated_level import python_path
 from tests.end_to_end.models import Workshop, spec
 from xamc.compiler import cli
 
@@ -23,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 def environment(folder: Path, **variables: str) -> dict[str, str]:
     """An own TMPDIR and stage cache below `folder`."""
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
-    own = {"TMPDIR": str(folder / "tmp"), "XAMC_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY)}
+    own = {"TMPDIR": str(folder / "tmp"), "XAMC_CACHE": str(folder / "cache"), "PYTHONPATH": python_path(REPOSITORY)}
     return {**os.environ, **own, **variables}
 
 

@@ -20,6 +20,7 @@ from xamc.compiler.lowering.index_bounds import bound_indices
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.targets.graph.names import LIBRARY
+from xamc.targets.kernels.isa import Isa
 
 Arrays = Mapping[str, NDArray[Any]]
 RNG = np.random.default_rng(0)
@@ -31,7 +32,7 @@ def build(model: onnx.ModelProto, data_inputs: int, out: Path) -> Path:
     from xamc.targets.graph.build import build
 
     onnx.save(model, out / "graph.onnx")
-    request = {"graph": str(out / "graph.onnx"), "data_inputs": data_inputs, "isa": "x86-64-v3", "dump": None}
+    request = {"graph": str(out / "graph.onnx"), "data_inputs": data_inputs, "isa": Isa.host().name, "dump": None}
     build({**request, "out": str(out)})
     return out / LIBRARY
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cpu_level.emulated_level import python_path
 from tools.reliability import suite
 from tools.reliability.results import ROOT, Row, read
 from xamc.targets.kernels.isa import Isa, cpu_model
@@ -42,7 +43,7 @@ def rows(tmp_path: Path) -> object:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         subprocess.run(
             [sys.executable, "-c", PROGRAM, *arguments],
-            cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+            cwd=tmp_path, env={**environment, "PYTHONPATH": python_path(ROOT)}, capture_output=True, check=False,
         )  # fmt: skip
         return read(tmp_path / "results.csv")
 
