@@ -465,6 +465,8 @@ def test_the_template_for_tools(make_artifact: Any) -> None:
     want = model.tokenizer.encode("<bos>user: fox\nassistant:", False).tolist()
     assert model.chat_prompt(messages, tools=tools).tolist() == want
     assert model.chat_prompt(messages, template="tool_use").tolist() == want
+    answer = model.generate(np.array(want), 4, ignore_eos=True)
+    assert model.chat(messages, 4, tools=tools, ignore_eos=True).token_ids == answer.token_ids
     assert model.chat_prompt(messages).tolist() != want
     (path / "manifest.json").write_text(dumps(replace(read, generation=GenerationDefaults(0, (1,), None, names))))
     with pytest.raises(InputError, match=r"E1614.*tool_use, and none is the default.*template='tool_use'"):

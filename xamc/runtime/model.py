@@ -303,19 +303,26 @@ class Model:
             raise MisuseError("E1612", "stream gives one answer to one prompt", "use generate with on_text for several")
         return Stream(InTurns(self._turns, self._turns.run(lambda: self._events(prompts, request))))
 
-    def chat(self, messages: Sequence[Message], max_new_tokens: int | None = None, **options: Any) -> Generation:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        max_new_tokens: int | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> Generation:
         """Answers a conversation.
 
         Args:
             messages: objects with `role` and `content`, oldest first.
             max_new_tokens: as for `generate`.
+            tools: JSON schemas of functions the model may call.
             **options: as for `generate`.
 
         Raises:
             InputError: E1602 to E1606, E1613, E1614 no chat template, E1615, E1616.
             MisuseError: E1612.
         """
-        return self.generate(self.chat_prompt(messages), max_new_tokens, **options)
+        return self.generate(self.chat_prompt(messages, tools), max_new_tokens, **options)
 
     def chat_prompt(
         self,

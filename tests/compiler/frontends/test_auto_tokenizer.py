@@ -140,6 +140,22 @@ def shapes(kind: str) -> dict[str, dict[str, Any]]:
                 "pad_token": "<pad>",
             },
         },
+        "special, then not": {"settings": {"added_tokens_decoder": {str(size): entry("<s>", special=False)}}},
+        "looked for in normalized text": {
+            "settings": {**NAMED, "added_tokens_decoder": {"1": entry("<s>", normalized=True)}, "pad_token": OLD}
+        },
+        "one text, two names": {
+            "settings": {
+                "bos_token": IM_END,
+                "sep_token": {"__type": "AddedToken", **entry(IM_END, rstrip=True)},
+                "pad_token": "</s>",
+            }
+        },
+        "objects that nothing looks into": {
+            "settings": {**NAMED, "additional_special_tokens": [OLD]},
+            "files": {"added_tokens.json": added},
+        },
+        "class of config.json": {"settings": NAMED, "config": {"tokenizer_class": "LlamaTokenizer"}},
         "map with a switch": {"settings": NAMED, "files": {"special_tokens_map.json": {"add_bos_token": True}}},
     }
 

@@ -17,6 +17,7 @@ from xamc.compiler.frontends.tokenizer_class import REBUILT, Rebuilt
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
+    from tokenizers.normalizers import Normalizer
 
 
 def ready_tokenizer(
@@ -42,18 +43,17 @@ def ready_tokenizer(
     vocabulary = _vocabulary(path, content["model"]["vocab"])
     # Ids follow from the vocabulary alone, so that the model itself, with its merges, is not built.
     table = Tokenizer(models.WordLevel(vocabulary, unk_token=""))
-    own = _own_tokens(content) if rebuilt is None else []
-    changed: dict[str, Any] = {}
+    changed = {} if rebuilt is None else _rebuilt_parts(content, vocabulary, rebuilt, tokens)
     try:
-        table.add_tokens(own)
-        known = [token.content for token in table.get_added_tokens_decoder().values()]
-        table.add_tokens(tokens.to_add(known))
-        if rebuilt is not None:
-            changed |= _rebuilt_parts(content, vocabulary, rebuilt, tokens)
-            if rebuilt.specials_again:
-                table.add_special_tokens(tokens.all_texts())
+        # the library looks at tokens as the normalizer leaves them
+        table.normalizer = _normalizer({**content, **changed})
+        if rebuilt is None:
+            table.add_tokens(_own_tokens(content))
+        table.add_tokens(tokens.to_add([token.content for token in table.get_added_tokens_decoder().values()]))
+        if rebuilt is not None and rebuilt.specials_again:
+            table.add_special_tokens(tokens.all_texts())
         changed |= _post_processor(table, rebuilt, tokens)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # the library raises plain Exception
         raise InputError(
             "E1134", f"the tokenizer of {path.parent} is invalid: {error}", "download the tokenizer files again"
         ) from error
@@ -66,7 +66,7 @@ def ready_tokenizer(
             "lstrip": token.lstrip,
             "rstrip": token.rstrip,
             "normalized": token.normalized,
-            "special": token.special,
+            "special": _is_special(table, number, token),
         }
         for number, token in sorted(added.items())
     ]
@@ -84,6 +84,23 @@ def _vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
     if not all(isinstance(piece, str) for piece in pieces):
         raise InputError("E1134", f"{path} has no vocabulary", "download the tokenizer files again")
     return {piece: number for number, piece in enumerate(pieces)}
+
+
+def _is_special(table: Tokenizer, number: int, token: AddedToken) -> bool:
+    """Whether decoding leaves the token out; of one text that was added twice its own flag doesn't tell.
+
+    A token that is looked for in the normalized text is left out or not by the library's own rules, loaded again too.
+    """
+    hidden = not table.decode([number], skip_special_tokens=True)
+    return hidden or (token.special and token.normalized)
+
+
+def _normalizer(content: Mapping[str, Any]) -> Normalizer | None:
+    """The normalizer of a tokenizer.json."""
+    from tokenizers import Tokenizer, models
+
+    parts = json.loads(Tokenizer(models.BPE()).to_str())
+    return Tokenizer.from_str(json.dumps({**parts, "normalizer": content.get("normalizer")})).normalizer
 
 
 def _own_tokens(content: Mapping[str, Any]) -> list[AddedToken]:

@@ -60,8 +60,8 @@ class SpecialTokens:
         tokens: list[Token] = [self.added[number] for number in sorted(self.added)]
         texts = {*known, *map(text_of, tokens)}
         for token in (*self.named.values(), *self.extra):
-            if text_of(token) not in texts:
-                texts.add(text_of(token))
+            # one text may come twice, with other flags: the later ones count
+            if text_of(token) not in texts and token not in tokens:
                 tokens.append(token)
         named = set(self.texts().values())
         return [
@@ -123,7 +123,8 @@ def special_tokens(
         if (value := values.get(key)) is not None:
             token = reader.token(value, key)
             found[key] = by_text.get(text_of(token), token) if key in config or key in tokens_map else token
-    for key, value in values.items():
+    for key in (*named, *(key for key in values if key not in named)):  # a class hands on its own first
+        value = values.get(key)
         if key not in NAMES and key.endswith("_token") and not isinstance(value, bool | int | float | None):
             found[key] = reader.token(value, key)
     found |= {key: reader.token(value, key) for key, value in own.items()}
@@ -218,7 +219,8 @@ class _Reader:
         named = [values[key] for key in NAMES if values.get(key)]
         more = values.get(_EXTRA)
         named += more if isinstance(more, list) else []
-        specials = {text_of(self.token(value, "a special token")) for value in named}
+        # objects of tokenizer_config.json are not looked into
+        specials = {text_of(value) for value in named if isinstance(value, str | AddedToken)}
         for text, number in entries.items():
             if type(number) is not int or number < 0:
                 raise self.wrong("added_tokens.json", f"{text}: {number}")
