@@ -332,8 +332,27 @@ class Model:
         Raises:
             InputError: E1613, E1614, E1615, E1616.
         """
-        text = self._chat_template(template).render(messages, True, tools, **variables)
+        text = self.chat_text(messages, tools, template, **variables)
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def chat_text(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """As `chat_prompt`, the text.
+
+        Args:
+            messages: as there.
+            tools: as there.
+            template: as there.
+            add_generation_prompt: whether it ends where the assistant's answer begins.
+            **variables: as there.
+        """
+        return self._chat_template(template).render(messages, add_generation_prompt, tools, **variables)
 
     def _chat_template(self, template: str | None) -> ChatTemplate:
         source = self._template_source() if template is None else template

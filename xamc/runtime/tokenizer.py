@@ -59,10 +59,10 @@ class Tokenizer:
             ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return np.array(ids, np.int64)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of the ids, without special tokens."""
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of the ids."""
         with _no_panics():
-            text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+            text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
 
     def token(self, token_id: int) -> str | None:
