@@ -232,12 +232,20 @@ class Model:
             UnsupportedError: E1653, a word of transformers that this runtime can't do.
         """
         prompts, is_batch, request = self._request(prompt, max_new_tokens, options)
-        if on_text is None:  # nobody else's code runs in between
-            answers = self._turns.run(lambda: collect(self._events(prompts, request, in_pieces=False), None))
-        else:
-            begun = self._turns.run(lambda: self._events(prompts, request))
-            answers = collect(InTurns(self._turns, begun), on_text)
+        # several answers to a prompt are no batch that a caller could split
+        most = self.manifest.max_batch if request.copies > 1 else len(prompts)
+        answers: list[Generation] = []
+        for first in range(0, len(prompts), most):
+            answers += self._answers(prompts[first : first + most], request, on_text, first)
         return answers if is_batch or request.copies > 1 else answers[0]
+
+    def _answers(
+        self, prompts: list[I64], request: Request, on_text: Callable[[int, str], None] | None, first: int
+    ) -> list[Generation]:
+        if on_text is None:  # nobody else's code runs in between
+            return self._turns.run(lambda: collect(self._events(prompts, request, False, first), None))
+        begun = self._turns.run(lambda: self._events(prompts, request, True, first))
+        return collect(InTurns(self._turns, begun), on_text)
 
     def _request(
         self, prompt: Any, max_new_tokens: int | None, words: Mapping[str, Any]
@@ -434,7 +442,7 @@ class Model:
             min_new_tokens=max(options.min_new_tokens, request.min_length - size),
         )
 
-    def _events(self, prompts: list[I64], request: Request, in_pieces: bool = True) -> Events:
+    def _events(self, prompts: list[I64], request: Request, in_pieces: bool = True, first_row: int = 0) -> Events:
         limits = [self._limits(prompt, request) for prompt in prompts]
         longest, limit = max(map(len, prompts)), self.manifest.context_limit
         most = max(each.max_new_tokens for each in limits)
@@ -444,7 +452,7 @@ class Model:
         # Token ids in, token ids out works without a tokenizer; only text needs one.
         has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
         decoder = self.tokenizer if has_tokenizer or limits[0].stop else None
-        return run(session, prompts, limits, request.options, vocab_size, decoder, in_pieces)
+        return run(session, prompts, limits, request.options, vocab_size, decoder, in_pieces, first_row)
 
     def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:
         """A session that takes the KV cache over; None for `prefix_cache`: one that `prefill` feeds by itself."""

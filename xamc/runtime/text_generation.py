@@ -154,11 +154,11 @@ class _Call:
                 raise UnsupportedError(
                     "E1653", f"{name} is a word of transformers' pipeline that this one can't do", ""
                 )
+        stop = take("stop_sequence", None)
         for name in options:
             near = [] if is_word(name) else get_close_matches(name, _WORDS, 1)
             if near:
                 raise MisuseError("E1612", f"{name} is no option", f"did you mean {near[0]}?")
-        stop = take("stop_sequence", None)
         if stop is not None:  # transformers takes the first of its tokens, and the others too
             options.setdefault("eos_token_id", model.tokenizer.encode(stop, add_special_tokens=False).tolist())
         self._options = options
