@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,29 @@ def answers(model: Model, rows: Sequence[I64], following: I64) -> list[F32]:
         for row, parts in enumerate(logits):
             parts.append(result[row : row + 1].copy())
     return [np.concatenate(parts) for parts in logits]
+
+
+def wrong_answers_of_many_callers(model: Model, rows: Sequence[I64], steps: int) -> list[Any]:
+    """What differs from each prompt's answer alone: from streams side by side in one thread, and from threads at once."""
+    alone = [model.generate(row, steps, ignore_eos=True).token_ids for row in rows]
+    streams = [model.stream(row, steps, ignore_eos=True) for row in rows]
+    events = [iter(stream._events) for stream in streams]  # pieces, without a tokenizer too
+    found: dict[Any, list[int]] = {}
+    for _ in range(steps + 2):
+        for row, several in enumerate(events):
+            event = next(several, None)
+            if isinstance(event, list):
+                found["stream", row] = event[0].token_ids
+
+    def work(number: int) -> None:
+        for row in range(len(rows)):
+            at = (row + number) % len(rows)
+            found["thread", number, at] = model.generate(rows[at], steps, ignore_eos=True).token_ids
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 * len(rows)
+    return [(key, tokens, alone[key[-1]]) for key, tokens in found.items() if tokens != alone[key[-1]]]

@@ -17,7 +17,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.checkpoints import write_tiny
-from tests.end_to_end.models import F32, I64
+from tests.end_to_end.models import F32, I64, wrong_answers_of_many_callers
 from tests.end_to_end.test_families import expected
 from tests.end_to_end.vacc_models import error_of
 from tests.worker import Worker
@@ -136,6 +136,10 @@ def test_more_sequences_than_a_batch_takes_go_in_turns(ascend: Workshop) -> None
     model, prompts = load(compiled.path, threads=1), [text(6), text(9, 1), text(4, 2)]
     alone = [model.generate(prompt, 8, ignore_eos=True).token_ids for prompt in prompts]
     assert [answer.token_ids for answer in model.generate(prompts, 8, ignore_eos=True)] == alone
+
+
+def test_many_callers_get_the_answers_they_would_get_alone(ascend: Workshop) -> None:
+    assert wrong_answers_of_many_callers(ascend.model("llama"), [text(5), text(9, 1), text(20, 2)], 8) == []
 
 
 def test_the_static_form_says_the_same_as_the_gears(ascend: Workshop) -> None:

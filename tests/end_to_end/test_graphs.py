@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,27 @@ def test_outputs_are_those_of_onnxruntime(
     again = model.run(given)
     assert all(np.array_equal(again[name], actual[name]) for name in actual)
     assert model.simulated == (target == "tvm_vacc")
+
+
+@pytest.mark.parametrize("target", ["tvm_cpu", "reference"])
+def test_many_threads_get_the_outputs_they_would_get_alone(compiled: Callable[..., Path], target: str) -> None:
+    model = load(compiled("audio", target, "fp32"), threads=2)
+    given = [feeds("audio", seed=seed) for seed in range(3)]
+    expected = [model.run(each) for each in given]
+    wrong: list[Any] = []
+
+    def work(first: int) -> None:
+        for step in range(12):
+            at = (first + step) % len(given)
+            outputs = model.run(given[at])
+            wrong.extend((at, name) for name in outputs if not np.array_equal(outputs[name], expected[at][name]))
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 @pytest.mark.parametrize("kind", MODELS)

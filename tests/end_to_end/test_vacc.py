@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.end_to_end.models import F32, I64
+from tests.end_to_end.models import F32, I64, wrong_answers_of_many_callers
 from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build, error_of
 from tests.worker import Worker
 from xamc.compiler.errors import InputError, UnsupportedError
@@ -72,6 +72,11 @@ def test_ranks_together_compute_what_one_does(name: str, single: str, vacc: Vacc
     tokens = text(32)[None]
     expected = vacc.model(single).logits(tokens)
     assert 0 < relative_error(vacc.model(name).logits(tokens), expected) <= tolerance("vacc_ranks")
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tp2"])
+def test_many_callers_get_the_answers_they_would_get_alone(name: str, vacc: VaccWorkshop) -> None:
+    assert wrong_answers_of_many_callers(vacc.model(name), [text(5), text(16, 1), text(20, 2)], 8) == []
 
 
 @pytest.mark.parametrize("length", [1, 9, 16, 17, 32, 33, 47, 48, 49, 63])

@@ -126,6 +126,10 @@ def test_several_answers_to_each_prompt(ours: Model) -> None:
     answers = ours.generate([PROMPT], 6, do_sample=True, num_return_sequences=3, seed=1)
     assert [answer.prompt_tokens for answer in answers] == [5] * 3
     assert len({tuple(answer.token_ids) for answer in answers}) == 3
+    # more than the artifact's largest batch of 3, which a caller can't split; all of them differ
+    many = ours.generate(PROMPT, 6, do_sample=True, num_return_sequences=7, seed=1)
+    assert [answer.token_ids for answer in many[:3]] == [answer.token_ids for answer in answers]
+    assert len({tuple(answer.token_ids) for answer in many}) == 7
     two = ours.generate(PROMPT, 6, temperature=1.0, num_return_sequences=2, seed=1)
     assert isinstance(two, list) and len(two) == 2
 

@@ -1,6 +1,7 @@
 """Runs artifacts: `load(path)` gives a `Model` with `.logits`, `.generate`, `.stream` and `.chat`.
 
-Of an artifact that holds one graph it gives a `GraphModel` with `.run`.
+Of an artifact that holds one graph it gives a `GraphModel` with `.run`. `pipeline` puts an artifact behind the call of
+transformers' pipelines.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from xamc.runtime.generate import Generation, Options, Stream
     from xamc.runtime.graph import GraphModel, load_graph
     from xamc.runtime.model import Model, load, load_language_model
+    from xamc.runtime.text_generation import TextGenerationPipeline, pipeline
     from xamc.runtime.threads import use_cpus
 
 __all__ = [
@@ -20,9 +22,11 @@ __all__ = [
     "Model",
     "Options",
     "Stream",
+    "TextGenerationPipeline",
     "load",
     "load_graph",
     "load_language_model",
+    "pipeline",
     "use_cpus",
 ]
 
@@ -32,9 +36,11 @@ _MODULES = {
     "Model": "model",
     "Options": "generate",
     "Stream": "generate",
+    "TextGenerationPipeline": "text_generation",
     "load": "model",
     "load_graph": "graph",
     "load_language_model": "model",
+    "pipeline": "text_generation",
     "use_cpus": "threads",
 }
 

@@ -176,6 +176,7 @@ def run(
     vocab_size: int,
     decoder: Decoder | None,
     in_pieces: bool = True,
+    first_row: int = 0,
 ) -> Iterator[tuple[int, str] | list[Generation]]:
     """Generates answers to a batch of prompts.
 
@@ -187,12 +188,13 @@ def run(
         vocab_size: V.
         decoder: makes text of tokens; None leaves texts empty.
         in_pieces: whether text is wanted as it becomes certain; otherwise it comes as one piece.
+        first_row: the number of the first prompt, where others of the same call ran before.
 
     Yields:
         (row, piece of text) as it becomes certain, and at last the finished answers.
     """
     rows = [
-        _Row(prompt, limit, Sampler(sampling, prompt, vocab_size, index), decoder, in_pieces)
+        _Row(prompt, limit, Sampler(sampling, prompt, vocab_size, first_row + index), decoder, in_pieces)
         for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
     ]
     started = time.perf_counter()
@@ -208,7 +210,7 @@ def run(
             tokens[index] = rows[index].token_ids[-1]
             active[index] = rows[index].finish_reason is None
             if piece:
-                pieces.append((index, piece))
+                pieces.append((first_row + index, piece))
         # Yielded after the whole step, so that a slow reader delays every row alike and sees the rows in step.
         yield from pieces
         if not active.any():

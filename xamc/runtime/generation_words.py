@@ -22,7 +22,7 @@ TOP_K = 50
 """transformers' default of `top_k` where it samples."""
 
 _NO = (None, False)
-_NONE = (None, [], (), {})
+_NONE: tuple[Any, ...] = (None, [], (), {})
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("num_beams", "num_beam_groups", "length_penalty", "guidance_scale"), (None, 1)),
     **dict.fromkeys(("typical_p", "encoder_repetition_penalty"), (None, 1)),
@@ -150,6 +150,11 @@ def _of_config(config: Any) -> dict[str, Any]:
     return {str(name): value for name, value in config.items() if value is not None and not str(name).startswith("_")}
 
 
+def is_word(name: str) -> bool:
+    """Whether `generate` knows a name, be it to refuse it."""
+    return name in _OWN or name in _TAKEN or name in _WITHOUT_EFFECT or name in _NEUTRAL
+
+
 def _check_word(name: str, value: Any) -> None:
     """Refuses a word that is unknown, or asks for what the runtime can't do."""
     if name in _NEUTRAL:
@@ -160,7 +165,7 @@ def _check_word(name: str, value: Any) -> None:
             f"{name}={_shown(value)} is a word of transformers' generate that this runtime can't do",
             _REMEDY.get(name, "leave it out"),
         )
-    if name in _OWN or name in _TAKEN or name in _WITHOUT_EFFECT:
+    if is_word(name):
         return
     known = [*_OWN, *_TAKEN, "on_text"]
     near = _NAMES_ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, known, 1)), None)

@@ -238,12 +238,20 @@ class Model:
             UnsupportedError: E1653, a word of transformers that this runtime can't do.
         """
         prompts, is_batch, request = self._request(prompt, max_new_tokens, options)
-        if on_text is None:  # nobody else's code runs in between
-            answers = self._turns.run(lambda: collect(self._events(prompts, request, in_pieces=False), None))
-        else:
-            begun = self._turns.run(lambda: self._events(prompts, request))
-            answers = collect(InTurns(self._turns, begun), on_text)
+        # several answers to a prompt are no batch that a caller could split
+        most = self.manifest.max_batch if request.copies > 1 else len(prompts)
+        answers: list[Generation] = []
+        for first in range(0, len(prompts), most):
+            answers += self._answers(prompts[first : first + most], request, on_text, first)
         return answers if is_batch or request.copies > 1 else answers[0]
+
+    def _answers(
+        self, prompts: list[I64], request: Request, on_text: Callable[[int, str], None] | None, first: int
+    ) -> list[Generation]:
+        if on_text is None:  # nobody else's code runs in between
+            return self._turns.run(lambda: collect(self._events(prompts, request, False, first), None))
+        begun = self._turns.run(lambda: self._events(prompts, request, True, first))
+        return collect(InTurns(self._turns, begun), on_text)
 
     def _request(
         self, prompt: Any, max_new_tokens: int | None, words: Mapping[str, Any]
@@ -347,16 +355,36 @@ class Model:
             InputError: E1613, E1614, E1615, E1616.
         """
         tokenizer = self.tokenizer  # where there is none, that is what is wrong, not the template
-        source = template_source(self.path, self.manifest.generation, template, tools)
-        known = self._template  # another thread may put its own there
-        if known is None or known[0] != source:
-            known = self._template = (source, ChatTemplate(source, tokenizer.special_tokens))
-        ids = tokenizer.encode(known[1].render(messages, True, tools, **variables), add_special_tokens=False)
+        ids = tokenizer.encode(self.chat_text(messages, tools, template, **variables), add_special_tokens=False)
         if not ids.size:
             raise InputError(
                 "E1615", "the chat template makes an empty prompt of these messages", "give messages with content"
             )
         return ids
+
+    def chat_text(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """As `chat_prompt`, the text.
+
+        Args:
+            messages: as there.
+            tools: as there.
+            template: as there.
+            add_generation_prompt: whether it ends where the assistant's answer begins.
+            **variables: as there.
+        """
+        tokenizer = self.tokenizer
+        source = template_source(self.path, self.manifest.generation, template, tools)
+        known = self._template  # another thread may put its own there
+        if known is None or known[0] != source:
+            known = self._template = (source, ChatTemplate(source, tokenizer.special_tokens))
+        return known[1].render(messages, add_generation_prompt, tools, **variables)
 
     def _require_logits(self) -> None:
         if self.manifest.is_embedding:
@@ -423,7 +451,7 @@ class Model:
             min_new_tokens=max(options.min_new_tokens, request.min_length - size),
         )
 
-    def _events(self, prompts: list[I64], request: Request, in_pieces: bool = True) -> Events:
+    def _events(self, prompts: list[I64], request: Request, in_pieces: bool = True, first_row: int = 0) -> Events:
         options = request.options
         stops = (options.stop,) if isinstance(options.stop, str) else options.stop
         stop = tuple(checked_text(text, "a stop string") for text in stops)
@@ -438,7 +466,7 @@ class Model:
         tokens = longest if most == limit else min(limit, longest + most)
         session = self._session(prompts, tokens, options.prefix_cache)
         vocab_size = self.manifest.model.vocab_size
-        return run(session, prompts, limits, options, vocab_size, decoder, in_pieces)
+        return run(session, prompts, limits, options, vocab_size, decoder, in_pieces, first_row)
 
     def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:
         """A session that takes the KV cache over; None for `prefix_cache`: one that `prefill` feeds by itself."""

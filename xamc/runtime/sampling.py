@@ -40,14 +40,14 @@ class Sampling:
         Raises:
             MisuseError: E1612.
         """
-        checks = (
-            ("temperature", self.temperature, lambda value: 0 <= value < math.inf, "0 (greedy) or a positive number"),
-            ("top_p", self.top_p, lambda value: 0 < value <= 1, "above 0 and at most 1"),
-            ("repetition_penalty", self.repetition_penalty, lambda value: 0 < value < math.inf, "above 0"),
-        )
-        for name, value, is_valid, allowed in checks:
+        for name, value, most, allowed in (
+            ("temperature", self.temperature, math.inf, "0 (greedy) or a positive number"),
+            ("top_p", self.top_p, 1, "above 0 and at most 1"),
+            ("repetition_penalty", self.repetition_penalty, math.inf, "above 0"),
+        ):
             is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-            if not is_number or not is_valid(value):
+            least = 0 if name == "temperature" else math.ulp(0.0)
+            if not is_number or not least <= value <= most or value == math.inf:
                 raise MisuseError("E1612", f"{name} is {value!r}", f"it must be {allowed}")
         check_whole_number("top_k", self.top_k, 0, " (0 keeps all tokens)")
         if self.seed is not None:

@@ -67,14 +67,14 @@ class Tokenizer:
             ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return np.array(ids, np.int64)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of the ids, without special tokens."""
-        text = self._decode(token_ids)
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of the ids."""
+        text = self._decode(token_ids, skip_special_tokens)
         return clean_up(text) if self._cleans_up else text
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
+    def _decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         with _no_panics():
-            text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+            text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
 
     @property

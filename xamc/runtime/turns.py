@@ -37,8 +37,8 @@ class ProcessLock:
         threads: threads of the kernels.
         """
         self._name, self._threads = name, threads
-        self._lock = threading.RLock()
-        self._is_busy = False
+        self._lock = threading.Lock()
+        self._owner = 0
         self._process = os.getpid()
 
     def run(self, work: Callable[[], T]) -> T:
@@ -50,28 +50,28 @@ class ProcessLock:
         """
         if self._process != os.getpid():
             self._follow_fork()
+        if self._owner == threading.get_ident() and self._lock.locked():  # a signal handler, or a finalizer
+            raise MisuseError(
+                "E1618",
+                f"{self._name} was called from within a call of its own, in the middle of a step",
+                "don't call a model in a signal handler or a finalizer",
+            )
         with self._lock:
-            if self._is_busy:  # the lock lets its own thread pass: a signal handler, or a finalizer
-                raise MisuseError(
-                    "E1618",
-                    f"{self._name} was called from within a call of its own, in the middle of a step",
-                    "don't call a model in a signal handler or a finalizer",
-                )
             try:
-                self._is_busy = True
+                self._owner = threading.get_ident()
                 return work()
             finally:
-                self._is_busy = False
+                self._owner = 0
 
     def _follow_fork(self) -> None:
         """With one thread, the caller's, nothing is missing, unless the parent was at work: then it stays so here."""
-        if self._threads > 1 or self._is_busy:
+        if self._threads > 1 or self._lock.locked():
             raise UnsupportedError(
                 "E1652",
                 f"{self._name} was loaded before this process was forked, and the threads of its kernels stayed behind",
                 "load the artifact in the child (processes share the memory of its weights), or start it with spawn",
             )
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._process = os.getpid()
 
 

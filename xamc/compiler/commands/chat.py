@@ -109,10 +109,11 @@ class _Chat:
         system = [{"role": "system", "content": self._system}] if self._system else []
         turn = {"role": "user", "content": text}
         ids = self._model.chat_prompt([*system, *self._turns, turn], template=self._template)
-        if len(ids) >= self._model.manifest.context_limit:
+        limit = self._model.manifest.context_limit
+        if len(ids) >= limit:
             raise InputError(
                 "E1603",
-                f"the conversation has {len(ids)} tokens, and the context of {self._model.manifest.context_limit} is full",
+                f"the conversation has {len(ids)} tokens, and the context of {limit} is full",
                 "/reset forgets it; a larger context is compiled with a larger second list in frontend.shape.input_ids",
             )
         text, answer = self._stream(ids)
@@ -123,7 +124,7 @@ class _Chat:
             self._note(f"the answer was interrupted; {kept}")
             return
         self.console.print(speed(answer, self._model), style="dim")
-        limit, tokens = self._model.manifest.context_limit, len(answer.token_ids)
+        tokens = len(answer.token_ids)
         if answer.finish_reason not in ("length", "context"):
             return
         if len(ids) + tokens >= limit:

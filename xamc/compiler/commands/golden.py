@@ -73,7 +73,8 @@ def record_command(
     """Records what an artifact, or the one that a spec compiles to, answers to prompts.
 
     Raises:
-        InputError: E1651, a prompt is not UTF-8; E1735, the file of prompts can't be read; E1506, E1507, `output` can't be written.
+        InputError: E1651, a prompt is not UTF-8; E1735, the file of prompts can't be read; E1506, E1507, `output` can't
+            be written.
         MisuseError: E1737, no prompt.
     """
     texts = [*prompts, *(_lines(prompts_file) if prompts_file is not None else ())]

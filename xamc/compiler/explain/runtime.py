@@ -35,8 +35,9 @@ num_beams=4 or bad_words_ids. The message names it. Words that this runtime know
 at a value that asks for nothing (num_beams=1, output_scores=False) are accepted.""",
     "E1660": """`--cpu-list` (`use_cpus` in Python) takes numbers and ranges as `taskset --cpu-list` does, `0-3,8` for
 example, of CPUs that the process may use; a container or `taskset` may have left it only some of the machine's.""",
-    "E1608": """The number of threads is no whole number from 1 to 1024. Leave `--threads` out to use every CPU that the process may
-run on (its affinity, at most the container's CPU quota and OMP_NUM_THREADS).""",
+    "E1608": """The number of threads is no whole number from 1 to 1024. Leave `--threads` out to use every CPU that the
+process may run on (its affinity, at most the container's CPU quota and OMP_NUM_THREADS). More threads than CPUs are as
+many as the CPUs, with a warning.""",
     "E1609": """A library that runs the artifact is missing or refuses the code: TVM's runtime (`libtvm_runtime.so` in
 the package apache-tvm, with the pinned apache-tvm-ffi) for the CPU target, ONNX Runtime for the reference target.
 Code made by another TVM version does not load either. `xamc doctor` compares what is installed with the pins;
