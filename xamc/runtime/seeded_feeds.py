@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.graph_manifest import GraphTensor
 
-
 Integers = Literal["mask", "signed", "positive"]
 _MOST = 9
 

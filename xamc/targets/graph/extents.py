@@ -377,10 +377,11 @@ def _array(value: Any) -> NDArray[np.object_]:
     return value if isinstance(value, np.ndarray) else _filled((), [value])
 
 
-_METHODS = frozenset(
-    "Identity Cast Gather Slice Concat Unsqueeze Squeeze Reshape Expand Transpose Split Where ConstantOfShape Range "
-    "ScatterElements ScatterND ReduceProd ReduceSum ReduceMax ReduceMin".split()
-)
+_NAMES = """
+Cast Concat ConstantOfShape Expand Gather Identity Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape
+ScatterElements ScatterND Slice Split Squeeze Transpose Unsqueeze Where
+"""
+_METHODS = frozenset(_NAMES.split())
 # operator → what computes it, of how many (0: any number, two at a time), and whether it gives booleans
 _ELEMENTWISE: dict[str, tuple[Callable[..., Any], int, bool]] = {
     "Abs": (lambda a, x: x if a.proves(x >= 0) else a.largest(x, 0 - x), 1, False),
