@@ -126,11 +126,20 @@ def test_a_use_that_the_importer_does_not_have(tmp_path: Path) -> None:
     assert "reference" in caught.value.fix and not (tmp_path / LIBRARY).exists()
 
 
-def test_what_the_code_generator_refuses_is_named_too(tmp_path: Path) -> None:
-    """TVM resizes extents that are numbers only, and finds out when it writes loops."""
-    image = {"x": (np.float32, [1, 3, "h", "w"])}
-    scales = {"s": np.array([1, 1, 2, 2], np.float32)}
-    nodes = [("Relu", ["x"], ["r"], {}), ("Resize", ["r", "", "s"], ["y"], {"mode": "linear"})]
-    with pytest.raises(UnsupportedError, match="Resize /my/y") as caught:
-        Compiled(graph(nodes, image, ["y"], scales), tmp_path, {"x": [[1, 3, 4, 4], [1, 3, 8, 8]]})
+def test_what_the_code_generator_refuses_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TVM finds out late; the node is found among the others, and the words are not TVM's alone."""
+    from xamc.targets.graph import schedule
+
+    def legalizations() -> dict[str, Any]:
+        def refuse(*_: Any) -> None:
+            raise ValueError("Cannot use and / or / not operator to Expr")
+
+        return theirs() | {"relax.tanh": refuse}
+
+    theirs = schedule.legalizations
+    monkeypatch.setattr(schedule, "legalizations", legalizations)
+    nodes = [("Relu", ["x"], ["r"], {}), ("Tanh", ["r"], ["t"], {}), ("Exp", ["t"], ["y"], {})]
+    with pytest.raises(UnsupportedError, match="TVM can't compile Tanh /my/t") as caught:
+        Compiled(graph(nodes, {"x": (np.float32, [4])}, ["y"]), tmp_path)
     assert caught.value.code == "E1473" and "frontend.shape" in caught.value.fix
+    assert [line.partition(":")[0] for line in caught.value.details] == ["Tanh /my/t"]
