@@ -14,6 +14,7 @@ from xamc.compiler.errors import UnsupportedError
 
 IMAGES = {"x": ("f4", ["b", 2, "h", "w"])}
 RANGE = {"x": [[1, 2, 5, 7], [2, 2, 12, 16]]}
+PLACES = "coordinate_transformation_mode"
 SIZES = ((1, 5, 7), (2, 12, 9))
 TWICE = {"twice": np.array([1, 1, 2, 2], np.float32), "half": np.array([1, 1, 0.5, 0.5], np.float32)}
 
@@ -30,17 +31,17 @@ def _compare(nodes: list[Node], outputs: list[str], constants: dict[str, Any], f
 
 
 def test_scales(tmp_path: Path) -> None:
-    floor = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    floor = {PLACES: "asymmetric", "nearest_mode": "floor"}
     nodes: list[Node] = [
         ("Resize", ["x", "", "twice"], ["nearest"], {}),
         ("Resize", ["x", "", "twice"], ["floor"], floor),
         ("Resize", ["x", "", "twice"], ["linear"], {"mode": "linear"}),
-        ("Resize", ["x", "", "half"], ["half"], {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
+        ("Resize", ["x", "", "half"], ["smaller"], {"mode": "linear", PLACES: "asymmetric"}),
         (
             "Resize",
             ["x", "", "twice"],
             ["corners"],
-            {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+            {"mode": "linear", PLACES: "align_corners"},
         ),
     ]
     _compare(nodes, [made[0] for _, _, made, _ in nodes], TWICE, tmp_path)
@@ -49,17 +50,14 @@ def test_scales(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [11, 18])
 def test_sizes(opset: int, tmp_path: Path) -> None:
     """Batch and channels as they are, beside numbers; older exporters give empty scales along with them."""
+    left_out = ["none", "none"] if opset == 11 else ["", ""]
     nodes: list[Node] = [
         ("Shape", ["x"], ["s"], {}), ("Slice", ["s", "zero", "two"], ["kept"], {}),
         ("Concat", ["kept", "wanted"], ["sizes"], {"axis": 0}),
-        ("Resize", ["x", "none", "none", "sizes"] if opset == 11 else ["x", "", "", "sizes"], ["y"], {"mode": "linear"}),
+        ("Resize", ["x", *left_out, "sizes"], ["y"], {"mode": "linear"}),
     ]  # fmt: skip
-    constants = {
-        "zero": np.array([0]),
-        "two": np.array([2]),
-        "wanted": np.array([6, 10]),
-        "none": np.zeros(0, np.float32),
-    }
+    constants = {"zero": np.array([0]), "two": np.array([2]), "wanted": np.array([6, 10])}
+    constants |= {"none": np.zeros(0, np.float32)}
     _compare(nodes, ["y"], constants, tmp_path, opset)
 
 

@@ -56,7 +56,8 @@ class _Resize(onnx_frontend.Resize):
         if mode not in _MODES or places not in _PLACES or attr.get("exclude_outside", 0):
             raise ValueError(f"it has mode {mode} with {places}, over extents that vary")
         arithmetic: Arithmetic = attr["xamc_arithmetic"]
-        factors = [None] * len(given) if scales is None else scales.value.numpy().tolist()
+        factors: list[Any] = [None] * len(given) if scales is None else scales.value.numpy().tolist()
+        nearest = attr.get("nearest_mode", b"round_prefer_floor").decode()
         for axis in range(len(given)):
             target = wanted[axis] if wanted is not None else _scaled(arithmetic, given[axis], factors[axis])
             if arithmetic.proves_equal(target, given[axis]) and factors[axis] in (None, 1):
@@ -67,9 +68,7 @@ class _Resize(onnx_frontend.Resize):
                 extent=target,
                 scale=factors[axis],
                 places=places,
-                rounded=_ROUNDED[attr.get("nearest_mode", b"round_prefer_floor").decode()]
-                if mode == "nearest"
-                else None,
+                rounded=_ROUNDED[nearest] if mode == "nearest" else None,
             )
             x = bb.emit_te(compute, x, primfunc_name_hint=f"resize_{mode}")
         return x

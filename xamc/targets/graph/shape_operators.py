@@ -12,8 +12,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from xamc.targets.graph.extents import Arithmetic, Extents, as_extents, as_tensor
 
 EXTENTS_OF = {
-    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (3,), "Slice": (1, 2, 3, 4),
-    "Tile": (1,), "TopK": (1,),
+    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (3,),
+    "Slice": (1, 2, 3, 4), "Tile": (1,), "TopK": (1,),
 }  # fmt: skip
 """Operator → its inputs that say what shape the result has."""
 
