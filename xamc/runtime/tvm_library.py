@@ -29,7 +29,7 @@ _POOLED = 2  # AllocatorType::kPooled
 # tvm_ffi turns a C++ exception into the Python error of the same kind; these are the kinds that TVM throws.
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError)
 
-# path → the file, by device and inode, that was first loaded from it; it stays open, so that its number is not given again
+# path → the file, by device and inode, that was first loaded from it; it stays open, so its number is not given again
 _loaded: dict[Path, tuple[int, int]] = {}
 _loading = threading.Lock()
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.onnx_models import reference
-from tests.targets.graph.test_build import build, run
+from tests.targets.graph.operators import build, run
 from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.lowering.index_bounds import bound_indices

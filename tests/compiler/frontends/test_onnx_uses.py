@@ -36,19 +36,6 @@ def test_attributes(op: str, attributes: dict[str, Any], words: str | None) -> N
     assert (found is None) if words is None else (found is not None and words in found)
 
 
-@pytest.mark.parametrize(
-    ("op", "dtype", "attributes", "words"),
-    [
-        ("TopK", ir.DataType.UINT64, {}, "UINT64"),
-        ("TopK", ir.DataType.FLOAT, {}, None),
-    ],
-)
-def test_types(op: str, dtype: ir.DataType, attributes: dict[str, Any], words: str | None) -> None:
-    value = ir.Value(name="x", shape=ir.Shape([4]), type=ir.TensorType(dtype))
-    found = wrong_use(ir.node(op, [value, value], attributes))
-    assert (found is None) if words is None else (found is not None and words in found)
-
-
 @pytest.mark.parametrize(("known", "wrong"), [(None, True), (True, True), (False, False)])
 def test_dropout_that_may_train(known: bool | None, wrong: bool) -> None:
     training = ir.Value(name="t", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))

@@ -63,3 +63,16 @@ def test_old_operator_sets() -> None:
     with pytest.raises(UnsupportedError, match="computed indices") as caught:
         bound_indices(model)
     assert caught.value.code == "E1154"
+
+
+@pytest.mark.parametrize("index", [doubled, lambda g: "i"], ids=["computed", "an input"])
+def test_an_axis_that_varies(index: Any) -> None:
+    """The bound is the extent of the call; an input has none that could be checked before."""
+    g = Graph()
+    y = g.add("Gather", "x", index(g), axis=0)
+    proto = g.model({"x": (TensorProto.FLOAT, ["n", 4]), "i": (TensorProto.INT64, [3])}, {"y": (y, [3, 4])})
+    model = ir.from_proto(proto)
+    assert bound_indices(model, {"n": (1, 5)}) == {}
+    for rows in (5, 2):
+        x, far = TABLE[:rows], np.array([1000, -1000, 0])
+        np.testing.assert_array_equal(reference(ir.to_proto(model), {"x": x, "i": far})["y"], x[[rows - 1, 0, 0]])

@@ -42,13 +42,13 @@ def _may_train(node: ir.Node) -> bool:
 
 
 def rounded_scales(node: ir.Node) -> bool:
-    """Whether linear or cubic scales, times the extents, are no whole numbers."""
+    """Whether linear or cubic scales, times the extents that don't vary, are no whole numbers."""
     data, value = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
     if node.attributes.get_string("mode", "nearest") == "nearest" or data is None or data.shape is None:
         return False
     scales = value.const_value.numpy() if value is not None and value.const_value is not None else np.zeros(0)
-    extents = [extent if isinstance(extent, int) else 1 for extent in data.shape]
-    if scales.size != len(extents):
+    known = [axis for axis, extent in enumerate(data.shape) if isinstance(extent, int)]
+    if scales.size != len(data.shape):
         return False
-    wanted = scales.astype(np.float64) * extents
+    wanted = scales.astype(np.float64)[known] * [int(data.shape[axis]) for axis in known]
     return bool(np.any(np.abs(wanted - np.rint(wanted)) > 1e-4 * np.maximum(1, wanted)))

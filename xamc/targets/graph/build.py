@@ -139,9 +139,9 @@ def _alone(proto: Any) -> Iterator[tuple[Any, Any]]:
 
 def _refusals(proto: Any) -> list[str]:
     """Every node that the importer refuses by itself, not only the first one: a line with its name and why."""
-    found = []
+    found, given = [], {value.name for value in proto.graph.input}
     for node, alone in _alone(proto):
-        if _told_extents(node, alone):
+        if any(name not in given for name in _told_extents(node, alone)):
             continue  # alone it doesn't know where they come from
         try:
             _quietly_imported(alone)
@@ -152,10 +152,11 @@ def _refusals(proto: Any) -> list[str]:
     return found
 
 
-def _told_extents(node: Any, alone: Any) -> bool:
-    """Whether an operand that says what a result's shape is would be an input of the node alone."""
+def _told_extents(node: Any, alone: Any) -> list[str]:
+    """The operands that say what shape a result has, and would be inputs of the node alone."""
     inputs = {value.name for value in alone.graph.input}
-    return any(index < len(node.input) and node.input[index] in inputs for index in EXTENTS_OF.get(node.op_type, ()))
+    places = [index for index in EXTENTS_OF.get(node.op_type, ()) if index < len(node.input)]
+    return [node.input[index] for index in places if node.input[index] in inputs]
 
 
 def _refused(what: str, error: Exception, nodes: Sequence[str] = ()) -> UnsupportedError:

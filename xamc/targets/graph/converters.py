@@ -145,7 +145,8 @@ class _Min(_OfMany):
 
 
 class _Clip(onnx_frontend.OnnxOpConverter):
-    """Bounds that are NaN are none, as in ONNX Runtime; elements that are NaN stay so."""
+    """Elements that are NaN stay so. A bound that is NaN is none, as in ONNX Runtime; one that is left out is the
+    lowest, or the largest, finite number, as ONNX says."""
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
@@ -159,10 +160,13 @@ class _Clip(onnx_frontend.OnnxOpConverter):
 
     @classmethod
     def _between(cls, bb: Any, value: Any, bounds: list[Any]) -> Any:
-        for bound, open_end, call in zip(bounds, ("-inf", "inf"), (relax.op.maximum, relax.op.minimum)):
+        dtype = str(value.ty.dtype)
+        for given, open_end, call in zip(bounds, ("-inf", "inf"), (relax.op.maximum, relax.op.minimum)):
+            bound = given
+            if bound is None and dtype.startswith("float"):
+                bound = relax.const(np.nan_to_num(np.array(open_end, dtype)), dtype)
             if bound is None:
                 continue
-            dtype = str(bound.ty.dtype)
             if isinstance(bound, ir.GenericConst):
                 if np.isnan(bound.value.numpy()).any():
                     continue

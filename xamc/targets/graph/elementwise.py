@@ -115,7 +115,7 @@ def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
 
 
 def _tanh(x: Any) -> Any:
-    """Near zero a quotient of polynomials, which keeps small numbers and their signs; elsewhere 1 - 2 / (e^2|x| + 1)."""
+    """Near zero a quotient of polynomials, which keeps small ones and their signs; elsewhere 1 - 2 / (e^2|x| + 1)."""
     half, one, two = (tirx.const(number, x.ty) for number in (0.5, 1, 2))
     square = x * x
     near = x * _polynomial(_TANH_ABOVE, square) / _polynomial(_TANH_BELOW, square)

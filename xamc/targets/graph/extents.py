@@ -128,11 +128,14 @@ class Arithmetic:
     def proves(self, condition: Any) -> bool:
         return bool(condition) if isinstance(condition, bool | int) else bool(self._analyzer.can_prove(condition))
 
+    def proves_equal(self, a: Any, b: Any) -> bool:
+        return self.proves(_equal(a, b))
+
     def divide(self, a: Any, b: Any) -> Any:
         """Rounded toward zero."""
+        if isinstance(b, int) and b == 0:
+            raise _Undecided
         if isinstance(a, int) and isinstance(b, int):
-            if b == 0:
-                raise _Undecided
             return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
         if self.proves(a >= 0) and self.proves(b > 0):
             return self.simplified(tirx.floordiv(_expression(a), _expression(b)))
@@ -140,9 +143,9 @@ class Arithmetic:
 
     def modulo(self, a: Any, b: Any) -> Any:
         """With the divisor's sign."""
+        if isinstance(b, int) and b == 0:
+            raise _Undecided
         if isinstance(a, int) and isinstance(b, int):
-            if b == 0:
-                raise _Undecided
             return a % b
         return self.simplified(tirx.floormod(_expression(a), _expression(b)))
 
@@ -260,7 +263,7 @@ class Evaluator:
     def _slice(self, given: Any, attributes: Any, opset: int) -> Extents | None:
         data, *bounds = given
         starts, ends, axes, steps = [*(None if one is None else one.values.tolist() for one in bounds), None, None][:4]
-        if starts is None:
+        if starts is None or ends is None:
             starts, ends, axes = (list(attributes[name]) for name in ("starts", "ends", "axes"))
         if any(one is not None and not one.known for one in bounds):
             return None
@@ -377,30 +380,11 @@ def _array(value: Any) -> NDArray[np.object_]:
     return value if isinstance(value, np.ndarray) else _filled((), [value])
 
 
-_METHODS = frozenset(
-    [
-        "Identity",
-        "Cast",
-        "Gather",
-        "Slice",
-        "Concat",
-        "Unsqueeze",
-        "Squeeze",
-        "Reshape",
-        "Expand",
-        "Transpose",
-        "Split",
-        "Where",
-        "ConstantOfShape",
-        "Range",
-        "ScatterElements",
-        "ScatterND",
-        "ReduceProd",
-        "ReduceSum",
-        "ReduceMax",
-        "ReduceMin",
-    ]
-)
+_NAMES = """
+Cast Concat ConstantOfShape Expand Gather Identity Range ReduceMax ReduceMin ReduceProd ReduceSum Reshape
+ScatterElements ScatterND Slice Split Squeeze Transpose Unsqueeze Where
+"""
+_METHODS = frozenset(_NAMES.split())
 # operator → what computes it, of how many (0: any number, two at a time), and whether it gives booleans
 _ELEMENTWISE: dict[str, tuple[Callable[..., Any], int, bool]] = {
     "Abs": (lambda a, x: x if a.proves(x >= 0) else a.largest(x, 0 - x), 1, False),

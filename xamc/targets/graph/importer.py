@@ -13,10 +13,11 @@ from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 from xamc.compiler.lowering.onnx_operators import RANGES
 from xamc.targets.graph.converters import CONVERTERS
 from xamc.targets.graph.extents import Evaluator, Extents, as_tensor
+from xamc.targets.graph.resize import RESIZED
 from xamc.targets.graph.same_padding import PADDED
 from xamc.targets.graph.shape_operators import SHAPED, of_extents
 
-OURS = CONVERTERS | SHAPED | PADDED
+OURS = CONVERTERS | SHAPED | PADDED | RESIZED
 """Operator → what writes it in Relax, before the importer's own."""
 
 
@@ -66,7 +67,7 @@ def _replaced(**names: Any) -> Iterator[None]:
             setattr(onnx_frontend, name, value)
 
 
-class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
+class _Importer(onnx_frontend.ONNXGraphImporter):
     """Evaluates what a graph computes from its extents, and knows which node it is at.
 
     Attributes:

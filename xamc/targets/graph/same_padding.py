@@ -79,7 +79,7 @@ def _without(attr: Any) -> dict[str, Any]:
     return rest | {"pads": [0] * (2 * len(attr["kernel_shape"]))}
 
 
-class _Conv(onnx_frontend.Conv):  # type: ignore[misc]
+class _Conv(onnx_frontend.Conv):
     @classmethod
     def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         if _auto_pad(attr) not in _SAME:
@@ -93,7 +93,7 @@ class _Conv(onnx_frontend.Conv):  # type: ignore[misc]
         return super()._impl_v11(bb, given, _without(attr | {"kernel_shape": kernel}), params)
 
 
-class _AveragePool(onnx_frontend.AveragePool):  # type: ignore[misc]
+class _AveragePool(onnx_frontend.AveragePool):
     """Means over what is not padding are means over all, divided by how much of a window is not padding."""
 
     @classmethod
@@ -114,7 +114,7 @@ class _AveragePool(onnx_frontend.AveragePool):  # type: ignore[misc]
         return relax.op.divide(bb.normalize(means), bb.normalize(share))
 
 
-class _LpPool(onnx_frontend.LpPool):  # type: ignore[misc]
+class _LpPool(onnx_frontend.LpPool):
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         if _auto_pad(attr) not in _SAME:
@@ -126,7 +126,7 @@ class _LpPool(onnx_frontend.LpPool):  # type: ignore[misc]
         return super()._impl_v1(bb, [_padded(bb, inputs[0], attr, kernel, 0.0)], _without(attr), params)
 
 
-class _MaxPool(onnx_frontend.MaxPool):  # type: ignore[misc]
+class _MaxPool(onnx_frontend.MaxPool):
     """With the places of the largest elements, counted through the whole tensor, as a second output."""
 
     @classmethod

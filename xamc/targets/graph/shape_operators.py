@@ -12,8 +12,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from xamc.targets.graph.extents import Arithmetic, Extents, as_extents, as_tensor
 
 EXTENTS_OF = {
-    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Slice": (1, 2, 3, 4),
-    "Tile": (1,), "TopK": (1,),
+    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (3,),
+    "Slice": (1, 2, 3, 4), "Tile": (1,), "TopK": (1,),
 }  # fmt: skip
 """Operator → its inputs that say what shape the result has."""
 
@@ -31,7 +31,7 @@ def _shape(value: Any) -> list[Any]:
     return found.values.tolist()  # type: ignore[no-any-return]
 
 
-class _Reshape(onnx_frontend.Reshape):  # type: ignore[misc]
+class _Reshape(onnx_frontend.Reshape):
     @classmethod
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         wanted = as_extents(inputs[1])
@@ -52,7 +52,7 @@ class _Reshape(onnx_frontend.Reshape):  # type: ignore[misc]
         return relax.op.reshape(data, relax.ShapeExpr(target))
 
 
-class _Expand(onnx_frontend.Expand):  # type: ignore[misc]
+class _Expand(onnx_frontend.Expand):
     @classmethod
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         wanted = as_extents(inputs[1])
@@ -69,7 +69,7 @@ class _Expand(onnx_frontend.Expand):  # type: ignore[misc]
         return relax.op.broadcast_to(inputs[0], relax.ShapeExpr(result))
 
 
-class _ConstantOfShape(onnx_frontend.ConstantOfShape):  # type: ignore[misc]
+class _ConstantOfShape(onnx_frontend.ConstantOfShape):
     @classmethod
     def _impl_v9(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         if isinstance(inputs[0], Extents):
@@ -79,7 +79,7 @@ class _ConstantOfShape(onnx_frontend.ConstantOfShape):  # type: ignore[misc]
         return super()._impl_v9(bb, inputs, attr, params)
 
 
-class _Tile(onnx_frontend.Tile):  # type: ignore[misc]
+class _Tile(onnx_frontend.Tile):
     @classmethod
     def _impl_v13(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         if not isinstance(inputs[1], Extents):
@@ -96,7 +96,7 @@ class _Tile(onnx_frontend.Tile):  # type: ignore[misc]
         return bb.emit_te(compute, inputs[0], primfunc_name_hint="tile")
 
 
-class _Range(onnx_frontend.Range):  # type: ignore[misc]
+class _Range(onnx_frontend.Range):
     @classmethod
     def _impl_v12(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         given = [as_extents(value) for value in inputs[:3]]
@@ -121,7 +121,7 @@ class _Range(onnx_frontend.Range):  # type: ignore[misc]
         return values if dtype == "int64" else relax.op.astype(values, dtype)
 
 
-class _Slice(onnx_frontend.Slice):  # type: ignore[misc]
+class _Slice(onnx_frontend.Slice):
     """Bounds beyond an axis end at it, as those that are numbers do."""
 
     @classmethod
@@ -162,7 +162,7 @@ def _inside(arithmetic: Arithmetic, bound: Any, extent: Any) -> Any:
     return arithmetic.smallest(arithmetic.largest(bound, 0), extent)
 
 
-class _Pad(onnx_frontend.Pad):  # type: ignore[misc]
+class _Pad(onnx_frontend.Pad):
     @classmethod
     def _lower_pad(cls, bb: Any, inputs: Any, attr: Any, params: Any, allowed_modes: Any) -> Any:
         if not isinstance(inputs[1], Extents):

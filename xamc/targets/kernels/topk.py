@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from xamc.targets.kernels import emit as E
 
-_SIGN = 0x8000000000000000
-"""Of two's complement, as a number without a sign."""
+_LOWEST = -(2**63)
+"""The sign of two's complement."""
 
 
 def topk(name: str, dtype: str, most: int | None, largest: bool) -> E.PrimFunc:
@@ -123,7 +123,7 @@ def _key(value: E.Expr, dtype: str, largest: bool) -> E.Expr:
         signed = E.select(raw < E.const(0, 1, f"int{bits}"), E.i64(0) - magnitude, magnitude)
         key = E.select(magnitude > E.i64(infinity), E.i64(0x7FFFFFFFFFFFFFFF), signed)
     elif dtype == "uint64":
-        key = E.bits(value ^ E.const(_SIGN, 1, "uint64"), "int64", 1)
+        key = E.bits(value, "int64", 1) ^ E.i64(_LOWEST)
     else:
         key = E.cast(value, "int64", 1)
     return key if largest else E.i64(-1) - key
