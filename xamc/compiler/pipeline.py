@@ -29,7 +29,7 @@ from xamc.compiler.stages.graph_road import compile_graph
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
-from xamc.compiler.stages.real_weights import look_at_cache
+from xamc.compiler.stages.real_weights import look_at_cache, warn_of_small_weights
 from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.static_road import compile_static
@@ -98,6 +98,7 @@ def compile_spec(
             with progress.stage("frontend") as stage:
                 checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, options.allow_pickle)
                 context_limit, chunk = context_lengths(spec, checkpoint.config, progress)
+                warn_of_small_weights(progress, checkpoint, request)
                 stage.result(summary.frontend(checkpoint))
 
             with progress.stage("export") as stage:

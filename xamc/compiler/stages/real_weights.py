@@ -31,6 +31,8 @@ from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, is_varied, rand
 from xamc.compiler.verify.real_weights import KEYS, VALUES, Extent, Observed, observe
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.fingerprint import fingerprint
+from xamc.compiler.weights.float16_loss import lost_in_float16
+from xamc.targets.request import TargetRequest
 
 LARGEST_FLOAT16 = 65504.0
 NOT_RUN = "more than 1 GiB of weights: verify.final: true runs them"
@@ -152,6 +154,20 @@ def warn_of_cost(progress: Progress, observed: Observed, kv_dtype: str, fix: str
     """Warns about a cache that costs more than its bound, with the number and the remedy."""
     if observed.mean_kl > tolerance("cache_kl"):
         progress.warn(f"{cost(observed, kv_dtype)}; defaults cost at most {tolerance('cache_kl'):g} nats: {fix}")
+
+
+def warn_of_small_weights(progress: Progress, checkpoint: Checkpoint, request: TargetRequest) -> None:
+    """Warns about matrices that lose more in float16 than they would in bfloat16, by a sample of their rows."""
+    if request.weight_dtype != "float16" or request.quantize is not None:
+        return
+    lost = lost_in_float16(checkpoint.tensors)
+    if lost:
+        name, share = next(iter(lost.items()))
+        more = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        progress.warn(
+            f"{name}{more}: its values are so small that float16 loses {share:.1%} of them; store the weights in "
+            "bfloat16 or float32 (backend.dtype: bf16 or fp32, on tvm_cpu)"
+        )
 
 
 def look_at_cache(
