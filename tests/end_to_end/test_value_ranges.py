@@ -61,7 +61,9 @@ def test_an_int8_cache_holds_beside_a_large_key_bias(workshop: Workshop, tmp_pat
     assert kl.mean() <= tolerance("cache_kl") / 5
     assert min(top1_agreement(want, mine) for want, mine in zip(expected, found, strict=True)) > 0.9
     cost = compiled.report["values"]["kv_cache"]
-    assert 0 < cost["mean_kl"] <= tolerance("cache_kl") / 5 and not compiled.report["warnings"]
+    assert 0 < cost["mean_kl"] <= tolerance("cache_kl") / 5 and not any(
+        "costs" in text for text in compiled.report["warnings"]
+    )
 
 
 def test_a_cache_that_costs_more_than_its_bound_is_announced(tmp_path: Path) -> None:

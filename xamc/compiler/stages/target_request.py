@@ -41,7 +41,7 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
         )
     # what isn't quantized is float16 beside int8 and int4, which are about linear weights or the KV cache
     weight_dtype = "float16" if spec.frontend.quantize is not None else LONG_DTYPES.get(spec.backend.dtype, "float16")
-    kv_dtype = "int8" if quantization.used == INT8_KV else spec.runtime.kv_dtype
+    kv_dtype: str = "int8" if quantization.used == INT8_KV else spec.runtime.kv_dtype
     if kv_dtype == "auto":
         kv_dtype = _own_kv_dtype(weight_dtype, caps)
     if kv_dtype not in caps.kv_dtypes and quantization.used != INT8_KV:
