@@ -28,7 +28,7 @@ from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
-from xamc.compiler.verify.real_weights import KEYS, VALUES, Extent, Observed, observe
+from xamc.compiler.verify.real_weights import KEYS, UNSCALED, VALUES, Extent, Observed, observe
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.fingerprint import fingerprint
 from xamc.compiler.weights.float16_loss import lost_in_float16
@@ -89,14 +89,19 @@ def look(job: Job, spec: Spec, checkpoint: Checkpoint, cache: CacheRounding) -> 
     return found
 
 
-def require_float16(observed: Observed, target: str) -> None:
+def require_float16(observed: Observed, target: str, scales_queries: bool) -> None:
     """Refuses a model some of whose values a target that computes in float16 can't hold.
+
+    Args:
+        observed: what was seen.
+        target: its name, for the message.
+        scales_queries: whether its attention scales queries, so that no scores are ever larger than they end up.
 
     Raises:
         UnsupportedError: E1315 naming the first module, and others.
     """
     _require(
-        observed.extents,
+        [extent for extent in observed.extents if not (scales_queries and extent.what == UNSCALED)],
         f"{target} computes in float16",
         "compile it for tvm_cpu, which computes in float32, with backend.dtype: bf16; "
         f"{target} has no type with a wider range",
@@ -118,7 +123,7 @@ def require_float16_cache(observed: Observed) -> None:
     )
 
 
-def _require(extents: list[Extent] | tuple[Extent, ...], why: str, fix: str, keys: tuple[str, ...]) -> None:
+def _require(extents: list[Extent], why: str, fix: str, keys: tuple[str, ...]) -> None:
     beyond = [extent for extent in extents if not extent.largest <= LARGEST_FLOAT16]
     if beyond:
         raise UnsupportedError(
