@@ -8,7 +8,7 @@ import pytest
 
 from tests import twins
 from tests.golden_files import check_golden
-from tests.passes.graph.cases import DECODE, PASSES, golden_of
+from tests.passes.graph.cases import DECODE, PASSES, PassCase, golden_of
 from xamc.compiler.contract import RopeConfig
 from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.kv_calibration import scales_of_cases
@@ -27,9 +27,9 @@ def test_golden() -> None:
 
 
 @pytest.mark.parametrize("case", PASSES["key_bias_apart"].setups)
-def test_attention_reads_what_it_read_before(case: object) -> None:
+def test_attention_reads_what_it_read_before(case: PassCase) -> None:
     program, cases = twins.twin("windowed")
-    proof = prove([*case.before, KeyBiasApart()], program, cases).require().passes[-1]  # type: ignore[attr-defined]
+    proof = prove([*case.before, KeyBiasApart()], program, cases).require().passes[-1]
     assert proof.report.matched == {"layer": 2} and 0 < proof.worst <= tolerance("reassociated")
 
 

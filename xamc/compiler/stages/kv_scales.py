@@ -36,6 +36,7 @@ _MODULES = (
     "xamc.compiler.export.exporter",
     "xamc.compiler.verify.kv_calibration",
     "xamc.compiler.verify.streamed_reference",
+    "xamc.passes.graph.key_bias_apart",
 )
 _TOOLS = ("torch", "transformers", "numpy")
 
