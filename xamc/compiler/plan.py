@@ -241,7 +241,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
     static, gears = None, None
     if request is not None and not caps.dynamic_shapes:
         request = static_request(spec, caps, request)
-    passes = _passes(spec, request, caps)
+    passes = _passes(spec, config, request, caps)
     if request is not None and request.atc is not None:
         from xamc.compiler.gear_plan import gear_plan  # it knows the graphs, and with them onnx
 
@@ -381,10 +381,11 @@ def _values_stage(spec: Spec, config: ModelConfig, checkpoint: Checkpoint, param
     return PlannedStage("values", f"run the weights over {tokens} tokens, layer by layer", seconds, peak)
 
 
-def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tuple[str, ...]:
+def _passes(spec: Spec, config: ModelConfig, request: TargetRequest | None, caps: TargetCaps) -> tuple[str, ...]:
     """Names of the passes in order, without those the spec disables."""
     if request is None:
         return ()
+    from xamc.passes.graph.key_bias_apart import has_key_biases
     from xamc.targets.registry import StaticTarget, target
 
     chosen = target(caps.name)
@@ -393,7 +394,7 @@ def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tupl
         names = chosen.static_passes(request).names
         if request.kv_dtype == "int8":
             names.insert(names.index("shard"), "kv_int8")
-            if request.unbiased_keys:
+            if request.unbiased_keys and has_key_biases(config):
                 names.insert(names.index("weight_storage"), "key_bias_apart")
     else:
         names = [graph_pass.name for graph_pass in chosen.graph_passes(request)] + list(chosen.own_passes)
