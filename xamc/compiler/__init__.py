@@ -42,6 +42,8 @@ def compile(
 
     Raises:
         xamc.compiler.errors.XamcError: its class says whose fault it is. Nothing is left half-published.
+
+    What the command line shows as warnings are `UserWarning`s here.
     """
     from xamc.compiler.pipeline import compile_spec
     from xamc.compiler.stages.job import CompileOptions

@@ -34,7 +34,7 @@ from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.pass_names import require_pass_names
 from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
-from xamc.compiler.stages.real_weights import look_at_cache
+from xamc.compiler.stages.real_weights import look_at_cache, warn_of_small_weights
 from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.static_road import compile_static
@@ -111,6 +111,7 @@ def compile_spec(
                 recording = Recording.of(spec, request, checkpoint, planned.weights, target.caps)
                 context_limit, chunk = context_lengths(spec, checkpoint.config)
                 summary.warn_all(progress, length_warnings(spec, checkpoint.config, request))
+                warn_of_small_weights(progress, checkpoint, request)
                 stage.result(summary.frontend(checkpoint))
 
             with progress.stage("export") as stage:

@@ -219,7 +219,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         require_group_size(checkpoint, request.quantize)
     if request is not None and not caps.dynamic_shapes:
         request = static_request(spec, caps, request)
-    passes = _passes(spec, request, caps)
+    passes = _passes(spec, config, request, caps)
     planned = planned_files(checkpoint, spec, request, caps)
     weights, static, gears = planned.weights, planned.static, planned.gears
     parameters = parameter_count(checkpoint)
@@ -302,7 +302,7 @@ def _too_large(nbytes: int) -> Iterator[str]:
         )
 
 
-def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tuple[str, ...]:
+def _passes(spec: Spec, config: ModelConfig, request: TargetRequest | None, caps: TargetCaps) -> tuple[str, ...]:
     """Names of the passes in order, without those the spec disables."""
     if request is None:
         return ()
@@ -310,6 +310,7 @@ def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tupl
         pass_names,
         require_pass_names,
     )
+    from xamc.passes.graph.key_bias_apart import has_key_biases
     from xamc.targets.registry import StaticTarget, target
 
     chosen = target(caps.name)
@@ -318,7 +319,7 @@ def _passes(spec: Spec, request: TargetRequest | None, caps: TargetCaps) -> tupl
     names = pass_names(chosen, request)
     if isinstance(chosen, StaticTarget) and request.kv_dtype == "int8":
         names.insert(names.index("shard"), "kv_int8")
-        if request.unbiased_keys:
+        if request.unbiased_keys and has_key_biases(config):
             names.insert(names.index("weight_storage"), "key_bias_apart")
     return tuple(name for name in names if name not in spec.passes.disable)
 

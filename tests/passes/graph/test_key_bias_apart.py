@@ -8,11 +8,12 @@ import pytest
 
 from tests import twins
 from tests.golden_files import check_golden
-from tests.passes.graph.cases import DECODE, PASSES, golden_of
+from tests.passes.graph.cases import DECODE, PASSES, PassCase, golden_of
 from xamc.compiler.contract import RopeConfig
 from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.proof import prove
+from xamc.compiler.verify.rank_proof import prove_split
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.kv_scales import past_names, scales_name
 from xamc.compiler.weights.lazy import ArrayTensor
@@ -20,6 +21,8 @@ from xamc.passes.graph import key_bias_apart
 from xamc.passes.graph.key_bias_apart import KeyBiasApart, rotated_bias
 from xamc.passes.graph.kv_int8 import KvInt8
 from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
+from xamc.targets.request import TargetRequest
+from xamc.targets.vacc.passes import static_passes
 
 
 def test_golden() -> None:
@@ -27,9 +30,9 @@ def test_golden() -> None:
 
 
 @pytest.mark.parametrize("case", PASSES["key_bias_apart"].setups)
-def test_attention_reads_what_it_read_before(case: object) -> None:
+def test_attention_reads_what_it_read_before(case: PassCase) -> None:
     program, cases = twins.twin("windowed")
-    proof = prove([*case.before, KeyBiasApart()], program, cases).require().passes[-1]  # type: ignore[attr-defined]
+    proof = prove([*case.before, KeyBiasApart()], program, cases).require().passes[-1]
     assert proof.report.matched == {"layer": 2} and 0 < proof.worst <= tolerance("reassociated")
 
 
@@ -91,3 +94,13 @@ def test_proven_with_codes() -> None:
     passes = [*static_common_passes(), *vacc_graph_passes(DECODE), KeyBiasApart(), KvInt8(scales)]
     proof = prove(passes, program, cases).require().passes[-1]
     assert proof.report.matched == {"past": 4, "present": 4} and 0 < proof.cost <= tolerance("kv8_twin")
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+def test_ranks_have_the_biases_of_their_heads(tp: int) -> None:
+    """Two KV heads, one per rank, and each on two ranks."""
+    program, cases = twins.twin("windowed")
+    passes = static_passes(TargetRequest("float16", None, "int8", buckets=(DECODE,), unbiased_keys=True, tp=tp))
+    scales = scales_of_cases(program.config, cases, program.weights)
+    report = prove([*passes.common, *passes.of_bucket(DECODE, DECODE.length, scales)], program, cases).require()
+    assert passes.split is not None and prove_split(passes.split, program, report.cases).ok

@@ -28,9 +28,11 @@ from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
-from xamc.compiler.verify.real_weights import KEYS, VALUES, Extent, Observed, observe
+from xamc.compiler.verify.real_weights import KEYS, UNSCALED, VALUES, Extent, Observed, observe
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.fingerprint import fingerprint
+from xamc.compiler.weights.float16_loss import lost_in_float16
+from xamc.targets.request import TargetRequest
 
 LARGEST_FLOAT16 = 65504.0
 NOT_RUN = "more than 1 GiB of weights: verify.final: true runs them"
@@ -77,14 +79,19 @@ def look(job: Job, spec: Spec, checkpoint: Checkpoint, cache: CacheRounding) -> 
     return from_json(Observed, json.loads((folder / _RESULT).read_text()))
 
 
-def require_float16(observed: Observed, target: str) -> None:
+def require_float16(observed: Observed, target: str, scales_queries: bool) -> None:
     """Refuses a model some of whose values a target that computes in float16 can't hold.
+
+    Args:
+        observed: what was seen.
+        target: its name, for the message.
+        scales_queries: whether its attention scales queries, so that no scores are ever larger than they end up.
 
     Raises:
         UnsupportedError: E1315 naming the first module, and others.
     """
     _require(
-        observed.extents,
+        [extent for extent in observed.extents if not (scales_queries and extent.what == UNSCALED)],
         f"{target} computes in float16",
         "compile it for tvm_cpu, which computes in float32, with backend.dtype: bf16; "
         f"{target} has no type with a wider range",
@@ -106,7 +113,7 @@ def require_float16_cache(observed: Observed) -> None:
     )
 
 
-def _require(extents: list[Extent] | tuple[Extent, ...], why: str, fix: str, keys: tuple[str, ...]) -> None:
+def _require(extents: list[Extent], why: str, fix: str, keys: tuple[str, ...]) -> None:
     beyond = [extent for extent in extents if not extent.largest <= LARGEST_FLOAT16]
     if beyond:
         raise UnsupportedError(
@@ -142,6 +149,20 @@ def warn_of_cost(progress: Progress, observed: Observed, kv_dtype: str, fix: str
     """Warns about a cache that costs more than its bound, with the number and the remedy."""
     if observed.mean_kl > tolerance("cache_kl"):
         progress.warn(f"{cost(observed, kv_dtype)}; defaults cost at most {tolerance('cache_kl'):g} nats: {fix}")
+
+
+def warn_of_small_weights(progress: Progress, checkpoint: Checkpoint, request: TargetRequest) -> None:
+    """Warns about matrices that lose more in float16 than they would in bfloat16, by a sample of their rows."""
+    if request.weight_dtype != "float16" or request.quantize is not None:
+        return
+    lost = lost_in_float16(checkpoint.tensors)
+    if lost:
+        name, share = next(iter(lost.items()))
+        more = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        progress.warn(
+            f"{name}{more}: its values are so small that float16 loses {share:.1%} of them; store the weights in "
+            "bfloat16 or float32 (backend.dtype: bf16 or fp32, on tvm_cpu)"
+        )
 
 
 def look_at_cache(

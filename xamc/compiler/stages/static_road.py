@@ -67,7 +67,9 @@ def _look(job: Job, parts: StaticParts, scales: KvScales | None, progress: Progr
             CacheRounding(kv_dtype, scales, scales.unbiased_keys) if scales is not None else CacheRounding("float32")
         )
         observed = real_weights.look(job, parts.spec, parts.checkpoint, rounding)
-        real_weights.require_float16(observed, parts.spec.backend.type)
+        bucket = parts.passes.buckets[0]
+        scaled = any(getattr(p, "scale_query", False) for p in parts.passes.of_bucket(bucket, bucket.length, None))
+        real_weights.require_float16(observed, parts.spec.backend.type, scaled)
         stage.result(real_weights.in_words(observed, kv_dtype), summary.cached(job.cache, "real_weights"))
     real_weights.warn_of_cost(progress, observed, kv_dtype, "use float16, without frontend.quantize")
     return real_weights.report(observed)

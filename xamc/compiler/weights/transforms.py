@@ -168,7 +168,7 @@ def check_float16_range(name: str, block: Array, first_row: int) -> None:
         raise InputError(
             "E1124",
             f"{name}: {float(values[at]):g} in row {first_row + at[0]} exceeds float16's largest value, 65504",
-            "store the weights as bfloat16 (backend.dtype: bf16) or as float32",
+            "store the weights as bfloat16 or float32: backend.dtype: bf16 or fp32, on tvm_cpu",
         )
 
 

@@ -90,10 +90,14 @@ class KeyBiasApart:
             past, present = contract.past_key(layer), contract.present_key(layer)
             slots = np.arange(expected[present].shape[2], dtype=np.int64)
             if past in new_feeds:
-                new_feeds[past] = new_feeds[past] - rotated_bias(bias, self._config, slots[:-1])
+                new_feeds[past] = _float32(new_feeds[past]) - rotated_bias(bias, self._config, slots[:-1])
                 slots[-1] = int(np.asarray(feeds["position_ids"]).reshape(-1)[0])
-            expected[present] = expected[present] - rotated_bias(bias, self._config, slots)
+            expected[present] = _float32(expected[present]) - rotated_bias(bias, self._config, slots)
         return new_feeds, expected
+
+
+def _float32(array: NDArray[np.generic]) -> F32:
+    return np.asarray(array, np.float32)
 
 
 def _rotation(present: ir.Value) -> ir.Node:

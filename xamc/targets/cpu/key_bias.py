@@ -14,7 +14,7 @@ from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.targets.cpu.weight_plan import stored_parts
 from xamc.targets.kernels.kv_pages import KvDtype
 
-Array = NDArray[Any]
+F32 = NDArray[np.float32]
 
 
 def key_bias(program: RelaxProgram, body: Body, update: DialectCall, kv_dtype: KvDtype) -> Any | None:
@@ -39,7 +39,7 @@ def key_bias(program: RelaxProgram, body: Body, update: DialectCall, kv_dtype: K
     return projection.tensors[1 + stored_parts(projection)]
 
 
-def rotated_biases(program: RelaxProgram, kv_dtype: KvDtype, cos: Array, sin: Array) -> list[Array | None]:
+def rotated_biases(program: RelaxProgram, kv_dtype: KvDtype, cos: F32, sin: F32) -> list[F32 | None]:
     """For each layer what its cached keys lack: float32 [Hkv, R, D], its rotated biases by position; or None.
 
     Args:
@@ -49,7 +49,7 @@ def rotated_biases(program: RelaxProgram, kv_dtype: KvDtype, cos: Array, sin: Ar
         sin: likewise.
     """
     body = Body.of(program.module["main"])
-    found: dict[int, Array | None] = {}
+    found: dict[int, F32 | None] = {}
     for _, value in body.bindings:
         update = decode(value)
         if update is None or update.name != "rope_kv_write":
@@ -60,7 +60,7 @@ def rotated_biases(program: RelaxProgram, kv_dtype: KvDtype, cos: Array, sin: Ar
     return [found[layer] for layer in sorted(found)]
 
 
-def _rotated(program: RelaxProgram, name: str, sizes: Mapping[str, Any], cos: Array, sin: Array) -> Array:
+def _rotated(program: RelaxProgram, name: str, sizes: Mapping[str, Any], cos: F32, sin: F32) -> F32:
     heads, kv_heads, d = (int(sizes[k]) for k in ("heads", "kv_heads", "head_dim"))
     tensor = program.weights[name]
     bias = tensor.read_rows(0, tensor.shape[0]).astype(np.float32)

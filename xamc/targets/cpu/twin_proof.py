@@ -212,7 +212,7 @@ class TwinProof:
 
     def _caches(self, call: Case, kv_dtype: str) -> list[Array]:
         """Keys and values of all layers, as pools of `kv_dtype` hold them: without what attention adds to keys."""
-        tables = (np.asarray(call.feeds[name]) for name in ("rope_cos", "rope_sin"))
+        tables = (np.asarray(call.feeds[name], np.float32) for name in ("rope_cos", "rope_sin"))
         caches: list[Array] = []
         for layer, lacking in enumerate(rotated_biases(self.program, cast(KvDtype, kv_dtype), *tables)):
             keys, values = (np.asarray(call.feeds[f"cache_{kind}.{layer}"], np.float32) for kind in ("key", "value"))
