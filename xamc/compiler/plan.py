@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.manifest import Arithmetic
 from xamc.compiler.artifact.staging import free_bytes
-from xamc.compiler.contract import kv_bytes_per_token
+from xamc.compiler.contract import ModelConfig, kv_bytes_per_token
 from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import available_bytes

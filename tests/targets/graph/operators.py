@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.lowering.index_bounds import bound_indices
 from xamc.targets.graph.names import LIBRARY
+from xamc.targets.kernels.isa import Isa
 
 Arrays = Mapping[str, NDArray[Any]]
 Node = tuple[str, Sequence[str], Sequence[str], Mapping[str, Any]]
@@ -25,7 +26,7 @@ def build(model: onnx.ModelProto, data_inputs: int, out: Path) -> Path:
     from xamc.targets.graph.build import build
 
     onnx.save(model, out / "graph.onnx")
-    request = {"graph": str(out / "graph.onnx"), "data_inputs": data_inputs, "isa": "x86-64-v3", "dump": None}
+    request = {"graph": str(out / "graph.onnx"), "data_inputs": data_inputs, "isa": Isa.host().name, "dump": None}
     build({**request, "out": str(out)})
     return out / LIBRARY
 

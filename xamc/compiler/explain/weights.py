@@ -34,8 +34,9 @@ that are quantized already (`quantization_config`: GPTQ, AWQ, FP8), attention th
 windows or layers of several kinds in a family that has none, caps and multipliers of other families
 (`final_logit_softcapping`, `residual_multiplier`), or a sliding window in GGUF. Of a GGUF file's metadata, each key
 that llama.cpp knows and that changes what a model computes is refused by its name: `attention.causal` false, scales,
-caps, experts, another layout of heads. The message names key and value. Use the float16 or bfloat16 checkpoint; `frontend.quantize` quantizes it. Where a key doesn't belong to the model, and its
-class in transformers doesn't read it, remove it from config.json.""",
+caps, experts, another layout of heads. The message names key and value. Use the float16 or bfloat16 checkpoint;
+`frontend.quantize` quantizes it. Where a key doesn't belong to the model, and its class in transformers doesn't read
+it, remove it from config.json.""",
     "E1110": """The header of a safetensors file is malformed: no JSON, a tensor whose dtype and shape don't give its
 number of bytes, tensors that overlap, bytes that belong to no tensor, or a header above 100 MiB. The file is damaged
 or made up; download it again.""",

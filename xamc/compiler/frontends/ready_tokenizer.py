@@ -100,7 +100,9 @@ def _normalizer(content: Mapping[str, Any]) -> Normalizer | None:
     from tokenizers import Tokenizer, models
 
     parts = json.loads(Tokenizer(models.BPE()).to_str())
-    return Tokenizer.from_str(json.dumps({**parts, "normalizer": content.get("normalizer")})).normalizer
+    made = Tokenizer.from_str(json.dumps({**parts, "normalizer": content.get("normalizer")}))
+    found: Normalizer | None = made.normalizer
+    return found
 
 
 def _own_tokens(content: Mapping[str, Any]) -> list[AddedToken]:

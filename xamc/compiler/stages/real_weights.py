@@ -30,7 +30,7 @@ from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
 from xamc.compiler.verify.real_weights import KEYS, UNSCALED, VALUES, Extent, Observed, observe
 from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.fingerprint import fingerprint
+from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.compiler.weights.float16_loss import lost_in_float16
 from xamc.targets.request import TargetRequest
 
@@ -38,7 +38,7 @@ LARGEST_FLOAT16 = 65504.0
 NOT_RUN = "more than 1 GiB of weights: verify.final: true runs them"
 PROMPTS, TOKENS = 4, 64
 _RESULT = "observed.json"
-_RUNS = ("xamc.compiler.verify.real_weights", "xamc.compiler.verify.streamed_reference")
+_CHILD = "xamc.compiler.verify.real_weights:run_request"
 
 
 def are_run(spec: Spec, checkpoint: Checkpoint) -> bool:
@@ -68,7 +68,8 @@ def look(job: Job, spec: Spec, checkpoint: Checkpoint, cache: CacheRounding) -> 
         "cache": [cache.dtype, cache.unbiased_keys, cache.scales is not None],
         "scales": {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in scales.items()},
     }
-    key = stage_key("real_weights", __name__, _RUNS, inputs)
+    runs = (_CHILD, *reading_modules(checkpoint.tensors.values()))
+    key = stage_key("real_weights", __name__, runs, inputs)
 
     def build(folder: Path) -> None:
         with temporary_folder("weights") as scratch:
