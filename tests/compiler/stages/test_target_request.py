@@ -43,8 +43,8 @@ def test_gptq_on_vacc_needs_leave_to_round() -> None:
 @pytest.mark.parametrize(
     ("target", "asked", "used"),
     [
-        ("tvm_cpu", None, "int8"),
-        ("tvm_cpu", "auto", "int8"),
+        ("tvm_cpu", None, "int16"),
+        ("tvm_cpu", "auto", "int16"),
         ("tvm_cpu", "int8", "int8"),
         ("tvm_cpu", "int16", "int16"),
         ("tvm_cpu", "bfloat16", "bfloat16"),

@@ -92,6 +92,7 @@ def test_the_distance_from_transformers_is_said(manifest: Manifest) -> None:
 def test_fp32_is_what_stores_nothing_in_less(manifest: Manifest, fp32: Manifest) -> None:
     assert is_fp32(fp32) and not is_fp32(manifest)
     assert not is_fp32(replace(fp32, kv=replace(fp32.kv, dtype="float16")))
+    assert not is_fp32(replace(fp32, quantization=replace(fp32.quantization, activations="bfloat16")))
 
 
 def test_without_logits_of_its_own_fp32_keeps_the_bound_to_transformers(fp32: Manifest) -> None:

@@ -52,15 +52,15 @@ KEYS: tuple[Key, ...] = (
     Key(
         "backend.compile.activations",
         OneOf(("auto", "float32", "bfloat16", "int8", "int16")),
-        "What linear layers multiply their inputs as. `float32` is exact on every CPU. `int8` and, for 8-bit weights, "
-        "`int16` round the inputs of layers with integer weights, in groups of 32 and 64. `bfloat16` rounds inputs and "
-        "weights in prompts where the CPU has a dot product of them, and is `float32` elsewhere. Faster, for a loss "
-        "that `plan` and docs/kernels.md give.",
+        "What linear layers multiply their inputs as. `float32` is exact on every CPU. `int16` and `int8` round the "
+        "inputs of layers with integer weights: of 4-bit ones to 8 bits, of 8-bit ones to as many as they say. "
+        "`bfloat16` rounds inputs and weights in prompts where the CPU has a dot product of them, and is `float32` "
+        "elsewhere. Faster, for a loss that `plan` and docs/kernels.md give.",
         on(
             {"tvm_cpu": ("used", "chooses kernels; recorded in the artifact")},
             ("no effect", "activations are floating-point"),
         ),
-        "auto: int8 for 4-bit weights, int16 for 8-bit ones, bfloat16 for backend.dtype: bf16, else float32",
+        "auto: int16 for weights of 4 and 8 bits, bfloat16 for backend.dtype: bf16, else float32",
     ),
     Key(
         "backend.compile.tune",

@@ -109,9 +109,8 @@ def _activations(spec: Spec, caps: TargetCaps, policy: RoundToNearest | None, we
     """What linear layers multiply their inputs as; `auto` never asks for less than the weights are stored in."""
     asked = spec.backend.activations
     if asked == "auto":
-        asked = "bfloat16" if weight_dtype == "bfloat16" else "float32"
-        if policy is not None:
-            asked = "int16" if policy.bits == 8 else "int8"
+        # what every level multiplies alike, so that precision doesn't depend on the machine
+        asked = "int16" if policy is not None else "bfloat16" if weight_dtype == "bfloat16" else "float32"
     if asked not in caps.activations:
         return "float32"
     if asked in ("int8", "int16") and policy is None:

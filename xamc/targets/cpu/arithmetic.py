@@ -10,7 +10,16 @@ from xamc.compiler.artifact.manifest import Arithmetic
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest
 
-_DIVERGENCE: dict[tuple[str, str], float] = {}
+_DIVERGENCE: dict[tuple[str, str], float] = {
+    ("float16", "float32"): 3.7e-6,
+    ("bfloat16", "float32"): 9.4e-5,
+    ("int8", "float32"): 4.7e-3,
+    ("int8", "int16"): 4.7e-3,
+    ("int8", "int8"): 8.2e-3,
+    ("int4", "float32"): 8.4e-6,
+    ("int4", "int8, head int16"): 2.2e-3,
+    ("int4", "int8, head int8"): 3.3e-3,
+}
 """(weights, what inputs are rounded to): mean KL of SmolLM2-135M to transformers in float32, nats.
 
 `python -m tools.bench.arithmetic` measures them; docs/kernels.md has the positions and the levels.
