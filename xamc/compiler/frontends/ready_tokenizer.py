@@ -100,7 +100,10 @@ def _normalizer(content: Mapping[str, Any]) -> Normalizer | None:
     from tokenizers import Tokenizer, models
 
     parts = json.loads(Tokenizer(models.BPE()).to_str())
-    return Tokenizer.from_str(json.dumps({**parts, "normalizer": content.get("normalizer")})).normalizer
+    normalizer: Normalizer | None = Tokenizer.from_str(
+        json.dumps({**parts, "normalizer": content.get("normalizer")})
+    ).normalizer
+    return normalizer
 
 
 def _own_tokens(content: Mapping[str, Any]) -> list[AddedToken]:
