@@ -91,7 +91,7 @@ def answers(model: Model, rows: Sequence[I64], following: I64) -> list[F32]:
 
 
 def wrong_answers_of_many_callers(model: Model, rows: Sequence[I64], steps: int) -> list[Any]:
-    """What differs from each prompt's answer alone: from streams side by side in one thread, and from threads at once."""
+    """What differs from each prompt's answer alone, in streams side by side in one thread and in threads at once."""
     alone = [model.generate(row, steps, ignore_eos=True).token_ids for row in rows]
     streams = [model.stream(row, steps, ignore_eos=True) for row in rows]
     events = [iter(stream._events) for stream in streams]  # pieces, without a tokenizer too
