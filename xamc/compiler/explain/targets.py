@@ -17,8 +17,9 @@ out. Nothing has been published. Set `workspace.workers: 1` (or `--workers 1`), 
 values, or combined weights in a way that can't be written down as a recipe. This is a defect of that pass.""",
     "E1406": """On the twin, a small model with the structure of yours, a Relax pass or the compiled kernels gave
 outputs that differ from those before it by more than the stated tolerance. The message names the pass, the output and
-the call. `rounding_noise` is a bound of the twin's own: what noise as large as the rounding does to it, twice. `--dump-ir DIR` writes the program before and after. Leaving the pass out with `passes.disable` may get you
-going; please report it, it is a defect of ours.""",
+the call. `rounding_noise` is a bound of the twin's own: what noise as large as the rounding does to it, twice.
+`--dump-ir DIR` writes the program before and after. Leaving the pass out with `passes.disable` may get you going;
+please report it, it is a defect of ours.""",
     "E1407": """The target in `backend.type` is known and can be planned for (`xamc plan`), but this version can't
 compile for it. A vendor file for VACC compiles for the CPU with `--set backend.type=tvm_cpu`.""",
     "E1408": """`frontend.quantize.type` names a quantization that needs a calibration (GPTQ, AWQ, SmoothQuant, an int8
