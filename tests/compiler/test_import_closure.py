@@ -22,6 +22,7 @@ STAGES: dict[tuple[str, str], str | None] = {
     ("xamc.compiler.stages.export", "export"): "_CHILD",
     ("xamc.compiler.stages.graph_import", "import"): "_CHILD",
     ("xamc.compiler.stages.kv_scales", "kv_scales"): "_CALIBRATION",
+    ("xamc.compiler.stages.real_weights", "real_weights"): "_CHILD",
     ("xamc.compiler.stages.static_vacc", "weights"): "_WRITING",
     ("xamc.compiler.stages.weights", "weights"): "_PACKING",
     ("xamc.targets.cpu.generate", "codegen"): "_CODE_CHILD",
