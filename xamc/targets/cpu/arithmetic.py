@@ -12,11 +12,15 @@ from xamc.targets.request import TargetRequest
 
 _DIVERGENCE: dict[tuple[str, str], float] = {
     ("float16", "float32"): 3.7e-6,
+    ("float16", "bfloat16"): 1.6e-4,
     ("bfloat16", "float32"): 9.4e-5,
+    ("bfloat16", "bfloat16"): 1.9e-4,
     ("int8", "float32"): 4.7e-3,
+    ("int8", "bfloat16"): 4.9e-3,
     ("int8", "int16"): 4.7e-3,
     ("int8", "int8"): 8.2e-3,
     ("int4", "float32"): 8.4e-6,
+    ("int4", "bfloat16"): 1.6e-4,
     ("int4", "int8, head int16"): 2.2e-3,
     ("int4", "int8, head int8"): 3.3e-3,
 }
