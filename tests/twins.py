@@ -30,24 +30,29 @@ from xamc.passes.protocol import GraphPass
 KINDS = ("tied", "windowed")
 # otherwise as "tied": nine heads in three groups, as SmolLM2 has, and a bias everywhere; all heads in one group
 THREE_GROUPS, ONE_KV_HEAD = "three_groups", "one_kv_head"
-_HEADS = {"windowed": (4, 2), "tied": (6, 2), THREE_GROUPS: (9, 3), ONE_KV_HEAD: (5, 1)}
+# the twin of a model of hidden size 96 and intermediate size 200, untied: with bfloat16 weights a float16
+# cache moves it by 1.5e-3, more than the bound of 1e-3 that stood here once
+ROUNDING = "rounding"
+_HEADS = {"windowed": (4, 2), "tied": (6, 2), THREE_GROUPS: (9, 3), ONE_KV_HEAD: (5, 1), ROUNDING: (6, 2)}
 
 
 def config(kind: str) -> ModelConfig:
     """The config of a twin; two layers, and 16-wide heads."""
     windowed = kind == "windowed"
+    intermediate, vocabulary = (104, 107) if kind == ROUNDING else (160, 100)
+    tied = kind not in ("windowed", ROUNDING)
     heads, kv_heads = _HEADS[kind]
     hidden = 16 * heads
     hf: dict[str, Any] = {
         "hidden_size": hidden,
-        "intermediate_size": 160,
+        "intermediate_size": intermediate,
         "num_hidden_layers": 2,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "vocab_size": 100,
+        "vocab_size": vocabulary,
         "max_position_embeddings": 64,
         "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": not windowed,
+        "tie_word_embeddings": tied,
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
@@ -63,16 +68,16 @@ def config(kind: str) -> ModelConfig:
         model_type="qwen2" if windowed else "llama",
         architecture="Qwen2ForCausalLM" if windowed else "LlamaForCausalLM",
         hidden_size=hidden,
-        intermediate_size=160,
+        intermediate_size=intermediate,
         num_layers=2,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=16,
-        vocab_size=100,
+        vocab_size=vocabulary,
         max_position_embeddings=64,
         rms_norm_eps=1e-5,
         rope=RopeConfig("default", 10000.0),
-        tie_word_embeddings=not windowed,
+        tie_word_embeddings=tied,
         qk_norm=False,
         sliding_windows=(None, 3) if windowed else (None, None),
         bos_token_id=None,

@@ -32,6 +32,7 @@ Array = NDArray[Any]
 STORED = {
     "fp32": (),
     "fp16": (WeightStorage("float16"),),
+    "bf16": (WeightStorage("bfloat16"),),
     "w8": (QuantizeWeights.to_bits(8, None),),
     "w4": (QuantizeWeights.to_bits(4, 32),),
 }

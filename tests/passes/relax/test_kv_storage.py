@@ -3,6 +3,7 @@ import pytest
 from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.relax import cases
+from tests.twins import ROUNDING
 from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.passes.relax import kv_storage
@@ -12,18 +13,20 @@ from xamc.targets.cpu import twin_proof
 from xamc.targets.cpu.twin_proof import Proven, TwinProof
 
 
-def proven(relax_pass: RelaxPass, kind: str) -> Proven:
+def proven(relax_pass: RelaxPass, kind: str, stored: str = "fp32") -> Proven:
     """What the CPU target's proof says of the pass, right before which the twin is."""
-    program = cases.before(kind, "kv_storage")
-    names = [f"output{number}" for number in range(len(cases.answers(kind, program)[0]))]
-    before = [dict(zip(names, outputs, strict=True)) for outputs in cases.answers(kind, program)]
-    return TwinProof(program, names, cases.lowered(kind)[1], before).prove(relax_pass)
+    program = cases.before(kind, "kv_storage", stored)
+    names = [f"output{number}" for number in range(len(cases.answers(kind, program, stored)[0]))]
+    before = [dict(zip(names, outputs, strict=True)) for outputs in cases.answers(kind, program, stored)]
+    return TwinProof(program, names, cases.lowered(kind, stored)[1], before).prove(relax_pass)
 
 
-@pytest.mark.parametrize("kind", ["tied", "windowed"])
+@pytest.mark.parametrize("kind, stored", [("tied", "fp32"), ("windowed", "fp32"), (ROUNDING, "bf16")])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_rounding_stays_within_what_noise_of_its_size_does_to_the_twin_and_happens(dtype: str, kind: str) -> None:
-    found = proven(KvStorage(dtype), kind)
+def test_rounding_stays_within_what_noise_of_its_size_does_to_the_twin_and_happens(
+    dtype: str, kind: str, stored: str
+) -> None:
+    found = proven(KvStorage(dtype), kind, stored)
     assert found.bound.name == "rounding_noise"
     assert tolerance("reassociated") < found.deviation <= found.bound.value < 0.1
 
