@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer
 
 from tests.checkpoints import CONFIGS
 from tests.end_to_end import references
@@ -84,3 +86,17 @@ def test_the_hand_off_holds_both_matrices_and_says_so(workshop: Workshop, tmp_pa
     stored, given = load_file(next(written.glob("*.safetensors"))), load_file(path / "model.safetensors")
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         assert torch.equal(stored[name], given[name])
+
+
+def test_a_tokenizer_that_makes_nothing_of_our_own_prompts_stops_no_compile(workshop: Workshop) -> None:
+    """transformers reads a qwen2 folder as byte-level BPE, whatever its tokenizer.json is: here without a token."""
+    path = workshop.checkpoint("qwen2", "wordless")
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "w1": 1, "w2": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert AutoTokenizer.from_pretrained(path)("w1 w2").input_ids == []
+    loaded = workshop.model(path, "wordless", backend={"type": "reference", "dtype": "fp32"})
+    assert len(loaded.generate([1, 2], 3, ignore_eos=True).token_ids) == 3
+    with pytest.raises(InputError, match="E1311"):
+        workshop.model(path, "words", backend={"type": "reference", "dtype": "fp32"}, verify={"prompts": ["w1 w2"]})

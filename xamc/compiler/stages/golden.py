@@ -69,6 +69,7 @@ def record(
             "tokenizer": str(folder / manifest.tokenizer) if checkpoint.tokenizer else None,
             "vocab_size": manifest.model.vocab_size,
             "prompts": list(prompts),
+            "asked_for": bool(spec.verify.prompts),
             "tokens": min(PROMPT_TOKENS, manifest.context_limit),
             "execute": not not_run,
             "out": str(scratch / _ANSWERS),
@@ -127,16 +128,16 @@ def run_artifact(request: dict[str, Any]) -> None:
     """The child's side: token ids of every prompt, and with ``execute`` their logits, written to ``out``.
 
     Raises:
-        InputError: E1311 a prompt without a token; InternalError: E1312 logits that are not finite.
+        InputError: E1311 a prompt of the spec without a token; InternalError: E1312 logits that are not finite.
     """
     from xamc.runtime import load
 
-    encode = _encoder(request["tokenizer"], request["vocab_size"], request["tokens"])
+    encode = _encoder(request)
     model = load(Path(request["artifact"])) if request["execute"] else None
     answers: dict[str, NDArray[Any]] = {}
     for index, prompt in enumerate(request["prompts"]):
         ids = encode(prompt)[: request["tokens"]]
-        if not len(ids):
+        if not len(ids):  # a prompt of the spec
             keys = (f"verify.prompts.{index}",)
             raise InputError("E1311", f"the prompt {prompt!r} has no token", fix="set verify.prompts", keys=keys)
         answers[f"{index}.token_ids"] = ids.astype(np.int64)
@@ -154,11 +155,19 @@ def run_artifact(request: dict[str, Any]) -> None:
     safetensors.numpy.save_file(answers, request["out"])
 
 
-def _encoder(tokenizer: str | None, vocab_size: int, tokens: int) -> Callable[[str], NDArray[np.int64]]:
-    """Token ids of a prompt; pseudo-random ones, the same in every compile, where the checkpoint has no tokenizer."""
-    if tokenizer is None:
-        generator = np.random.default_rng(0)
-        return lambda prompt: generator.integers(0, vocab_size, tokens)
+def _encoder(request: dict[str, Any]) -> Callable[[str], NDArray[np.int64]]:
+    """Token ids of a prompt; pseudo-random ones, the same in every compile, where the checkpoint has no tokenizer, or
+    has one that makes nothing of a prompt that is ours and not the spec's."""
+    generator = np.random.default_rng(0)
+
+    def random(prompt: str) -> NDArray[np.int64]:
+        return generator.integers(0, request["vocab_size"], request["tokens"])
+
+    if request["tokenizer"] is None:
+        return random
     from xamc.runtime.tokenizer import Tokenizer
 
-    return Tokenizer(Path(tokenizer)).encode
+    encode = Tokenizer(Path(request["tokenizer"])).encode
+    if request["asked_for"]:
+        return encode
+    return lambda prompt: ids if len(ids := encode(prompt)) else random(prompt)
