@@ -260,8 +260,8 @@ def test_what_the_checkpoint_and_the_machine_make_doubtful_is_said(
         "context limit of 128",
         "running the artifact on this machine takes",
     )
-    assert [any(words in warning for warning in plan.warnings) for words in said] == [True] * 4
-    assert plan.to_dict()["warnings"] == plan.warnings
+    assert [any(words in str(warning) for warning in plan.warnings) for words in said] == [True] * 4
+    assert [entry["message"] for entry in plan.to_dict()["warnings"]] == [str(warning) for warning in plan.warnings]
     file = tmp_path / "build.yaml"
     file.write_text(yaml.safe_dump(spec))
     assert cli.run(["plan", str(file)]) == 1  # E1710: the compile doesn't fit either

@@ -158,7 +158,7 @@ def test_damaged_checkpoints(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 kB, less than the weights take."""
+    """A file system of 200 kB, less than the artifact takes."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -172,7 +172,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_full_disk(small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_is_too_small(small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Known before anything is made."""
+    checkpoint, out = write_tiny(tmp_path / "model", KIND), small_disk / "out"
+    status = cli.run(["compile", str(write_spec(tmp_path, checkpoint, out))])
+    shown = " ".join(capsys.readouterr().err.split())
+    assert status == 1, shown
+    assert "E1711" in shown and "free space" in shown
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_full_disk(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that something else fills up meanwhile."""
+    monkeypatch.setattr("xamc.compiler.room.free_bytes", lambda folder: 2**30)
     checkpoint, out = write_tiny(tmp_path / "model", KIND), small_disk / "out"
     status = cli.run(["compile", str(write_spec(tmp_path, checkpoint, out))])
     shown = " ".join(capsys.readouterr().err.split())

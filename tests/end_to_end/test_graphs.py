@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tests.onnx_models import MODELS, RANGES, SHAPES, feeds, narrowed, reference
 from tests.worker import Worker
 from xamc.compiler import cli
 from xamc.compiler.artifact import read_graph
+from xamc.compiler.artifact.digests import sha256_of
+from xamc.compiler.artifact.manifest import dumps
 from xamc.compiler.artifact.params_index import read_params_index
 from xamc.compiler.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.compiler.pipeline import compile_spec
@@ -302,10 +305,15 @@ def test_a_wrong_parameter_is_noticed(compiled: Callable[..., Path], tmp_path: P
     (copy / "mod.params").chmod(0o644)
     content[-128:] = np.full(32, 0.5, np.float32).tobytes()
     (copy / "mod.params").write_bytes(content)
+    with pytest.raises(InputError, match="E1505"):  # before anything is computed
+        run_cases(request)
+    manifest = read_graph(copy).manifest
+    files = tuple(replace(file, sha256=sha256_of(copy / file.path)) for file in manifest.files)
+    (copy / "manifest.json").write_text(dumps(replace(manifest, files=files)))
     with pytest.raises(InternalError) as caught:
         run_cases(request)
     assert caught.value.code == "E1474"
-    assert cli.run(["verify", str(copy)]) == 1
+    assert cli.run(["verify", str(copy)]) == 4  # E1511, by the golden outputs
 
 
 def test_commands(compiled: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,10 +73,13 @@ def both(
     tokenizer = tokenizer_of(request.param)
     folder = tmp_path_factory.mktemp("pipeline") / "artifact"
     generation = toy.Generation(1, (2,), "tokenizer/chat_template.jinja")
-    toy.write_artifact(folder, "reference", toy_code["reference"], vocab_size=VOCAB, generation=generation)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
-    (folder / "tokenizer" / "chat_template.jinja").write_text(request.param)
+    texts = {
+        "tokenizer/tokenizer.json": tokenizer.backend_tokenizer.to_str(),
+        "tokenizer/tokenizer_config.json": json.dumps({"bos_token": "<s>", "eos_token": "</s>"}),
+        "tokenizer/chat_template.jinja": request.param,
+    }
+    changes = {"vocab_size": VOCAB, "generation": generation}
+    toy.write_artifact(folder, "reference", toy_code["reference"], texts=texts, **changes)
     ours = Model(folder, load(folder).manifest, Foreign(theirs_model))
     theirs = transformers.pipeline("text-generation", model=theirs_model, tokenizer=tokenizer)
     return theirs, pipeline("text-generation", model=ours)

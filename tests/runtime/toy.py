@@ -7,6 +7,7 @@ the RoPE tables: wrong write indices, stale cache entries, wrong positions and w
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,15 @@ def train_tokenizer() -> Any:
     return tokenizer
 
 
-def write_artifact(folder: Path, target: str, code: Path, tokenizer: Any = None, **changes: Any) -> Path:
-    """An artifact folder around `code` (a TVM library or an ONNX file)."""
+def write_artifact(
+    folder: Path,
+    target: str,
+    code: Path,
+    tokenizer: Any = None,
+    texts: Mapping[str, str] | None = None,
+    **changes: Any,
+) -> Path:
+    """An artifact folder around `code` (a TVM library or an ONNX file), with files of `texts` by their place in it."""
     folder.mkdir(parents=True)
     tensors = weights(changes.pop("vocab_size"))
     entries, nbytes = plan_layout((name, array.dtype.name, array.shape) for name, array in tensors.items())
@@ -120,6 +128,8 @@ def write_artifact(folder: Path, target: str, code: Path, tokenizer: Any = None,
             "{% for m in messages %}{{ bos_token }}{{ m.role }}: {{ m.content }}\n{% endfor %}"
             "{% if add_generation_prompt %}assistant:{% endif %}"
         )
+    for place, text in (texts or {}).items():
+        (folder / place).write_text(text, encoding="utf-8")
     files = tuple(
         FileDigest(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of(path))
         for path in sorted(folder.rglob("*"))

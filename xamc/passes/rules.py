@@ -13,6 +13,7 @@ GRAPH_RULES = frozenset(
         "function",
         "identity",
         "int8",
+        "layer",
         "linear",
         "logits",
         "mask",

@@ -115,7 +115,8 @@ def require_float16_cache(observed: Observed) -> None:
 
 
 def _require(extents: list[Extent], why: str, fix: str, keys: tuple[str, ...]) -> None:
-    beyond = [extent for extent in extents if not extent.largest <= LARGEST_FLOAT16]
+    # of a weight that is no number nothing is said here: where weights are read, the tensor is named
+    beyond = [extent for extent in extents if extent.largest > LARGEST_FLOAT16]
     if beyond:
         raise UnsupportedError(
             "E1315",
