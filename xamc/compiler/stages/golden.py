@@ -161,7 +161,7 @@ def _encoder(request: dict[str, Any]) -> Callable[[str], NDArray[np.int64]]:
     generator = np.random.default_rng(0)
 
     def random(prompt: str) -> NDArray[np.int64]:
-        return generator.integers(0, request["vocab_size"], request["tokens"])
+        return generator.integers(0, int(request["vocab_size"]), int(request["tokens"]), dtype=np.int64)
 
     if request["tokenizer"] is None:
         return random
