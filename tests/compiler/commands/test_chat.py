@@ -97,6 +97,12 @@ def _control_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
+    _hear_interrupts()
+
+
+def _hear_interrupts() -> None:
+    """A suite that a shell runs in the background ignores them, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -177,6 +183,10 @@ def test_a_full_context_is_said_to_be_full(artifacts: dict[int, Path]) -> None:
         chat.close()
 
 
+@pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+    reason="the suite runs in the background, where Ctrl-C is ignored",
+)
 def test_ctrl_c_ends_the_answer_and_not_the_chat(artifacts: dict[int, Path]) -> None:
     chat = Terminal(artifacts[60_000], "--max-new-tokens", 50_000, "--threads", 1)
     try:
@@ -226,7 +236,9 @@ def test_a_pipe_that_is_not_utf_8(artifacts: dict[int, Path]) -> None:
 
 def test_a_pipe_that_is_interrupted_ends(artifacts: dict[int, Path]) -> None:
     command = [sys.executable, "-m", "xamc", "chat", str(artifacts[60_000]), "--max-new-tokens", "50000"]
-    chat = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    chat = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=_hear_interrupts
+    )
     assert chat.stdin is not None and chat.stdout is not None
     chat.stdin.write(b"the quick\nfox\n")
     chat.stdin.flush()
