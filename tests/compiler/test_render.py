@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from xamc.compiler.errors import InputError, Location, ToolchainError
-from xamc.compiler.render import MAX_LINE, print_problems, problems_of, render, to_json
+from xamc.compiler.render import MAX_LINE, print_problems, render
 from xamc.compiler.spec import SpecErrors, SpecWarning, load_spec
+from xamc.compiler.spec.problems import problems_of, to_json
 
 FILE = Path("build.yaml")
 

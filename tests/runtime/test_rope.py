@@ -15,7 +15,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.verify.tolerances import tolerance
-from xamc.runtime.rope import LengthReached, RopeTable, inverse_frequencies, rope_table
+from xamc.runtime.rope import LengthReached, inverse_frequencies, rope_table
+from xamc.runtime.rope_table import RopeTable
 
 MAX_POSITIONS = 64
 

@@ -21,12 +21,12 @@ from xamc.compiler.memory import available_bytes
 from xamc.compiler.plan_files import PlannedFile, parameter_count, planned_files
 from xamc.compiler.plan_stages import BASE_BYTES, CODEGEN_BYTES, PlannedStage, planned_stages
 from xamc.compiler.progress import duration, size
-from xamc.compiler.render import to_json
 from xamc.compiler.room import needed_bytes, require_disk, require_permission
 from xamc.compiler.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, SpecWarning, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
+from xamc.compiler.spec.problems import to_json
 from xamc.compiler.stages.context import length_warnings
 from xamc.compiler.stages.group_sizes import require_group_size
 from xamc.compiler.stages.job import packing_workers

@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -25,10 +25,8 @@ from rich.text import Text
 
 from xamc.compiler.errors import Location, XamcError
 from xamc.compiler.hints_zh import hint, is_chinese
-from xamc.compiler.spec.errors import SpecErrors
-from xamc.compiler.spec.model import SpecWarning
+from xamc.compiler.spec.problems import Problem, problems_of
 
-Problem = XamcError | SpecWarning
 Sources = Mapping[Path, str]
 
 MAX_LINE = 160  # characters of a source line that are shown
@@ -36,20 +34,6 @@ MAX_READ = 4 << 20  # bytes of a file that are read for its lines
 
 #: What a terminal could act on: escape sequences in a user's file must not reach it.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def problems_of(error: BaseException | Problem) -> tuple[Problem, ...]:
-    """The single problems of an error: those of a spec or of an exception group, or the error itself.
-
-    A spec's warnings come before its errors, so that the errors stand last on the screen.
-    """
-    if isinstance(error, SpecErrors):
-        return error.warnings + error.errors
-    if isinstance(error, BaseExceptionGroup):
-        return tuple(problem for inner in error.exceptions for problem in problems_of(inner))
-    if isinstance(error, XamcError | SpecWarning):
-        return (error,)
-    raise TypeError(f"{type(error).__name__} is not an error of xamc")
 
 
 def render(problems: BaseException | Problem | Sequence[Problem], sources: Sources | None = None) -> Text:
@@ -76,40 +60,6 @@ def print_problems(
     """Prints errors or warnings to stderr (or `file`): in colours on a terminal, as plain text elsewhere."""
     console = Console(file=file, stderr=file is None, highlight=False, soft_wrap=True, emoji=False, markup=False)
     console.print(render(problems, sources))
-
-
-def to_json(problems: BaseException | Problem | Sequence[Problem]) -> dict[str, Any]:
-    """Errors and warnings as data for json.dumps: `{"errors": [...], "warnings": [...], "exit_code": n}`.
-
-    The exit code is that of the error; for several, the first one's; 0 for warnings alone.
-    """
-    several = problems if isinstance(problems, Sequence) else problems_of(problems)
-    errors = [problem for problem in several if isinstance(problem, XamcError)]
-    warnings = [problem for problem in several if isinstance(problem, SpecWarning)]
-    warnings += [warning for error in errors for warning in error.warnings if warning not in warnings]
-    return {
-        "errors": [_as_dict(error) | {"details": list(error.details)} for error in errors],
-        "warnings": [_as_dict(warning) for warning in warnings],
-        "exit_code": errors[0].exit_code if errors else 0,
-    }
-
-
-def _as_dict(problem: Problem) -> dict[str, Any]:
-    return {
-        "code": problem.code,
-        "message": problem.message,
-        "fix": problem.fix,
-        "locations": [
-            {
-                "path": str(place.path),
-                "line": place.line,
-                "column": place.column,
-                "length": place.length,
-                "note": place.note,
-            }
-            for place in problem.locations
-        ],
-    }
 
 
 class _Sources:

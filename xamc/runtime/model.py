@@ -18,7 +18,7 @@ from xamc.runtime.chat import ChatTemplate, Message, template_source
 from xamc.runtime.executor import F32, I64, Executor
 from xamc.runtime.generate import Generation, Limits, Stream, collect, run
 from xamc.runtime.generation_words import Request, read_request, without_masked
-from xamc.runtime.rope import RopeTable
+from xamc.runtime.rope_table import RopeTable
 from xamc.runtime.session import Session, check_context, check_token_ids
 from xamc.runtime.tokenizer import Tokenizer, checked_text
 from xamc.runtime.turns import InTurns, Turns

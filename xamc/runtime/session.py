@@ -15,7 +15,7 @@ from xamc.compiler.contract import kv_bytes_per_token
 from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.runtime.executor import F32, I64, Executor, ForwardOne, Step
 from xamc.runtime.memory import available_bytes
-from xamc.runtime.rope import RopeTable
+from xamc.runtime.rope_table import RopeTable
 from xamc.runtime.turns import Turns
 
 

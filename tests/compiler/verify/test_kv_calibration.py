@@ -46,7 +46,7 @@ def test_ranges_are_those_of_the_whole_model(name: str, tmp_path: Path) -> None:
 def test_a_calibration_in_a_child_process(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "model", "llama"), "huggingface")
     (tmp_path / "scratch").mkdir()
-    path = calibrate(checkpoint, SAMPLES, tmp_path / "scratch", tmp_path / "reproducers")
+    path = calibrate(checkpoint.config, checkpoint.tensors, SAMPLES, tmp_path / "scratch", tmp_path / "reproducers")
     found = read_kv_scales(path, checkpoint.config)
     ranges = streamed_kv_ranges(checkpoint.config, checkpoint.tensors, SAMPLES, tmp_path)
     for name, array in KvScales.from_ranges(checkpoint.config, ranges).tensors.items():

@@ -95,5 +95,12 @@ def test_constant_scales_cost_what_they_clamp(tmp_path: Path) -> None:
 def test_in_a_child_process(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "model", "llama"), "huggingface")
     (tmp_path / "scratch").mkdir()
-    found = observe(checkpoint, PROMPTS, CacheRounding("bfloat16"), tmp_path / "scratch", tmp_path / "reproducers")
+    found = observe(
+        checkpoint.config,
+        checkpoint.tensors,
+        PROMPTS,
+        CacheRounding("bfloat16"),
+        tmp_path / "scratch",
+        tmp_path / "reproducers",
+    )
     assert found.positions == 47 and found.mean_kl > 0 and found.extents

@@ -88,7 +88,9 @@ def test_in_a_child_process_prompts_of_several_lengths(tmp_path: Path) -> None:
     prompts = [np.array([3, 1, 4, 1, 5]), np.arange(90) + 3, np.arange(70) + 9]
     assert len(prompts[2]) > checkpoint.config.max_position_embeddings
     (tmp_path / "scratch").mkdir()
-    found = reference_logits(checkpoint, prompts, tmp_path / "scratch", tmp_path / "reproducers")
+    found = reference_logits(
+        checkpoint.config, checkpoint.tensors, prompts, tmp_path / "scratch", tmp_path / "reproducers"
+    )
     for ids, logits in zip(prompts, found, strict=True):
         (alone,) = streamed_logits(checkpoint.config, checkpoint.tensors, [ids])
         np.testing.assert_allclose(logits, alone, atol=1e-5)

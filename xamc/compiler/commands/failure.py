@@ -26,7 +26,8 @@ def report_failure(error: Exception, arguments: Sequence[str], as_json: bool, de
     if debug and problem is not error:
         traceback.print_exception(error)
     try:
-        from xamc.compiler.render import print_problems, to_json
+        from xamc.compiler.render import print_problems
+        from xamc.compiler.spec.problems import to_json
     except ModuleNotFoundError as missing:  # a broken installation must still say what is wrong
         sys.stderr.write(f"{problem}\n(and {missing.name} is not installed)\n")
         return problem.exit_code

@@ -23,6 +23,7 @@ from xamc.compiler import contract
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.errors import InternalError
 from xamc.compiler.export.mask_function import sliding_window_mask_function
+from xamc.compiler.export.meta_model import meta_model
 from xamc.compiler.export.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROLE
 from xamc.compiler.export.patches import ATTENTION_NAME, ExportState, patched, tracing
 from xamc.passes.onnx_graph import infer_types_and_shapes
@@ -65,15 +66,6 @@ class _CausalLM(torch.nn.Module):
         return logits, [state.present[layer] for layer in range(self.config.num_layers)]
 
 
-def build_meta_model(config: ModelConfig, attention: str = ATTENTION_NAME) -> Any:
-    """The transformers model of `config` on the meta device, in evaluation mode; allocates no weight."""
-    cls = getattr(transformers, config.architecture)
-    hf_config = cls.config_class(**dict(config.hf_config))
-    hf_config._attn_implementation = attention
-    with torch.device("meta"):
-        return cls(hf_config).eval()
-
-
 def export_model(config: ModelConfig) -> ir.Model:
     """Exports `config` to ONNX.
 
@@ -88,7 +80,7 @@ def export_model(config: ModelConfig) -> ir.Model:
     modeling = importlib.import_module(cls.__module__)
     layers, dim = config.num_layers, config.head_dim
     with patched(modeling):
-        wrapper = _CausalLM(build_meta_model(config), config).eval()
+        wrapper = _CausalLM(meta_model(config, ATTENTION_NAME), config).eval()
         batch, length, past_length = 2, 8, 4
         ids = torch.zeros((batch, length), dtype=torch.int64, device="meta")
         table = torch.zeros((64, dim // 2), device="meta")

@@ -18,7 +18,8 @@ from xamc.compiler.frontends.gguf_keys import leftover_keys
 from xamc.compiler.frontends.gguf_parts import read_parts
 from xamc.compiler.frontends.gguf_rope import read_gguf_rope
 from xamc.compiler.frontends.gguf_tokenizer import GgufTokenizer, read_tokenizer
-from xamc.compiler.frontends.parameters import TensorSource, parameter_shapes
+from xamc.compiler.frontends.parameters import parameter_shapes
+from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor, RowRanges
 from xamc.compiler.weights.transforms import UninterleaveHeads, Zeros
 

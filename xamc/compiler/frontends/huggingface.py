@@ -20,8 +20,8 @@ from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.generation_defaults import read_generation, with_generation_ids
 from xamc.compiler.frontends.huggingface_tokenizer import TokenizerFiles, tokenizer_files
 from xamc.compiler.frontends.json_file import read_json
-from xamc.compiler.frontends.parameters import TensorSource
 from xamc.compiler.frontends.safetensors import require_float
+from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.frontends.tied_head import read_parameters
 from xamc.compiler.frontends.weight_files import MERGE, NAMED, read_tensors
 from xamc.compiler.weights.files import FileTensor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.frontends.parameters import TensorSource
+from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor, row_blocks
 from xamc.compiler.weights.transforms import Zeros
 

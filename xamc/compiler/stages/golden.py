@@ -88,7 +88,7 @@ def record(
         if spec.verify.final:
             from xamc.compiler.verify.streamed_reference import reference_logits
 
-            reference = list(reference_logits(checkpoint, ids, scratch, reproducers))
+            reference = list(reference_logits(checkpoint.config, checkpoint.tensors, ids, scratch, reproducers))
     level = ""
     if manifest.variants and not not_run:
         from xamc.runtime.cpu_features import best_code

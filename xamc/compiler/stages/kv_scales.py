@@ -60,7 +60,7 @@ def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:
     key = stage_key("kv_scales", __name__, runs, inputs)
 
     def build(folder: Path) -> None:
-        calibrate(checkpoint, samples, folder, job.cache.folder / "reproducers")
+        calibrate(checkpoint.config, checkpoint.tensors, samples, folder, job.cache.folder / "reproducers")
 
     folder = job.cache.get(key) or job.cache.publish(key, build)
     return read_kv_scales(folder / RESULT, checkpoint.config)

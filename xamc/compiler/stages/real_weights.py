@@ -73,7 +73,9 @@ def look(job: Job, spec: Spec, checkpoint: Checkpoint, cache: CacheRounding) -> 
 
     def build(folder: Path) -> None:
         with temporary_folder("weights") as scratch:
-            found = observe(checkpoint, prompts, cache, scratch, job.cache.folder / "reproducers")
+            found = observe(
+                checkpoint.config, checkpoint.tensors, prompts, cache, scratch, job.cache.folder / "reproducers"
+            )
         (folder / _RESULT).write_text(json.dumps(to_json(found)))
 
     folder = job.cache.get(key) or job.cache.publish(key, build)

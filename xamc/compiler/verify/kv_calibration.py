@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ from xamc.compiler.weights.kv_scales import F32, KvScales, Range, past_names
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.passes.graph.key_bias_apart import has_key_biases, rotated_bias
 
-if TYPE_CHECKING:
-    from xamc.compiler.frontends import Checkpoint
-
 I64 = NDArray[np.int64]
 
 _REQUEST, RESULT, _HIDDEN = "calibration.pickle", "scales.safetensors", "hidden.f32"
@@ -36,11 +33,14 @@ than steps that are a quarter larger: docs/vacc.md has the measurement."""
 _LIMITS = Limits(seconds=6 * 3600)
 
 
-def calibrate(checkpoint: Checkpoint, samples: Sequence[I64], folder: Path, reproducers: Path) -> Path:
+def calibrate(
+    config: ModelConfig, tensors: Mapping[str, LazyTensor], samples: Sequence[I64], folder: Path, reproducers: Path
+) -> Path:
     """Scales from the ranges over `samples`, widened by `HEADROOM`, computed in a child process.
 
     Args:
-        checkpoint: config and weights.
+        config: the model.
+        tensors: its parameters by transformers name, of any floating dtype.
         samples: token ids of each calibration text, int64 [T].
         folder: an existing scratch folder on a disk with room for every token's hidden state in fp32.
         reproducers: where a folder for a hard failure is made.
@@ -52,7 +52,7 @@ def calibrate(checkpoint: Checkpoint, samples: Sequence[I64], folder: Path, repr
         ToolchainError: E152x, the child failed.
     """
     # written and read by this program only, a moment apart
-    (folder / _REQUEST).write_bytes(pickle.dumps((checkpoint.config, dict(checkpoint.tensors), list(samples))))
+    (folder / _REQUEST).write_bytes(pickle.dumps((config, dict(tensors), list(samples))))
     run_child(f"{__name__}:run_request", str(folder), folder=folder, limits=_LIMITS, reproducers=reproducers)
     (folder / _REQUEST).unlink()
     return folder / RESULT

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,6 @@ from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.compiler.verify.metrics import kl_divergence, top1_agreement
 from xamc.compiler.verify.streamed_reference import StreamedModel
 from xamc.compiler.weights.lazy import LazyTensor
-
-if TYPE_CHECKING:
-    from xamc.compiler.frontends import Checkpoint
 
 I64 = NDArray[np.int64]
 
@@ -66,12 +63,18 @@ class Observed:
 
 
 def observe(
-    checkpoint: Checkpoint, prompts: Sequence[I64], cache: CacheRounding, folder: Path, reproducers: Path
+    config: ModelConfig,
+    tensors: Mapping[str, LazyTensor],
+    prompts: Sequence[I64],
+    cache: CacheRounding,
+    folder: Path,
+    reproducers: Path,
 ) -> Observed:
     """Runs the checkpoint over the prompts in a child process.
 
     Args:
-        checkpoint: config and weights.
+        config: the model.
+        tensors: its parameters by transformers name, of any floating dtype.
         prompts: int64 [T] each, token ids.
         cache: how keys and values are stored.
         folder: an existing scratch folder.
@@ -81,7 +84,7 @@ def observe(
         ToolchainError: E152x, the child failed.
     """
     # written and read by this program only, a moment apart
-    request = (checkpoint.config, dict(checkpoint.tensors), list(prompts), cache)
+    request = (config, dict(tensors), list(prompts), cache)
     (folder / _REQUEST).write_bytes(pickle.dumps(request))
     run_child(f"{__name__}:run_request", str(folder), folder=folder, limits=_LIMITS, reproducers=reproducers)
     observed: Observed = pickle.loads((folder / _RESULT).read_bytes())

@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from xamc.compiler.child import Limits, run_child
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.weights.lazy import LazyTensor, row_blocks
 
-if TYPE_CHECKING:
-    from xamc.compiler.frontends import Checkpoint
-
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
@@ -30,11 +27,14 @@ _REQUEST, _RESULT = "reference.pickle", "reference.npz"
 _LIMITS = Limits(seconds=3 * 3600)
 
 
-def reference_logits(checkpoint: Checkpoint, prompts: Sequence[I64], folder: Path, reproducers: Path) -> list[F32]:
+def reference_logits(
+    config: ModelConfig, tensors: Mapping[str, LazyTensor], prompts: Sequence[I64], folder: Path, reproducers: Path
+) -> list[F32]:
     """Logits of prompts by transformers in fp32, computed in a child process.
 
     Args:
-        checkpoint: config and weights.
+        config: the model.
+        tensors: its parameters by transformers name, of any floating dtype.
         prompts: int64 [T] each, token ids.
         folder: an existing scratch folder.
         reproducers: where a folder for a hard failure is made.
@@ -46,7 +46,7 @@ def reference_logits(checkpoint: Checkpoint, prompts: Sequence[I64], folder: Pat
         ToolchainError: E152x, the child failed.
     """
     # written and read by this program only, a moment apart
-    (folder / _REQUEST).write_bytes(pickle.dumps((checkpoint.config, dict(checkpoint.tensors), list(prompts))))
+    (folder / _REQUEST).write_bytes(pickle.dumps((config, dict(tensors), list(prompts))))
     run_child(f"{__name__}:run_request", str(folder), folder=folder, limits=_LIMITS, reproducers=reproducers)
     with np.load(folder / _RESULT) as results:
         return [results[str(index)] for index in range(len(prompts))]
@@ -90,11 +90,11 @@ class StreamedModel:
             tensors: its parameters by transformers name, of any floating dtype.
             attention: the name of an attention function that transformers knows.
         """
-        from xamc.compiler.export.exporter import build_meta_model
+        from xamc.compiler.export.meta_model import meta_model
 
         self._config, self._tensors = config, tensors
         self._head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-        self._meta = build_meta_model(config, attention=attention)
+        self._meta = meta_model(config, attention)
 
     def embed(self, ids: NDArray[np.int64]) -> Any:
         """Embeddings of token ids [B, T], a float32 torch tensor [B, T, H]; only the rows in use are read."""

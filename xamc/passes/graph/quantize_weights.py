@@ -18,12 +18,12 @@ from xamc.passes.onnx_graph import (
     Emit,
     add_function,
     dims,
-    float_matrices,
     is_embedding_or_head,
     make_function,
     new_node,
 )
 from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
+from xamc.passes.stored_matrices import float_matrices
 
 _TYPES = {"int8": ir.DataType.INT8, "uint4": ir.DataType.UINT4}
 

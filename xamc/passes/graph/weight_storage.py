@@ -13,8 +13,9 @@ from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype
 from xamc.compiler.weights.transforms import Cast
-from xamc.passes.onnx_graph import float_matrices, new_node
+from xamc.passes.onnx_graph import new_node
 from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
+from xamc.passes.stored_matrices import float_matrices
 
 _TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 # half a unit in the last place, relative: 2^-11 and 2^-8

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
-from xamc.compiler.frontends.parameters import TensorSource, parameter_shapes
+from xamc.compiler.frontends.parameters import parameter_shapes
+from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor, RowRanges
 
 HEAD_NAME = "output.weight"
