@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.cpu_level.emulated_level import FLAGS, begin
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from tests.worker import Worker

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError, Location
+from xamc.errors import InputError, Location
 
 
 def double(request: dict[str, Any]) -> dict[str, Any]:

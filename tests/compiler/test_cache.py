@@ -13,7 +13,7 @@ import pytest
 import xamc
 from xamc.compiler import cache as cache_module
 from xamc.compiler.cache import StageCache, StageKey, cache_info, prune, stage_key
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 KEY = StageKey("export", "ab" * 32)
 
@@ -245,7 +245,7 @@ def test_what_killed_compiles_left_is_swept_by_whatever_compile_comes_next(tmp_p
 
 
 def test_a_key_knows_what_it_was_made_from() -> None:
-    key = stage_key("export", "xamc", ("xamc.compiler.errors",), {"config": {"a": 1}}, ("torch", "no-such-package"))
-    other = stage_key("export", "xamc", ("xamc.compiler.errors",), {"config": {"a": 2}}, ("torch", "no-such-package"))
+    key = stage_key("export", "xamc", ("xamc.errors",), {"config": {"a": 1}}, ("torch", "no-such-package"))
+    other = stage_key("export", "xamc", ("xamc.errors",), {"config": {"a": 2}}, ("torch", "no-such-package"))
     assert key.parts.keys() == other.parts.keys() and key.parts["tool no-such-package"] == "absent"
     assert [part for part in key.parts if key.parts[part] != other.parts[part]] == ["input config"]

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from xamc.compiler.child import Limits, run_child, write_call
-from xamc.compiler.errors import InputError, ToolchainError
+from xamc.errors import InputError, ToolchainError
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ from xamc.compiler.artifact.golden import Golden, Sample, golden_files, read_gol
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.commands.generate import CHAT_TOKENS
 from xamc.compiler.commands.sizes import parse_size
-from xamc.compiler.errors import MisuseError
+from xamc.errors import MisuseError
 from xamc.runtime import load
 
 SMOL = "build_configs/smollm2/smollm2_135m_w4.yaml"

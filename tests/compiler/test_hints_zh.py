@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from xamc.compiler.errors import InputError
-from xamc.compiler.explain import catalogue
 from xamc.compiler.hints_zh import HINTS, hint, is_chinese
 from xamc.compiler.render import render
+from xamc.errors import InputError
+from xamc.errors.explain import catalogue
 
 
 @pytest.mark.parametrize(

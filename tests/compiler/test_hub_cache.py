@@ -11,11 +11,11 @@ import pytest
 from huggingface_hub import try_to_load_from_cache
 
 from tests.checkpoints import write_tiny
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.hub_cache import find_in_hub_cache, hub_cache_folder, snapshot
 from xamc.compiler.spec import load_spec
+from xamc.errors import InputError
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 

@@ -11,8 +11,8 @@ import yaml
 from tests.checkpoints import CONFIGS, write_tiny
 from tools.make_checkpoint import write_checkpoint
 from xamc.compiler import cli
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.plan import make_plan
+from xamc.errors import InputError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]
 VACC = ROOT / "build_configs/vacc/internlm3_8b_int8_vacc.yaml"

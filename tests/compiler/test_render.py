@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from xamc.compiler.errors import InputError, Location, ToolchainError
 from xamc.compiler.render import MAX_LINE, print_problems, render
 from xamc.compiler.spec import SpecErrors, SpecWarning, load_spec
 from xamc.compiler.spec.problems import problems_of, to_json
+from xamc.errors import InputError, Location, ToolchainError
 
 FILE = Path("build.yaml")
 

@@ -15,8 +15,8 @@ from tests.checkpoints import write_tiny
 from xamc.compiler import cli, room
 from xamc.compiler.artifact import staging
 from xamc.compiler.cache import StageCache, StageKey
-from xamc.compiler.errors import InputError
 from xamc.compiler.plan_files import PlannedFile, PlannedFiles
+from xamc.errors import InputError
 
 PLANNED = PlannedFiles((PlannedFile("weights.bin", 3000, ""), PlannedFile("code", 500, "")), 3000, 500)
 

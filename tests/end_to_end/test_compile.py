@@ -23,11 +23,11 @@ from xamc.compiler import cli
 from xamc.compiler.artifact.golden import read_golden
 from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.artifact.read import read_artifact
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.pipeline import Compiled
 from xamc.compiler.progress import size
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError, UnsupportedError
 from xamc.runtime import load
 from xamc.targets.kernels.isa import LEVELS, Isa
 

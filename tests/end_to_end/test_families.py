@@ -16,11 +16,11 @@ from tests.compiler.frontends import published
 from tests.end_to_end import references
 from tests.end_to_end.models import CHUNK, F32, I64, Workshop, answers, prompts, spec, states
 from tests.worker import Worker
-from xamc.compiler.errors import InternalError
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InternalError
 from xamc.passes.protocol import GraphPass, PassReport, SameSignature
 from xamc.runtime import Model, load
 from xamc.targets import graph_pipelines

@@ -23,7 +23,6 @@ from xamc.compiler.artifact import read_graph
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import dumps
 from xamc.compiler.artifact.params_index import read_params_index
-from xamc.compiler.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.graph_import import look_at_graph
@@ -31,6 +30,7 @@ from xamc.compiler.stages.graph_road import run_cases
 from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.runtime import GraphModel, load, load_language_model
 from xamc.targets.kernels.isa import Isa
 

@@ -18,10 +18,10 @@ import yaml
 
 from tests.end_to_end.models import Workshop, spec
 from tests.worker import Worker
-from xamc.compiler.errors import MisuseError
 from xamc.compiler.handoff.export import Handoff, HandoffOptions, export_vamc
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import MisuseError
 from xamc.runtime import Model, load
 
 PREFILL, TOTAL = 16, 48

@@ -16,10 +16,10 @@ from tests.checkpoints import CONFIGS
 from tests.end_to_end import references
 from tests.end_to_end.models import Workshop, spec
 from xamc.compiler import cli
-from xamc.compiler.errors import InputError
 from xamc.compiler.handoff.export import HandoffOptions, export_vamc
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError
 from xamc.runtime import Model
 
 LENGTH = 16

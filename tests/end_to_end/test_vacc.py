@@ -12,10 +12,10 @@ import pytest
 from tests.end_to_end.models import F32, I64, wrong_answers_of_many_callers
 from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build, error_of
 from tests.worker import Worker
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError, UnsupportedError
 from xamc.runtime import Model
 
 LANGUAGE_MODELS = [name for name, variant in VARIANTS.items() if variant.total]

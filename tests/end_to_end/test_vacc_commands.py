@@ -20,10 +20,10 @@ from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build
 from tests.worker import Worker
 from xamc.compiler import cli
 from xamc.compiler.artifact.manifest import MANIFEST
-from xamc.compiler.errors import InputError
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.progress import size
 from xamc.compiler.stages.job import CompileOptions
+from xamc.errors import InputError
 
 Result = tuple[int, str, str]
 NAME = "llama-tp2"

@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from tests import twins
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import ALIAS_KEY, WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.errors import InternalError
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.swiglu import SwiGlu

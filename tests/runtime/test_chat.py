@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 from xamc.runtime import template_sandbox
 from xamc.runtime.chat import ChatTemplate
 

@@ -81,7 +81,7 @@ def test_stop_strings_of_the_checkpoint(make_artifact: Any, tokenizer: Any, answ
 
 
 def test_an_empty_text_is_called_one(make_artifact: Any) -> None:
-    from xamc.compiler.errors import InputError
+    from xamc.errors import InputError
 
     model = load(make_artifact(), threads=1)
     for prompt in ("", ["fox", ""]):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from xamc.compiler.errors import MisuseError, UnsupportedError, XamcError
+from xamc.errors import MisuseError, UnsupportedError, XamcError
 from xamc.runtime import Model, Options, load
 from xamc.runtime.executor import Step
 from xamc.runtime.generation_words import read_request

@@ -14,7 +14,7 @@ import pytest
 
 from tests.runtime.toy import config
 from xamc.compiler.artifact.manifest import Code, Cpu, Generation, KvCache, Manifest, Quantization, Weights
-from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
+from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.cpu_features import best_code, check_cpu, cpu_features, why_not_run
 from xamc.runtime.memory import aligned_zeros, available_bytes, map_file
 from xamc.runtime.threads import check_threads, default_threads, format_cpu_list, parse_cpu_list, use_cpus

@@ -14,8 +14,8 @@ import pytest
 from xamc.compiler.artifact import read_artifact
 from xamc.compiler.artifact.manifest import Cpu, dumps
 from xamc.compiler.contract import RopeConfig
-from xamc.compiler.errors import InputError, InternalError, MisuseError, ToolchainError, UnsupportedError
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError, InternalError, MisuseError, ToolchainError, UnsupportedError
 from xamc.runtime import Generation, Model, load
 from xamc.runtime.executor import Step
 from xamc.runtime.tvm_library import load_functions

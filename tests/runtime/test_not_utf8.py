@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from xamc.compiler.commands.failure import report_failure
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 from xamc.runtime import Model, load
 
 BYTES = "the quick \udcff fox"  # what Python makes of b"the quick \xff fox" on a command line

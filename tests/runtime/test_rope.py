@@ -13,8 +13,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import UnsupportedError
 from xamc.runtime.rope import LengthReached, inverse_frequencies, rope_table
 from xamc.runtime.rope_table import RopeTable
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xamc.compiler.artifact.manifest import Cpu, Generation, KvCache, Manifest, Quantization, Weights
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 from xamc.runtime.executor import F32, Step
 from xamc.runtime.rope_table import RopeTable
 from xamc.runtime.session import Session

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.errors import MisuseError
+from xamc.errors import MisuseError
 from xamc.runtime.stop_strings import StopStrings
 
 

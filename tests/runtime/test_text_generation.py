@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.runtime.test_generation_words import Foreign
-from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
+from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime import Model, TextGenerationPipeline, load, pipeline
 
 VOCAB = 97

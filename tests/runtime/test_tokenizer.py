@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 from xamc.runtime.tokenizer import Tokenizer
 
 

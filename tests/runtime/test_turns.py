@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xamc.compiler.errors import MisuseError
+from xamc.errors import MisuseError
 from xamc.runtime import Model, load
 from xamc.runtime.executor import Step
 
@@ -205,7 +205,7 @@ def test_threads_that_end_leave_no_pool_behind(make_artifact: Any) -> None:
 
 FORKED = """
 import os, signal, sys
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 from xamc.runtime import load
 
 path, threads = sys.argv[1], int(sys.argv[2])

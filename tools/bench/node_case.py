@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import XamcError
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import XamcError
 
 PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED = "passed", "passed, constants", "refused", "wrong", "failed"
 STATES = (PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED)

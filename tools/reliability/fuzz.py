@@ -222,8 +222,8 @@ def _child(
 
 def _read_one(form: Format, content: bytes, folder: Path, watch: _Watch) -> str:
     """Empty, or what went wrong."""
-    from xamc.compiler.errors import InternalError, XamcError
     from xamc.compiler.render import print_problems
+    from xamc.errors import InternalError, XamcError
 
     watch.seen = ""
     signal.setitimer(signal.ITIMER_PROF, SECONDS)

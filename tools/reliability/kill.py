@@ -204,7 +204,7 @@ def artifact_state(artifact: Path) -> str:
     """``absent``, the digest of a whole artifact, or what is wrong with it."""
     from xamc.compiler.artifact import check_digests, read_any
     from xamc.compiler.artifact.manifest import digest
-    from xamc.compiler.errors import XamcError
+    from xamc.errors import XamcError
 
     if not artifact.exists():
         return "absent"

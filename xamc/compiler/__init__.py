@@ -41,7 +41,7 @@ def compile(
         An object with the artifact's ``path``, its ``manifest`` and the build ``report``.
 
     Raises:
-        xamc.compiler.errors.XamcError: its class says whose fault it is. Nothing is left half-published.
+        xamc.errors.XamcError: its class says whose fault it is. Nothing is left half-published.
 
     What the command line shows as warnings are `UserWarning`s here.
     """

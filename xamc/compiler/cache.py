@@ -32,8 +32,8 @@ from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import FileDigest
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_locks, sweep_temporary
-from xamc.compiler.errors import InputError
 from xamc.compiler.import_closure import import_closure, own_digest
+from xamc.errors import InputError
 
 ENTRY = "entry.json"
 _LAYOUT = "v1"

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler import errors
+from xamc import errors
 from xamc.compiler.artifact.publish import link_or_copy
 from xamc.compiler.artifact.staging import disk_full, free_bytes, full_disk_errors
-from xamc.compiler.errors import InputError, ToolchainError, XamcError
 from xamc.compiler.memory import tree_pss_bytes, tree_rss_bytes
+from xamc.errors import InputError, ToolchainError, XamcError
 
 REQUEST, RESPONSE, ERROR, LOG, CALL = "request.json", "response.json", "error.json", "log.txt", "call.json"
 _POLL_SECONDS = 0.05

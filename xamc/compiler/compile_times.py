@@ -23,7 +23,6 @@ from typing import Any
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
 from xamc.compiler.artifact.staging import write_file
 from xamc.compiler.cache import StageCache, StageKey, default_cache_folder, is_kept, tool_version
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.import_closure import all_sources
 from xamc.compiler.plan_stages import PlannedStage, planned_stages
@@ -31,6 +30,7 @@ from xamc.compiler.progress import StageRecord
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.job import packing_workers
 from xamc.compiler.weights.fingerprint import file_identity
+from xamc.errors import InputError
 from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest

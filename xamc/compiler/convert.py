@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors, free_bytes
-from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.chat_templates import TEMPLATES
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
@@ -29,6 +28,7 @@ from xamc.compiler.handoff.safetensors_shards import SHARD_BYTES, tensor_bytes, 
 from xamc.compiler.progress import Progress, size
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.compiler.weights.transforms import FLOATS, Cast
+from xamc.errors import InputError, MisuseError
 
 # What goes along from a Hugging Face folder: data, never a Python file or another weight file.
 _BESIDE = (

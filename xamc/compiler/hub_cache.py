@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PREFIX = "models--"

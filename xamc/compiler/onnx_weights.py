@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.weights.fingerprint import fingerprint
 from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype, row_blocks
 from xamc.compiler.weights.transforms import check_finite
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import dims, static_dims
 
 WEIGHTS = "weights.bin"

@@ -9,7 +9,6 @@ from typing import Any
 
 from xamc.compiler.artifact.graph_manifest import GraphTensor
 from xamc.compiler.cache import default_cache_folder
-from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.progress import size
 from xamc.compiler.spec import KeyUse, LoadedSpec, SpecWarning, key_uses
@@ -18,6 +17,7 @@ from xamc.compiler.spec.problems import to_json
 from xamc.compiler.stages.graph_import import look_at_graph
 from xamc.compiler.stages.graph_request import graph_request
 from xamc.compiler.stages.pass_names import require_any_pass_names
+from xamc.errors import InputError, MisuseError
 from xamc.targets.graph.names import FILES
 
 

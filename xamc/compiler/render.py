@@ -23,9 +23,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from xamc.compiler.errors import Location, XamcError
 from xamc.compiler.hints_zh import hint, is_chinese
 from xamc.compiler.spec.problems import Problem, problems_of
+from xamc.errors import Location, XamcError
 
 Sources = Mapping[Path, str]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from xamc.compiler.artifact.staging import free_bytes, not_writable
 from xamc.compiler.cache import default_cache_folder, holds_file
-from xamc.compiler.errors import InputError
 from xamc.compiler.plan_files import PlannedFiles
 from xamc.compiler.progress import size
+from xamc.errors import InputError
 
 WEIGHTS_FILE = "weights.bin"
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import (
     ALIAS_KEY,
     ALL_GATHER_OP,
@@ -28,6 +27,7 @@ from xamc.compiler.export.names import (
     WEIGHT_ROLE,
 )
 from xamc.compiler.program import Program
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import dims
 
 _STANDARD = (

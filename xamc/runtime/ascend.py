@@ -14,7 +14,7 @@ import numpy as np
 from xamc.compiler.artifact.gears import GEARS, GearEntry, GraphEntry, read_gears
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.read import Artifact, check_digests
-from xamc.compiler.errors import InputError, InternalError
+from xamc.errors import InputError, InternalError
 from xamc.runtime.executor import F32, I64, Step
 from xamc.runtime.reference import onnxruntime_module, open_session
 from xamc.runtime.threads import check_threads

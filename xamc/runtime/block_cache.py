@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.contract import resident_blocks
-from xamc.compiler.errors import InternalError
+from xamc.errors import InternalError
 from xamc.runtime.executor import I64
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.prefix_index import Node, PrefixIndex

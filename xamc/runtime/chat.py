@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 from xamc.runtime.tokenizer import checked_text
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from xamc.compiler.artifact.manifest import Manifest, TensorEntry, plan_layout
 from xamc.compiler.artifact.read import Artifact, check_digests
 from xamc.compiler.artifact.records import RecordError
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, load_step
-from xamc.compiler.errors import InputError, InternalError
+from xamc.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import best_code
 from xamc.runtime.executor import F32, ForwardOne, Step

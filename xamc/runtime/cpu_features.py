@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xamc.compiler.artifact.manifest import Code, Cpu, Manifest
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 
 _CPUINFO = Path("/proc/cpuinfo")
 

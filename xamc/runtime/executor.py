@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InternalError
+from xamc.errors import InternalError
 
 if TYPE_CHECKING:
     from xamc.runtime.block_cache import BlockCache

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from xamc.compiler.errors import MisuseError
+from xamc.errors import MisuseError
 from xamc.runtime.detokenize import Decoder, Detokenizer, detokenizer
 from xamc.runtime.executor import I64
 from xamc.runtime.sampling import Sampler, Sampling, check_whole_number

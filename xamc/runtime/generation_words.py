@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.errors import MisuseError, UnsupportedError
+from xamc.errors import MisuseError, UnsupportedError
 from xamc.runtime.generate import Options
 from xamc.runtime.sampling import check_whole_number
 

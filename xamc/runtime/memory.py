@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import ALIGNMENT
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 Bytes = NDArray[np.uint8]
 _MEMINFO = Path("/proc/meminfo")

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from xamc.compiler.artifact.loading import check_load
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.read import Artifact, GraphArtifact, read_any, read_artifact
-from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
+from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.chat import ChatTemplate, Message, template_source
 from xamc.runtime.executor import F32, I64, Executor
 from xamc.runtime.generate import Generation, Limits, Stream, collect, run

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InternalError, MisuseError
+from xamc.errors import InternalError, MisuseError
 from xamc.runtime.executor import F32, I64
 
 

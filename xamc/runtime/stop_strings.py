@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xamc.compiler.errors import MisuseError
+from xamc.errors import MisuseError
 
 
 class StopStrings:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
+from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.chat import Message
 from xamc.runtime.executor import I64
 from xamc.runtime.generate import Generation

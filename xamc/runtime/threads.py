@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from xamc.compiler.errors import MisuseError
+from xamc.errors import MisuseError
 
 T = TypeVar("T")
 

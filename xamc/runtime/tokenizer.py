@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 from xamc.runtime.clean_up import clean_up
 from xamc.runtime.detokenize import Decoder
 from xamc.runtime.executor import I64

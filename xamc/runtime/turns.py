@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
+from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.executor import Executor
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from xamc.compiler.errors import ToolchainError
+from xamc.errors import ToolchainError
 
 _CPU_DEVICE = (1, 0)  # kDLCPU, first device
 _POOLED = 2  # AllocatorType::kPooled

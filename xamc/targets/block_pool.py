@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from xamc.compiler.child import end_with, main_module_hidden
-from xamc.compiler.errors import ToolchainError
+from xamc.errors import ToolchainError
 
 
 def run_blocks(

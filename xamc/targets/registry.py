@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 from xamc.passes.protocol import GraphPass
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import Generated, StaticPasses, TargetRequest

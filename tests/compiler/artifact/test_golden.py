@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from xamc.compiler.artifact.golden import FACTS_FILE, GOLDEN_FILE, Golden, Sample, golden_files, read_golden
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 GENERATOR = np.random.default_rng(1)
 WHY = "the CPU that compiled it lacks avx9000"

@@ -14,7 +14,7 @@ from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.compiler.artifact.manifest import dumps, loads
 from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.compiler.artifact.records import RecordError
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 MANIFEST = GraphManifest(
     name="net",

@@ -11,7 +11,7 @@ from xamc.compiler.artifact import loading, read_artifact
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.loading import check_load
 from xamc.compiler.artifact.manifest import MANIFEST, FileDigest, Generation, Manifest, dumps
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 TOKENIZER = {
     "tokenizer.json": '{"a": 1}',

@@ -23,7 +23,7 @@ from xamc.compiler.artifact.manifest import (
 )
 from xamc.compiler.artifact.records import RecordError
 from xamc.compiler.contract import DTYPE_BYTES
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.errors import InputError, UnsupportedError
 
 PATH = Path("x/manifest.json")
 

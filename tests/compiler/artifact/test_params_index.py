@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xamc.compiler.artifact.params_index import names_header, read_params_index, tensor_header
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 WHOLE = (
     names_header(["a", "b"])

@@ -19,7 +19,7 @@ from xamc.compiler.artifact import publish as publish_module
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import dumps
 from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec
-from xamc.compiler.errors import InputError, InternalError, MisuseError
+from xamc.errors import InputError, InternalError, MisuseError
 
 Write = Callable[..., Manifest]
 

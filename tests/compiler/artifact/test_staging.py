@@ -22,7 +22,7 @@ from xamc.compiler.artifact.staging import (
     temporary_folder,
     write_file,
 )
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 _KILLED = """
 import os, signal, sys

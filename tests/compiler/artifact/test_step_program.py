@@ -8,7 +8,7 @@ import pytest
 
 from xamc.compiler.artifact.records import RecordError
 from xamc.compiler.artifact.step_program import Instruction, StepProgram, dumps_step, load_step
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 PROGRAM = StepProgram(
     workspace=256,

@@ -17,7 +17,7 @@ from xamc.compiler import cli
 from xamc.compiler.commands.generate import _show
 from xamc.compiler.commands.output import message_console, print_json, print_line, print_table, result_console
 from xamc.compiler.commands.target_names import TARGET_NAMES, target_name
-from xamc.compiler.explain import catalogue, explain
+from xamc.errors.explain import catalogue, explain
 from xamc.targets.base import CAPS
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2Jb\x9b31m\u202ec"

@@ -14,10 +14,10 @@ import transformers
 from transformers import AutoTokenizer
 
 from tests.compiler.frontends.tokenizer_folders import CORPUS, IM_END, IM_START, KINDS, entry, size_of, write_folder
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.huggingface_tokenizer import TokenizerFiles, tokenizer_files
 from xamc.compiler.frontends.tokenizer_class import REBUILT
 from xamc.compiler.frontends.tokenizer_class_names import UNFOLLOWED
+from xamc.errors import InputError, UnsupportedError
 from xamc.runtime.chat import ChatTemplate
 from xamc.runtime.tokenizer import Tokenizer
 

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from tests.compiler.frontends.tokenizer_folders import write_folder
 from xamc.compiler.artifact.manifest import Generation
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.huggingface_tokenizer import TokenizerFiles, tokenizer_files
+from xamc.errors import InputError
 from xamc.runtime.chat import template_source
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.errors import InputError, UnsupportedError
-from xamc.compiler.explain.weights import CODES
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
+from xamc.errors import InputError, UnsupportedError
+from xamc.errors.explain.weights import CODES
 
 
 @pytest.fixture

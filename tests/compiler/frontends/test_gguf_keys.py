@@ -10,9 +10,9 @@ import pytest
 
 from tests.checkpoints import write_tiny
 from tests.compiler.frontends.gguf_files import write_gguf
-from xamc.compiler.errors import InputError, UnsupportedError, XamcError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.gguf_keys import leftover_keys
+from xamc.errors import InputError, UnsupportedError, XamcError
 
 WIDE = {"hidden_size": 96, "intermediate_size": 128, "head_dim": 16, "num_hidden_layers": 1}
 

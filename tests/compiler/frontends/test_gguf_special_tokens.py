@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 
 from tests.checkpoints import write_tiny
 from tests.compiler.frontends.gguf_files import write_gguf
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.bpe import BYTE, CONTROL, NORMAL, USER_DEFINED
 from xamc.compiler.frontends.gguf_special_tokens import read_special_tokens
+from xamc.errors import InputError
 
 WIDE = {"hidden_size": 96, "intermediate_size": 128, "head_dim": 16, "num_hidden_layers": 1}
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
 from xamc.compiler.frontends.gguf_splits import _GROUPS, SPLITTINGS
 from xamc.compiler.frontends.gguf_tokenizer import read_tokenizer
+from xamc.errors import InputError, UnsupportedError
 
 GOLDEN = json.loads((Path(__file__).parent / "gguf_splits.json").read_text())
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import write_tiny
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import open_checkpoint
+from xamc.errors import InputError
 from xamc.runtime.tokenizer import Tokenizer
 
 

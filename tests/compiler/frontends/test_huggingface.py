@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints import CONFIGS, write_tiny
-from xamc.compiler.errors import InputError, UnsupportedError, XamcError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family, model_types
 from xamc.compiler.frontends.safetensors import read_header
+from xamc.errors import InputError, UnsupportedError, XamcError
 
 
 def open_folder(folder: Path) -> Checkpoint:

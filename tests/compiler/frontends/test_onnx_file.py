@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.onnx_models import bert, resnet, write
-from xamc.compiler.errors import InputError, UnsupportedError, XamcError
 from xamc.compiler.frontends.onnx_file import model_files, read_onnx
+from xamc.errors import InputError, UnsupportedError, XamcError
 
 
 def external_model(path: Path, **entries: str) -> Path:

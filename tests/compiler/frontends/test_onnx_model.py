@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.onnx_models import MODELS, SHAPES, Graph, feeds, reference, vit, write
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError, UnsupportedError
 
 
 def saved(model: onnx.ModelProto, path: Path) -> Path:

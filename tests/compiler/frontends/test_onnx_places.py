@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.onnx_models import reference
 from tests.targets.graph.operators import build, run
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.lowering.index_bounds import bound_indices
+from xamc.errors import UnsupportedError
 
 RNG = np.random.default_rng(0)
 Arrays = Mapping[str, Any]

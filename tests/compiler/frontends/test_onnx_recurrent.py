@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.onnx_models import reference
 from tests.targets.graph.operators import build, run
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import UnsupportedError
 
 STEPS, BATCH, INPUT, HIDDEN = 3, 3, 4, 6
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from tests.onnx_models import reference
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import UnsupportedError
 
 X = np.random.default_rng(0).standard_normal((2, 3, 9, 7)).astype(np.float32)
 SMALLER, LARGER = [1.0, 1.0, 0.6, 0.4], [1.0, 1.0, 1.3, 2.5]

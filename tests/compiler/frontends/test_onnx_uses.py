@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto
 
 from tests.onnx_models import Graph
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.frontends.onnx_uses import wrong_use
+from xamc.errors import UnsupportedError
 
 
 @pytest.mark.parametrize(

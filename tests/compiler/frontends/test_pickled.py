@@ -18,12 +18,12 @@ import torch
 
 from tests.checkpoints import write_tiny
 from tests.pickles import Runs, to_pickles, write_pickles
-from xamc.compiler.errors import InputError, UnsupportedError, XamcError
 from xamc.compiler.export import pickled_tensors
 from xamc.compiler.frontends import Checkpoint, open_checkpoint, pickled
 from xamc.compiler.frontends.pickled import read_pickled
 from xamc.compiler.plan import make_plan
 from xamc.compiler.weights.files import FileTensor
+from xamc.errors import InputError, UnsupportedError, XamcError
 
 
 def opened(folder: Path) -> Checkpoint:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from xamc.compiler.errors import InputError, XamcError
 from xamc.compiler.frontends.safetensors import MAX_HEADER_BYTES, read_header, require_float
+from xamc.errors import InputError, XamcError
 
 
 def write(path: Path, header: Any, data: bytes = b"") -> Path:

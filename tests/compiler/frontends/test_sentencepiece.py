@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 
 from tools.reliability.tokenizers import KEEP, MODELS, PIECES, convert, corpus, failures, train
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.errors import InputError, UnsupportedError
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 
 from tests.checkpoints import write_tiny
 from tests.compiler.frontends.gguf_files import write_gguf
-from xamc.compiler.errors import InputError, UnsupportedError, XamcError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.sentencepiece_model import read_sentencepiece
 from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
+from xamc.errors import InputError, UnsupportedError, XamcError
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, again and again and again.",

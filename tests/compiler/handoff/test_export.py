@@ -20,10 +20,10 @@ from tests.checkpoints import write_tiny
 from tests.end_to_end import references
 from tests.worker import Worker
 from xamc.compiler.cli import run
-from xamc.compiler.errors import InputError, MisuseError, UnsupportedError
 from xamc.compiler.handoff.export import Handoff, HandoffOptions, export_vamc
 from xamc.compiler.handoff.folder import MARKER
 from xamc.compiler.spec import load_spec
+from xamc.errors import InputError, MisuseError, UnsupportedError
 
 PREFILL, TOTAL = 16, 32
 # what onnx 1.14 with opset 14 knows, and what standard tools of that time fold and fuse

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.handoff.folder import MARKER, HandoffWriter
+from xamc.errors import InputError
 
 
 def _write(destination: Path, text: str) -> None:

@@ -24,8 +24,8 @@ from xamc.compiler.artifact.manifest import (
     StaticGraph,
 )
 from xamc.compiler.contract import Bucket
-from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.handoff.from_ranks import checkpoint_of
+from xamc.errors import InputError, MisuseError
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 

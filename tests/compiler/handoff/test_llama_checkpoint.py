@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from tests.checkpoints import CONFIGS, write_tiny
 from tests.end_to_end import references
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.handoff.llama_checkpoint import StoredDtype, as_llama
 from xamc.compiler.handoff.safetensors_shards import write_shards
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError, UnsupportedError
 
 LONGEST = 24
 

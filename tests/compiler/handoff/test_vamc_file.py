@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
 from xamc.compiler.spec import load_spec
+from xamc.errors import InputError, UnsupportedError
 
 VENDOR = """
 name: internlm3-8b-instruct-int8-tp4-1024-2048

@@ -7,11 +7,11 @@ import pytest
 from tests import twins
 from tests.mutation import mutated
 from tests.passes.relax import cases
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.lowering import interpreter
 from xamc.compiler.lowering.lower import check_supported, lower
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import UnsupportedError
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.last_position import LastPosition

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.errors import InputError, XamcError
 from xamc.compiler.spec.document import Document, dotted, from_mapping, parse, read_text
 from xamc.compiler.spec.errors import SpecErrors
+from xamc.errors import InputError, XamcError
 
 FILE = Path("build.yaml")
 

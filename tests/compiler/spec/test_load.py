@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.errors import XamcError
 from xamc.compiler.render import render
 from xamc.compiler.spec import SET_PATH, LoadedSpec, Quantize, SpecErrors, load_spec
 from xamc.compiler.spec.keys import registry
+from xamc.errors import XamcError
 
 VENDOR = sorted((Path(__file__).parent / "vendor").glob("*.yaml"))
 BUILD_CONFIGS = sorted((Path(__file__).parents[3] / "build_configs").glob("*/*.yaml"))

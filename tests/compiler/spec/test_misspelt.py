@@ -12,10 +12,10 @@ import yaml
 
 from tests.checkpoints import write_tiny
 from xamc.compiler import cli
-from xamc.compiler.errors import XamcError
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import SpecErrors, load_spec
 from xamc.compiler.spec.keys import SECTIONS, registry
+from xamc.errors import XamcError
 
 BASE = "name: tiny\nfrontend:\n  checkpoint: tiny\nbackend:\n  type: tvm_cpu\n"
 

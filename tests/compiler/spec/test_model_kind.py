@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.spec import load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
+from xamc.errors import UnsupportedError
 
 VENDOR = Path(__file__).parent / "vendor"
 

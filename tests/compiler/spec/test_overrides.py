@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.errors import XamcError
 from xamc.compiler.spec import SET_PATH, SpecErrors, load_spec
+from xamc.errors import XamcError
 
 SPEC = """\
 name: m

@@ -9,12 +9,12 @@ import pytest
 
 from tests.checkpoints import write_tiny
 from xamc.compiler import cli
-from xamc.compiler.errors import InputError, XamcError
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan import make_plan
 from xamc.compiler.render import render
 from xamc.compiler.spec import load_spec
 from xamc.compiler.spec.places import PlacedErrors
+from xamc.errors import InputError, XamcError
 
 SPEC = """\
 name: tiny

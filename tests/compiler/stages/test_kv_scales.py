@@ -10,7 +10,6 @@ from rich.console import Console
 
 from tests.checkpoints import write_tiny
 from xamc.compiler.cache import StageCache
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.progress import Progress
 from xamc.compiler.spec import load_spec
@@ -21,6 +20,7 @@ from xamc.compiler.stages.kv_scales import calibration_samples, kv_scales
 from xamc.compiler.verify.calibration_text import is_varied
 from xamc.compiler.verify.kv_calibration import RESULT
 from xamc.compiler.weights.kv_scales import KvScales, past_names, read_kv_scales
+from xamc.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import io
 import pytest
 from rich.console import Console
 
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.progress import Progress
 from xamc.compiler.stages.real_weights import (
     report,
@@ -17,6 +16,7 @@ from xamc.compiler.stages.real_weights import (
 )
 from xamc.compiler.verify.real_weights import KEYS, UNSCALED, Extent, Observed
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import UnsupportedError
 
 SMALL = Extent("model.layers.0.mlp", "output", 12.0)
 

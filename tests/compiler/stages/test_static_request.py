@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from xamc.compiler.contract import Bucket
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.spec import load_spec
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.static_request import static_request
+from xamc.errors import InputError, UnsupportedError
 from xamc.targets.base import CAPS
 from xamc.targets.request import TargetRequest
 

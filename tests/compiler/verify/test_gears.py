@@ -9,10 +9,10 @@ import pytest
 from tests import twins
 from tests.mutation import mutated
 from xamc.compiler.artifact.gears import GearEntry
-from xamc.compiler.errors import InternalError
 from xamc.compiler.verify import gears
 from xamc.compiler.verify.gears import GearProof, prove_gears
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InternalError
 from xamc.passes.graph import cache_rows
 from xamc.passes.protocol import GraphPass
 from xamc.targets.ascend.passes import gear_passes

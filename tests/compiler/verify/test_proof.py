@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests import twins
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.verify.proof import PassProof, ProofReport, prove
 from xamc.compiler.verify.scenario import load_cases, save_cases
 from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.errors import InternalError
 from xamc.passes.graph.byte_codes import ByteCodes
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import twins
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import relative_error
@@ -17,6 +16,7 @@ from xamc.compiler.verify.oracle import Oracle
 from xamc.compiler.verify.ranks import join_caches, merge_ranks, rank_name, split_call
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.errors import InternalError
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.shard import Shard, ShardPlan
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from xamc.compiler.errors import InputError, InternalError, UnsupportedError
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.lazy import ArrayTensor, ConcatRows
@@ -22,6 +21,7 @@ from xamc.compiler.weights.quantize import (
     dequantize_block,
     quantize_block,
 )
+from xamc.errors import InputError, InternalError, UnsupportedError
 
 SPECS = [RoundToNearest(8, None), RoundToNearest(8, 32), RoundToNearest(8, 128)] + [
     RoundToNearest(4, g) for g in (32, 64, 128)

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.errors import InputError, InternalError
 from xamc.compiler.weights.files import FileTensor, read_bytes
 from xamc.compiler.weights.lazy import ArrayTensor, ConcatRows, LazyTensor, RowRanges, read_width, row_blocks
 from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
@@ -25,6 +24,7 @@ from xamc.compiler.weights.transforms import (
     check_finite,
     check_float16_range,
 )
+from xamc.errors import InputError, InternalError
 
 GENERATOR = np.random.default_rng(0)
 

@@ -8,11 +8,11 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, TWIN_CACHE, golden_of
-from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InternalError
 from xamc.passes.graph import cache_rows
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.cleanup import Cleanup

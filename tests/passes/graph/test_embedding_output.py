@@ -6,12 +6,12 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, PREFILL, golden_of
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import oracle_of, read_all
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InternalError
 from xamc.passes.graph import embedding_output
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.embedding_output import EmbeddingOutput

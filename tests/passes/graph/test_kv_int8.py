@@ -11,7 +11,6 @@ from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text, twin_kv_scales
 from xamc.compiler import contract
 from xamc.compiler.contract import Bucket
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.metrics import output_error, relative_error
@@ -20,6 +19,7 @@ from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.kv_scales import KvScales, past_names
+from xamc.errors import InternalError
 from xamc.passes.graph import kv_int8
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_int8 import KvInt8, dequantize_kv_function, quantize_kv_function

@@ -9,11 +9,11 @@ from tests.passes.graph.cases import DECODE, PREFILL, golden_of
 from tests.passes.graph.static_graphs import static_passes, structure_problems
 from xamc.compiler import contract
 from xamc.compiler.contract import Bucket
-from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.verify.scenario import prompts
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InternalError
 from xamc.passes.graph import phase
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.phase import StaticPhase

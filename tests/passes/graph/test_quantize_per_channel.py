@@ -7,11 +7,11 @@ from onnx.reference import ReferenceEvaluator
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.errors import InternalError
 from xamc.passes.graph import quantize_per_channel
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel, quantized_linear_function
 from xamc.passes.graph.weight_storage import WeightStorage

@@ -11,11 +11,11 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden, first_layer, rewrite_text
 from tests.passes.graph.sharded import DECODE, PREFILL, Wrong, static
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.proof import PassProof, prove
 from xamc.compiler.verify.rank_proof import prove_split
 from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.errors import InternalError
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.shard import Shard

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import twins
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 from xamc.passes.graph.shard.plan import ShardPlan
 
 TP = (1, 2, 4, 8, 16)

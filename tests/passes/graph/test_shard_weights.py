@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests import twins
 from xamc.compiler.contract import DTYPE_BYTES
-from xamc.compiler.errors import InternalError
 from xamc.compiler.weights.lazy import Array, ArrayTensor, LazyTensor
+from xamc.errors import InternalError
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.shard import Shard, ShardPlan
 from xamc.passes.graph.shard.roles import rank_part, role_of

@@ -5,11 +5,11 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.errors import InternalError
 from xamc.compiler.verify.oracle import materialize
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.compiler.weights.transforms import Cast
+from xamc.errors import InternalError
 from xamc.passes.graph import weight_storage
 from xamc.passes.graph.weight_storage import WeightStorage
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.passes.relax import cases
-from xamc.compiler.errors import InternalError
 from xamc.compiler.lowering.body import Body
 from xamc.compiler.lowering.dialect import decode
 from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.errors import InternalError
 from xamc.targets.cpu.key_bias import key_bias, rotated_biases
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.twin_proof import TwinProof

@@ -16,10 +16,10 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from tests.onnx_models import Graph, reference
 from tests.targets.graph.operators import Compiled, build, graph, run
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.lowering.index_bounds import bound_indices
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import UnsupportedError
 from xamc.targets.graph.names import LIBRARY
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -12,7 +12,7 @@ from tvm import tirx
 
 from tests.onnx_models import reference
 from tests.targets.graph.operators import Compiled, Node, graph
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 from xamc.targets.graph.extents import Evaluator, Extents, extents
 
 RANGE = {"x": [[1, 2, 4], [4, 8, 4]]}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.onnx_models import reference
 from tests.targets.graph.operators import Compiled, Node, graph
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 
 IMAGES = {"x": ("f4", ["b", 2, "h", "w"])}
 RANGE = {"x": [[1, 2, 5, 7], [2, 2, 12, 16]]}

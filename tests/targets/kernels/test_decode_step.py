@@ -16,7 +16,7 @@ from tests.targets.kernels.emulated import emulated_kernel, runs_here
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, module, normal, rng
 from tests.targets.kernels.pages import block_table, keys_turned, quantize, scatter, storage
 from tests.targets.kernels.test_packing import weights
-from xamc.compiler.errors import InternalError
+from xamc.errors import InternalError
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.threads import configure_tvm_threads
 from xamc.targets.kernels.decode_phases import (

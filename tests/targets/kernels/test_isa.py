@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 from xamc.targets.kernels import isa
 from xamc.targets.kernels.isa import LEVELS, Isa
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 GEARS = "gears.json"
 FORMAT = "xamc.ascend.gears"

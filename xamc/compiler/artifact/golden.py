@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 GOLDEN_FOLDER = "golden"
 GOLDEN_FILE = "golden.safetensors"

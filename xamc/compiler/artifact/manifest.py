@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
 from xamc.compiler.contract import DTYPE_BYTES, ModelConfig
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from xamc.compiler.artifact.graph_manifest import GraphManifest

@@ -17,7 +17,7 @@ from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.graph_manifest import GraphManifest
 from xamc.compiler.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest, dumps, loads
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors
-from xamc.compiler.errors import InputError, InternalError, MisuseError
+from xamc.errors import InputError, InternalError, MisuseError
 
 M = TypeVar("M", Manifest, GraphManifest)
 

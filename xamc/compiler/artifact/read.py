@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import MANIFEST, FileDigest, Manifest, loads
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 if TYPE_CHECKING:
     from xamc.compiler.artifact.graph_manifest import GraphManifest

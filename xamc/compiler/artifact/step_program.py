@@ -10,7 +10,7 @@ from typing import Literal
 
 from xamc.compiler.artifact.manifest import ALIGNMENT
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 Region = Literal["weights", "pools", "workspace"]
 

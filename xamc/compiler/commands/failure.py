@@ -15,7 +15,7 @@ import xamc
 from xamc.compiler.artifact.staging import FULL_DISK, disk_full
 from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.commands.output import print_json
-from xamc.compiler.errors import InternalError, ToolchainError, XamcError
+from xamc.errors import InternalError, ToolchainError, XamcError
 
 _COMPILER_PACKAGES = frozenset(("tvm", "torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "gguf"))
 

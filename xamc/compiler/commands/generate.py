@@ -10,8 +10,8 @@ from typing import Any
 
 from xamc.compiler.artifact import read_artifact
 from xamc.compiler.commands.output import message_console, print_json
-from xamc.compiler.errors import MisuseError
 from xamc.compiler.render import printable
+from xamc.errors import MisuseError
 from xamc.runtime import Generation, Model, load_language_model
 from xamc.runtime.executor import I64
 from xamc.runtime.startup import seconds_since_start

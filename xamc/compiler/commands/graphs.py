@@ -16,10 +16,10 @@ from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.compiler.artifact.manifest import digest
 from xamc.compiler.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
-from xamc.compiler.errors import InputError, MisuseError, ToolchainError
 from xamc.compiler.progress import Stage, size
 from xamc.compiler.spec import LoadedSpec
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError, MisuseError, ToolchainError
 
 if TYPE_CHECKING:
     from xamc.compiler.plan_graph import GraphPlan

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import cast, get_args
 
 from xamc.compiler.commands.output import message_console, print_json, result_console
-from xamc.compiler.errors import MisuseError
 from xamc.compiler.handoff.export import ROADS, HandoffOptions, export_vamc
 from xamc.compiler.handoff.graphs import OnnxDtype
 from xamc.compiler.handoff.llama_checkpoint import StoredDtype
 from xamc.compiler.progress import Progress, size
+from xamc.errors import MisuseError
 
 
 def handoff_options(

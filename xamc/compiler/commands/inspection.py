@@ -16,9 +16,9 @@ from xamc.compiler.commands.graphs import check_graph_golden, inspect_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, print_text, result_console
 from xamc.compiler.commands.sizes import parse_size
 from xamc.compiler.commands.target_names import TARGET_NAMES
-from xamc.compiler.errors import ToolchainError
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.verify.tolerances import TOLERANCES, tolerance
+from xamc.errors import ToolchainError
 
 if TYPE_CHECKING:
     from xamc.compiler.verify.golden import GoldenResult
@@ -197,7 +197,7 @@ def _lengths(caps: TargetCaps) -> str:
 
 def explain_command(code: str | None, *, as_json: bool) -> None:
     """One code's explanation, or the first sentence of every one."""
-    from xamc.compiler.explain import catalogue, explain
+    from xamc.errors.explain import catalogue, explain
 
     if code is not None:
         text = explain(code)

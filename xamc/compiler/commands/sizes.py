@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from xamc.compiler.errors import MisuseError
+from xamc.errors import MisuseError
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", re.IGNORECASE)
 

@@ -17,7 +17,7 @@ def target_name(target: str | None) -> str | None:
     if target not in TARGET_NAMES:
         from difflib import get_close_matches  # a help text needs neither
 
-        from xamc.compiler.errors import MisuseError
+        from xamc.errors import MisuseError
 
         near = get_close_matches(target.lower(), [*TARGET_NAMES, *TARGET_NAMES.values()], 1, 0.7)
         raise MisuseError(

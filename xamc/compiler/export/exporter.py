@@ -21,11 +21,11 @@ import transformers
 
 from xamc.compiler import contract
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.mask_function import sliding_window_mask_function
 from xamc.compiler.export.meta_model import meta_model
 from xamc.compiler.export.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROLE
 from xamc.compiler.export.patches import ATTENTION_NAME, ExportState, patched, tracing
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import infer_types_and_shapes
 
 

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 MAX_TENSORS = 1 << 18
 MAX_NAME = 1024

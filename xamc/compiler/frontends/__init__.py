@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint, resolve_checkpoint
+from xamc.errors import UnsupportedError
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 

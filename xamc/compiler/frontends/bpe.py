@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.gguf_splits import SPLITTINGS
+from xamc.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.json_file import is_file_name, read_json, read_text
+from xamc.errors import InputError
 
 DEFAULT = "default"
 TEMPLATE, TEMPLATES, OF_PROCESSOR = "chat_template.jinja", "additional_chat_templates", "chat_template.json"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 
 Neutral = Callable[[Any, Mapping[str, Any]], bool]
 

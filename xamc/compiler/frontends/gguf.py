@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.chat_defaults import with_stop
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader, model_config, rope_parameters
@@ -22,6 +21,7 @@ from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor, RowRanges
 from xamc.compiler.weights.transforms import UninterleaveHeads, Zeros
+from xamc.errors import InputError, UnsupportedError
 
 REMEDY = "convert the model again with a current llama.cpp, or use its original safetensors checkpoint"
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 
 
 def _words(text: str) -> frozenset[str]:

@@ -9,9 +9,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.checkpoint import KEYS
 from xamc.compiler.frontends.gguf_file import GgufFile, read_gguf
+from xamc.errors import InputError, UnsupportedError
 
 _NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf\Z", re.DOTALL)
 MAX_PARTS = 1 << 12

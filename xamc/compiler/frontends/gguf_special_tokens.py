@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.bpe import CONTROL, NORMAL, USER_DEFINED
+from xamc.errors import InputError
 
 # A token with one of these texts ends a generation.
 ENDS = frozenset({

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.bpe import NORMAL, Vocabulary, byte_level_tokenizer
 from xamc.compiler.frontends.chat_defaults import chat_defaults
 from xamc.compiler.frontends.gguf_file import GgufFile
 from xamc.compiler.frontends.gguf_special_tokens import read_special_tokens
 from xamc.compiler.frontends.gguf_splits import SPLITTINGS
 from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
+from xamc.errors import InputError, UnsupportedError
 
 TEMPLATE_PREFIX = "tokenizer.chat_template."
 _REMEDY = "convert the model again with a current llama.cpp and with its tokenizer"

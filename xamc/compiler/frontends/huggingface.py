@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.chat_defaults import with_stop
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader
@@ -26,6 +25,7 @@ from xamc.compiler.frontends.tied_head import read_parameters
 from xamc.compiler.frontends.weight_files import MERGE, NAMED, read_tensors
 from xamc.compiler.weights.files import FileTensor
 from xamc.compiler.weights.lazy import LazyTensor
+from xamc.errors import InputError
 
 # Buffers that old checkpoints saved beside their parameters; they are computed anew.
 BUFFERS = (

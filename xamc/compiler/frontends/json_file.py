@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_NAME_BYTES = 255

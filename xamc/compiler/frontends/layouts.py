@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends.json_file import read_json
 from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.compiler.weights.lazy import LazyTensor, RowRanges
 from xamc.compiler.weights.transforms import UninterleaveHeads
+from xamc.errors import InputError, MisuseError
 
 _LAYER = "model.layers.{i}."
 _META = {

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.errors import InputError, UnsupportedError
 
 MAX_PATH_BYTES = 1024
 MAX_BYTES = 2**31 - 1  # protobuf's own bound of a message

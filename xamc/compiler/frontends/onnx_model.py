@@ -15,7 +15,6 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.onnx_division import guard_divisions
 from xamc.compiler.frontends.onnx_file import OnnxFile, read_onnx
 from xamc.compiler.frontends.onnx_functions import expand_functions, expandable
@@ -24,6 +23,7 @@ from xamc.compiler.frontends.onnx_shapes import fix_shapes
 from xamc.compiler.frontends.onnx_uses import wrong_use
 from xamc.compiler.frontends.onnx_weights import lift_weights
 from xamc.compiler.lowering.onnx_operators import RANGES, STANDARD_DOMAINS, obstacle, remedy
+from xamc.errors import InputError, UnsupportedError
 
 _MOST_LISTED = 40
 _MOST_NODES_NAMED = 5

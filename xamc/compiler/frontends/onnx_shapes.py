@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 
 def fix_shapes(model: ir.Model, wanted: Mapping[str, Any], path: str) -> dict[str, tuple[int, int]]:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 Storage = Literal["float32", "float16", "int8"]
 Array = NDArray[np.generic]

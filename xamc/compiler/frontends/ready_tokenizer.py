@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.special_tokens import SpecialTokens, text_of
 from xamc.compiler.frontends.tokenizer_class import REBUILT, Rebuilt
+from xamc.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

@@ -11,9 +11,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.json_file import RepeatedKeyError, parse_json
 from xamc.compiler.weights.files import FileTensor
+from xamc.errors import InputError
 
 MAX_HEADER_BYTES = 100 * 2**20
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends.bpe import NORMAL, Vocabulary
+from xamc.errors import InputError, UnsupportedError
 
 MAX_BYTES = 64 * 2**20
 MAX_PIECES = 1 << 22

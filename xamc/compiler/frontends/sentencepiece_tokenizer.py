@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.bpe import BYTE, NORMAL, UNUSED, USER_DEFINED, Vocabulary, add_specials
+from xamc.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from tokenizers import decoders, models, normalizers, pre_tokenizers

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.tokenizer_class_names import UNFOLLOWED
+from xamc.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

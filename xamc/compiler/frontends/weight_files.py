@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import pickled
 from xamc.compiler.frontends.json_file import is_file_name, read_json
 from xamc.compiler.frontends.safetensors import read_header
 from xamc.compiler.weights.files import FileTensor
+from xamc.errors import InputError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -12,7 +12,7 @@ from typing import Any
 import xamc
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.staging import StagingFolder, disk_errors, free_bytes
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 MARKER = "xamc-handoff.json"
 FORMAT_VERSION = 1

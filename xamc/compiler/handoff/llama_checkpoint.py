@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.compiler.weights.transforms import Cast, Zeros
+from xamc.errors import UnsupportedError
 
 StoredDtype = Literal["float16", "bfloat16", "float32", "source"]
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 from xamc.compiler.artifact import Artifact, read_artifact
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.manifest import MANIFEST
-from xamc.compiler.errors import InputError, MisuseError
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import PACKAGE_PREFIX, resolve_checkpoint
 from xamc.compiler.handoff.from_ranks import checkpoint_of, why_not_whole
 from xamc.compiler.spec import LoadedSpec, load_spec
+from xamc.errors import InputError, MisuseError
 
 # Larger files are compared by size alone: hashing 18 GB of weights takes longer than writing them.
 _HASHED_BYTES = 64 * 2**20

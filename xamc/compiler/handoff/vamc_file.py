@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.spec import LoadedSpec
 from xamc.compiler.spec.vamc_keys import KEYS
+from xamc.errors import InputError, UnsupportedError
 
 CHECKPOINT = "./checkpoint"
 # The only types that published build files name.

@@ -9,7 +9,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from xamc.compiler.errors import InternalError
+from xamc.errors import InternalError
 
 
 def arguments(expr: Any) -> list[Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.errors import InputError, UnsupportedError
 
 _SAME = frozenset(("Identity", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Flatten", "Slice"))
 

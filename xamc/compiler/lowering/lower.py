@@ -11,11 +11,11 @@ from typing import Any
 import onnx_ir as ir
 from tvm import relax, tirx
 
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.export.names import MODULE_KEY
 from xamc.compiler.lowering.operators import HANDLERS, Lowering, data_operands
 from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.compiler.program import Program
+from xamc.errors import UnsupportedError
 
 _DTYPES = {
     ir.DataType.FLOAT: "float32",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from xamc.compiler.errors import InputError, XamcError
 from xamc.compiler.spec.document import Document, dotted
 from xamc.compiler.spec.keys import XAMC_SECTIONS, find, is_section, is_strict, names_in, suggest
 from xamc.compiler.spec.kinds import Mismatch, describe
 from xamc.compiler.spec.model import KeyPath, SpecWarning
+from xamc.errors import InputError, XamcError
 
 
 @dataclass

@@ -22,9 +22,9 @@ import yaml
 from yaml.events import AliasEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from xamc.compiler.errors import InputError, Location, XamcError
 from xamc.compiler.spec.errors import SpecErrors
 from xamc.compiler.spec.model import KeyPath
+from xamc.errors import InputError, Location, XamcError
 
 #: Stands for a path in locations that point into stdin's text.
 STDIN = Path("<stdin>")

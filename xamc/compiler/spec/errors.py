@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from xamc.compiler.errors import InputError, XamcError
 from xamc.compiler.spec.model import SpecWarning
+from xamc.errors import InputError, XamcError
 
 #: Stands for a path in locations that point into a `--set` argument; the line is the argument's number.
 SET_PATH = Path("--set")

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from xamc.compiler.errors import InputError, Location, XamcError
 from xamc.compiler.hub_cache import find_in_hub_cache, repository_name
 from xamc.compiler.spec.check import Checked, check
 from xamc.compiler.spec.document import STDIN, from_mapping, is_regular, parse, read_text
@@ -29,6 +28,7 @@ from xamc.compiler.spec.model import (
 )
 from xamc.compiler.spec.overrides import apply_overrides, set_text
 from xamc.compiler.spec.rules import apply_rules, backend_type, frontend_type, max_batch
+from xamc.errors import InputError, Location, XamcError
 
 DEFAULT_WORKSPACE = "./vacc_deploy"
 DEFAULT_W4_GROUP_SIZE = 32

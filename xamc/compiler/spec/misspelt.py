@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.spec.check import Checked
 from xamc.compiler.spec.document import dotted
 from xamc.compiler.spec.keys import registry
 from xamc.compiler.spec.model import KeyPath, SpecWarning
 from xamc.compiler.spec.rules import backend_type, frontend_type
+from xamc.errors import InputError
 
 _INPUT = "input_ids"
 _DEFAULTS: Mapping[str, Callable[[Checked], str | None]] = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from xamc.compiler.errors import Location
+from xamc.errors import Location
 
 KeyPath = tuple[str | int, ...]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.spec.model import Spec
+from xamc.errors import UnsupportedError
 
 _VISUAL_INPUTS = frozenset(("pixel_values", "image", "images"))
 _TOWER_KEY = "frontend.model_kwargs.build_visual"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from types import TracebackType
 
-from xamc.compiler.errors import Location, XamcError
 from xamc.compiler.spec.model import LoadedSpec
+from xamc.errors import Location, XamcError
 
 
 class PlacedErrors:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xamc.compiler.errors import XamcError
 from xamc.compiler.spec.errors import SpecErrors
 from xamc.compiler.spec.model import SpecWarning
+from xamc.errors import XamcError
 
 Problem = XamcError | SpecWarning
 

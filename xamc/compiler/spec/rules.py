@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from xamc.compiler.errors import InputError, Location
 from xamc.compiler.spec.check import Checked
 from xamc.compiler.spec.document import dotted
 from xamc.compiler.spec.model import DEFAULT_MAX_BATCH, DTYPES_OF_QUANTIZE, KeyPath, SpecWarning
+from xamc.errors import InputError, Location
 from xamc.targets.ascend.assumptions import LEAST_GEARS, MOST_GEARS
 
 VACC_LENGTH_MULTIPLE = 16

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from xamc.compiler.errors import MisuseError
 from xamc.compiler.spec.document import dotted
 from xamc.compiler.spec.keys import TARGETS, Key, Use, find, is_section, suggest
 from xamc.compiler.spec.model import KeyPath, LoadedSpec
+from xamc.errors import MisuseError
 
 _CALIBRATED = "activations are not quantized; with --allow-rtn weights are rounded to int8"
 _LANGUAGE_MODELS_ONLY = (

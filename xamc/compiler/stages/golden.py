@@ -14,12 +14,12 @@ from xamc.compiler.artifact.golden import Golden, Sample
 from xamc.compiler.artifact.manifest import Cpu, Manifest
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.child import Limits, run_child
-from xamc.compiler.errors import InputError, InternalError
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.golden import Distance, distance, is_fp32
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InputError, InternalError
 
 DEFAULT_PROMPTS = ("The quick brown fox jumps over the lazy dog. 人工智能 is",)
 PROMPT_TOKENS = 32  # of each prompt

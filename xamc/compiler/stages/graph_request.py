@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xamc.compiler.artifact.manifest import Quantization
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.spec.model import LoadedSpec
+from xamc.errors import UnsupportedError
 from xamc.targets.graph.names import FILES
 
 RTN = "w8a16_rtn"

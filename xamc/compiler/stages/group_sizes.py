@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.errors import UnsupportedError
 
 _SIZES = (128, 64, 32)
 _SHOWN = 5

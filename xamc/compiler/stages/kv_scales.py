@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
@@ -30,6 +29,7 @@ from xamc.compiler.verify.calibration_text import (
 from xamc.compiler.verify.kv_calibration import RESULT, calibrate
 from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.compiler.weights.kv_scales import KvScales, read_kv_scales
+from xamc.errors import InputError
 
 _CALIBRATION = "xamc.compiler.verify.kv_calibration:calibrate"
 

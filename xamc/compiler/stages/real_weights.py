@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from xamc.compiler.artifact.records import from_json, to_json
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.progress import Progress
 from xamc.compiler.spec.model import Spec
@@ -32,6 +31,7 @@ from xamc.compiler.verify.real_weights import KEYS, UNSCALED, VALUES, Extent, Ob
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.compiler.weights.float16_loss import lost_in_float16
+from xamc.errors import InputError, UnsupportedError
 from xamc.targets.request import TargetRequest
 
 LARGEST_FLOAT16 = 65504.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from xamc.compiler.contract import Bucket
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.spec.model import Spec
+from xamc.errors import InputError, UnsupportedError
 from xamc.targets.ascend.assumptions import DEFAULT_SOC_VERSION
 from xamc.targets.base import TargetCaps
 from xamc.targets.request import AtcRequest, TargetRequest

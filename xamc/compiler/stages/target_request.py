@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from xamc.compiler.artifact.manifest import Quantization
-from xamc.compiler.errors import InputError, UnsupportedError
 from xamc.compiler.spec.model import Quantize, Spec
 from xamc.compiler.spec.model_kind import require_supported
 from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.errors import InputError, UnsupportedError
 from xamc.targets.base import TargetCaps
 from xamc.targets.request import TargetRequest
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 if TYPE_CHECKING:
     from xamc.runtime.tokenizer import Tokenizer

@@ -14,11 +14,11 @@ import numpy as np
 
 from xamc.compiler import contract
 from xamc.compiler.artifact.gears import GearEntry
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import Array, relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InternalError
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import run_passes
 from xamc.runtime.rope import rope_table

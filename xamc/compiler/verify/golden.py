@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.golden import F32, I64, Golden
 from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.errors import ToolchainError
 from xamc.compiler.verify.metrics import kl_divergence, relative_error
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import ToolchainError
 
 _FIX = "its files are whole, so this machine computes something else: run `xamc doctor`, and compile here"
 

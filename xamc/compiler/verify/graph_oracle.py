@@ -9,10 +9,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.graph_manifest import GraphTensor
-from xamc.compiler.errors import InternalError, UnsupportedError
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle
 from xamc.compiler.verify.tolerances import tolerance
+from xamc.errors import InternalError, UnsupportedError
 from xamc.runtime.seeded_feeds import Integers, seeded_feeds
 
 Array = NDArray[np.generic]

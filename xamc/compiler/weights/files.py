@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InputError
 from xamc.compiler.weights.lazy import Array, numpy_dtype
+from xamc.errors import InputError
 
 Bytes = NDArray[np.uint8]
 

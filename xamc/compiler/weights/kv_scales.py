@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from xamc.compiler import contract
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InputError, InternalError
+from xamc.errors import InputError, InternalError
 
 F32 = NDArray[np.float32]
 Range = tuple[F32, F32]

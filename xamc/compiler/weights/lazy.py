@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InternalError
+from xamc.errors import InternalError
 
 Array = NDArray[np.generic]
 BLOCK_BYTES = 64 * 2**20

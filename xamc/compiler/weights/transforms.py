@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from xamc.compiler.contract import DTYPE_BYTES
-from xamc.compiler.errors import InputError
 from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, require
+from xamc.errors import InputError
 
 FLOATS = ("float32", "float16", "bfloat16")
 

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from xamc.compiler import contract
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import GATHER_POSITION_OP, MASK_DOMAIN, MASK_OP
 from xamc.compiler.program import Program
+from xamc.errors import InternalError
 from xamc.passes.graph.kv_cache import cache_key, cache_value, updated_key, updated_value
 from xamc.passes.onnx_graph import (
     constant_node,

@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import MASK_DOMAIN, MASK_OP
 from xamc.compiler.program import Program
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import (
     constant_array,
     constant_node,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import (
     constant_node,
     dims,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import constant_array, constant_node
 from xamc.passes.protocol import NonMatch, PassReport, SameSignature
 

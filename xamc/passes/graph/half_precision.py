@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import constant_array, constant_node, new_node, remove_dead
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from xamc.compiler import contract
 from xamc.compiler.contract import Bucket
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import MASK_DOMAIN, MASK_OP
 from xamc.compiler.program import Program
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import (
     constant_node,
     dims,

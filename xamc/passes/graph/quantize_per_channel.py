@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import QUANTIZED_LINEAR_OP, VASTAI_DOMAIN, WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest, RowScales
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import (
     Emit,
     add_function,

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import DEQUANTIZE_OP, MASK_DOMAIN, WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import (
     Emit,
     add_function,

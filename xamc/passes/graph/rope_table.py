@@ -7,10 +7,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import (
     constant_node,
     dims,

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import MODULE_KEY, OLDER_OPSETS, OPSET
 from xamc.compiler.program import Program
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import (
     constant_array,
     constant_node,

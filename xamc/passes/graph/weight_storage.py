@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype
 from xamc.compiler.weights.transforms import Cast
+from xamc.errors import InternalError
 from xamc.passes.onnx_graph import new_node
 from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
 from xamc.passes.stored_matrices import float_matrices

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 FORMAT = "xamc.vacc.graph"
 VERSION = 1

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.manifest import StaticGraph
-from xamc.compiler.errors import InternalError, UnsupportedError
+from xamc.errors import InternalError, UnsupportedError
 from xamc.runtime.executor import I64
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.threads import check_threads, configure_tvm_threads

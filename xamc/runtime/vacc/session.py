@@ -8,7 +8,7 @@ import numpy as np
 
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.artifact.read import Artifact, check_digests
-from xamc.compiler.errors import InputError, UnsupportedError
+from xamc.errors import InputError, UnsupportedError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.executor import F32, I64, Step, forward_rows
 from xamc.runtime.vacc.cache import SequenceCache

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xamc.compiler.artifact.panels import PANEL, float_panels, group_panels, int8_panels
 from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.vacc.description import CodeWeight
 

@@ -10,7 +10,7 @@ import tvm
 from tvm import relax
 from tvm.support import cc
 
-from xamc.compiler.errors import ToolchainError
+from xamc.errors import ToolchainError
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.isa import Isa
 

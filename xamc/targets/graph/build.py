@@ -14,7 +14,7 @@ import onnx
 import tvm
 from tvm import relax
 
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 from xamc.targets.graph.importer import ConversionError, import_onnx
 from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
 from xamc.targets.graph.schedule import TIR_PIPELINE, relax_pipeline

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.errors import UnsupportedError
+from xamc.errors import UnsupportedError
 
 _CPUINFO = Path("/proc/cpuinfo")
 

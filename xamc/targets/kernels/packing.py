@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.artifact.panels import PANEL, float_panels, group_panels, int8_panels, pad, word_panels
-from xamc.compiler.errors import InternalError, UnsupportedError
+from xamc.errors import InternalError, UnsupportedError
 
 Array = NDArray[np.generic]
 WeightKind = Literal["float32", "float16", "bfloat16", "int8", "uint4"]

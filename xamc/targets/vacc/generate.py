@@ -15,9 +15,9 @@ from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.contract import Bucket
-from xamc.compiler.errors import InternalError
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import LazyTensor
+from xamc.errors import InternalError
 from xamc.targets.vacc.mod_json import GraphPlace, graph_text
 from xamc.targets.vacc.names import ISA, LIBRARY, RESULT
 

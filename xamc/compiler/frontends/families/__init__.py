@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor
+from xamc.errors import UnsupportedError
 
 
 @dataclass(frozen=True)

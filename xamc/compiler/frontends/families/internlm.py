@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from xamc.compiler.contract import ModelConfig, RopeConfig
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.families.llama import parameters
+from xamc.errors import InputError
 
 __all__ = ["configure", "parameters"]
 

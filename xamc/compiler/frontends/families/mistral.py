@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import UnsupportedError
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.families.llama import parameters
+from xamc.errors import UnsupportedError
 
 __all__ = ["configure", "parameters"]
 

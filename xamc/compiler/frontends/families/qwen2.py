@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InputError
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.families.llama import parameters
+from xamc.errors import InputError
 
 __all__ = ["configure", "parameters", "sliding_windows"]
 

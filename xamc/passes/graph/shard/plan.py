@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal
 
 from xamc.compiler.contract import ModelConfig
-from xamc.compiler.errors import InputError
+from xamc.errors import InputError
 
 Kind = Literal["head", "kv_head", "group", "intermediate", "vocab"]
 Span = tuple[int, int]

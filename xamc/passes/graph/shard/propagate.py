@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.errors import InternalError
 from xamc.compiler.export.names import (
     DEQUANTIZE_KV_OP,
     MASK_DOMAIN,
@@ -22,6 +21,7 @@ from xamc.compiler.export.names import (
     SWIGLU_OP,
     VASTAI_DOMAIN,
 )
+from xamc.errors import InternalError
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.reshape import reshaped
 from xamc.passes.graph.shard.roles import Axes, Cut, head_cut

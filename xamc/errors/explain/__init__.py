@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 
-from xamc.compiler.errors import MisuseError
+from xamc.errors import MisuseError
 
 
 @cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.errors import InputError, InternalError, Location, MisuseError, ToolchainError, UnsupportedError
+from xamc.errors import InputError, InternalError, Location, MisuseError, ToolchainError, UnsupportedError
 
 
 @pytest.mark.parametrize("cls", [InputError, MisuseError, UnsupportedError, ToolchainError, InternalError])

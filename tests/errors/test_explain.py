@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import xamc
-from xamc.compiler import explain as catalogue_package
-from xamc.compiler.errors import MisuseError
-from xamc.compiler.explain import catalogue, explain
+from xamc.errors import MisuseError
+from xamc.errors import explain as catalogue_package
+from xamc.errors.explain import catalogue, explain
 
 SOURCE = Path(xamc.__file__).parent
 RANGES = {
@@ -36,7 +36,7 @@ def codes_in_source() -> dict[str, str]:
         if file.parent.name != "explain":
             for code in re.findall(r"[\"'](E\d{4})[\"']", file.read_text(encoding="utf-8")):
                 codes[code] = str(file.relative_to(SOURCE))
-    codes["E1070"] = "compiler/explain/__init__.py"
+    codes["E1070"] = "xamc/errors/explain/__init__.py"
     return codes
 
 
@@ -55,16 +55,14 @@ def test_every_explanation_has_a_code() -> None:
 
 @pytest.mark.parametrize("area", areas())
 def test_areas(area: str) -> None:
-    codes = importlib.import_module(f"xamc.compiler.explain.{area}").CODES
+    codes = importlib.import_module(f"xamc.errors.explain.{area}").CODES
     assert codes
     assert all(code.startswith(RANGES[area]) for code in codes)
     assert all(len(text) > 80 and text.strip() == text for text in codes.values())
 
 
 def test_no_code_is_explained_twice() -> None:
-    counts = Counter(
-        code for area in areas() for code in importlib.import_module(f"xamc.compiler.explain.{area}").CODES
-    )
+    counts = Counter(code for area in areas() for code in importlib.import_module(f"xamc.errors.explain.{area}").CODES)
     assert not [code for code, count in counts.items() if count > 1]
 
 
