@@ -17,13 +17,13 @@ import onnx_ir as ir
 
 from tests.checkpoints import write_tiny
 from tests.worker import session_worker
-from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.export.job import config_from_json, twin_program
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.configuration import rope_parameters
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, load_cases, save_cases
 from xamc.compiler.verify.twin import TWIN_POSITIONS, twin_config
+from xamc.model.config import ModelConfig, RopeConfig
 from xamc.passes.protocol import GraphPass
 
 # "tied": no biases, tied embedding, GQA 3:1; "windowed": q/k/v biases, one full and one sliding-window layer, untied

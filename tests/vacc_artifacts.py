@@ -12,9 +12,9 @@ import onnx_ir as ir
 from tests import twins
 from xamc.compiler.artifact.manifest import StaticGraph
 from xamc.compiler.artifact.records import to_json
-from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
 from xamc.compiler.weights.kv_scales import KvScales
+from xamc.model.config import Bucket
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.eager_attention import EagerAttention

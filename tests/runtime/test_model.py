@@ -13,9 +13,9 @@ import pytest
 
 from xamc.compiler.artifact import read_artifact
 from xamc.compiler.artifact.manifest import Cpu, dumps
-from xamc.compiler.contract import RopeConfig
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, InternalError, MisuseError, ToolchainError, UnsupportedError
+from xamc.model.config import RopeConfig
 from xamc.runtime import Generation, Model, load
 from xamc.runtime.executor import Step
 from xamc.runtime.tvm_library import load_functions
@@ -148,7 +148,7 @@ def test_dynamic_rope_follows_the_length_reached(make_artifact: Any, toy: Any, v
     model = load(make_artifact(model=config), threads=1)
 
     def definition(tokens: list[int]) -> np.ndarray:
-        from xamc.runtime.rope import rope_table
+        from xamc.model.rope import rope_table
 
         tensors = toy.weights(vocab_size)
         cos, sin = rope_table(config, len(tokens), len(tokens))

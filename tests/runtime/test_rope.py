@@ -12,10 +12,10 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
-from xamc.runtime.rope import LengthReached, inverse_frequencies, rope_table
+from xamc.model.config import ModelConfig, RopeConfig
+from xamc.model.rope import LengthReached, inverse_frequencies, rope_table
 from xamc.runtime.rope_table import RopeTable
 
 MAX_POSITIONS = 64

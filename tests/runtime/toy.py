@@ -27,8 +27,8 @@ from xamc.compiler.artifact.manifest import (
     dumps,
     plan_layout,
 )
-from xamc.compiler.contract import ModelConfig, RopeConfig
-from xamc.runtime.rope import rope_table
+from xamc.model.config import ModelConfig, RopeConfig
+from xamc.model.rope import rope_table
 
 HEADS, DIM, CAPACITY, CHUNK, BLOCK = 2, 4, 48, 8, 8
 TEXT = "the quick brown fox jumps over the lazy dog. 你好,世界! 😀 Once upon a time, 中文字符 in a test."

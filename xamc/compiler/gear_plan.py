@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xamc.compiler.contract import ModelConfig
-from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.compiler.onnx_weights import ALIGNMENT
+from xamc.model.config import ModelConfig
+from xamc.model.parameters import parameter_shapes
 from xamc.targets.ascend.gears import GearGraph, graphs_of
 from xamc.targets.request import TargetRequest
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.manifest import Arithmetic
 from xamc.compiler.artifact.staging import free_bytes
-from xamc.compiler.contract import ModelConfig, kv_bytes_per_token
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.plan_files import PlannedFile, parameter_count, planned_files
@@ -33,6 +32,7 @@ from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.static_plan import StaticPlan
 from xamc.errors import InputError, MisuseError
+from xamc.model.config import ModelConfig, kv_bytes_per_token
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import TargetRequest
 

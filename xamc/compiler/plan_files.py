@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xamc.compiler.artifact.manifest import plan_layout
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS, SMALL_WEIGHTS
 from xamc.compiler.static_plan import StaticPlan, static_plan
+from xamc.model.config import ModelConfig
 from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest

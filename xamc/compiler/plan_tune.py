@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.plan_files import stored_format
+from xamc.model.config import ModelConfig
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.inputs import timed_problem
 from xamc.targets.cpu.tune.tune import TunedKernel, read_result, require_host, result_key

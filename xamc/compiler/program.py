@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.weights.lazy import LazyTensor
+from xamc.model.config import ModelConfig
 
 
 @dataclass

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from xamc.compiler.contract import Bucket, ModelConfig
-from xamc.compiler.frontends.parameters import parameter_shapes
+from xamc.model.config import Bucket, ModelConfig
+from xamc.model.parameters import parameter_shapes
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.operator_counts import operator_counts

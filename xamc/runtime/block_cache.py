@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.contract import resident_blocks
 from xamc.errors import InternalError
+from xamc.model.config import resident_blocks
 from xamc.runtime.executor import I64
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.prefix_index import Node, PrefixIndex

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.contract import ModelConfig
+from xamc.model.config import ModelConfig
+from xamc.model.rope import cos_sin, inverse_frequencies
 from xamc.runtime.memory import aligned_zeros
-from xamc.runtime.rope import cos_sin, inverse_frequencies
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

@@ -19,7 +19,7 @@ from xamc.compiler.artifact import (
     plan_layout,
 )
 from xamc.compiler.artifact.publish import ArtifactWriter
-from xamc.compiler.contract import ModelConfig, RopeConfig
+from xamc.model.config import ModelConfig, RopeConfig
 
 MODEL = ModelConfig(
     model_type="llama",

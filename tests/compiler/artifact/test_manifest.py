@@ -22,8 +22,8 @@ from xamc.compiler.artifact.manifest import (
     tensor_nbytes,
 )
 from xamc.compiler.artifact.records import RecordError
-from xamc.compiler.contract import DTYPE_BYTES
 from xamc.errors import InputError, UnsupportedError
+from xamc.model.config import DTYPE_BYTES
 
 PATH = Path("x/manifest.json")
 

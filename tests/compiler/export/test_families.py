@@ -7,9 +7,9 @@ import pytest
 from tests import twins
 from tests.checkpoints import FAMILIES
 from tests.golden_files import check_golden, first_layer
-from xamc.compiler.contract import RopeConfig
 from xamc.compiler.export.worker import answers
 from xamc.compiler.verify.proof import prove
+from xamc.model.config import RopeConfig
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.text import program_text
 

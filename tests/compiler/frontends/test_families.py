@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 from tests.checkpoints import CONFIGS, write_tiny
 from tests.compiler.frontends import published
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.lazy import RowRanges
+from xamc.model.config import ModelConfig
 
 FAMILY_MAPPING = tolerance("family_mapping")
 IDS = torch.from_numpy(np.random.default_rng(5).integers(3, 259, size=(2, 24)))

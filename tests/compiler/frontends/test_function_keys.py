@@ -12,12 +12,12 @@ import transformers
 
 from tests.checkpoints import CONFIGS, FAMILIES, write_tiny
 from tests.compiler.frontends.test_families import IDS, LONG_IDS, distance, mapped_logits
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, UnsupportedError, XamcError
+from xamc.model.config import ModelConfig
 
 
 def configured(name: str, *absent: str, **changes: Any) -> tuple[ModelConfig, tuple[str, ...]]:

@@ -11,11 +11,11 @@ import pytest
 
 from tests.checkpoints import write_tiny
 from tests.compiler.frontends.gguf_files import write_gguf
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.gguf_rope import llama3_divisors
 from xamc.errors import InputError, UnsupportedError, XamcError
-from xamc.runtime.rope import inverse_frequencies
+from xamc.model.config import ModelConfig
+from xamc.model.rope import inverse_frequencies
 
 THETA = 500000.0
 Opener = Callable[..., ModelConfig]

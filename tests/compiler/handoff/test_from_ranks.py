@@ -23,9 +23,9 @@ from xamc.compiler.artifact.manifest import (
     Quantization,
     StaticGraph,
 )
-from xamc.compiler.contract import Bucket
 from xamc.compiler.handoff.from_ranks import checkpoint_of
 from xamc.errors import InputError, MisuseError
+from xamc.model.config import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 

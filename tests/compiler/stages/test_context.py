@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests import twins
-from xamc.compiler.contract import Bucket, ModelConfig, RopeConfig, RopeKind
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.context import context_lengths, length_warnings
+from xamc.model.config import Bucket, ModelConfig, RopeConfig, RopeKind
 from xamc.targets.request import TargetRequest
 
 PLAIN = TargetRequest("float16", None, "float16")

@@ -7,11 +7,11 @@ import io
 import numpy as np
 from rich.console import Console
 
-from xamc.compiler.contract import Bucket
 from xamc.compiler.progress import Progress
 from xamc.compiler.stages.static_vacc import _merge
 from xamc.compiler.weights.fingerprint import fingerprint
 from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
+from xamc.model.config import Bucket
 
 PREFILL, LONGER, DECODE = Bucket("prefill", 16), Bucket("prefill", 32), Bucket("decode", 64)
 

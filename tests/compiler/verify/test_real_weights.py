@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.checkpoints import write_tiny
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.export.worker import eager_model
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.verify.cache_rounding import CacheRounding
@@ -19,6 +18,7 @@ from xamc.compiler.verify.real_weights import observe, observed
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.kv_scales import KvScales
 from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
+from xamc.model.config import ModelConfig
 
 PROMPTS = [np.random.default_rng(seed).integers(0, 272, length) for seed, length in ((0, 40), (1, 7))]
 EXACT = CacheRounding("float32")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.verify.scenario import prompts, steps
 from xamc.compiler.verify.twin import twin_config, twin_weights
+from xamc.model.config import ModelConfig, RopeConfig
 from xamc.passes.graph.shard import ShardPlan
 
 

@@ -11,11 +11,11 @@ from tests import twins
 from tests.golden_files import first_layer, rewrite_text
 from tests.passes.graph.open_norms import OpenNorms
 from tests.passes.graph.wide_masks import WideMasks
-from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
 from xamc.compiler.weights.kv_scales import KvScales
+from xamc.model.config import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup

@@ -8,9 +8,9 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import DECODE, PREFILL, golden_of
 from tests.passes.graph.static_graphs import static_passes
-from xamc.compiler.contract import Bucket
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.errors import InternalError
+from xamc.model.config import Bucket
 from xamc.passes.graph import causal_mask
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup

@@ -9,7 +9,6 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import DECODE, PASSES, PassCase, golden_of
-from xamc.compiler.contract import RopeConfig
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.rank_proof import prove_split
@@ -17,6 +16,7 @@ from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.kv_scales import past_names, scales_name
 from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.model.config import RopeConfig
 from xamc.passes.graph import key_bias_apart
 from xamc.passes.graph.key_bias_apart import KeyBiasApart, rotated_bias
 from xamc.passes.graph.kv_int8 import KvInt8

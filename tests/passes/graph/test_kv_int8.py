@@ -9,8 +9,6 @@ from onnx.reference import ReferenceEvaluator
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text, twin_kv_scales
-from xamc.compiler import contract
-from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.metrics import output_error, relative_error
@@ -20,6 +18,8 @@ from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGT
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.weights.kv_scales import KvScales, past_names
 from xamc.errors import InternalError
+from xamc.model import config as contract
+from xamc.model.config import Bucket
 from xamc.passes.graph import kv_int8
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_int8 import KvInt8, dequantize_kv_function, quantize_kv_function

@@ -7,13 +7,13 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import DECODE, PREFILL, golden_of
 from tests.passes.graph.static_graphs import static_passes, structure_problems
-from xamc.compiler import contract
-from xamc.compiler.contract import Bucket
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.verify.scenario import prompts
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.model import config as contract
+from xamc.model.config import Bucket
 from xamc.passes.graph import phase
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.phase import StaticPhase

@@ -11,10 +11,10 @@ import pytest
 from tests import twins
 from tests.vacc_artifacts import Variant, write_graphs
 from xamc.compiler.artifact.manifest import Cpu, Generation, KvCache, Manifest, Phase, Quantization, StaticGraph
-from xamc.compiler.contract import Bucket
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.weights.kv_scales import KvScales
-from xamc.runtime.rope import rope_table
+from xamc.model.config import Bucket
+from xamc.model.rope import rope_table
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.vacc.names import ISA
 

@@ -11,13 +11,13 @@ import pytest
 from tests import twins
 from tests.checkpoints import FAMILIES
 from tests.golden_files import check_golden, first_layer
-from xamc.compiler.contract import Bucket
 from xamc.compiler.verify.metrics import output_error
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
+from xamc.model.config import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.half_precision import HalfPrecision
 from xamc.passes.graph.last_position import LastPosition

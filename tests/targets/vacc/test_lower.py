@@ -8,9 +8,9 @@ import pytest
 
 from tests.vacc_artifacts import Variant, whole_program
 from xamc.compiler.cache import StageCache
-from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
 from xamc.errors import InternalError, UnsupportedError
+from xamc.model.config import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.vacc import generate

@@ -10,8 +10,8 @@ import pytest
 
 from tests import twins
 from tests.vacc_artifacts import Variant, whole_program
-from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
+from xamc.model.config import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.vacc.assumptions import assumption
 from xamc.targets.vacc.mod_json import GraphPlace, graph_json, graph_text

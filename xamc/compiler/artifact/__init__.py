@@ -1,7 +1,7 @@
 """The artifact folder: its manifest, how it is written and published, and how it is read and checked.
 
 The runtime reads artifacts through this package, so nothing here imports more than the standard library and
-`xamc.compiler.contract` and `xamc.errors`.
+`xamc.model.config` and `xamc.errors`.
 """
 
 from xamc.compiler.artifact.manifest import (

@@ -33,8 +33,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from xamc.compiler.artifact.records import RecordError, from_json, to_json
-from xamc.compiler.contract import DTYPE_BYTES, ModelConfig
 from xamc.errors import InputError, UnsupportedError
+from xamc.model.config import DTYPE_BYTES, ModelConfig
 
 if TYPE_CHECKING:
     from xamc.compiler.artifact.graph_manifest import GraphManifest

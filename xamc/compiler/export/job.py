@@ -10,10 +10,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, load_cases
 from xamc.compiler.verify.twin import twin_weights
+from xamc.model.config import ModelConfig, RopeConfig
 from xamc.passes.onnx_graph import dims
 
 JOB_FILE = "job.json"

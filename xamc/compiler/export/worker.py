@@ -19,8 +19,6 @@ import onnx_ir as ir
 import torch
 import transformers
 
-from xamc.compiler import contract
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.export.exporter import export_model
 from xamc.compiler.export.job import (
     CASES_FILE,
@@ -34,6 +32,8 @@ from xamc.compiler.program import Program
 from xamc.compiler.verify.oracle import materialize
 from xamc.compiler.verify.scenario import Case, prompts, save_cases, steps
 from xamc.compiler.verify.twin import twin_config
+from xamc.model import config as contract
+from xamc.model.config import ModelConfig
 from xamc.passes.protocol import Arrays, Tensors
 
 

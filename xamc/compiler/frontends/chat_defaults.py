@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from xamc.compiler.contract import ModelConfig
+from xamc.model.config import ModelConfig
 
 _INTERNLM = (
     "{{ bos_token }}{% for message in messages %}"

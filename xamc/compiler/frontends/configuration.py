@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.frontends.function_keys import refuse_function_keys, refuse_windows
 from xamc.errors import InputError, UnsupportedError
+from xamc.model.config import ModelConfig, RopeConfig
 
 # Keys that say how the checkpoint was trained, stored, loaded, classified with or sampled from, and nothing about what
 # it computes. Those of generation stand in config.json of older models; transformers 5 leaves them out there.

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.checkpoint import GenerationDefaults
+from xamc.model.config import ModelConfig
 
 
 def read_generation(values: Mapping[str, Any], source: Path) -> tuple[GenerationDefaults, tuple[str, ...]]:

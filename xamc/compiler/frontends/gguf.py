@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.frontends.chat_defaults import with_stop
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.configuration import ConfigReader, model_config, rope_parameters
@@ -17,11 +16,12 @@ from xamc.compiler.frontends.gguf_keys import leftover_keys
 from xamc.compiler.frontends.gguf_parts import read_parts
 from xamc.compiler.frontends.gguf_rope import read_gguf_rope
 from xamc.compiler.frontends.gguf_tokenizer import GgufTokenizer, read_tokenizer
-from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor, RowRanges
 from xamc.compiler.weights.transforms import UninterleaveHeads, Zeros
 from xamc.errors import InputError, UnsupportedError
+from xamc.model.config import ModelConfig, RopeConfig
+from xamc.model.parameters import parameter_shapes
 
 REMEDY = "convert the model again with a current llama.cpp, or use its original safetensors checkpoint"
 

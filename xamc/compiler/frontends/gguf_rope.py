@@ -12,10 +12,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.contract import RopeConfig
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InputError
+from xamc.model.config import RopeConfig
 
 # llama.cpp's converter knows low_freq_factor 1 and high_freq_factor 4 unless config.json says otherwise, as none of
 # the published Llama 3.1 to 3.3 does; the length trained for is 8192 there, and another power of two elsewhere.

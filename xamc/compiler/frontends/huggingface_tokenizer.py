@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.chat_defaults import chat_defaults
 from xamc.compiler.frontends.chat_templates import DEFAULT, read_templates
 from xamc.compiler.frontends.json_file import read_json
@@ -22,6 +21,7 @@ from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokeni
 from xamc.compiler.frontends.special_tokens import SpecialTokens, special_tokens, text_of
 from xamc.compiler.frontends.tokenizer_class import REBUILT, tokenizer_class
 from xamc.errors import InputError, UnsupportedError
+from xamc.model.config import ModelConfig
 
 MOST_GROWTH = 1000  # characters that a normalizer makes of one
 MISTRAL_FIX = 100_000  # tokens; transformers applies fix_mistral_regex to larger vocabularies

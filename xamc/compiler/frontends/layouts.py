@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.json_file import read_json
-from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.compiler.weights.lazy import LazyTensor, RowRanges
 from xamc.compiler.weights.transforms import UninterleaveHeads
 from xamc.errors import InputError, MisuseError
+from xamc.model.config import ModelConfig
+from xamc.model.parameters import parameter_shapes
 
 _LAYER = "model.layers.{i}."
 _META = {

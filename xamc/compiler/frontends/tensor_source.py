@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.frontends.parameters import Shape
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.compiler.weights.transforms import Zeros
 from xamc.errors import InputError
+from xamc.model.parameters import Shape
 
 
 @dataclass

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor, row_blocks
 from xamc.compiler.weights.transforms import Zeros
+from xamc.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from xamc.compiler.frontends.families import Family

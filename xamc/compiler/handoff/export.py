@@ -15,7 +15,6 @@ from rich.console import Console
 from xamc.compiler.artifact.publish import portable_spec
 from xamc.compiler.artifact.staging import disk_errors, require_writable
 from xamc.compiler.cache import StageCache
-from xamc.compiler.contract import Bucket
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.handoff.assumptions import LLAMA as LLAMA_RESTS_ON
 from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
@@ -38,6 +37,7 @@ from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
+from xamc.model.config import Bucket
 
 Road = Literal["llama", "onnx"]
 ROADS: tuple[Road, ...] = ("llama", "onnx")

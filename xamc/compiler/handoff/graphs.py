@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes, Spec
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.proof import PassProof, prove
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
+from xamc.model.config import Bucket
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.standard_ops import StandardOps
 from xamc.passes.graph.vocab_padding import VocabPadding

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.compiler.weights.transforms import Cast, Zeros
 from xamc.errors import UnsupportedError
+from xamc.model.config import ModelConfig
+from xamc.model.parameters import parameter_shapes
 
 StoredDtype = Literal["float16", "bfloat16", "float32", "source"]
 

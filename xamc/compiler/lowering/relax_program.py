@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import tvm
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.weights.lazy import LazyTensor
+from xamc.model.config import ModelConfig
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.spec.model import Spec
+from xamc.model.config import ModelConfig
 from xamc.targets.request import TargetRequest
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.export.job import ExportJob, read_exported
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.program import Program
@@ -16,6 +15,7 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.scenario import Case
 from xamc.compiler.weights.transforms import Cast
 from xamc.errors import InputError
+from xamc.model.config import ModelConfig
 from xamc.passes.onnx_graph import dims
 from xamc.passes.text import program_text
 from xamc.targets.request import TargetRequest

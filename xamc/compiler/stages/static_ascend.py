@@ -19,7 +19,6 @@ from xamc.compiler.artifact.manifest import (
 )
 from xamc.compiler.artifact.publish import ArtifactWriter
 from xamc.compiler.artifact.staging import disk_errors
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.gear_plan import MOST_GEAR_BYTES
 from xamc.compiler.onnx_weights import WEIGHTS, SharedWeights, write_onnx
 from xamc.compiler.program import Program
@@ -31,6 +30,7 @@ from xamc.compiler.stages.publish import add_golden, common_fields
 from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.compiler.verify.gears import GearProof, prove_gears
+from xamc.model.config import ModelConfig
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import select_passes
 from xamc.targets.ascend.gears import GearGraph, graphs_of

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from xamc.compiler.artifact.manifest import Phase, Quantization
-from xamc.compiler.contract import Bucket
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
+from xamc.model.config import Bucket
 from xamc.targets.request import StaticPasses, TargetRequest
 
 

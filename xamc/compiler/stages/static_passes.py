@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xamc.compiler.contract import Bucket
 from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
@@ -18,6 +17,7 @@ from xamc.compiler.verify.rank_proof import prove_split
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 from xamc.compiler.weights.kv_scales import KvScales
 from xamc.errors import InputError
+from xamc.model.config import Bucket
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import GraphPass, PassReport
 from xamc.passes.runner import PassRun, run_passes, select_passes

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from xamc.compiler.artifact.golden import Golden
 from xamc.compiler.artifact.records import to_json
-from xamc.compiler.contract import Bucket
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.compiler.verify.golden import Distance
+from xamc.model.config import Bucket
 
 if TYPE_CHECKING:
     from xamc.targets.vacc.generate import GeneratedBucket

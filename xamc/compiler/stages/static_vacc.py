@@ -19,7 +19,6 @@ from xamc.compiler.artifact.manifest import (
 )
 from xamc.compiler.artifact.publish import ArtifactWriter
 from xamc.compiler.cache import stage_key
-from xamc.compiler.contract import Bucket
 from xamc.compiler.progress import Progress, Stage
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import static_summary, summary
@@ -29,6 +28,7 @@ from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
 from xamc.compiler.weights.lazy import LazyTensor
+from xamc.model.config import Bucket
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.generate import GeneratedBucket, generate_bucket

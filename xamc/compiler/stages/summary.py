@@ -10,7 +10,6 @@ from xamc.compiler.artifact.golden import Golden
 from xamc.compiler.artifact.manifest import Quantization
 from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import StageCache
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.spec import KeyUse
@@ -18,6 +17,7 @@ from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.stages.passes import Rewritten
 from xamc.compiler.stages.weights import WrittenWeights
 from xamc.compiler.verify.golden import Distance
+from xamc.model.config import ModelConfig
 from xamc.targets.request import Generated
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from xamc.compiler.contract import ModelConfig
+from xamc.model.config import ModelConfig
+from xamc.model.rope import LengthReached, rope_table
 from xamc.passes.protocol import Arrays
-from xamc.runtime.rope import LengthReached, rope_table
 
 DECODE_STEPS = 3
 BATCH = "batch"

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.child import Limits, run_child
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.weights.lazy import LazyTensor, row_blocks
+from xamc.model.config import ModelConfig
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -90,7 +90,7 @@ class StreamedModel:
             tensors: its parameters by transformers name, of any floating dtype.
             attention: the name of an attention function that transformers knows.
         """
-        from xamc.compiler.export.meta_model import meta_model
+        from xamc.model.meta_model import meta_model
 
         self._config, self._tensors = config, tensors
         self._head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"

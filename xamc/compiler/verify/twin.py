@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
+from xamc.model.config import ModelConfig
 
 TWIN_POSITIONS = 64
 _LONGEST_PATTERN = 8

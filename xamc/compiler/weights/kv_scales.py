@@ -18,9 +18,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from xamc.compiler import contract
-from xamc.compiler.contract import ModelConfig
 from xamc.errors import InputError, InternalError
+from xamc.model import config as contract
+from xamc.model.config import ModelConfig
 
 F32 = NDArray[np.float32]
 Range = tuple[F32, F32]

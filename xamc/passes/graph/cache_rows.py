@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler import contract
 from xamc.compiler.export.names import GATHER_POSITION_OP, MASK_DOMAIN, MASK_OP
 from xamc.compiler.program import Program
 from xamc.errors import InternalError
+from xamc.model import config as contract
 from xamc.passes.graph.kv_cache import cache_key, cache_value, updated_key, updated_value
 from xamc.passes.onnx_graph import (
     constant_node,

@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler import contract
 from xamc.compiler.export.names import DEQUANTIZE_KV_OP, MASK_DOMAIN, QUANTIZE_KV_OP, WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.kv_scales import (
@@ -24,6 +23,7 @@ from xamc.compiler.weights.kv_scales import (
 )
 from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.model import config as contract
 from xamc.passes.onnx_graph import Emit, add_function, dims, make_function, new_node
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
 

@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler import contract
-from xamc.compiler.contract import Bucket
 from xamc.compiler.export.names import MASK_DOMAIN, MASK_OP
 from xamc.compiler.program import Program
 from xamc.errors import InternalError
+from xamc.model import config as contract
+from xamc.model.config import Bucket
 from xamc.passes.onnx_graph import (
     constant_node,
     dims,

@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.model.config import ModelConfig
+from xamc.model.rope import rope_table
 from xamc.passes.onnx_graph import (
     constant_node,
     dims,
@@ -21,7 +22,6 @@ from xamc.passes.onnx_graph import (
     take_over,
 )
 from xamc.passes.protocol import Arrays, PassReport, Tensors
-from xamc.runtime.rope import rope_table
 
 _TABLES = ("rope_cos", "rope_sin")
 
@@ -35,7 +35,7 @@ class RopeTables:
             y = Add(Mul(x, cos), Mul(Concat(Neg(x[..., D/2:]), x[..., :D/2]), sin))
 
     The tables hold cat(freqs, freqs) for the positions 0 to S - 1 of the graph's length S, by
-    `xamc.runtime.rope.rope_table`. With dynamic NTK scaling the base grows with the length reached once that exceeds
+    `xamc.model.rope.rope_table`. With dynamic NTK scaling the base grows with the length reached once that exceeds
     `max_position_embeddings`; a fixed table has one base, and here it is the one that transformers' rule gives for
     the graph's length S. A longer graph than `max_position_embeddings` therefore equals transformers only when the
     sequence has S tokens, and a decode graph of another length than the prefill graph rotates with another base than

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from xamc.compiler.contract import Bucket, ModelConfig
+from xamc.model.config import Bucket, ModelConfig
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.kv_cache import cache_key, cache_value
 from xamc.targets.request import TargetRequest

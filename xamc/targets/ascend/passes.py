@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from xamc.compiler.contract import Bucket
 from xamc.compiler.weights.kv_scales import KvScales
 from xamc.errors import UnsupportedError
+from xamc.model.config import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.eager_attention import EagerAttention

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from xamc.compiler.contract import ModelConfig
+from xamc.model.config import ModelConfig
 from xamc.targets.ascend.assumptions import SOC_VERSIONS
 from xamc.targets.ascend.gears import GearGraph, dims_text, shape_text
 

@@ -19,7 +19,6 @@ from xamc.compiler.artifact.manifest import plan_layout
 from xamc.compiler.artifact.records import from_json
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.lowering.evaluate import Evaluation, evaluate
 from xamc.compiler.lowering.lower import lower
 from xamc.compiler.lowering.relax_program import RelaxProgram
@@ -29,6 +28,7 @@ from xamc.compiler.verify.scenario import Case, load_cases
 from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.verify.twin_file import read_weights
 from xamc.errors import InternalError
+from xamc.model.config import ModelConfig
 from xamc.passes.relax.kv_storage import KvStorage
 from xamc.passes.relax.protocol import RelaxPass
 from xamc.runtime.memory import Bytes, aligned_zeros

@@ -15,8 +15,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler import contract
-from xamc.compiler.contract import Bucket
 from xamc.compiler.export.names import (
     DEQUANTIZE_KV_OP,
     MODULE_KEY,
@@ -24,6 +22,8 @@ from xamc.compiler.export.names import (
     QUANTIZED_LINEAR_OP,
 )
 from xamc.compiler.program import Program
+from xamc.model import config as contract
+from xamc.model.config import Bucket
 from xamc.passes.onnx_graph import constant_array, static_dims
 from xamc.targets.vacc.assumptions import ASSUMPTIONS
 from xamc.targets.vacc.names import EXECUTES_ON, ISA, LIBRARY, PARAMS

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from xamc.compiler.contract import Bucket, ModelConfig
-from xamc.compiler.frontends.parameters import attention_biases
+from xamc.model.config import Bucket, ModelConfig
+from xamc.model.parameters import attention_biases
 from xamc.passes.graph.key_bias_apart import has_key_biases
 from xamc.targets.request import TargetRequest
 

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import UnsupportedError
+from xamc.model.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.families.llama import parameters
 from xamc.errors import InputError
+from xamc.model.config import ModelConfig, RopeConfig
 
 __all__ = ["configure", "parameters"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
-from xamc.compiler.frontends.parameters import parameter_shapes
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.weights.lazy import LazyTensor
+from xamc.model.config import ModelConfig
+from xamc.model.parameters import parameter_shapes
 
 
 def configure(reader: ConfigReader) -> ModelConfig:

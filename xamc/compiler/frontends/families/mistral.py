@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.families.llama import parameters
 from xamc.errors import UnsupportedError
+from xamc.model.config import ModelConfig
 
 __all__ = ["configure", "parameters"]
 

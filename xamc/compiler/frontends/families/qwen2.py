@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.families.llama import parameters
 from xamc.errors import InputError
+from xamc.model.config import ModelConfig
 
 __all__ = ["configure", "parameters", "sliding_windows"]
 

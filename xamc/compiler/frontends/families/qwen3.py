@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from xamc.compiler.contract import ModelConfig
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.families.llama import parameters
 from xamc.compiler.frontends.families.qwen2 import sliding_windows
+from xamc.model.config import ModelConfig
 
 __all__ = ["configure", "parameters"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from xamc.compiler.contract import ModelConfig
 from xamc.errors import InputError
+from xamc.model.config import ModelConfig
 
 Kind = Literal["head", "kv_head", "group", "intermediate", "vocab"]
 Span = tuple[int, int]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler import contract
 from xamc.compiler.export.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, WEIGHT_ROLE
 from xamc.compiler.program import Program
 from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InternalError
+from xamc.model import config as contract
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.propagate import Propagation

@@ -16,8 +16,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.contract import ModelConfig, RopeConfig
 from xamc.errors import UnsupportedError
+from xamc.model.config import ModelConfig, RopeConfig
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]

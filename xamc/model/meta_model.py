@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from xamc.compiler.contract import ModelConfig
+from xamc.model.config import ModelConfig
 
 
 def meta_model(config: ModelConfig, attention: str) -> Any:

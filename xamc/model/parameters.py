@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xamc.compiler.contract import ModelConfig
+from xamc.model.config import ModelConfig
 
 Shape = tuple[int, ...]
 
