@@ -12,8 +12,8 @@ import onnx_ir as ir
 from tests import twins
 from xamc.compiler.artifact.manifest import StaticGraph
 from xamc.compiler.artifact.records import to_json
-from xamc.compiler.program import Program
-from xamc.compiler.weights.kv_scales import KvScales
+from xamc.ir.program import Program
+from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import Bucket
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup

@@ -11,7 +11,7 @@ from tests.twins import family, family_answers
 from xamc.compiler.stages.static_passes import copy_program
 from xamc.compiler.static_plan import static_plan
 from xamc.compiler.verify.kv_calibration import scales_of_cases
-from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.config import DTYPE_BYTES, Bucket
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.passes import static_passes

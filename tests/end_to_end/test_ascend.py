@@ -22,11 +22,11 @@ from tests.end_to_end.test_families import expected
 from tests.end_to_end.vacc_models import error_of
 from tests.worker import Worker
 from xamc.compiler import cli
-from xamc.compiler.onnx_weights import WEIGHTS
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.onnx_weights import WEIGHTS
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load
 from xamc.runtime.ascend import AscendExecutor
 

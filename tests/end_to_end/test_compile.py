@@ -26,8 +26,8 @@ from xamc.compiler.artifact.read import read_artifact
 from xamc.compiler.pipeline import Compiled
 from xamc.compiler.progress import size
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import load
 from xamc.targets.kernels.isa import LEVELS, Isa
 

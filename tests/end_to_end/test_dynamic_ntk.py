@@ -11,7 +11,7 @@ import pytest
 from tests.end_to_end import references
 from tests.end_to_end.models import CHUNK, F32, I64, Workshop, prompts
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model
 
 BOUND = tolerance("cpu_fp32")

@@ -20,8 +20,8 @@ from tests.end_to_end.models import Workshop, spec
 from tests.worker import Worker
 from xamc.compiler.handoff.export import Handoff, HandoffOptions, export_vamc
 from xamc.compiler.pipeline import Compiled, compile_spec
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import MisuseError
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load
 
 PREFILL, TOTAL = 16, 48

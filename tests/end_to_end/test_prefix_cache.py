@@ -7,7 +7,7 @@ import pytest
 
 from tests.end_to_end.models import F32, I64, Workshop, answers, prompts
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load_language_model
 
 

@@ -17,7 +17,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 import xamc.compiler
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import load
 
 SPEC = "build_configs/smollm2/smollm2_135m_fp32.yaml"

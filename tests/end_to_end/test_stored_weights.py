@@ -20,7 +20,7 @@ from tests.end_to_end import references
 from tests.end_to_end.models import F32, Workshop, answers, prompts, states
 from xamc.compiler.pipeline import Compiled
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import load
 
 GROUP = 32

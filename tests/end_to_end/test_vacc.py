@@ -14,8 +14,8 @@ from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build, error_of
 from tests.worker import Worker
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model
 
 LANGUAGE_MODELS = [name for name, variant in VARIANTS.items() if variant.total]

@@ -16,8 +16,8 @@ from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.verify.metrics import kl_divergence, top1_agreement
 from xamc.compiler.verify.streamed_reference import streamed_logits
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
+from xamc.ir.tolerances import tolerance
 from xamc.runtime import load
 
 Edit = Callable[[str, F32], F32]

@@ -13,7 +13,7 @@ from tests.end_to_end.models import Workshop, prompts, spec
 from tests.targets.kernels.emulated import machine, needs_machine
 from tools.levels.closure import closure
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.targets.kernels.isa import Isa
 
 SCRIPT = """

@@ -9,15 +9,15 @@ import onnx_ir as ir
 import pytest
 
 from tests import twins
-from xamc.compiler.export.names import ALIAS_KEY, WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.ir.names import ALIAS_KEY, WEIGHT_ROLE
+from xamc.ir.onnx_graph import new_node
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.invariants import check_invariants
-from xamc.passes.onnx_graph import new_node
 
 
 def _value(program: Program, name: str) -> ir.Value:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests import twins
-from xamc.compiler.program import Program
 from xamc.errors import InputError, InternalError
+from xamc.ir.program import Program
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.last_position import LastPosition

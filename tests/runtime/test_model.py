@@ -13,8 +13,8 @@ import pytest
 
 from xamc.compiler.artifact import read_artifact
 from xamc.compiler.artifact.manifest import Cpu, dumps
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, InternalError, MisuseError, ToolchainError, UnsupportedError
+from xamc.ir.tolerances import tolerance
 from xamc.model.config import RopeConfig
 from xamc.runtime import Generation, Model, load
 from xamc.runtime.executor import Step

@@ -12,8 +12,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
+from xamc.ir.tolerances import tolerance
 from xamc.model.config import ModelConfig, RopeConfig
 from xamc.model.rope import LengthReached, inverse_frequencies, rope_table
 from xamc.runtime.rope_table import RopeTable

@@ -16,8 +16,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import MisuseError
+from xamc.ir.tolerances import tolerance
 from xamc.runtime.sampling import Sampler, Sampling, softmax
 
 VOCAB = 200

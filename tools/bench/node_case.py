@@ -21,8 +21,8 @@ import onnx
 from numpy.typing import NDArray
 
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import XamcError
+from xamc.ir.tolerances import tolerance
 
 PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED = "passed", "passed, constants", "refused", "wrong", "failed"
 STATES = (PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED)

@@ -172,7 +172,7 @@ def page(rows: Sequence[Row], left: int = 0) -> str:
         "The cases are those of the `onnx` package, its expected outputs and tolerances; they take the road of",
         "[ONNX models](../onnx.md): simplification, TVM's importer, code for x86-64-v3, run on this CPU.",
         "Expected results in bfloat16 were rounded after every operator: they may be off by `node_bfloat16`",
-        "(`xamc/compiler/verify/tolerances.py`) of the largest element where the case's own tolerance is smaller.",
+        "(`xamc/ir/tolerances.py`) of the largest element where the case's own tolerance is smaller.",
         ", ".join(f"{tool} {tool_version(tool)}" for tool in _TOOLS) + ".",
         "",
         f"**{passed} of {len(rows)} cases pass ({passed / max(1, len(rows)):.1%})**, and "

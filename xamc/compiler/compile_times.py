@@ -29,8 +29,8 @@ from xamc.compiler.plan_stages import PlannedStage, planned_stages
 from xamc.compiler.progress import StageRecord
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.job import packing_workers
-from xamc.compiler.weights.fingerprint import file_identity
 from xamc.errors import InputError
+from xamc.ir.weights.fingerprint import file_identity
 from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest

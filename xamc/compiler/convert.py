@@ -26,9 +26,9 @@ from xamc.compiler.frontends.tied_head import HEAD, are_different, read_paramete
 from xamc.compiler.frontends.weight_files import NAMED, read_tensors
 from xamc.compiler.handoff.safetensors_shards import SHARD_BYTES, tensor_bytes, write_shards
 from xamc.compiler.progress import Progress, size
-from xamc.compiler.weights.lazy import LazyTensor
-from xamc.compiler.weights.transforms import FLOATS, Cast
 from xamc.errors import InputError, MisuseError
+from xamc.ir.weights.lazy import LazyTensor
+from xamc.ir.weights.transforms import FLOATS, Cast
 
 # What goes along from a Hugging Face folder: data, never a Python file or another weight file.
 _BESIDE = (

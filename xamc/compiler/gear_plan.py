@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xamc.compiler.onnx_weights import ALIGNMENT
+from xamc.ir.onnx_weights import ALIGNMENT
 from xamc.model.config import ModelConfig
 from xamc.model.parameters import parameter_shapes
 from xamc.targets.ascend.gears import GearGraph, graphs_of

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
-from xamc.compiler.export.names import (
+from xamc.errors import InternalError
+from xamc.ir.names import (
     ALIAS_KEY,
     ALL_GATHER_OP,
     ALL_REDUCE_OP,
@@ -26,9 +27,8 @@ from xamc.compiler.export.names import (
     VASTAI_DOMAIN,
     WEIGHT_ROLE,
 )
-from xamc.compiler.program import Program
-from xamc.errors import InternalError
-from xamc.passes.onnx_graph import dims
+from xamc.ir.onnx_graph import dims
+from xamc.ir.program import Program
 
 _STANDARD = (
     "Add",

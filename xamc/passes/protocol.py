@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.program import Program
+from xamc.ir.program import Program
 
 if TYPE_CHECKING:
     from xamc.passes.graph.shard.plan import ShardPlan
@@ -54,7 +54,7 @@ class GraphPass(Protocol):
 
     Attributes:
         name: the word used in the spec (`passes.disable`, `passes.expect`), in reports and dumps.
-        tolerance: name of an entry of `xamc.compiler.verify.tolerances` that bounds how far outputs may move.
+        tolerance: name of an entry of `xamc.ir.tolerances` that bounds how far outputs may move.
     """
 
     @property

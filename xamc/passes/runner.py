@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from xamc.compiler.program import Program
 from xamc.errors import InputError, InternalError, XamcError
+from xamc.ir.program import Program
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import GraphPass, PassReport
 from xamc.passes.rules import GRAPH_RULES

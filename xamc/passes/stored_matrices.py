@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from xamc.compiler.program import Program
+from xamc.ir.program import Program
 from xamc.passes.protocol import NonMatch, PassReport
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from xamc.compiler.artifact.panels import PANEL
 from xamc.compiler.artifact.staging import disk_errors
-from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype
-from xamc.compiler.weights.transforms import FLOATS, check_finite
+from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype
+from xamc.ir.weights.transforms import FLOATS, check_finite
 from xamc.targets.block_pool import run_blocks
 from xamc.targets.kernels.packing import PackedLayout, pack_rows
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.artifact.manifest import Code, Cpu, Phase
-from xamc.compiler.weights.kv_scales import KvScales
-from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.ir.weights.kv_scales import KvScales
+from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.config import Bucket
 from xamc.passes.protocol import GraphPass, SplitsRanks
 from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice

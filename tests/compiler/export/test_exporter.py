@@ -12,11 +12,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tests import twins
 from xamc.compiler.export.exporter import check_counts, expected_counts
 from xamc.compiler.export.job import ExportJob, config_from_json, read_exported
-from xamc.compiler.export.names import MODULE_KEY
 from xamc.compiler.export.patches import ATTENTION_NAME, patched
 from xamc.compiler.export.worker import run_file
 from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
+from xamc.ir.names import MODULE_KEY
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.invariants import check_invariants
 

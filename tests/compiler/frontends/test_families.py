@@ -18,8 +18,8 @@ from tests.compiler.frontends import published
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.lazy import RowRanges
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.lazy import RowRanges
 from xamc.model.config import ModelConfig
 
 FAMILY_MAPPING = tolerance("family_mapping")

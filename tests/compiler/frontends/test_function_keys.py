@@ -15,8 +15,8 @@ from tests.compiler.frontends.test_families import IDS, LONG_IDS, distance, mapp
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, UnsupportedError, XamcError
+from xamc.ir.tolerances import tolerance
 from xamc.model.config import ModelConfig
 
 

@@ -16,7 +16,7 @@ from tests.targets.graph.operators import build, run
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.lowering.index_bounds import bound_indices
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((2, 4, 5, 7)).astype(np.float32)

@@ -19,8 +19,8 @@ from xamc.compiler.frontends.onnx_functions import expandable
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.lowering.onnx_operators import RANDOM, SUPPORTED
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
+from xamc.ir.tolerances import tolerance
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 4, 6)).astype(np.float32)

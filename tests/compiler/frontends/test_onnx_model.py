@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from tests.onnx_models import MODELS, SHAPES, Graph, feeds, reference, vit, write
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.tolerances import tolerance
 
 
 def saved(model: onnx.ModelProto, path: Path) -> Path:

@@ -15,8 +15,8 @@ from tests.onnx_models import reference
 from tests.targets.graph.operators import build, run
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
+from xamc.ir.tolerances import tolerance
 
 STEPS, BATCH, INPUT, HIDDEN = 3, 3, 4, 6
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

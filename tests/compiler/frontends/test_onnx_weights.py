@@ -18,7 +18,7 @@ from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.frontends.onnx_weights import Storage, lift_weights, quantize_per_channel, store_weights
 from xamc.compiler.verify.graph_oracle import answers
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 
 
 def graph_of(kind: str, folder: Path) -> ir.Model:

@@ -22,8 +22,8 @@ from xamc.compiler.export import pickled_tensors
 from xamc.compiler.frontends import Checkpoint, open_checkpoint, pickled
 from xamc.compiler.frontends.pickled import read_pickled
 from xamc.compiler.plan import make_plan
-from xamc.compiler.weights.files import FileTensor
 from xamc.errors import InputError, UnsupportedError, XamcError
+from xamc.ir.weights.files import FileTensor
 
 
 def opened(folder: Path) -> Checkpoint:

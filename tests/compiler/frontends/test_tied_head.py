@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints import CONFIGS, write_tiny
 from tests.compiler.frontends.test_families import IDS, distance, mapped_logits
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError
+from xamc.ir.tolerances import tolerance
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

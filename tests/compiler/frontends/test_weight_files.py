@@ -16,8 +16,8 @@ from tests.checkpoints import write_tiny
 from tests.compiler.frontends.test_families import IDS, distance, mapped_logits
 from tests.pickles import to_pickles
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError
+from xamc.ir.tolerances import tolerance
 
 INDEX = "model.safetensors.index.json"
 

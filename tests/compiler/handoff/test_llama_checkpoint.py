@@ -20,8 +20,8 @@ from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.handoff.llama_checkpoint import StoredDtype, as_llama
 from xamc.compiler.handoff.safetensors_shards import write_shards
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.tolerances import tolerance
 
 LONGEST = 24
 

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from xamc.compiler.handoff.safetensors_shards import INDEX, plan_shards, write_shards
-from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
-from xamc.compiler.weights.transforms import Zeros
+from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
+from xamc.ir.weights.transforms import Zeros
 
 
 def test_round_trip_with_an_index(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ _STREAM = """
 import resource, sys
 from pathlib import Path
 from xamc.compiler.handoff.safetensors_shards import write_shards
-from xamc.compiler.weights.transforms import Cast, Zeros
+from xamc.ir.weights.transforms import Cast, Zeros
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 write_shards(Path(sys.argv[1]), {f"t{i}": Cast(Zeros((100_000, 1024), "float32"), "float16", "t") for i in range(2)})
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

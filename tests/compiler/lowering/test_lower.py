@@ -10,8 +10,8 @@ from tests.passes.relax import cases
 from xamc.compiler.lowering import interpreter
 from xamc.compiler.lowering.lower import check_supported, lower
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
+from xamc.ir.tolerances import tolerance
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.last_position import LastPosition

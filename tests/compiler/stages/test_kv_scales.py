@@ -19,8 +19,8 @@ from xamc.compiler.stages.job import CompileOptions, Job
 from xamc.compiler.stages.kv_scales import calibration_samples, kv_scales
 from xamc.compiler.verify.calibration_text import is_varied
 from xamc.compiler.verify.kv_calibration import RESULT
-from xamc.compiler.weights.kv_scales import KvScales, past_names, read_kv_scales
 from xamc.errors import InputError
+from xamc.ir.weights.kv_scales import KvScales, past_names, read_kv_scales
 
 
 @pytest.fixture(scope="module")

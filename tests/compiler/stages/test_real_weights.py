@@ -15,8 +15,8 @@ from xamc.compiler.stages.real_weights import (
     warn_of_cost,
 )
 from xamc.compiler.verify.real_weights import KEYS, UNSCALED, Extent, Observed
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
+from xamc.ir.tolerances import tolerance
 
 SMALL = Extent("model.layers.0.mlp", "output", 12.0)
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from xamc.compiler.progress import Progress
 from xamc.compiler.stages.static_vacc import _merge
-from xamc.compiler.weights.fingerprint import fingerprint
-from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
+from xamc.ir.weights.fingerprint import fingerprint
+from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.model.config import Bucket
 
 PREFILL, LONGER, DECODE = Bucket("prefill", 16), Bucket("prefill", 32), Bucket("decode", 64)

@@ -5,8 +5,8 @@ import pytest
 from xamc.compiler.artifact.manifest import Quantization
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.target_request import target_request
-from xamc.compiler.weights.quantize import RoundToNearest
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.weights.quantize import RoundToNearest
 from xamc.targets.base import CAPS
 from xamc.targets.request import TargetRequest
 

@@ -7,13 +7,13 @@ import pytest
 
 from tests import twins
 from tests.passes.graph.cases import PASSES
-from xamc.compiler.program import Program
 from xamc.compiler.verify.float16_range import require_finite
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import Case
-from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import UnsupportedError
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph.half_precision import HalfPrecision
 
 

@@ -11,8 +11,8 @@ from tests.mutation import mutated
 from xamc.compiler.artifact.gears import GearEntry
 from xamc.compiler.verify import gears
 from xamc.compiler.verify.gears import GearProof, prove_gears
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import cache_rows
 from xamc.passes.protocol import GraphPass
 from xamc.targets.ascend.passes import gear_passes

@@ -14,8 +14,8 @@ from tests.compiler.artifact.conftest import manifest as manifest  # the fixture
 from xamc.compiler.artifact import Manifest, Weights, plan_layout
 from xamc.compiler.artifact.golden import Golden, Sample
 from xamc.compiler.verify.golden import GoldenResult, check_golden, is_fp32
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import ToolchainError
+from xamc.ir.tolerances import tolerance
 
 GENERATOR = np.random.default_rng(1)
 IDS = [np.arange(length, dtype=np.int64) + length for length in (6, 3)]

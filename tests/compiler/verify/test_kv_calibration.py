@@ -14,8 +14,8 @@ from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.verify.kv_calibration import HEADROOM, calibrate, scales_of_cases, streamed_kv_ranges
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import materialize
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.kv_scales import KvScales, past_names, read_kv_scales
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.kv_scales import KvScales, past_names, read_kv_scales
 
 # two texts of different length: the second one's keys start at position 0 again
 SAMPLES = [np.random.default_rng(seed).integers(0, 272, length) for seed, length in ((0, 13), (1, 7))]

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests import twins
-from xamc.compiler.program import Program
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.verify.proof import PassProof, ProofReport, prove
 from xamc.compiler.verify.scenario import load_cases, save_cases
-from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import constant_node, new_node
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph.byte_codes import ByteCodes
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
@@ -23,7 +24,6 @@ from xamc.passes.graph.norms import Norms
 from xamc.passes.graph.quantize_weights import QuantizeWeights
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.graph.weight_storage import WeightStorage
-from xamc.passes.onnx_graph import constant_node, new_node
 from xamc.passes.protocol import GraphPass, PassReport, SameSignature
 
 

@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import twins
-from xamc.compiler.export.names import WEIGHT_ROLE
-from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle
 from xamc.compiler.verify.ranks import join_caches, merge_ranks, rank_name, split_call
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.ir.names import WEIGHT_ROLE
+from xamc.ir.onnx_graph import add_function, new_node
+from xamc.ir.program import Program
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.shard import Shard, ShardPlan
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function
-from xamc.passes.onnx_graph import add_function, new_node
 from xamc.passes.protocol import Arrays
 
 F32 = ir.TensorType(ir.DataType.FLOAT)

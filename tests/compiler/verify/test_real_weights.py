@@ -15,9 +15,9 @@ from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.compiler.verify.kv_calibration import streamed_kv_ranges
 from xamc.compiler.verify.oracle import materialize
 from xamc.compiler.verify.real_weights import observe, observed
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.kv_scales import KvScales
-from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.kv_scales import KvScales
+from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.model.config import ModelConfig
 
 PROMPTS = [np.random.default_rng(seed).integers(0, 272, length) for seed, length in ((0, 40), (1, 7))]

@@ -20,8 +20,8 @@ from xamc.compiler.verify import recorded as file
 from xamc.compiler.verify.junit import TestCase as Case
 from xamc.compiler.verify.junit import write_junit
 from xamc.compiler.verify.recorded import Difference, Recorded, compare, record_answer
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError
+from xamc.ir.tolerances import tolerance
 
 VOCABULARY = 12
 BOUND = tolerance("recorded_answers")

@@ -16,8 +16,8 @@ from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import materialize
 from xamc.compiler.verify.streamed_reference import reference_logits, streamed_logits
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.lazy import Array, ArrayTensor, LazyTensor
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.lazy import Array, ArrayTensor, LazyTensor
 
 
 @dataclass

@@ -11,10 +11,11 @@ from tests import twins
 from tests.golden_files import first_layer, rewrite_text
 from tests.passes.graph.open_norms import OpenNorms
 from tests.passes.graph.wide_masks import WideMasks
-from xamc.compiler.program import Program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
-from xamc.compiler.weights.kv_scales import KvScales
+from xamc.ir.program import Program
+from xamc.ir.text import program_text
+from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask
@@ -29,7 +30,6 @@ from xamc.passes.graph.rope_table import RopeTables
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
-from xamc.passes.text import program_text
 
 
 @dataclass(frozen=True)

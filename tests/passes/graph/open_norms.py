@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xamc.compiler.program import Program
-from xamc.passes.onnx_graph import constant_node, infer_types_and_shapes, new_node, take_over
+from xamc.ir.onnx_graph import constant_node, infer_types_and_shapes, new_node, take_over
+from xamc.ir.program import Program
 from xamc.passes.protocol import PassReport, SameSignature
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from tests import twins
 from tests.passes.graph.cases import DECODE, PREFILL
-from xamc.compiler.program import Program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import Case
+from xamc.ir.program import Program
 from xamc.model.config import Bucket
 from xamc.passes.graph.kv_int8 import KvInt8
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from xamc.compiler.program import Program
+from xamc.ir.onnx_graph import static_dims
+from xamc.ir.program import Program
 from xamc.model.config import Bucket
-from xamc.passes.onnx_graph import static_dims
 from xamc.passes.protocol import GraphPass
 from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
 

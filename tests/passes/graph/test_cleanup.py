@@ -5,10 +5,10 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.program import Program
+from xamc.ir.onnx_graph import constant_array, constant_node, new_node
+from xamc.ir.program import Program
 from xamc.passes.graph import cleanup
 from xamc.passes.graph.cleanup import Cleanup
-from xamc.passes.onnx_graph import constant_array, constant_node, new_node
 
 
 def test_golden() -> None:

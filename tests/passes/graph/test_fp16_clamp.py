@@ -8,11 +8,11 @@ from tests.golden_files import check_golden
 from tests.passes.graph.cases import PREFILL, golden_of
 from tests.passes.graph.static_graphs import static_passes
 from tests.passes.graph.wide_masks import WideMasks
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import constant_array, constant_node, new_node
+from xamc.ir.program import Program
 from xamc.passes.graph import fp16_clamp
 from xamc.passes.graph.fp16_clamp import Fp16Clamp
-from xamc.passes.onnx_graph import constant_array, constant_node, new_node
 from xamc.passes.runner import run_passes
 
 

@@ -14,8 +14,8 @@ from tests.passes.graph.cases import PASSES, golden_of
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import materialize
 from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import half_precision
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.half_precision import HalfPrecision

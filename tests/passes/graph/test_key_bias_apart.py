@@ -12,10 +12,10 @@ from tests.passes.graph.cases import DECODE, PASSES, PassCase, golden_of
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.rank_proof import prove_split
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.kv_scales import past_names, scales_name
-from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.kv_scales import past_names, scales_name
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.model.config import RopeConfig
 from xamc.passes.graph import key_bias_apart
 from xamc.passes.graph.key_bias_apart import KeyBiasApart, rotated_bias

@@ -4,12 +4,12 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.export.names import ALIAS_KEY
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize, oracle_of
 from xamc.compiler.verify.scenario import prompts, steps
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.names import ALIAS_KEY
+from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import kv_cache
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache

@@ -9,15 +9,17 @@ from onnx.reference import ReferenceEvaluator
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text, twin_kv_scales
-from xamc.compiler.program import Program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.metrics import output_error, relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize, oracle_of
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.kv_scales import KvScales, past_names
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import add_function, new_node
+from xamc.ir.program import Program
+from xamc.ir.text import program_text
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.kv_scales import KvScales, past_names
 from xamc.model import config as contract
 from xamc.model.config import Bucket
 from xamc.passes.graph import kv_int8
@@ -25,8 +27,6 @@ from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_int8 import KvInt8, dequantize_kv_function, quantize_kv_function
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel
 from xamc.passes.graph.weight_storage import WeightStorage
-from xamc.passes.onnx_graph import add_function, new_node
-from xamc.passes.text import program_text
 from xamc.targets.graph_pipelines import vacc_graph_passes
 
 

@@ -10,15 +10,15 @@ from tests.passes.graph.static_graphs import static_passes, structure_problems
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.compiler.verify.scenario import prompts
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import new_node
+from xamc.ir.tolerances import tolerance
 from xamc.model import config as contract
 from xamc.model.config import Bucket
 from xamc.passes.graph import phase
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.graph.rope_table import RopeTables
-from xamc.passes.onnx_graph import new_node
 from xamc.passes.runner import run_passes
 
 

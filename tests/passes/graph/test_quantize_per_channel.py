@@ -9,13 +9,13 @@ from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import add_function, new_node
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph import quantize_per_channel
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel, quantized_linear_function
 from xamc.passes.graph.weight_storage import WeightStorage
-from xamc.passes.onnx_graph import add_function, new_node
 
 
 def test_golden() -> None:
@@ -69,7 +69,7 @@ def test_codes_and_scales_are_the_vendors_definition() -> None:
 
 def test_a_scale_is_read_in_blocks_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scales are a thousandth of their matrix, which must not be read whole for them."""
-    from xamc.compiler.weights import lazy, quantize
+    from xamc.ir.weights import lazy, quantize
 
     blocks: list[int] = []
 

@@ -11,9 +11,9 @@ from tests.passes.graph.cases import PASSES, golden_text
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError, UnsupportedError
+from xamc.ir.onnx_graph import add_function, new_node
 from xamc.passes.graph import quantize_weights
 from xamc.passes.graph.quantize_weights import QuantizeWeights, dequantize_groups_function
-from xamc.passes.onnx_graph import add_function, new_node
 
 
 def test_golden() -> None:

@@ -8,10 +8,10 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.graph.cases import DECODE, PREFILL, golden_of
-from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.verify.oracle import read_all
 from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
+from xamc.ir.names import WEIGHT_ROLE
 from xamc.model.config import RopeConfig
 from xamc.passes.graph import rope_table
 from xamc.passes.graph.causal_mask import CausalMask

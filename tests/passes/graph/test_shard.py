@@ -11,17 +11,17 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden, first_layer, rewrite_text
 from tests.passes.graph.sharded import DECODE, PREFILL, Wrong, static
-from xamc.compiler.program import Program
 from xamc.compiler.verify.proof import PassProof, prove
 from xamc.compiler.verify.rank_proof import prove_split
-from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import dims, new_node
+from xamc.ir.program import Program
+from xamc.ir.text import program_text
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.shard import Shard
 from xamc.passes.graph.swiglu import SwiGlu
-from xamc.passes.onnx_graph import dims, new_node
-from xamc.passes.text import program_text
 from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
 
 # llama is the twin of three groups, which has biases everywhere

@@ -14,8 +14,8 @@ from tests.passes.graph.sharded import DECODE, static
 from xamc.compiler.verify import rank_proof, ranks
 from xamc.compiler.verify.rank_proof import prove_split
 from xamc.errors import XamcError
+from xamc.ir.text import program_text
 from xamc.passes.graph.shard import collectives, plan, propagate, reshape, roles, split
-from xamc.passes.text import program_text
 
 MODULES: dict[str, ModuleType] = {
     "collectives": collectives,

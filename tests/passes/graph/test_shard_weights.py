@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import twins
-from xamc.compiler.weights.lazy import Array, ArrayTensor, LazyTensor
 from xamc.errors import InternalError
+from xamc.ir.weights.lazy import Array, ArrayTensor, LazyTensor
 from xamc.model.config import DTYPE_BYTES
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.shard import Shard, ShardPlan

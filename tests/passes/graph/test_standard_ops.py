@@ -11,11 +11,11 @@ from tests.passes.graph.cases import PASSES, golden_of
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle
 from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import constant_node, new_node
+from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import standard_ops
 from xamc.passes.graph.standard_ops import StandardOps, rewrite_forms
-from xamc.passes.onnx_graph import constant_node, new_node
 
 
 def test_golden() -> None:

@@ -5,18 +5,18 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, PREFILL, golden_text
-from xamc.compiler.export.names import WEIGHT_ROLE
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import oracle_of, read_all
 from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.names import WEIGHT_ROLE
+from xamc.ir.onnx_graph import dims, new_node
+from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import vocab_padding
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.vocab_padding import VocabPadding
 from xamc.passes.graph.weight_storage import WeightStorage
-from xamc.passes.onnx_graph import dims, new_node
 from xamc.passes.protocol import GraphPass
 from xamc.targets.graph_pipelines import vacc_graph_passes
 

@@ -7,9 +7,9 @@ from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
 from xamc.compiler.verify.oracle import materialize
 from xamc.compiler.verify.proof import prove
-from xamc.compiler.weights.lazy import ArrayTensor
-from xamc.compiler.weights.transforms import Cast
 from xamc.errors import InternalError
+from xamc.ir.weights.lazy import ArrayTensor
+from xamc.ir.weights.transforms import Cast
 from xamc.passes.graph import weight_storage
 from xamc.passes.graph.weight_storage import WeightStorage
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xamc.compiler.program import Program
-from xamc.passes.onnx_graph import constant_array, constant_node
+from xamc.ir.onnx_graph import constant_array, constant_node
+from xamc.ir.program import Program
 from xamc.passes.protocol import PassReport, SameSignature
 
 

@@ -13,10 +13,10 @@ from tests import twins
 from tests.golden_files import rewrite_text
 from xamc.compiler.lowering.evaluate import evaluate
 from xamc.compiler.lowering.lower import lower
-from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import Case
+from xamc.ir.relax_program import RelaxProgram
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.last_position import LastPosition

@@ -3,7 +3,7 @@ import numpy as np
 from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.relax import cases
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.passes.relax import concat_projections
 from xamc.passes.relax.concat_projections import ConcatProjections
 
@@ -30,7 +30,7 @@ def test_the_merged_weight_reads_its_sources_in_order() -> None:
 def test_different_formats_are_not_merged_and_the_report_says_why() -> None:
     program = cases.before("tied", "concat_projections")
     from xamc.compiler.lowering.body import Body
-    from xamc.compiler.lowering.dialect import decode
+    from xamc.ir.dialect import decode
     from xamc.passes.relax.matching import rebuilt
 
     body = Body.of(program.module["main"])

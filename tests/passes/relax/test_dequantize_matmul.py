@@ -3,7 +3,7 @@ import pytest
 from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.relax import cases
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.passes.relax import dequantize_matmul
 from xamc.passes.relax.dequantize_matmul import DequantizeMatmul
 

@@ -4,8 +4,8 @@ from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.relax import cases
 from tests.twins import ROUNDING
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.tolerances import tolerance
 from xamc.passes.relax import kv_storage
 from xamc.passes.relax.kv_storage import KvStorage
 from xamc.passes.relax.protocol import RelaxPass

@@ -1,7 +1,7 @@
 from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.relax import cases
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.passes.relax import packed_swiglu
 from xamc.passes.relax.packed_swiglu import PackedSwiGLU
 

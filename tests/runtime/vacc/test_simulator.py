@@ -13,9 +13,9 @@ from tests.runtime.vacc.conftest import DECODE, PREFILL, Reference, manifest
 from tests.vacc_artifacts import Variant, whole_program
 from xamc.compiler.artifact.manifest import StaticGraph
 from xamc.compiler.verify.oracle import oracle_of
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.kv_scales import KvScales
 from xamc.errors import InputError, InternalError, UnsupportedError
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import past_key, past_value
 from xamc.runtime.executor import Step
 from xamc.runtime.model import Model

@@ -15,16 +15,16 @@ from xamc.compiler.verify.metrics import output_error
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import UnsupportedError
+from xamc.ir.onnx_graph import dims, static_dims
+from xamc.ir.text import program_text
+from xamc.ir.tolerances import tolerance
 from xamc.model.config import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.half_precision import HalfPrecision
 from xamc.passes.graph.last_position import LastPosition
-from xamc.passes.onnx_graph import dims, static_dims
 from xamc.passes.protocol import GraphPass, Tensors
 from xamc.passes.runner import run_passes
-from xamc.passes.text import program_text
 from xamc.targets.ascend.passes import check, static_passes
 from xamc.targets.registry import StaticTarget, target
 from xamc.targets.request import AtcRequest, TargetRequest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.ir.weights.quantize import RoundToNearest
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.isa import LEVELS, Isa

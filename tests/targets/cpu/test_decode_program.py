@@ -7,7 +7,7 @@ import pytest
 
 from tests.passes.relax import cases
 from xamc.compiler.artifact.step_program import StepProgram
-from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.ir.relax_program import RelaxProgram
 from xamc.targets.cpu import select_kernels
 from xamc.targets.cpu.decode_program import DecodeProgram, NotOneProgram, plan_decode
 from xamc.targets.cpu.pipeline import relax_passes

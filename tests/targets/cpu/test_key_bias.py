@@ -7,9 +7,9 @@ import pytest
 
 from tests.passes.relax import cases
 from xamc.compiler.lowering.body import Body
-from xamc.compiler.lowering.dialect import decode
-from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.errors import InternalError
+from xamc.ir.dialect import decode
+from xamc.ir.relax_program import RelaxProgram
 from xamc.targets.cpu.key_bias import key_bias, rotated_biases
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.twin_proof import TwinProof

@@ -12,7 +12,7 @@ from tests import twins
 from tests.mutation import mutated
 from xamc.compiler.cache import StageCache
 from xamc.compiler.verify.twin_file import content_digest, write_weights
-from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.targets.cpu import generate as module
 from xamc.targets.cpu.target import KERNELS_PROOF, PASSES_PROOF
 

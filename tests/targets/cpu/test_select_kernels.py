@@ -6,8 +6,8 @@ import pytest
 
 from tests.mutation import mutated
 from tests.passes.relax import cases
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError, UnsupportedError
+from xamc.ir.tolerances import tolerance
 from xamc.targets.cpu import select_kernels as module
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.target import RELAX_PASS_NAMES

@@ -15,7 +15,7 @@ from tests.onnx_models import reference
 from tests.targets.graph.operators import build, run
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 
 KINDS = {
     "float32": TensorProto.FLOAT,

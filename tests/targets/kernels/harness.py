@@ -13,7 +13,7 @@ import tvm_ffi
 
 from tests.cpu_level.emulated_level import emulated, real_levels, real_machine
 from tests.targets.kernels.emulated import emulated_kernel, runs_here
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.isa import LEVELS, Isa
 

@@ -12,7 +12,7 @@ from onnx import helper
 
 from tests.onnx_models import reference
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 
 Array = NDArray[np.float32]
 # batch, channels, height, width, features, kernel, strides, padding (top, left, bottom, right), dilations, groups

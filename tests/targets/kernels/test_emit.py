@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.targets.kernels.harness import HOST, LEVELS_HERE, kernel, rng
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.threads import OWN_LAUNCH, launch, own_share, tasks

@@ -8,7 +8,7 @@ import pytest
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, normal, rng
 from tests.targets.kernels.test_linear import N, name
 from tests.targets.kernels.test_packing import weights
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.targets.kernels.harness import kernel, normal, rng
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.batched_matmul import MatMulShape, batched_matmul
 from xamc.targets.kernels.isa import Isa

@@ -8,8 +8,8 @@ import pytest
 
 from tests.vacc_artifacts import Variant, whole_program
 from xamc.compiler.cache import StageCache
-from xamc.compiler.program import Program
 from xamc.errors import InternalError, UnsupportedError
+from xamc.ir.program import Program
 from xamc.model.config import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.kernels.isa import Isa

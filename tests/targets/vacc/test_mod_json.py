@@ -10,7 +10,7 @@ import pytest
 
 from tests import twins
 from tests.vacc_artifacts import Variant, whole_program
-from xamc.compiler.program import Program
+from xamc.ir.program import Program
 from xamc.model.config import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.vacc.assumptions import assumption

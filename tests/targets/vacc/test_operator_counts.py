@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from tests.twins import family, family_answers
-from xamc.compiler.program import Program
 from xamc.compiler.stages.static_passes import copy_program
 from xamc.compiler.verify.kv_calibration import scales_of_cases
-from xamc.compiler.weights.quantize import RoundToNearest
+from xamc.ir.onnx_graph import constant_array
+from xamc.ir.program import Program
+from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.config import Bucket
-from xamc.passes.onnx_graph import constant_array
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.operator_counts import operator_counts
 from xamc.targets.vacc.passes import static_passes

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests import twins
 from xamc.compiler.artifact.params_index import read_params_index
-from xamc.compiler.weights.lazy import ArrayTensor
-from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
-from xamc.compiler.weights.transforms import Cast
 from xamc.errors import InputError, InternalError
+from xamc.ir.weights.lazy import ArrayTensor
+from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest
+from xamc.ir.weights.transforms import Cast
 from xamc.targets.vacc import params_file as module
 from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 

@@ -18,8 +18,8 @@ from xamc.compiler.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.progress import Stage, size
 from xamc.compiler.spec import LoadedSpec
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, MisuseError, ToolchainError
+from xamc.ir.tolerances import tolerance
 
 if TYPE_CHECKING:
     from xamc.compiler.plan_graph import GraphPlan

@@ -17,8 +17,8 @@ from xamc.compiler.commands.output import message_console, print_json, print_tab
 from xamc.compiler.commands.sizes import parse_size
 from xamc.compiler.commands.target_names import TARGET_NAMES
 from xamc.compiler.progress import Progress, Stage, size
-from xamc.compiler.verify.tolerances import TOLERANCES, tolerance
 from xamc.errors import ToolchainError
+from xamc.ir.tolerances import TOLERANCES, tolerance
 
 if TYPE_CHECKING:
     from xamc.compiler.verify.golden import GoldenResult

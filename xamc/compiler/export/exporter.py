@@ -20,13 +20,13 @@ import torch
 import transformers
 
 from xamc.compiler.export.mask_function import sliding_window_mask_function
-from xamc.compiler.export.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROLE
 from xamc.compiler.export.patches import ATTENTION_NAME, ExportState, patched, tracing
 from xamc.errors import InternalError
+from xamc.ir.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROLE
+from xamc.ir.onnx_graph import infer_types_and_shapes
 from xamc.model import config as contract
 from xamc.model.config import ModelConfig
 from xamc.model.meta_model import meta_model
-from xamc.passes.onnx_graph import infer_types_and_shapes
 
 
 class _RopeTables(torch.nn.Module):

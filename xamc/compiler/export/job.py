@@ -10,11 +10,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, load_cases
 from xamc.compiler.verify.twin import twin_weights
+from xamc.ir.onnx_graph import dims
+from xamc.ir.program import Program
 from xamc.model.config import ModelConfig, RopeConfig
-from xamc.passes.onnx_graph import dims
 
 JOB_FILE = "job.json"
 MODEL_FILE = "model.onnx"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from xamc.compiler.export.names import MASK_DOMAIN, MASK_OP
+from xamc.ir.names import MASK_DOMAIN, MASK_OP
 
 
 def sliding_window_mask_function(opset: int) -> ir.Function:

@@ -20,8 +20,8 @@ import torch.onnx.ops as onnx_ops
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from xamc.compiler.export.names import MASK_DOMAIN, MASK_OP
 from xamc.errors import InternalError
+from xamc.ir.names import MASK_DOMAIN, MASK_OP
 
 ATTENTION_NAME = "xamc_export"
 

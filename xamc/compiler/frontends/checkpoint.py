@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from xamc.compiler.hub_cache import find_in_hub_cache, hub_cache_folder, is_repository, snapshot
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InputError
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import ModelConfig
 
 PACKAGE_PREFIX = "package:"

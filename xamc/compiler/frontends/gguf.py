@@ -17,9 +17,9 @@ from xamc.compiler.frontends.gguf_parts import read_parts
 from xamc.compiler.frontends.gguf_rope import read_gguf_rope
 from xamc.compiler.frontends.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from xamc.compiler.frontends.tensor_source import TensorSource
-from xamc.compiler.weights.lazy import LazyTensor, RowRanges
-from xamc.compiler.weights.transforms import UninterleaveHeads, Zeros
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.weights.lazy import LazyTensor, RowRanges
+from xamc.ir.weights.transforms import UninterleaveHeads, Zeros
 from xamc.model.config import ModelConfig, RopeConfig
 from xamc.model.parameters import parameter_shapes
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from xamc.compiler.frontends.checkpoint import KEYS
-from xamc.compiler.weights.files import FileTensor
-from xamc.compiler.weights.ggml import BLOCK_FORMATS, BlockTensor
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.weights.files import FileTensor
+from xamc.ir.weights.ggml import BLOCK_FORMATS, BlockTensor
 
 MAX_HEADER_BYTES = 256 * 2**20
 MAX_TENSORS = 1 << 20

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.frontends.configuration import ConfigReader
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InputError
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import RopeConfig
 
 # llama.cpp's converter knows low_freq_factor 1 and high_freq_factor 4 unless config.json says otherwise, as none of

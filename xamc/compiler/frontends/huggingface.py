@@ -23,9 +23,9 @@ from xamc.compiler.frontends.safetensors import require_float
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.frontends.tied_head import read_parameters
 from xamc.compiler.frontends.weight_files import MERGE, NAMED, read_tensors
-from xamc.compiler.weights.files import FileTensor
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InputError
+from xamc.ir.weights.files import FileTensor
+from xamc.ir.weights.lazy import LazyTensor
 
 # Buffers that old checkpoints saved beside their parameters; they are computed anew.
 BUFFERS = (

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xamc.compiler.frontends.json_file import read_json
-from xamc.compiler.weights.lazy import LazyTensor, RowRanges
-from xamc.compiler.weights.transforms import UninterleaveHeads
 from xamc.errors import InputError, MisuseError
+from xamc.ir.weights.lazy import LazyTensor, RowRanges
+from xamc.ir.weights.transforms import UninterleaveHeads
 from xamc.model.config import ModelConfig
 from xamc.model.parameters import parameter_shapes
 

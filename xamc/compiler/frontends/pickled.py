@@ -11,8 +11,8 @@ from typing import Any
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.safetensors import DTYPES, WIDTHS
-from xamc.compiler.weights.files import FileTensor
 from xamc.errors import InputError, ToolchainError, UnsupportedError
+from xamc.ir.weights.files import FileTensor
 
 INDEX = "pytorch_model.bin.index.json"
 SINGLE = "pytorch_model.bin"

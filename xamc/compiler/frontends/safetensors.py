@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.frontends.json_file import RepeatedKeyError, parse_json
-from xamc.compiler.weights.files import FileTensor
 from xamc.errors import InputError
+from xamc.ir.weights.files import FileTensor
 
 MAX_HEADER_BYTES = 100 * 2**20
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.weights.lazy import LazyTensor
-from xamc.compiler.weights.transforms import Zeros
 from xamc.errors import InputError
+from xamc.ir.weights.lazy import LazyTensor
+from xamc.ir.weights.transforms import Zeros
 from xamc.model.parameters import Shape
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xamc.compiler.frontends.tensor_source import TensorSource
-from xamc.compiler.weights.lazy import LazyTensor, row_blocks
-from xamc.compiler.weights.transforms import Zeros
+from xamc.ir.weights.lazy import LazyTensor, row_blocks
+from xamc.ir.weights.transforms import Zeros
 from xamc.model.config import ModelConfig
 
 if TYPE_CHECKING:

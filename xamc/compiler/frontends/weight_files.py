@@ -10,8 +10,8 @@ from pathlib import Path
 from xamc.compiler.frontends import pickled
 from xamc.compiler.frontends.json_file import is_file_name, read_json
 from xamc.compiler.frontends.safetensors import read_header
-from xamc.compiler.weights.files import FileTensor
 from xamc.errors import InputError
+from xamc.ir.weights.files import FileTensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

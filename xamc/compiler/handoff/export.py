@@ -30,13 +30,13 @@ from xamc.compiler.handoff.source import load_source
 from xamc.compiler.handoff.tokenizer_files import write_tokenizer
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
 from xamc.compiler.memory import MemorySampler
-from xamc.compiler.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_bytes, write_onnx
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.spec import LoadedSpec, Spec
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
+from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_bytes, write_onnx
 from xamc.model.config import Bucket
 
 Road = Literal["llama", "onnx"]

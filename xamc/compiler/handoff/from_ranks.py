@@ -13,10 +13,10 @@ from xamc.compiler.artifact import Artifact
 from xamc.compiler.artifact.digests import sha256_of
 from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
-from xamc.compiler.weights.files import FileTensor
-from xamc.compiler.weights.lazy import Array, ConcatRows, LazyTensor, RowRanges, require
-from xamc.compiler.weights.transforms import ColumnSlice
 from xamc.errors import InputError, MisuseError
+from xamc.ir.weights.files import FileTensor
+from xamc.ir.weights.lazy import Array, ConcatRows, LazyTensor, RowRanges, require
+from xamc.ir.weights.transforms import ColumnSlice
 from xamc.model.parameters import parameter_shapes
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.roles import role_of

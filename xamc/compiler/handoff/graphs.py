@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes, Spec
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.proof import PassProof, prove
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
+from xamc.ir.program import Program
+from xamc.ir.text import program_text
 from xamc.model.config import Bucket
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.standard_ops import StandardOps
@@ -19,7 +20,6 @@ from xamc.passes.graph.vocab_padding import VocabPadding
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import require_known_names, run_passes, select_passes
-from xamc.passes.text import program_text
 from xamc.targets.graph_pipelines import STATIC_REQUIRED_PASSES, static_common_passes, vacc_graph_passes
 
 OnnxDtype = Literal["float32", "float16"]

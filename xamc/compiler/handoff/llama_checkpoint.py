@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.weights.lazy import LazyTensor
-from xamc.compiler.weights.transforms import Cast, Zeros
 from xamc.errors import UnsupportedError
+from xamc.ir.weights.lazy import LazyTensor
+from xamc.ir.weights.transforms import Cast, Zeros
 from xamc.model.config import ModelConfig
 from xamc.model.parameters import parameter_shapes
 

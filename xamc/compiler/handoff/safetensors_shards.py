@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype, row_blocks
-from xamc.compiler.weights.transforms import check_finite
+from xamc.ir.weights.lazy import LazyTensor, numpy_dtype, row_blocks
+from xamc.ir.weights.transforms import check_finite
 
 SHARD_BYTES = 5 * 10**9
 INDEX = "model.safetensors.index.json"

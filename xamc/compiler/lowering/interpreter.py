@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from xamc.compiler.lowering.dialect import PREFIX
+from xamc.ir.dialect import PREFIX
 
 Array = NDArray[Any]
 Definition = Callable[..., Array | tuple[Array, ...]]

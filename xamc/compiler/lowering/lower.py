@@ -11,11 +11,11 @@ from typing import Any
 import onnx_ir as ir
 from tvm import relax, tirx
 
-from xamc.compiler.export.names import MODULE_KEY
 from xamc.compiler.lowering.operators import HANDLERS, Lowering, data_operands
-from xamc.compiler.lowering.relax_program import RelaxProgram
-from xamc.compiler.program import Program
 from xamc.errors import UnsupportedError
+from xamc.ir.names import MODULE_KEY
+from xamc.ir.program import Program
+from xamc.ir.relax_program import RelaxProgram
 
 _DTYPES = {
     ir.DataType.FLOAT: "float32",

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.relax import op
 
-from xamc.compiler.export.names import DEQUANTIZE_OP, MASK_DOMAIN, MASK_OP, MODULE_KEY
-from xamc.compiler.lowering.dialect import dialect_call
 from xamc.errors import UnsupportedError
+from xamc.ir.dialect import dialect_call
+from xamc.ir.names import DEQUANTIZE_OP, MASK_DOMAIN, MASK_OP, MODULE_KEY
 
 FUNCTION_DOMAIN = "xamc"
 

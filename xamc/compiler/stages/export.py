@@ -10,14 +10,14 @@ from xamc.compiler.cache import StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.export.job import ExportJob, read_exported
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.program import Program
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.scenario import Case
-from xamc.compiler.weights.transforms import Cast
 from xamc.errors import InputError
+from xamc.ir.onnx_graph import dims
+from xamc.ir.program import Program
+from xamc.ir.text import program_text
+from xamc.ir.weights.transforms import Cast
 from xamc.model.config import ModelConfig
-from xamc.passes.onnx_graph import dims
-from xamc.passes.text import program_text
 from xamc.targets.request import TargetRequest
 
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)

@@ -18,8 +18,8 @@ from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.golden import Distance, distance, is_fp32
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InputError, InternalError
+from xamc.ir.tolerances import tolerance
 
 DEFAULT_PROMPTS = ("The quick brown fox jumps over the lazy dog. 人工智能 is",)
 PROMPT_TOKENS = 32  # of each prompt

@@ -154,7 +154,7 @@ def run(request: Mapping[str, Any]) -> None:
         varied_case,
         widened_deviations,
     )
-    from xamc.compiler.weights.lazy import ArrayTensor
+    from xamc.ir.weights.lazy import ArrayTensor
     from xamc.runtime.seeded_feeds import seeded_feeds
     from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.weights.quantize import RoundToNearest
 from xamc.errors import UnsupportedError
+from xamc.ir.weights.quantize import RoundToNearest
 
 _SIZES = (128, 64, 32)
 _SHOWN = 5

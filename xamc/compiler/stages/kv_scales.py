@@ -27,9 +27,9 @@ from xamc.compiler.verify.calibration_text import (
     token_samples,
 )
 from xamc.compiler.verify.kv_calibration import RESULT, calibrate
-from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
-from xamc.compiler.weights.kv_scales import KvScales, read_kv_scales
 from xamc.errors import InputError
+from xamc.ir.weights.fingerprint import fingerprint, reading_modules
+from xamc.ir.weights.kv_scales import KvScales, read_kv_scales
 
 _CALIBRATION = "xamc.compiler.verify.kv_calibration:calibrate"
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.proof import ProofReport, prove
 from xamc.compiler.verify.scenario import Case
 from xamc.errors import InputError
+from xamc.ir.program import Program
+from xamc.ir.text import program_text
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import PassRun, run_passes, select_passes
-from xamc.passes.text import program_text
 
 
 @dataclass

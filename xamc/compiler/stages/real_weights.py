@@ -28,10 +28,10 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
 from xamc.compiler.verify.real_weights import KEYS, UNSCALED, VALUES, Extent, Observed, observe
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
-from xamc.compiler.weights.float16_loss import lost_in_float16
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.fingerprint import fingerprint, reading_modules
+from xamc.ir.weights.float16_loss import lost_in_float16
 from xamc.targets.request import TargetRequest
 
 LARGEST_FLOAT16 = 65504.0

@@ -20,8 +20,6 @@ from xamc.compiler.artifact.manifest import (
 from xamc.compiler.artifact.publish import ArtifactWriter
 from xamc.compiler.artifact.staging import disk_errors
 from xamc.compiler.gear_plan import MOST_GEAR_BYTES
-from xamc.compiler.onnx_weights import WEIGHTS, SharedWeights, write_onnx
-from xamc.compiler.program import Program
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import static_summary, summary
@@ -30,6 +28,8 @@ from xamc.compiler.stages.publish import add_golden, common_fields
 from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.compiler.verify.gears import GearProof, prove_gears
+from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, write_onnx
+from xamc.ir.program import Program
 from xamc.model.config import ModelConfig
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import select_passes

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xamc.compiler.program import Program
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
@@ -15,13 +14,14 @@ from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.compiler.verify.proof import PassProof, ProofReport, prove
 from xamc.compiler.verify.rank_proof import prove_split
 from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
-from xamc.compiler.weights.kv_scales import KvScales
 from xamc.errors import InputError
+from xamc.ir.program import Program
+from xamc.ir.text import program_text
+from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import Bucket
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import GraphPass, PassReport
 from xamc.passes.runner import PassRun, run_passes, select_passes
-from xamc.passes.text import program_text
 from xamc.targets.request import StaticPasses
 
 _TWIN_LENGTHS = {"prefill": TWIN_PREFILL_LENGTH, "decode": TWIN_DECODE_LENGTH}

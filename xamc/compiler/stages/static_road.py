@@ -16,7 +16,7 @@ from xamc.compiler.stages.kv_scales import kv_scales
 from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_passes import copy_program, rewrite_static
 from xamc.compiler.verify.cache_rounding import CacheRounding
-from xamc.compiler.weights.kv_scales import KvScales
+from xamc.ir.weights.kv_scales import KvScales
 
 Written = tuple[Manifest, Mapping[str, Any]]
 

@@ -26,8 +26,8 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.publish import add_golden, common_fields
 from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
-from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
-from xamc.compiler.weights.lazy import LazyTensor
+from xamc.ir.weights.fingerprint import fingerprint, reading_modules
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import Bucket
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest

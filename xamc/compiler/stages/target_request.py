@@ -9,8 +9,8 @@ from typing import Literal, cast
 from xamc.compiler.artifact.manifest import Quantization
 from xamc.compiler.spec.model import Quantize, Spec
 from xamc.compiler.spec.model_kind import require_supported
-from xamc.compiler.weights.quantize import RoundToNearest
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.weights.quantize import RoundToNearest
 from xamc.targets.base import TargetCaps
 from xamc.targets.request import TargetRequest
 

@@ -10,7 +10,7 @@ from xamc.compiler.artifact.records import to_json
 from xamc.compiler.cache import stage_key
 from xamc.compiler.progress import Stage
 from xamc.compiler.stages.job import Job
-from xamc.compiler.weights.fingerprint import fingerprint, reading_modules
+from xamc.ir.weights.fingerprint import fingerprint, reading_modules
 from xamc.targets.pack_weights import pack_weights
 from xamc.targets.request import Generated
 

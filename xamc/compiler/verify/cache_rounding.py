@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.compiler.weights.kv_scales import LARGEST_CODE, KvScales, scales_name, zeros_name
+from xamc.ir.weights.kv_scales import LARGEST_CODE, KvScales, scales_name, zeros_name
 from xamc.model import config as contract
 
 SIXTEEN_BITS = ("float16", "bfloat16")

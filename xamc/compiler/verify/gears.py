@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 
 from xamc.compiler.artifact.gears import GearEntry
-from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import Array, relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.program import Program
+from xamc.ir.tolerances import tolerance
 from xamc.model import config as contract
 from xamc.model.rope import rope_table
 from xamc.passes.protocol import GraphPass

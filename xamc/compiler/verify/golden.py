@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from xamc.compiler.artifact.golden import F32, I64, Golden
 from xamc.compiler.artifact.manifest import Manifest
 from xamc.compiler.verify.metrics import kl_divergence, relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import ToolchainError
+from xamc.ir.tolerances import tolerance
 
 _FIX = "its files are whole, so this machine computes something else: run `xamc doctor`, and compile here"
 

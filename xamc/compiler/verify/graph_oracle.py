@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from xamc.compiler.artifact.graph_manifest import GraphTensor
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError, UnsupportedError
+from xamc.ir.tolerances import tolerance
 from xamc.runtime.seeded_feeds import Integers, seeded_feeds
 
 Array = NDArray[np.generic]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.verify.tolerances import tolerance
+from xamc.ir.tolerances import tolerance
 
 Array = NDArray[np.generic]
 

@@ -14,9 +14,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from xamc.compiler.program import Program
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InternalError
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import LazyTensor
 
 Array = NDArray[np.generic]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from xamc.compiler.export.names import MODULE_KEY
-from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import Array, output_error, relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.compiler.verify.scenario import BATCH, Case
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.names import MODULE_KEY
+from xamc.ir.program import Program
+from xamc.ir.tolerances import tolerance
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import (
     AcceptsCalls,

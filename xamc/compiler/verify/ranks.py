@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, WEIGHT_ROLE
-from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import Array
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InternalError
+from xamc.ir.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, WEIGHT_ROLE
+from xamc.ir.onnx_graph import dims, new_node
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model import config as contract
 from xamc.passes.graph.shard import ShardPlan, Share
-from xamc.passes.onnx_graph import dims, new_node
 from xamc.passes.protocol import Arrays, Tensors
 
 _PASTS = (contract.past_key, contract.past_value)

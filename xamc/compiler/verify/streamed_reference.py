@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.child import Limits, run_child
-from xamc.compiler.weights.lazy import LazyTensor, row_blocks
+from xamc.ir.weights.lazy import LazyTensor, row_blocks
 from xamc.model.config import ModelConfig
 
 I64 = NDArray[np.int64]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor
+from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.model.config import ModelConfig
 
 TWIN_POSITIONS = 64

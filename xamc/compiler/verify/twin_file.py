@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from xamc.compiler.weights.lazy import ArrayTensor, LazyTensor, numpy_dtype
+from xamc.ir.weights.lazy import ArrayTensor, LazyTensor, numpy_dtype
 
 # dtypes that NumPy has only through ml_dtypes, and the plain dtype their bits travel in
 _CARRIERS = {"uint4": np.uint8, "int4": np.int8, "bfloat16": np.uint16}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.weights.transforms import Widen
+from xamc.ir.names import WEIGHT_ROLE
+from xamc.ir.program import Program
+from xamc.ir.weights.transforms import Widen
 from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
 
 

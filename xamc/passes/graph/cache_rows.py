@@ -10,12 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import GATHER_POSITION_OP, MASK_DOMAIN, MASK_OP
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
-from xamc.model import config as contract
-from xamc.passes.graph.kv_cache import cache_key, cache_value, updated_key, updated_value
-from xamc.passes.onnx_graph import (
+from xamc.ir.names import GATHER_POSITION_OP, MASK_DOMAIN, MASK_OP
+from xamc.ir.onnx_graph import (
     constant_node,
     infer_types_and_shapes,
     new_node,
@@ -24,6 +21,9 @@ from xamc.passes.onnx_graph import (
     take_over,
     write_reshape_sizes,
 )
+from xamc.ir.program import Program
+from xamc.model import config as contract
+from xamc.passes.graph.kv_cache import cache_key, cache_value, updated_key, updated_value
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 # What the unused part of a cache holds in proofs: large enough that reading it would be seen.

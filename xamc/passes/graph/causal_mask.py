@@ -6,10 +6,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import MASK_DOMAIN, MASK_OP
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import (
+from xamc.ir.names import MASK_DOMAIN, MASK_OP
+from xamc.ir.onnx_graph import (
     constant_array,
     constant_node,
     infer_types_and_shapes,
@@ -18,6 +17,7 @@ from xamc.passes.onnx_graph import (
     static_dims,
     take_over,
 )
+from xamc.ir.program import Program
 from xamc.passes.protocol import NonMatch, PassReport, SameSignature
 
 MASKED = float(np.finfo(np.float16).min)

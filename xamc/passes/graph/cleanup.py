@@ -10,9 +10,9 @@ import onnx.reference
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import OPSET
-from xamc.compiler.program import Program
-from xamc.passes.onnx_graph import constant_array, constant_node, dims, infer_types_and_shapes, remove_dead
+from xamc.ir.names import OPSET
+from xamc.ir.onnx_graph import constant_array, constant_node, dims, infer_types_and_shapes, remove_dead
+from xamc.ir.program import Program
 from xamc.passes.protocol import NonMatch, PassReport, SameSignature
 
 Dim = int | str | None

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import (
+from xamc.ir.onnx_graph import (
     constant_node,
     dims,
     infer_types_and_shapes,
@@ -18,6 +17,7 @@ from xamc.passes.onnx_graph import (
     static_dims,
     take_over,
 )
+from xamc.ir.program import Program
 from xamc.passes.protocol import PassReport, SameSignature
 
 

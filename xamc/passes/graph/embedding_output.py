@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import remove_dead
+from xamc.ir.program import Program
 from xamc.passes.graph.last_position import head_matmul
-from xamc.passes.onnx_graph import remove_dead
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 

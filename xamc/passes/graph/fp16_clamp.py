@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import constant_array, constant_node
+from xamc.ir.onnx_graph import constant_array, constant_node
+from xamc.ir.program import Program
 from xamc.passes.protocol import NonMatch, PassReport, SameSignature
 
 _LIMIT = float(np.finfo(np.float16).max)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import WEIGHT_ROLE
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import constant_array, constant_node, new_node, remove_dead
+from xamc.ir.names import WEIGHT_ROLE
+from xamc.ir.onnx_graph import constant_array, constant_node, new_node, remove_dead
+from xamc.ir.program import Program
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 # Their sums and exponentials need float32's range and precision.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from xamc.compiler.program import Program
+from xamc.ir.onnx_graph import constant_node, forget_shapes, infer_types_and_shapes, new_node, static_dims
+from xamc.ir.program import Program
 from xamc.passes.graph.last_position import head_matmul
-from xamc.passes.onnx_graph import constant_node, forget_shapes, infer_types_and_shapes, new_node, static_dims
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.program import Program
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InternalError
+from xamc.ir.onnx_graph import constant_node, infer_types_and_shapes, new_node, static_dims
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model import config as contract
 from xamc.model.config import ModelConfig
 from xamc.model.parameters import attention_biases
 from xamc.model.rope import rope_table
-from xamc.passes.onnx_graph import constant_node, infer_types_and_shapes, new_node, static_dims
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
 
 F32 = NDArray[np.float32]

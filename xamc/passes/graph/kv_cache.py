@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import ALIAS_KEY, MASK_DOMAIN, MASK_OP
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
+from xamc.ir.names import ALIAS_KEY, MASK_DOMAIN, MASK_OP
+from xamc.ir.onnx_graph import infer_types_and_shapes, new_node, remove_dead, take_over
+from xamc.ir.program import Program
 from xamc.model import config as contract
-from xamc.passes.onnx_graph import infer_types_and_shapes, new_node, remove_dead, take_over
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 # What the unused part of a cache holds in proofs: large enough that reading it would be seen.

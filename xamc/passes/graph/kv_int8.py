@@ -9,9 +9,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import DEQUANTIZE_KV_OP, MASK_DOMAIN, QUANTIZE_KV_OP, WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.weights.kv_scales import (
+from xamc.errors import InternalError
+from xamc.ir.names import DEQUANTIZE_KV_OP, MASK_DOMAIN, QUANTIZE_KV_OP, WEIGHT_ROLE
+from xamc.ir.onnx_graph import Emit, add_function, dims, make_function, new_node
+from xamc.ir.program import Program
+from xamc.ir.weights.kv_scales import (
     F32,
     LARGEST_CODE,
     KvScales,
@@ -21,10 +23,8 @@ from xamc.compiler.weights.kv_scales import (
     scales_name,
     zeros_name,
 )
-from xamc.compiler.weights.lazy import ArrayTensor
-from xamc.errors import InternalError
+from xamc.ir.weights.lazy import ArrayTensor
 from xamc.model import config as contract
-from xamc.passes.onnx_graph import Emit, add_function, dims, make_function, new_node
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import GATHER_POSITION_OP, MASK_DOMAIN
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import Emit, add_function, forget_shapes, infer_types_and_shapes, make_function, new_node
+from xamc.ir.names import GATHER_POSITION_OP, MASK_DOMAIN
+from xamc.ir.onnx_graph import Emit, add_function, forget_shapes, infer_types_and_shapes, make_function, new_node
+from xamc.ir.program import Program
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import MODULE_KEY, WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.passes.onnx_graph import constant_array, dims, new_node, remove_dead, scalar, take_over
+from xamc.ir.names import MODULE_KEY, WEIGHT_ROLE
+from xamc.ir.onnx_graph import constant_array, dims, new_node, remove_dead, scalar, take_over
+from xamc.ir.program import Program
 from xamc.passes.protocol import NonMatch, PassReport, SameSignature
 
 

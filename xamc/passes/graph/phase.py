@@ -8,12 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import MASK_DOMAIN, MASK_OP
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
-from xamc.model import config as contract
-from xamc.model.config import Bucket
-from xamc.passes.onnx_graph import (
+from xamc.ir.names import MASK_DOMAIN, MASK_OP
+from xamc.ir.onnx_graph import (
     constant_node,
     dims,
     infer_types_and_shapes,
@@ -23,6 +20,9 @@ from xamc.passes.onnx_graph import (
     take_over,
     write_reshape_sizes,
 )
+from xamc.ir.program import Program
+from xamc.model import config as contract
+from xamc.model.config import Bucket
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 # What the unused slots of a past hold in proofs: large enough that reading one would be seen.

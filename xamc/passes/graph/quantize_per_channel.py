@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import QUANTIZED_LINEAR_OP, VASTAI_DOMAIN, WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest, RowScales
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import (
+from xamc.ir.names import QUANTIZED_LINEAR_OP, VASTAI_DOMAIN, WEIGHT_ROLE
+from xamc.ir.onnx_graph import (
     Emit,
     add_function,
     dims,
@@ -22,6 +19,9 @@ from xamc.passes.onnx_graph import (
     new_node,
     take_over,
 )
+from xamc.ir.program import Program
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest, RowScales
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, SameSignature, Tensors
 
 

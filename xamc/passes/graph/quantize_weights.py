@@ -9,12 +9,9 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import DEQUANTIZE_OP, MASK_DOMAIN, WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import (
+from xamc.ir.names import DEQUANTIZE_OP, MASK_DOMAIN, WEIGHT_ROLE
+from xamc.ir.onnx_graph import (
     Emit,
     add_function,
     dims,
@@ -22,6 +19,9 @@ from xamc.passes.onnx_graph import (
     make_function,
     new_node,
 )
+from xamc.ir.program import Program
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest
 from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
 from xamc.passes.stored_matrices import float_matrices
 

@@ -6,13 +6,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.weights.lazy import ArrayTensor
 from xamc.errors import InternalError
-from xamc.model.config import ModelConfig
-from xamc.model.rope import rope_table
-from xamc.passes.onnx_graph import (
+from xamc.ir.names import WEIGHT_ROLE
+from xamc.ir.onnx_graph import (
     constant_node,
     dims,
     infer_types_and_shapes,
@@ -21,6 +17,10 @@ from xamc.passes.onnx_graph import (
     static_dims,
     take_over,
 )
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import ArrayTensor
+from xamc.model.config import ModelConfig
+from xamc.model.rope import rope_table
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 _TABLES = ("rope_cos", "rope_sin")

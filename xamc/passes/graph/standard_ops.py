@@ -9,10 +9,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from xamc.compiler.export.names import MODULE_KEY, OLDER_OPSETS, OPSET
-from xamc.compiler.program import Program
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import (
+from xamc.ir.names import MODULE_KEY, OLDER_OPSETS, OPSET
+from xamc.ir.onnx_graph import (
     constant_array,
     constant_node,
     infer_types_and_shapes,
@@ -20,6 +19,7 @@ from xamc.passes.onnx_graph import (
     remove_dead,
     take_over,
 )
+from xamc.ir.program import Program
 from xamc.passes.protocol import PassReport, SameSignature
 
 # Reductions whose axes became an input in opset 18.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from xamc.compiler.export.names import MASK_DOMAIN, MODULE_KEY, SWIGLU_OP
-from xamc.compiler.program import Program
-from xamc.passes.onnx_graph import Emit, add_function, dims, make_function, new_node, remove_dead, take_over
+from xamc.ir.names import MASK_DOMAIN, MODULE_KEY, SWIGLU_OP
+from xamc.ir.onnx_graph import Emit, add_function, dims, make_function, new_node, remove_dead, take_over
+from xamc.ir.program import Program
 from xamc.passes.protocol import NonMatch, PassReport, SameSignature
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.weights.transforms import Pad
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import dims
+from xamc.ir.names import WEIGHT_ROLE
+from xamc.ir.onnx_graph import dims
+from xamc.ir.program import Program
+from xamc.ir.weights.transforms import Pad
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
 
 

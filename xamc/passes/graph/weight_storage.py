@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype
-from xamc.compiler.weights.transforms import Cast
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import new_node
+from xamc.ir.names import WEIGHT_ROLE
+from xamc.ir.onnx_graph import new_node
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import LazyTensor, numpy_dtype
+from xamc.ir.weights.transforms import Cast
 from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
 from xamc.passes.stored_matrices import float_matrices
 

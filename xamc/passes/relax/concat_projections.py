@@ -8,9 +8,9 @@ from typing import Any
 from tvm import relax
 
 from xamc.compiler.lowering.body import Body, arguments
-from xamc.compiler.lowering.dialect import DialectCall, decode, dialect_call
-from xamc.compiler.lowering.relax_program import RelaxProgram
-from xamc.compiler.weights.lazy import ConcatRows
+from xamc.ir.dialect import DialectCall, decode, dialect_call
+from xamc.ir.relax_program import RelaxProgram
+from xamc.ir.weights.lazy import ConcatRows
 from xamc.passes.protocol import NonMatch, PassReport
 from xamc.passes.relax.matching import fresh
 

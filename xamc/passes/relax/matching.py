@@ -7,7 +7,7 @@ from typing import Any
 from tvm import relax, sym
 
 from xamc.compiler.lowering.body import Body
-from xamc.compiler.lowering.dialect import DialectCall, decode, dialect_call
+from xamc.ir.dialect import DialectCall, decode, dialect_call
 
 
 def produced_by(body: Body, var: Any, name: str) -> DialectCall | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.ir.relax_program import RelaxProgram
 from xamc.passes.protocol import PassReport
 
 

@@ -235,7 +235,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "external-onnx-weights",
         "ATC reads ONNX files whose weights lie in a file beside them.",
         "documentation",
-        ("xamc/compiler/onnx_weights.py",),
+        ("xamc/ir/onnx_weights.py",),
         "Models below 2 GB could be written as one file.",
     ),
     Assumption(

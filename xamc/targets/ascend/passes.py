@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from xamc.compiler.weights.kv_scales import KvScales
 from xamc.errors import UnsupportedError
+from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask

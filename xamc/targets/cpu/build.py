@@ -15,8 +15,8 @@ import onnx_ir as ir
 from xamc.compiler.artifact.records import from_json
 from xamc.compiler.artifact.step_program import STEP_FILE, dumps_step
 from xamc.compiler.lowering.lower import lower
-from xamc.compiler.lowering.relax_program import RelaxProgram
-from xamc.compiler.program import Program
+from xamc.ir.program import Program
+from xamc.ir.relax_program import RelaxProgram
 from xamc.model.config import ModelConfig
 from xamc.passes.protocol import PassReport
 from xamc.targets.cpu.clock import Clock

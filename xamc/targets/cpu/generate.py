@@ -20,10 +20,10 @@ from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
-from xamc.compiler.program import Program
 from xamc.compiler.verify.scenario import Case, save_cases
 from xamc.compiler.verify.twin_file import content_digest, write_weights
 from xamc.errors import InternalError
+from xamc.ir.program import Program
 from xamc.model.config import KV_BLOCK
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.stored import follow

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.compiler.lowering.body import Body
-from xamc.compiler.lowering.dialect import DialectCall, decode
-from xamc.compiler.lowering.relax_program import RelaxProgram
+from xamc.ir.dialect import DialectCall, decode
+from xamc.ir.relax_program import RelaxProgram
 from xamc.targets.cpu.weight_plan import stored_parts
 from xamc.targets.kernels.kv_pages import KvDtype
 

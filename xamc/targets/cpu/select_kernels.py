@@ -17,9 +17,9 @@ from tvm.relax.utils import copy_with_new_vars
 
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.lowering.body import Body, substitute
-from xamc.compiler.lowering.dialect import DialectCall, decode
-from xamc.compiler.lowering.relax_program import RelaxProgram
 from xamc.errors import UnsupportedError
+from xamc.ir.dialect import DialectCall, decode
+from xamc.ir.relax_program import RelaxProgram
 from xamc.model.config import KV_BLOCK
 from xamc.targets.cpu.decode_program import NotOneProgram, plan_decode
 from xamc.targets.cpu.key_bias import key_bias

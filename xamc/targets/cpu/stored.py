@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from xamc.compiler.weights.lazy import Array, ConcatRows, LazyTensor
 from xamc.errors import InternalError
+from xamc.ir.weights.lazy import Array, ConcatRows, LazyTensor
 
 
 @dataclass(frozen=True)

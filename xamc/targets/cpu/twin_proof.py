@@ -21,13 +21,13 @@ from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.lowering.evaluate import Evaluation, evaluate
 from xamc.compiler.lowering.lower import lower
-from xamc.compiler.lowering.relax_program import RelaxProgram
-from xamc.compiler.program import Program
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.scenario import Case, load_cases
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.compiler.verify.twin_file import read_weights
 from xamc.errors import InternalError
+from xamc.ir.program import Program
+from xamc.ir.relax_program import RelaxProgram
+from xamc.ir.tolerances import tolerance
 from xamc.model.config import ModelConfig
 from xamc.passes.relax.kv_storage import KvStorage
 from xamc.passes.relax.protocol import RelaxPass

@@ -14,9 +14,9 @@ from xamc.compiler.artifact.records import to_json
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, stage_key
 from xamc.compiler.child import Limits, run_child
-from xamc.compiler.program import Program
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InternalError
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import Bucket
 from xamc.targets.vacc.mod_json import GraphPlace, graph_text
 from xamc.targets.vacc.names import ISA, LIBRARY, RESULT

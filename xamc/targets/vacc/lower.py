@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.relax import op
 
-from xamc.compiler.export.names import MODULE_KEY, WEIGHT_ROLE
-from xamc.compiler.program import Program
 from xamc.errors import UnsupportedError
-from xamc.passes.onnx_graph import constant_array, static_dims
+from xamc.ir.names import MODULE_KEY, WEIGHT_ROLE
+from xamc.ir.onnx_graph import constant_array, static_dims
+from xamc.ir.program import Program
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.strided import Compute, Strides, pointwise
 from xamc.targets.vacc.views import View

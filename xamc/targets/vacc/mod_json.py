@@ -15,16 +15,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import (
+from xamc.ir.names import (
     DEQUANTIZE_KV_OP,
     MODULE_KEY,
     QUANTIZE_KV_OP,
     QUANTIZED_LINEAR_OP,
 )
-from xamc.compiler.program import Program
+from xamc.ir.onnx_graph import constant_array, static_dims
+from xamc.ir.program import Program
 from xamc.model import config as contract
 from xamc.model.config import Bucket
-from xamc.passes.onnx_graph import constant_array, static_dims
 from xamc.targets.vacc.assumptions import ASSUMPTIONS
 from xamc.targets.vacc.names import EXECUTES_ON, ISA, LIBRARY, PARAMS
 from xamc.targets.vacc.weights import linear_weight

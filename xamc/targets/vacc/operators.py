@@ -11,7 +11,7 @@ import onnx_ir as ir
 from tvm import relax
 from tvm.tirx.script.builder import ir as T
 
-from xamc.compiler.export.names import (
+from xamc.ir.names import (
     ALL_GATHER_OP,
     ALL_REDUCE_OP,
     DEQUANTIZE_KV_OP,
@@ -21,7 +21,7 @@ from xamc.compiler.export.names import (
     SWIGLU_OP,
     VASTAI_DOMAIN,
 )
-from xamc.passes.onnx_graph import static_dims
+from xamc.ir.onnx_graph import static_dims
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.batched_matmul import MatMulShape, batched_matmul
 from xamc.targets.kernels.embedding import embedding

@@ -16,9 +16,9 @@ import numpy as np
 
 from xamc.compiler.artifact.params_index import TYPE_CODES, data_bytes, names_header, tensor_header
 from xamc.compiler.artifact.staging import disk_errors
-from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, read_width
-from xamc.compiler.weights.transforms import FLOATS, check_finite
 from xamc.errors import InternalError
+from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype, read_width
+from xamc.ir.weights.transforms import FLOATS, check_finite
 from xamc.targets.block_pool import run_blocks
 
 # float32 bytes of a block's rows; transforms take a few times as much

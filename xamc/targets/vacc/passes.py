@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xamc.compiler.weights.kv_scales import KvScales
+from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import Bucket
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.key_bias_apart import KeyBiasApart

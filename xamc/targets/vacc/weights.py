@@ -11,9 +11,9 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from xamc.compiler.export.names import QUANTIZED_LINEAR_OP, VASTAI_DOMAIN
-from xamc.compiler.program import Program
-from xamc.passes.onnx_graph import static_dims
+from xamc.ir.names import QUANTIZED_LINEAR_OP, VASTAI_DOMAIN
+from xamc.ir.onnx_graph import static_dims
+from xamc.ir.program import Program
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 
 Packing = Literal["stored", "float16", "float32", "int8"]

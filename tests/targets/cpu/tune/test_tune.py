@@ -19,8 +19,8 @@ from xamc.compiler.plan import make_plan
 from xamc.compiler.plan_tune import planned_problems
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.target_request import target_request
-from xamc.compiler.weights.quantize import RoundToNearest
 from xamc.errors import InternalError, UnsupportedError
+from xamc.ir.weights.quantize import RoundToNearest
 from xamc.targets.base import CAPS
 from xamc.targets.cpu.select_kernels import select_kernels
 from xamc.targets.cpu.tune import measure, tune, workshop

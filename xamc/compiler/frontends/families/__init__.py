@@ -17,8 +17,8 @@ from importlib import import_module
 
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.tensor_source import TensorSource
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import UnsupportedError
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import ModelConfig
 
 

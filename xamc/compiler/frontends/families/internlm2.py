@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xamc.compiler.frontends.configuration import ConfigReader, model_config
 from xamc.compiler.frontends.tensor_source import TensorSource
-from xamc.compiler.weights.lazy import LazyTensor, RowRanges
+from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.model.config import ModelConfig
 from xamc.model.parameters import parameter_shapes
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from xamc.compiler.export.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, OPSET
-from xamc.passes.onnx_graph import new_node
+from xamc.ir.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, OPSET
+from xamc.ir.onnx_graph import new_node
 
 
 def all_reduce_function() -> ir.Function:

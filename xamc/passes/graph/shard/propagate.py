@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import (
+from xamc.errors import InternalError
+from xamc.ir.names import (
     DEQUANTIZE_KV_OP,
     MASK_DOMAIN,
     MODULE_KEY,
@@ -21,11 +22,10 @@ from xamc.compiler.export.names import (
     SWIGLU_OP,
     VASTAI_DOMAIN,
 )
-from xamc.errors import InternalError
+from xamc.ir.onnx_graph import constant_array, dims
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.reshape import reshaped
 from xamc.passes.graph.shard.roles import Axes, Cut, head_cut
-from xamc.passes.onnx_graph import constant_array, dims
 
 _ELEMENTWISE = (
     *("Add", "And", "Cast", "Clip", "Div", "Exp", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from xamc.compiler.weights.lazy import LazyTensor, RowRanges
-from xamc.compiler.weights.transforms import ColumnSlice, Pad, Zeros
 from xamc.errors import InternalError
+from xamc.ir.weights.lazy import LazyTensor, RowRanges
+from xamc.ir.weights.transforms import ColumnSlice, Pad, Zeros
 from xamc.passes.graph.shard.plan import Kind, ShardPlan, Share
 
 

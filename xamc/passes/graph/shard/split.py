@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, WEIGHT_ROLE
-from xamc.compiler.program import Program
-from xamc.compiler.weights.lazy import LazyTensor
 from xamc.errors import InternalError
+from xamc.ir.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, WEIGHT_ROLE
+from xamc.ir.onnx_graph import add_function, constant_node, dims, new_node
+from xamc.ir.program import Program
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model import config as contract
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.propagate import Propagation
 from xamc.passes.graph.shard.roles import Axes, Cut, Role, head_cut, rank_part, role_of
-from xamc.passes.onnx_graph import add_function, constant_node, dims, new_node
 
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 

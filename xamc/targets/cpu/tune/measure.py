@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.tolerances import tolerance
 from xamc.errors import InternalError
+from xamc.ir.tolerances import tolerance
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.threads import configure_tvm_threads
 from xamc.runtime.tvm_library import tvm_ffi

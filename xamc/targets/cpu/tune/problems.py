@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from xamc.compiler.artifact.records import from_json, to_json
 from xamc.compiler.lowering.body import Body
-from xamc.compiler.lowering.dialect import decode
 from xamc.compiler.lowering.lower import lower
-from xamc.compiler.lowering.relax_program import RelaxProgram
-from xamc.compiler.program import Program
+from xamc.ir.dialect import decode
+from xamc.ir.program import Program
+from xamc.ir.relax_program import RelaxProgram
 from xamc.model.config import ModelConfig
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.stored import StoredTensor

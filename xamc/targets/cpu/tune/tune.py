@@ -21,8 +21,8 @@ from xamc.compiler.artifact.records import to_json
 from xamc.compiler.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
-from xamc.compiler.program import Program
 from xamc.errors import UnsupportedError
+from xamc.ir.program import Program
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.tune.inputs import timed_problem
 from xamc.targets.cpu.tune.search import Winner

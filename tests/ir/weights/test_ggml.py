@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.compiler.frontends.gguf_files import random_blocks
-from xamc.compiler.weights import ggml
-from xamc.compiler.weights.ggml import BLOCK_FORMATS, BlockTensor
 from xamc.errors import InternalError
+from xamc.ir.weights import ggml
+from xamc.ir.weights.ggml import BLOCK_FORMATS, BlockTensor
 
 
 @pytest.mark.parametrize("name", BLOCK_FORMATS)

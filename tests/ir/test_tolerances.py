@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.verify.tolerances import TOLERANCES, tolerance
+from xamc.ir.tolerances import TOLERANCES, tolerance
 
 REPOSITORY = Path(__file__).parents[3]
 SOURCES = "\n".join(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xamc.compiler.weights.lazy import LazyTensor
+from xamc.ir.weights.lazy import LazyTensor
 
 BFLOAT16_ROUNDING = 2.0**-9
 """Half a unit in the last place of bfloat16, relative."""

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from xamc.compiler.program import Program
-from xamc.compiler.weights.fingerprint import fingerprint
-from xamc.compiler.weights.lazy import LazyTensor, numpy_dtype, row_blocks
-from xamc.compiler.weights.transforms import check_finite
 from xamc.errors import InternalError
-from xamc.passes.onnx_graph import dims, static_dims
+from xamc.ir.onnx_graph import dims, static_dims
+from xamc.ir.program import Program
+from xamc.ir.weights.fingerprint import fingerprint
+from xamc.ir.weights.lazy import LazyTensor, numpy_dtype, row_blocks
+from xamc.ir.weights.transforms import check_finite
 
 WEIGHTS = "weights.bin"
 # ONNX Runtime maps external data straight from the file when it begins at a page.

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.weights.lazy import LazyTensor, require
 from xamc.errors import InputError
+from xamc.ir.weights.lazy import LazyTensor, require
 
 
 def fingerprint(tensor: LazyTensor) -> str:

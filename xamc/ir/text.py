@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.export.names import ALIAS_KEY, MODULE_KEY
-from xamc.compiler.program import Program
-from xamc.passes.onnx_graph import constant_array, dims
+from xamc.ir.names import ALIAS_KEY, MODULE_KEY
+from xamc.ir.onnx_graph import constant_array, dims
+from xamc.ir.program import Program
 
 # stash_type 1 (float32) and allowzero 0 are what every node of ours has
 _DEFAULTS = {"stash_type": 1, "allowzero": 0, "interleaved": 0, "is_causal": 0}

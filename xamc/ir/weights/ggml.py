@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.weights.files import Bytes, read_bytes
-from xamc.compiler.weights.lazy import Array, require
+from xamc.ir.weights.files import Bytes, read_bytes
+from xamc.ir.weights.lazy import Array, require
 
 Floats = NDArray[np.float32]
 # Weights that are dequantized at once.

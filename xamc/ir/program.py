@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from xamc.compiler.export.names import WEIGHT_ROLE
-from xamc.compiler.weights.lazy import LazyTensor
+from xamc.ir.names import WEIGHT_ROLE
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import ModelConfig
 
 

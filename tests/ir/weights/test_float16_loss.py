@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from xamc.compiler.weights.float16_loss import lost_in_float16
-from xamc.compiler.weights.lazy import ArrayTensor
+from xamc.ir.weights.float16_loss import lost_in_float16
+from xamc.ir.weights.lazy import ArrayTensor
 
 
 def _normal(scale: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.export.names import MASK_DOMAIN, MODULE_KEY, OPSET
+from xamc.ir.names import MASK_DOMAIN, MODULE_KEY, OPSET
 
 Emit = Callable[..., ir.Value]
 

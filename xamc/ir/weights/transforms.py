@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, require
 from xamc.errors import InputError
+from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype, require
 from xamc.model.config import DTYPE_BYTES
 
 FLOATS = ("float32", "float16", "bfloat16")

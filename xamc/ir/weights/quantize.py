@@ -20,9 +20,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.weights.lazy import Array, LazyTensor, numpy_dtype, require, row_blocks
-from xamc.compiler.weights.transforms import FLOATS, check_finite
 from xamc.errors import InputError, UnsupportedError
+from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype, require, row_blocks
+from xamc.ir.weights.transforms import FLOATS, check_finite
 
 # Rows are quantized in pieces of about this many weights, so that the temporaries stay in the CPU's cache.
 _PIECE = 1 << 18

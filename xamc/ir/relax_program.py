@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tvm
 
-from xamc.compiler.weights.lazy import LazyTensor
+from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import ModelConfig
 
 

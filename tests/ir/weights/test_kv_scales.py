@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import twins
-from xamc.compiler.weights.kv_scales import (
+from xamc.errors import InputError, InternalError
+from xamc.ir.weights.kv_scales import (
     KvScales,
     dequantize_kv,
     past_names,
@@ -21,7 +22,6 @@ from xamc.compiler.weights.kv_scales import (
     scales_name,
     zeros_name,
 )
-from xamc.errors import InputError, InternalError
 
 CONFIG = replace(twins.config("tied"), num_layers=1, num_kv_heads=1, head_dim=1)
 # magnitudes from 0.001 to 2^40: keys of families with a bias reach some hundred

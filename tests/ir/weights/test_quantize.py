@@ -13,15 +13,15 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.verify.tolerances import tolerance
-from xamc.compiler.weights.lazy import ArrayTensor, ConcatRows
-from xamc.compiler.weights.quantize import (
+from xamc.errors import InputError, InternalError, UnsupportedError
+from xamc.ir.tolerances import tolerance
+from xamc.ir.weights.lazy import ArrayTensor, ConcatRows
+from xamc.ir.weights.quantize import (
     QuantizedMatrix,
     RoundToNearest,
     dequantize_block,
     quantize_block,
 )
-from xamc.errors import InputError, InternalError, UnsupportedError
 
 SPECS = [RoundToNearest(8, None), RoundToNearest(8, 32), RoundToNearest(8, 128)] + [
     RoundToNearest(4, g) for g in (32, 64, 128)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xamc.compiler.weights.files import FileTensor
-from xamc.compiler.weights.fingerprint import fingerprint
-from xamc.compiler.weights.lazy import ArrayTensor, ConcatRows, RowRanges
-from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
-from xamc.compiler.weights.transforms import Cast, ColumnSlice, Pad, Zeros
 from xamc.errors import InputError
+from xamc.ir.weights.files import FileTensor
+from xamc.ir.weights.fingerprint import fingerprint
+from xamc.ir.weights.lazy import ArrayTensor, ConcatRows, RowRanges
+from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest
+from xamc.ir.weights.transforms import Cast, ColumnSlice, Pad, Zeros
 
 
 def test_expressions_differ_and_repeat(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.weights.lazy import Array, numpy_dtype
 from xamc.errors import InputError
+from xamc.ir.weights.lazy import Array, numpy_dtype
 
 Bytes = NDArray[np.uint8]
 

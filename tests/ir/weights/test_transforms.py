@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.weights.files import FileTensor, read_bytes
-from xamc.compiler.weights.lazy import ArrayTensor, ConcatRows, LazyTensor, RowRanges, read_width, row_blocks
-from xamc.compiler.weights.quantize import QuantizedMatrix, RoundToNearest
-from xamc.compiler.weights.transforms import (
+from xamc.errors import InputError, InternalError
+from xamc.ir.weights.files import FileTensor, read_bytes
+from xamc.ir.weights.lazy import ArrayTensor, ConcatRows, LazyTensor, RowRanges, read_width, row_blocks
+from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest
+from xamc.ir.weights.transforms import (
     Cast,
     ColumnSlice,
     Pad,
@@ -24,7 +25,6 @@ from xamc.compiler.weights.transforms import (
     check_finite,
     check_float16_range,
 )
-from xamc.errors import InputError, InternalError
 
 GENERATOR = np.random.default_rng(0)
 
