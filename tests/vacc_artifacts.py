@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from tests import twins
-from xamc.compiler.artifact.manifest import StaticGraph
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact.manifest import StaticGraph
+from xamc.artifact.records import to_json
 from xamc.ir.program import Program
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import Bucket

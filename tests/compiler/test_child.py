@@ -226,7 +226,7 @@ def test_a_child_whose_parent_was_gone_before_it_began_does_nothing(tmp_path: Pa
 SIGNALLED = """
 import sys, threading, time
 from pathlib import Path
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.commands.signals import Terminated, unwinding
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from tests.runtime import toy
+from xamc.artifact import FileDigest, loading, read_artifact
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.golden import Golden, Sample, golden_files, read_golden
+from xamc.artifact.manifest import MANIFEST, dumps
 from xamc.compiler import cli
-from xamc.compiler.artifact import FileDigest, loading, read_artifact
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.golden import Golden, Sample, golden_files, read_golden
-from xamc.compiler.artifact.manifest import MANIFEST, dumps
 from xamc.compiler.commands.generate import CHAT_TOKENS
 from xamc.compiler.commands.sizes import parse_size
 from xamc.errors import MisuseError

@@ -12,8 +12,8 @@ import pytest
 
 from tests import onnx_models
 from tests.checkpoints import write_tiny
+from xamc.artifact import staging
 from xamc.compiler import cli, room
-from xamc.compiler.artifact import staging
 from xamc.compiler.cache import StageCache, StageKey
 from xamc.compiler.plan_files import PlannedFile, PlannedFiles
 from xamc.errors import InputError

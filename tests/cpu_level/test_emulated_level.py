@@ -24,7 +24,7 @@ needs_avx2 = pytest.mark.skipif(V3 not in LEVELS_HERE, reason="needs a processor
 SAID = """
 import json, sys
 import xamc.runtime.cpu_features as runtime
-from xamc.compiler.artifact.manifest import Cpu
+from xamc.artifact.manifest import Cpu
 assert "xamc.targets.kernels.isa" not in sys.modules
 from xamc.targets.kernels.isa import LEVELS, Isa, cpu_model
 host, wide = Isa.host(), LEVELS["x86-64-v4+vnni+bf16"]

@@ -19,10 +19,10 @@ import xamc.compiler
 from tests.end_to_end import references
 from tests.end_to_end.models import Workshop, states
 from tests.worker import Worker
+from xamc.artifact.golden import read_golden
+from xamc.artifact.manifest import MANIFEST, dumps
+from xamc.artifact.read import read_artifact
 from xamc.compiler import cli
-from xamc.compiler.artifact.golden import read_golden
-from xamc.compiler.artifact.manifest import MANIFEST, dumps
-from xamc.compiler.artifact.read import read_artifact
 from xamc.compiler.pipeline import Compiled
 from xamc.compiler.progress import size
 from xamc.compiler.verify.metrics import relative_error

@@ -13,7 +13,7 @@ import pytest
 
 import xamc.compiler
 from tests.end_to_end.models import Workshop, spec
-from xamc.compiler.artifact import check_digests, read_artifact
+from xamc.artifact import check_digests, read_artifact
 from xamc.compiler.pipeline import Compiled
 from xamc.errors import InputError, XamcError
 from xamc.runtime import cpu_features, load

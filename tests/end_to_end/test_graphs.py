@@ -18,11 +18,11 @@ import yaml
 
 from tests.onnx_models import MODELS, RANGES, SHAPES, feeds, narrowed, reference, write
 from tests.worker import Worker
+from xamc.artifact import read_graph
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.manifest import dumps
+from xamc.artifact.params_index import read_params_index
 from xamc.compiler import cli
-from xamc.compiler.artifact import read_graph
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.manifest import dumps
-from xamc.compiler.artifact.params_index import read_params_index
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.graph_import import look_at_graph

@@ -21,7 +21,7 @@ NOBODY = 65534
 RUN = """
 import json, os, sys
 from xamc import runtime
-from xamc.compiler.artifact import check_digests, read_artifact
+from xamc.artifact import check_digests, read_artifact
 
 def answer(path):
     check_digests(read_artifact(path))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tokenizers
 
-from xamc.compiler.artifact.manifest import Generation as GenerationDefaults
+from xamc.artifact.manifest import Generation as GenerationDefaults
 from xamc.runtime import Model, load
 from xamc.runtime.executor import I64
 

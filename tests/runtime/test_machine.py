@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.toy import config
-from xamc.compiler.artifact.manifest import Code, Cpu, Generation, KvCache, Manifest, Quantization, Weights
+from xamc.artifact.manifest import Code, Cpu, Generation, KvCache, Manifest, Quantization, Weights
 from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.cpu_features import best_code, check_cpu, cpu_features, why_not_run
 from xamc.runtime.memory import aligned_zeros, available_bytes, map_file

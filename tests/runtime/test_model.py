@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xamc.compiler.artifact import read_artifact
-from xamc.compiler.artifact.manifest import Cpu, dumps
+from xamc.artifact import read_artifact
+from xamc.artifact.manifest import Cpu, dumps
 from xamc.errors import InputError, InternalError, MisuseError, ToolchainError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.model.config import RopeConfig
@@ -85,7 +85,7 @@ def test_a_row_that_ends_early_leaves_the_others_alone(model: Model, toy: Any, v
 
 
 def test_end_of_sequence(make_artifact: Any, toy: Any, vocab_size: int) -> None:
-    from xamc.compiler.artifact.manifest import Generation as GenerationDefaults
+    from xamc.artifact.manifest import Generation as GenerationDefaults
 
     want = toy.greedy(PROMPTS[0], 12, vocab_size)
     ends = (299, want[3])
@@ -452,7 +452,7 @@ def test_changed_files_are_noticed_at_load(make_artifact: Any, target: str, name
 
 
 def test_the_template_for_tools(make_artifact: Any) -> None:
-    from xamc.compiler.artifact.manifest import Generation as GenerationDefaults
+    from xamc.artifact.manifest import Generation as GenerationDefaults
 
     path = make_artifact()
     read = read_artifact(path).manifest

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xamc.compiler.artifact.manifest import Cpu, Generation, KvCache, Manifest, Quantization, Weights
+from xamc.artifact.manifest import Cpu, Generation, KvCache, Manifest, Quantization, Weights
 from xamc.errors import InputError
 from xamc.runtime.executor import F32, Step
 from xamc.runtime.rope_table import RopeTable

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.manifest import (
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.manifest import (
     MANIFEST,
     Cpu,
     FileDigest,

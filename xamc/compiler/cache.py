@@ -28,10 +28,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.manifest import FileDigest
-from xamc.compiler.artifact.records import RecordError, from_json, to_json
-from xamc.compiler.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_locks, sweep_temporary
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.manifest import FileDigest
+from xamc.artifact.records import RecordError, from_json, to_json
+from xamc.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_locks, sweep_temporary
 from xamc.compiler.import_closure import import_closure, own_digest
 from xamc.errors import InputError
 

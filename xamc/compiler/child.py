@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from xamc import errors
-from xamc.compiler.artifact.publish import link_or_copy
-from xamc.compiler.artifact.staging import disk_full, free_bytes, full_disk_errors
+from xamc.artifact.publish import link_or_copy
+from xamc.artifact.staging import disk_full, free_bytes, full_disk_errors
 from xamc.compiler.memory import tree_pss_bytes, tree_rss_bytes
 from xamc.errors import InputError, ToolchainError, XamcError
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.records import RecordError, from_json, to_json
-from xamc.compiler.artifact.staging import write_file
+from xamc.artifact.records import RecordError, from_json, to_json
+from xamc.artifact.staging import write_file
 from xamc.compiler.cache import StageCache, StageKey, default_cache_folder, is_kept, tool_version
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.import_closure import all_sources

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.staging import StagingFolder, disk_errors, free_bytes
+from xamc.artifact.staging import StagingFolder, disk_errors, free_bytes
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.chat_templates import TEMPLATES
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xamc.compiler.artifact.staging import free_bytes
+from xamc.artifact.staging import free_bytes
 from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.progress import size

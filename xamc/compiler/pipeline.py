@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from xamc.compiler.artifact.graph_manifest import GraphManifest
-from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
-from xamc.compiler.artifact.staging import full_disk_errors, require_writable
+from xamc.artifact.graph_manifest import GraphManifest
+from xamc.artifact.manifest import Manifest
+from xamc.artifact.publish import ArtifactWriter, check_replaceable
+from xamc.artifact.staging import full_disk_errors, require_writable
 from xamc.compiler.cache import StageCache
 from xamc.compiler.compile_times import Recording
 from xamc.compiler.frontends import open_checkpoint

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.artifact.manifest import Arithmetic
-from xamc.compiler.artifact.staging import free_bytes
+from xamc.artifact.manifest import Arithmetic
+from xamc.artifact.staging import free_bytes
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.memory import available_bytes
 from xamc.compiler.plan_files import PlannedFile, parameter_count, planned_files

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xamc.compiler.artifact.manifest import plan_layout
+from xamc.artifact.manifest import plan_layout
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS, SMALL_WEIGHTS

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.compiler.artifact.graph_manifest import GraphTensor
+from xamc.artifact.graph_manifest import GraphTensor
 from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.progress import size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache
 from xamc.compiler.plan_files import stored_format
 from xamc.model.config import ModelConfig

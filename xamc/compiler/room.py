@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from xamc.compiler.artifact.staging import free_bytes, not_writable
+from xamc.artifact.staging import free_bytes, not_writable
 from xamc.compiler.cache import default_cache_folder, holds_file
 from xamc.compiler.plan_files import PlannedFiles
 from xamc.compiler.progress import size

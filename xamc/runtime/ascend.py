@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.artifact.gears import GEARS, GearEntry, GraphEntry, read_gears
-from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.artifact.read import Artifact, check_digests
+from xamc.artifact.gears import GEARS, GearEntry, GraphEntry, read_gears
+from xamc.artifact.manifest import Manifest
+from xamc.artifact.read import Artifact, check_digests
 from xamc.errors import InputError, InternalError
 from xamc.runtime.executor import F32, I64, Step
 from xamc.runtime.reference import onnxruntime_module, open_session

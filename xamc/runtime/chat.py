@@ -16,7 +16,7 @@ from xamc.errors import InputError
 from xamc.runtime.tokenizer import checked_text
 
 if TYPE_CHECKING:
-    from xamc.compiler.artifact.manifest import Generation
+    from xamc.artifact.manifest import Generation
 
 Message = Mapping[str, Any]
 

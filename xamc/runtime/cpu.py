@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.manifest import Manifest, TensorEntry, plan_layout
-from xamc.compiler.artifact.read import Artifact, check_digests
-from xamc.compiler.artifact.records import RecordError
-from xamc.compiler.artifact.step_program import STEP_FUNCTION, load_step
+from xamc.artifact.manifest import Manifest, TensorEntry, plan_layout
+from xamc.artifact.read import Artifact, check_digests
+from xamc.artifact.records import RecordError
+from xamc.artifact.step_program import STEP_FUNCTION, load_step
 from xamc.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import best_code

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from xamc.compiler.artifact.manifest import Code, Cpu, Manifest
+from xamc.artifact.manifest import Code, Cpu, Manifest
 from xamc.errors import UnsupportedError
 
 _CPUINFO = Path("/proc/cpuinfo")

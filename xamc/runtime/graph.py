@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
-from xamc.compiler.artifact.loading import check_load
-from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
-from xamc.compiler.artifact.read import GraphArtifact, check_digests, read_graph
+from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
+from xamc.artifact.loading import check_load
+from xamc.artifact.params_index import ParamEntry, read_params_index
+from xamc.artifact.read import GraphArtifact, check_digests, read_graph
 from xamc.errors import InputError, InternalError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.memory import aligned_zeros, map_file

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.manifest import ALIGNMENT
+from xamc.artifact.manifest import ALIGNMENT
 from xamc.errors import InputError
 
 Bytes = NDArray[np.uint8]

@@ -10,9 +10,9 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xamc.compiler.artifact.loading import check_load
-from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.artifact.read import Artifact, GraphArtifact, read_any, read_artifact
+from xamc.artifact.loading import check_load
+from xamc.artifact.manifest import Manifest
+from xamc.artifact.read import Artifact, GraphArtifact, read_any, read_artifact
 from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.chat import ChatTemplate, Message, template_source
 from xamc.runtime.executor import F32, I64, Executor

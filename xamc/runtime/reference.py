@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.artifact.manifest import Manifest, TensorEntry
-from xamc.compiler.artifact.read import Artifact, check_digests
+from xamc.artifact.manifest import Manifest, TensorEntry
+from xamc.artifact.read import Artifact, check_digests
 from xamc.errors import InputError, InternalError, ToolchainError
 from xamc.model.config import past_key, past_value, present_key, present_value
 from xamc.runtime.executor import F32, Step, forward_rows

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.manifest import Manifest
+from xamc.artifact.manifest import Manifest
 from xamc.errors import InputError, UnsupportedError
 from xamc.model.config import kv_bytes_per_token
 from xamc.runtime.executor import F32, I64, Executor, ForwardOne, Step

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.step_program import StepProgram
+from xamc.artifact.step_program import StepProgram
 from xamc.runtime.executor import F32
 from xamc.runtime.memory import Bytes, aligned_zeros
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from xamc.compiler.artifact.manifest import HOST_ONNXRUNTIME
+from xamc.artifact.manifest import HOST_ONNXRUNTIME
 
 KvLayout = Literal["in_place", "past_present"]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xamc.compiler.artifact.panels import PANEL
-from xamc.compiler.artifact.staging import disk_errors
+from xamc.artifact.panels import PANEL
+from xamc.artifact.staging import disk_errors
 from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype
 from xamc.ir.weights.transforms import FLOATS, check_finite
 from xamc.targets.block_pool import run_blocks

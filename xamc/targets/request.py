@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.manifest import Code, Cpu, Phase
+from xamc.artifact.manifest import Code, Cpu, Phase
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.config import Bucket

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.compiler.frontends.tokenizer_folders import write_folder
-from xamc.compiler.artifact.manifest import Generation
+from xamc.artifact.manifest import Generation
 from xamc.compiler.frontends.huggingface_tokenizer import TokenizerFiles, tokenizer_files
 from xamc.errors import InputError
 from xamc.runtime.chat import template_source

@@ -11,9 +11,9 @@ import pytest
 
 from tests import twins
 from tests.vacc_artifacts import Variant, whole_program
-from xamc.compiler.artifact import Artifact
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.manifest import (
+from xamc.artifact import Artifact
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.manifest import (
     Cpu,
     FileDigest,
     Generation,

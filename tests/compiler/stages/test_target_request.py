@@ -2,7 +2,7 @@
 
 import pytest
 
-from xamc.compiler.artifact.manifest import Quantization
+from xamc.artifact.manifest import Quantization
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.target_request import target_request
 from xamc.errors import InputError, UnsupportedError

@@ -8,7 +8,7 @@ import pytest
 
 from tests import twins
 from tests.mutation import mutated
-from xamc.compiler.artifact.gears import GearEntry
+from xamc.artifact.gears import GearEntry
 from xamc.compiler.verify import gears
 from xamc.compiler.verify.gears import GearProof, prove_gears
 from xamc.errors import InternalError

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
 from tests.compiler.artifact.conftest import manifest as manifest  # the fixture
-from xamc.compiler.artifact import Manifest, Weights, plan_layout
-from xamc.compiler.artifact.golden import Golden, Sample
+
+from xamc.artifact import Manifest, Weights, plan_layout
+from xamc.artifact.golden import Golden, Sample
 from xamc.compiler.verify.golden import GoldenResult, check_golden, is_fp32
 from xamc.errors import ToolchainError
 from xamc.ir.tolerances import tolerance

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xamc.compiler.artifact.graph_manifest import GraphTensor
+from xamc.artifact.graph_manifest import GraphTensor
 from xamc.compiler.verify.graph_oracle import require_same_nan, varied_case
 from xamc.errors import InternalError, UnsupportedError
 

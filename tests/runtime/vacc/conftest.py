@@ -10,7 +10,7 @@ import pytest
 
 from tests import twins
 from tests.vacc_artifacts import Variant, write_graphs
-from xamc.compiler.artifact.manifest import Cpu, Generation, KvCache, Manifest, Phase, Quantization, StaticGraph
+from xamc.artifact.manifest import Cpu, Generation, KvCache, Manifest, Phase, Quantization, StaticGraph
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import Bucket

@@ -11,7 +11,7 @@ import pytest
 
 from tests.runtime.vacc.conftest import DECODE, PREFILL, Reference, manifest
 from tests.vacc_artifacts import Variant, whole_program
-from xamc.compiler.artifact.manifest import StaticGraph
+from xamc.artifact.manifest import StaticGraph
 from xamc.compiler.verify.oracle import oracle_of
 from xamc.errors import InputError, InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance

@@ -6,7 +6,7 @@ import pytest
 import tvm
 
 from tests.passes.relax import cases
-from xamc.compiler.artifact.step_program import STEP_FUNCTION
+from xamc.artifact.step_program import STEP_FUNCTION
 from xamc.targets.cpu import codegen
 from xamc.targets.cpu.select_kernels import FUNCTIONS, select_kernels
 from xamc.targets.cpu.weight_plan import plan_weights

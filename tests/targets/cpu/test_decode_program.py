@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.passes.relax import cases
-from xamc.compiler.artifact.step_program import StepProgram
+from xamc.artifact.step_program import StepProgram
 from xamc.ir.relax_program import RelaxProgram
 from xamc.targets.cpu import select_kernels
 from xamc.targets.cpu.decode_program import DecodeProgram, NotOneProgram, plan_decode

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.artifact.panels import PANEL
+from xamc.artifact.panels import PANEL
 from xamc.errors import InternalError, UnsupportedError
 from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout, unpack_rows
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import twins
-from xamc.compiler.artifact.params_index import read_params_index
+from xamc.artifact.params_index import read_params_index
 from xamc.errors import InputError, InternalError
 from xamc.ir.weights.lazy import ArrayTensor
 from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest

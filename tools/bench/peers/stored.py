@@ -48,7 +48,7 @@ def of_gguf(file: Path) -> Stored:
 
 def of_artifact(folder: Path) -> Stored:
     """Of an artifact of xamc."""
-    from xamc.compiler.artifact.read import read_artifact
+    from xamc.artifact.read import read_artifact
 
     manifest = read_artifact(folder).manifest
     assert manifest.weights is not None

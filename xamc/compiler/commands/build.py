@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xamc.compiler.artifact.graph_manifest import GraphManifest
-from xamc.compiler.artifact.publish import distinct_bytes
+from xamc.artifact.graph_manifest import GraphManifest
+from xamc.artifact.publish import distinct_bytes
 from xamc.compiler.commands.graphs import plan_graph
 from xamc.compiler.commands.output import message_console, print_json, print_line, print_table, result_console
 from xamc.compiler.commands.sizes import parse_size

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from xamc.compiler.artifact import read_any
-from xamc.compiler.artifact.compare import compare
-from xamc.compiler.artifact.manifest import digest
+from xamc.artifact import read_any
+from xamc.artifact.compare import compare
+from xamc.artifact.manifest import digest
 from xamc.compiler.commands.output import print_json, print_table, result_console
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import xamc
-from xamc.compiler.artifact.staging import FULL_DISK, disk_full
+from xamc.artifact.staging import FULL_DISK, disk_full
 from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.commands.output import print_json
 from xamc.errors import InternalError, ToolchainError, XamcError

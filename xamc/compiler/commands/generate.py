@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact import read_artifact
+from xamc.artifact import read_artifact
 from xamc.compiler.commands.output import message_console, print_json
 from xamc.compiler.render import printable
 from xamc.errors import MisuseError

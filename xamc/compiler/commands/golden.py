@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xamc
-from xamc.compiler.artifact.staging import write_file
+from xamc.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, result_console
 from xamc.compiler.verify.junit import TestCase, write_junit
 from xamc.compiler.verify.recorded import Difference, Recorded, compare, dumps, read, record_answer

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact import GraphArtifact
-from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
-from xamc.compiler.artifact.manifest import digest
-from xamc.compiler.artifact.staging import write_file
+from xamc.artifact import GraphArtifact
+from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
+from xamc.artifact.manifest import digest
+from xamc.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.progress import Stage, size
 from xamc.compiler.spec import LoadedSpec

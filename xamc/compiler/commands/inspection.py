@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.artifact import Artifact, GraphArtifact, check_digests, read_any
-from xamc.compiler.artifact.golden import Golden, read_golden
-from xamc.compiler.artifact.manifest import REPORT, Manifest, digest
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact import Artifact, GraphArtifact, check_digests, read_any
+from xamc.artifact.golden import Golden, read_golden
+from xamc.artifact.manifest import REPORT, Manifest, digest
+from xamc.artifact.records import to_json
 from xamc.compiler.cache import CacheInfo, cache_info, prune
 from xamc.compiler.commands.graphs import check_graph_golden, inspect_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, print_text, result_console

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.safetensors import DTYPES, WIDTHS
 from xamc.errors import InputError, ToolchainError, UnsupportedError

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from xamc.compiler.artifact.publish import portable_spec
-from xamc.compiler.artifact.staging import disk_errors, require_writable
+from xamc.artifact.publish import portable_spec
+from xamc.artifact.staging import disk_errors, require_writable
 from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.handoff.assumptions import LLAMA as LLAMA_RESTS_ON

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any
 
 import xamc
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.staging import StagingFolder, disk_errors, free_bytes
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.staging import StagingFolder, disk_errors, free_bytes
 from xamc.errors import InputError
 
 MARKER = "xamc-handoff.json"

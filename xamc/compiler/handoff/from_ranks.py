@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xamc.compiler.artifact import Artifact
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
+from xamc.artifact import Artifact
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.params_index import ParamEntry, read_params_index
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
 from xamc.errors import InputError, MisuseError
 from xamc.ir.weights.files import FileTensor

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from xamc.compiler.artifact import Artifact, read_artifact
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.manifest import MANIFEST
+from xamc.artifact import Artifact, read_artifact
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.manifest import MANIFEST
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import PACKAGE_PREFIX, resolve_checkpoint
 from xamc.compiler.handoff.from_ranks import checkpoint_of, why_not_whole

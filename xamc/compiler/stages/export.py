@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact.records import to_json
 from xamc.compiler.cache import StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.export.job import ExportJob, read_exported

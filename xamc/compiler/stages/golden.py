@@ -10,9 +10,9 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.golden import Golden, Sample
-from xamc.compiler.artifact.manifest import Cpu, Manifest
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.golden import Golden, Sample
+from xamc.artifact.manifest import Cpu, Manifest
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec

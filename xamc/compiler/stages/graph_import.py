@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.graph_manifest import GraphTensor
-from xamc.compiler.artifact.manifest import InputDigest
-from xamc.compiler.artifact.records import from_json, to_json
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.graph_manifest import GraphTensor
+from xamc.artifact.manifest import InputDigest
+from xamc.artifact.records import from_json, to_json
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.onnx_file import model_files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xamc.compiler.artifact.manifest import Quantization
+from xamc.artifact.manifest import Quantization
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.errors import UnsupportedError
 from xamc.targets.graph.names import FILES

@@ -11,10 +11,10 @@ import onnx_ir as ir
 import safetensors.numpy
 
 import xamc
-from xamc.compiler.artifact.graph_manifest import GraphManifest
-from xamc.compiler.artifact.manifest import MANIFEST, dumps
-from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
-from xamc.compiler.artifact.staging import require_writable, temporary_folder
+from xamc.artifact.graph_manifest import GraphManifest
+from xamc.artifact.manifest import MANIFEST, dumps
+from xamc.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
+from xamc.artifact.staging import require_writable, temporary_folder
 from xamc.compiler.cache import StageCache, tool_version
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from xamc.compiler.artifact.staging import disk_errors
+from xamc.artifact.staging import disk_errors
 from xamc.compiler.cache import StageCache
 from xamc.compiler.progress import Progress
 

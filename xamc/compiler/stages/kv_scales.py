@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.records import to_json
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.records import to_json
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xamc
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.golden import GOLDEN_FOLDER, Golden, golden_files
-from xamc.compiler.artifact.manifest import (
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.golden import GOLDEN_FOLDER, Golden, golden_files
+from xamc.artifact.manifest import (
     MANIFEST,
     Generation,
     InputDigest,
@@ -20,9 +20,9 @@ from xamc.compiler.artifact.manifest import (
     Quantization,
     dumps,
 )
-from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec
-from xamc.compiler.artifact.staging import locked
-from xamc.compiler.artifact.step_program import STEP_FILE
+from xamc.artifact.publish import ArtifactWriter, portable_spec
+from xamc.artifact.staging import locked
+from xamc.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import tool_version
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.frontends.chat_templates import TEMPLATES

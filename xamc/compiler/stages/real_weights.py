@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.records import from_json, to_json
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.records import from_json, to_json
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.cache import stage_key
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.progress import Progress

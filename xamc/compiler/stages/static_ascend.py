@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from xamc.compiler.artifact.gears import FORMAT, GEARS, GearEntry, Gears, GraphEntry, gears_text
-from xamc.compiler.artifact.manifest import (
+from xamc.artifact.gears import FORMAT, GEARS, GearEntry, Gears, GraphEntry, gears_text
+from xamc.artifact.manifest import (
     HOST_ONNXRUNTIME,
     MANIFEST,
     Cpu,
@@ -17,8 +17,8 @@ from xamc.compiler.artifact.manifest import (
     StaticGraph,
     dumps,
 )
-from xamc.compiler.artifact.publish import ArtifactWriter
-from xamc.compiler.artifact.staging import disk_errors
+from xamc.artifact.publish import ArtifactWriter
+from xamc.artifact.staging import disk_errors
 from xamc.compiler.gear_plan import MOST_GEAR_BYTES
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.stages import golden as golden_stage

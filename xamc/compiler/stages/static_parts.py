@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.compiler.artifact.manifest import Phase, Quantization
+from xamc.artifact.manifest import Phase, Quantization
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.model.config import Bucket

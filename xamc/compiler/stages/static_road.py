@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.artifact.publish import ArtifactWriter
+from xamc.artifact.manifest import Manifest
+from xamc.artifact.publish import ArtifactWriter
 from xamc.compiler.progress import Progress
 from xamc.compiler.stages import real_weights, static_summary, summary
 from xamc.compiler.stages.export import ExportedModel

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.artifact.golden import Golden
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact.golden import Golden
+from xamc.artifact.records import to_json
 from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.compiler.verify.golden import Distance

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.manifest import (
+from xamc.artifact.manifest import (
     HOST_SIMULATOR,
     MANIFEST,
     Cpu,
@@ -17,7 +17,7 @@ from xamc.compiler.artifact.manifest import (
     StaticGraph,
     dumps,
 )
-from xamc.compiler.artifact.publish import ArtifactWriter
+from xamc.artifact.publish import ArtifactWriter
 from xamc.compiler.cache import stage_key
 from xamc.compiler.progress import Progress, Stage
 from xamc.compiler.stages import golden as golden_stage

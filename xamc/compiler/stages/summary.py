@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from xamc.compiler.artifact.golden import Golden
-from xamc.compiler.artifact.manifest import Quantization
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact.golden import Golden
+from xamc.artifact.manifest import Quantization
+from xamc.artifact.records import to_json
 from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.progress import Progress, Stage, size

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, cast
 
-from xamc.compiler.artifact.manifest import Quantization
+from xamc.artifact.manifest import Quantization
 from xamc.compiler.spec.model import Quantize, Spec
 from xamc.compiler.spec.model_kind import require_supported
 from xamc.errors import InputError, UnsupportedError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from xamc.compiler.artifact.manifest import Weights, plan_layout
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact.manifest import Weights, plan_layout
+from xamc.artifact.records import to_json
 from xamc.compiler.cache import stage_key
 from xamc.compiler.progress import Stage
 from xamc.compiler.stages.job import Job

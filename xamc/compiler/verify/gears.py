@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from xamc.compiler.artifact.gears import GearEntry
+from xamc.artifact.gears import GearEntry
 from xamc.compiler.verify.metrics import Array, relative_error
 from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.errors import InternalError

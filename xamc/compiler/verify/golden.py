@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.golden import F32, I64, Golden
-from xamc.compiler.artifact.manifest import Manifest
+from xamc.artifact.golden import F32, I64, Golden
+from xamc.artifact.manifest import Manifest
 from xamc.compiler.verify.metrics import kl_divergence, relative_error
 from xamc.errors import ToolchainError
 from xamc.ir.tolerances import tolerance

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.graph_manifest import GraphTensor
+from xamc.artifact.graph_manifest import GraphTensor
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.oracle import Oracle
 from xamc.errors import InternalError, UnsupportedError

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.records import RecordError, from_json, to_json
+from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.compiler.verify.metrics import log_softmax
 from xamc.errors import InputError
 

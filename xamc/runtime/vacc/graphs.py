@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.manifest import StaticGraph
+from xamc.artifact.manifest import StaticGraph
 from xamc.errors import InternalError, UnsupportedError
 from xamc.runtime.executor import I64
 from xamc.runtime.memory import aligned_zeros

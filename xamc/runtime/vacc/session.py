@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.artifact.read import Artifact, check_digests
+from xamc.artifact.manifest import Manifest
+from xamc.artifact.read import Artifact, check_digests
 from xamc.errors import InputError, UnsupportedError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.executor import F32, I64, Step, forward_rows

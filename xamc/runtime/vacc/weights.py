@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.panels import PANEL, float_panels, group_panels, int8_panels
-from xamc.compiler.artifact.params_index import ParamEntry, read_params_index
+from xamc.artifact.panels import PANEL, float_panels, group_panels, int8_panels
+from xamc.artifact.params_index import ParamEntry, read_params_index
 from xamc.errors import InputError
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.vacc.description import CodeWeight

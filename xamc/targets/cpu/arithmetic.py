@@ -6,7 +6,7 @@ The choice itself is the kernels' (`kernels.linear`, `kernels.integer_dot`); thi
 
 from __future__ import annotations
 
-from xamc.compiler.artifact.manifest import Arithmetic
+from xamc.artifact.manifest import Arithmetic
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.records import from_json
-from xamc.compiler.artifact.step_program import STEP_FILE, dumps_step
+from xamc.artifact.records import from_json
+from xamc.artifact.step_program import STEP_FILE, dumps_step
 from xamc.compiler.lowering.lower import lower
 from xamc.ir.program import Program
 from xamc.ir.relax_program import RelaxProgram

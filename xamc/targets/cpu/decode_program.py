@@ -13,8 +13,8 @@ from typing import Any
 
 from tvm import relax
 
-from xamc.compiler.artifact.manifest import ALIGNMENT
-from xamc.compiler.artifact.step_program import Instruction, StepProgram
+from xamc.artifact.manifest import ALIGNMENT
+from xamc.artifact.step_program import Instruction, StepProgram
 from xamc.compiler.lowering.body import Body
 from xamc.ir.dialect import DialectCall, decode, is_op
 from xamc.ir.relax_program import RelaxProgram

@@ -13,11 +13,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.manifest import Code, Cpu, Phase, plan_layout
-from xamc.compiler.artifact.records import to_json
-from xamc.compiler.artifact.staging import temporary_folder
-from xamc.compiler.artifact.step_program import STEP_FILE
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.manifest import Code, Cpu, Phase, plan_layout
+from xamc.artifact.records import to_json
+from xamc.artifact.staging import temporary_folder
+from xamc.artifact.step_program import STEP_FILE
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.compiler.verify.scenario import Case, save_cases

@@ -15,7 +15,7 @@ from tvm import relax, tirx
 from tvm.relax import op
 from tvm.relax.utils import copy_with_new_vars
 
-from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
+from xamc.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.lowering.body import Body, substitute
 from xamc.errors import UnsupportedError
 from xamc.ir.dialect import DialectCall, decode

@@ -15,10 +15,10 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from xamc.compiler.artifact.manifest import plan_layout
-from xamc.compiler.artifact.records import from_json
-from xamc.compiler.artifact.staging import temporary_folder
-from xamc.compiler.artifact.step_program import STEP_FUNCTION, StepProgram
+from xamc.artifact.manifest import plan_layout
+from xamc.artifact.records import from_json
+from xamc.artifact.staging import temporary_folder
+from xamc.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.compiler.lowering.evaluate import Evaluation, evaluate
 from xamc.compiler.lowering.lower import lower
 from xamc.compiler.verify.metrics import relative_error

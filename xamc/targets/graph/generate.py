@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from xamc.compiler.artifact.manifest import Cpu
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.manifest import Cpu
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.targets.graph.names import LIBRARY, VACC_ISA

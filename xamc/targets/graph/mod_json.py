@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.artifact.graph_manifest import GraphManifest
+from xamc.artifact.graph_manifest import GraphManifest
 from xamc.targets.graph.names import FUNCTION
 
 FORMAT = "xamc.graph"

@@ -14,7 +14,7 @@ import tvm
 from tvm import relax, te, tirx
 from tvm.relax import op
 
-from xamc.compiler.artifact.panels import PANEL
+from xamc.artifact.panels import PANEL
 from xamc.compiler.lowering.body import arguments, substitute
 from xamc.targets.graph.epilogues import ConvolutionEnd, convolution_end
 from xamc.targets.graph.names import FUNCTION

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from xamc.compiler.artifact.panels import PANEL
-from xamc.compiler.artifact.step_program import Region
+from xamc.artifact.panels import PANEL
+from xamc.artifact.step_program import Region
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention_decode import SPLITS, Part, Span, merge_parts, partial_shape
 from xamc.targets.kernels.embedding import take_row

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xamc.compiler.artifact.step_program import Region
+from xamc.artifact.step_program import Region
 from xamc.errors import InternalError
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.decode_phases import REGIONS, Operands, Phase, StepInputs

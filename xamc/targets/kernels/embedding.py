@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xamc.compiler.artifact.panels import PANEL
+from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat

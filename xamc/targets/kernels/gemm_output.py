@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from xamc.compiler.artifact.panels import PANEL
+from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.swiglu import silu
 from xamc.targets.kernels.weights import PackedWeight

@@ -7,7 +7,7 @@ integer sums of one group, which are scaled and added to float32 sums in the fir
 
 from __future__ import annotations
 
-from xamc.compiler.artifact.panels import PANEL
+from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemm import SERIAL_ROWS, gemm_tasks
 from xamc.targets.kernels.gemm_output import Destination, GemmOutput

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xamc.compiler.artifact.panels import PANEL
+from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemv import Total, Turn, panels_together
 from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot

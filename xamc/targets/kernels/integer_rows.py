@@ -8,7 +8,7 @@ grow with the number of rows. Taking the weights apart again for the next rows c
 
 from __future__ import annotations
 
-from xamc.compiler.artifact.panels import PANEL
+from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemv import Outputs, panel_columns
 from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot

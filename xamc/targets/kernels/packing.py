@@ -34,7 +34,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.panels import PANEL, float_panels, group_panels, int8_panels, pad, word_panels
+from xamc.artifact.panels import PANEL, float_panels, group_panels, int8_panels, pad, word_panels
 from xamc.errors import InternalError, UnsupportedError
 
 Array = NDArray[np.generic]

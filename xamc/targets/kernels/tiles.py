@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from xamc.compiler.artifact.records import from_json, to_json
+from xamc.artifact.records import from_json, to_json
 from xamc.targets.kernels.packing import WeightFormat, WeightKind
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.manifest import Cpu, Phase, plan_layout
+from xamc.artifact.manifest import Cpu, Phase, plan_layout
 from xamc.compiler.cache import StageCache, stage_key
 from xamc.compiler.verify.scenario import Case
 from xamc.ir.program import Program

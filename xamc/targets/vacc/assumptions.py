@@ -17,7 +17,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "The graphs of the decode phase lie in decode_<length>_rank<r>, as those of the prefill phase are known to lie "
         "in prefill_<length>_rank<r>.",
         "inferred",
-        ("xamc/compiler/artifact/manifest.py",),
+        ("xamc/artifact/manifest.py",),
         "The folders' names; nothing inside them.",
     ),
     Assumption(

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.records import from_json
+from xamc.artifact.records import from_json
 from xamc.ir.program import Program
 from xamc.model.config import ModelConfig
 from xamc.targets.cpu.codegen import build_library

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.records import to_json
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.records import to_json
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.errors import InternalError

@@ -1,6 +1,6 @@
 """Writes `mod.params`, TVM's parameter container, without ever holding a tensor.
 
-The layout (`xamc.compiler.artifact.params_index`) follows from names, shapes and dtypes alone, so every header is
+The layout (`xamc.artifact.params_index`) follows from names, shapes and dtypes alone, so every header is
 written first and the data go to their places block by block, from any worker process. TVM's own writer wants the
 whole dictionary in memory.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xamc.compiler.artifact.params_index import TYPE_CODES, data_bytes, names_header, tensor_header
-from xamc.compiler.artifact.staging import disk_errors
+from xamc.artifact.params_index import TYPE_CODES, data_bytes, names_header, tensor_header
+from xamc.artifact.staging import disk_errors
 from xamc.errors import InternalError
 from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype, read_width
 from xamc.ir.weights.transforms import FLOATS, check_finite

@@ -12,7 +12,7 @@ import yaml
 
 from tests.checkpoints import write_tiny
 from tests.passes.relax import cases
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact.records import to_json
 from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan import make_plan

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.artifact.panels import PANEL
+from xamc.artifact.panels import PANEL
 from xamc.model.config import KV_BLOCK
 from xamc.runtime.memory import aligned_zeros
 from xamc.targets.kernels.packing import packed_layout

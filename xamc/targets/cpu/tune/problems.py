@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.records import from_json, to_json
+from xamc.artifact.records import from_json, to_json
 from xamc.compiler.lowering.body import Body
 from xamc.compiler.lowering.lower import lower
 from xamc.ir.dialect import decode

@@ -17,8 +17,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.artifact.records import to_json
-from xamc.compiler.artifact.staging import temporary_folder
+from xamc.artifact.records import to_json
+from xamc.artifact.staging import temporary_folder
 from xamc.compiler.cache import StageCache, StageKey, stage_key
 from xamc.compiler.child import Limits, run_child
 from xamc.errors import UnsupportedError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact.records import to_json
 from xamc.compiler.child import Limits, run_child
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.tune.candidates import first_round

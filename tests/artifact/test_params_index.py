@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.artifact.params_index import names_header, read_params_index, tensor_header
+from xamc.artifact.params_index import names_header, read_params_index, tensor_header
 from xamc.errors import InputError
 
 WHOLE = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xamc.compiler.artifact.manifest import ALIGNMENT
-from xamc.compiler.artifact.records import RecordError, from_json, to_json
+from xamc.artifact.manifest import ALIGNMENT
+from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.errors import InputError
 
 Region = Literal["weights", "pools", "workspace"]

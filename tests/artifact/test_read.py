@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.artifact import Manifest, check_digests, read_artifact, verify_digests
+from xamc.artifact import Manifest, check_digests, read_artifact, verify_digests
 from xamc.errors import InputError
 
 Write = Callable[..., Manifest]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.manifest import MANIFEST, FileDigest, Manifest, loads
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.manifest import MANIFEST, FileDigest, Manifest, loads
 from xamc.errors import InputError
 
 if TYPE_CHECKING:
-    from xamc.compiler.artifact.graph_manifest import GraphManifest
+    from xamc.artifact.graph_manifest import GraphManifest
 
 
 @dataclass(frozen=True)

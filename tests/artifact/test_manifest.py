@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.artifact.manifest import (
+from xamc.artifact.manifest import (
     ALIGNMENT,
     Manifest,
     Weights,
@@ -21,7 +21,7 @@ from xamc.compiler.artifact.manifest import (
     plan_layout,
     tensor_nbytes,
 )
-from xamc.compiler.artifact.records import RecordError
+from xamc.artifact.records import RecordError
 from xamc.errors import InputError, UnsupportedError
 from xamc.model.config import DTYPE_BYTES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.artifact.gears import FORMAT, GearEntry, Gears, GraphEntry, gears_text, read_gears
+from xamc.artifact.gears import FORMAT, GearEntry, Gears, GraphEntry, gears_text, read_gears
 from xamc.errors import InputError
 
 INPUTS = {"batch_index": (-1,), "tokens": (-1, 1), "zactivate_len": (-1,)}

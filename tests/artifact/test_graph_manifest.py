@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from xamc.compiler.artifact import Cpu, GraphArtifact, Quantization, read_any, read_artifact, read_graph
-from xamc.compiler.artifact.graph_manifest import GraphManifest, GraphTensor
-from xamc.compiler.artifact.manifest import dumps, loads
-from xamc.compiler.artifact.publish import ArtifactWriter, check_replaceable
-from xamc.compiler.artifact.records import RecordError
+from xamc.artifact import Cpu, GraphArtifact, Quantization, read_any, read_artifact, read_graph
+from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
+from xamc.artifact.manifest import dumps, loads
+from xamc.artifact.publish import ArtifactWriter, check_replaceable
+from xamc.artifact.records import RecordError
 from xamc.errors import InputError
 
 MANIFEST = GraphManifest(

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.artifact import Manifest, check_digests, read_artifact, staging
-from xamc.compiler.artifact import publish as publish_module
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.manifest import dumps
-from xamc.compiler.artifact.publish import ArtifactWriter, portable_spec
+from xamc.artifact import Manifest, check_digests, read_artifact, staging
+from xamc.artifact import publish as publish_module
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.manifest import dumps
+from xamc.artifact.publish import ArtifactWriter, portable_spec
 from xamc.errors import InputError, InternalError, MisuseError
 
 Write = Callable[..., Manifest]
@@ -164,8 +164,8 @@ PUBLISHER = """
 import sys, time
 from dataclasses import replace
 from pathlib import Path
-from xamc.compiler.artifact import read_artifact
-from xamc.compiler.artifact.publish import ArtifactWriter
+from xamc.artifact import read_artifact
+from xamc.artifact.publish import ArtifactWriter
 destination, fill, stop = Path(sys.argv[1]), sys.argv[2].encode(), sys.argv[3]
 manifest = replace(read_artifact(destination.with_name("model")).manifest, files=())
 while True:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from xamc.compiler.artifact.golden import FACTS_FILE, GOLDEN_FILE, Golden, Sample, golden_files, read_golden
+from xamc.artifact.golden import FACTS_FILE, GOLDEN_FILE, Golden, Sample, golden_files, read_golden
 from xamc.errors import InputError
 
 GENERATOR = np.random.default_rng(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.artifact import (
+from xamc.artifact import (
     Cpu,
     Generation,
     InputDigest,
@@ -18,7 +18,7 @@ from xamc.compiler.artifact import (
     Weights,
     plan_layout,
 )
-from xamc.compiler.artifact.publish import ArtifactWriter
+from xamc.artifact.publish import ArtifactWriter
 from xamc.model.config import ModelConfig, RopeConfig
 
 MODEL = ModelConfig(

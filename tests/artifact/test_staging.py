@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.artifact.staging import (
+from xamc.artifact.staging import (
     StagingFolder,
     is_still,
     make_folder,
@@ -27,7 +27,7 @@ from xamc.errors import InputError
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from xamc.compiler.artifact.staging import StagingFolder, temporary_folder
+from xamc.artifact.staging import StagingFolder, temporary_folder
 staging = StagingFolder(Path(sys.argv[1]) / "model")
 (staging.path / "half").write_text("x")
 with temporary_folder("codegen") as folder:

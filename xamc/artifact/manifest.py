@@ -32,12 +32,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from xamc.compiler.artifact.records import RecordError, from_json, to_json
+from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.errors import InputError, UnsupportedError
 from xamc.model.config import DTYPE_BYTES, ModelConfig
 
 if TYPE_CHECKING:
-    from xamc.compiler.artifact.graph_manifest import GraphManifest
+    from xamc.artifact.graph_manifest import GraphManifest
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -431,7 +431,7 @@ def loads(text: str, path: Path) -> Manifest | GraphManifest:
         )
     try:
         if isinstance(value, dict) and value.get("kind") == "graph":
-            from xamc.compiler.artifact.graph_manifest import GraphManifest  # its records are made of this module's
+            from xamc.artifact.graph_manifest import GraphManifest  # its records are made of this module's
 
             return from_json(GraphManifest, value)
         return from_json(Manifest, value)

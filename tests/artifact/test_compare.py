@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from xamc.artifact import Manifest, read_artifact
+from xamc.artifact.compare import compare
+from xamc.artifact.publish import ArtifactWriter
 from xamc.compiler import cli
-from xamc.compiler.artifact import Manifest, read_artifact
-from xamc.compiler.artifact.compare import compare
-from xamc.compiler.artifact.publish import ArtifactWriter
 
 MADE: dict[str, Any] = {
     "export": {"parts": {"tool torch": "2.13.0"}, "outputs": {"model.onnx": "a"}},

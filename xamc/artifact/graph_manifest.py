@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from xamc.compiler.artifact.manifest import FORMAT_VERSION, Cpu, FileDigest, InputDigest, Quantization, check_relative
-from xamc.compiler.artifact.records import RecordError
+from xamc.artifact.manifest import FORMAT_VERSION, Cpu, FileDigest, InputDigest, Quantization, check_relative
+from xamc.artifact.records import RecordError
 from xamc.model.config import DTYPE_BYTES
 
 HOST_SIMULATOR = "host-simulator"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from xamc.compiler.artifact.records import RecordError
-from xamc.compiler.artifact.step_program import Instruction, StepProgram, dumps_step, load_step
+from xamc.artifact.records import RecordError
+from xamc.artifact.step_program import Instruction, StepProgram, dumps_step, load_step
 from xamc.errors import InputError
 
 PROGRAM = StepProgram(

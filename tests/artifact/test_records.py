@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.artifact.records import RecordError, from_json, to_json
+from xamc.artifact.records import RecordError, from_json, to_json
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler.artifact import loading, read_artifact
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.loading import check_load
-from xamc.compiler.artifact.manifest import MANIFEST, FileDigest, Generation, Manifest, dumps
+from xamc.artifact import loading, read_artifact
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.loading import check_load
+from xamc.artifact.manifest import MANIFEST, FileDigest, Generation, Manifest, dumps
 from xamc.errors import InputError
 
 TOKENIZER = {

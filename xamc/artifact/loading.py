@@ -6,8 +6,8 @@ long as reading them does: `xamc verify` and ``verify_weights`` read those.
 
 from __future__ import annotations
 
-from xamc.compiler.artifact.manifest import Manifest
-from xamc.compiler.artifact.read import AnyArtifact, Damage, check_digests, refuse
+from xamc.artifact.manifest import Manifest
+from xamc.artifact.read import AnyArtifact, Damage, check_digests, refuse
 
 # SHA-256 takes 0.06 s for it with the CPU's own instructions, 0.2 s without: little of any start.
 SMALL_WEIGHTS = 64 * 2**20

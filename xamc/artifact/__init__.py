@@ -4,7 +4,7 @@ The runtime reads artifacts through this package, so nothing here imports more t
 `xamc.model.config` and `xamc.errors`.
 """
 
-from xamc.compiler.artifact.manifest import (
+from xamc.artifact.manifest import (
     ALIGNMENT,
     FORMAT_VERSION,
     MANIFEST,
@@ -22,7 +22,7 @@ from xamc.compiler.artifact.manifest import (
     plan_layout,
     tensor_nbytes,
 )
-from xamc.compiler.artifact.read import (
+from xamc.artifact.read import (
     AnyArtifact,
     Artifact,
     Damage,

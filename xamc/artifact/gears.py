@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xamc.compiler.artifact.records import RecordError, from_json, to_json
+from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.errors import InputError
 
 GEARS = "gears.json"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.artifact.manifest import REPORT, FileDigest, Weights
-from xamc.compiler.artifact.read import AnyArtifact, Artifact, verify_digests
-from xamc.compiler.artifact.records import to_json
+from xamc.artifact.manifest import REPORT, FileDigest, Weights
+from xamc.artifact.read import AnyArtifact, Artifact, verify_digests
+from xamc.artifact.records import to_json
 
 STAGES = ("spec", "tools", "frontend", "export", "passes", "codegen", "weights", "golden", "files")
 # parts of a key that earlier stages decide

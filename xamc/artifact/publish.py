@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from xamc.compiler.artifact.digests import sha256_of
-from xamc.compiler.artifact.graph_manifest import GraphManifest
-from xamc.compiler.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest, dumps, loads
-from xamc.compiler.artifact.staging import StagingFolder, disk_errors
+from xamc.artifact.digests import sha256_of
+from xamc.artifact.graph_manifest import GraphManifest
+from xamc.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest, dumps, loads
+from xamc.artifact.staging import StagingFolder, disk_errors
 from xamc.errors import InputError, InternalError, MisuseError
 
 M = TypeVar("M", Manifest, GraphManifest)
