@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from xamc.compiler.child import Limits, end_with
+from xamc.jobs.child import Limits, end_with
 
 _CALLERS = (
     "xamc.compiler.stages.export",

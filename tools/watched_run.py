@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.memory_limit import Limit
-from xamc.compiler.memory import MemorySampler
+from xamc.jobs.memory import MemorySampler
 
 PSS_SECONDS = 0.1
 DISK_SECONDS = 1.0

@@ -9,14 +9,14 @@ import pytest
 
 from tests.checkpoints import write_tiny
 from xamc.compiler import compile_times
-from xamc.compiler.cache import StageCache, StageKey
 from xamc.compiler.compile_times import Recording, recipe
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan import Plan, make_plan
-from xamc.compiler.progress import StageRecord
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.export import export_key, twin_group
 from xamc.compiler.stages.target_request import target_request
+from xamc.jobs.cache import StageCache, StageKey
+from xamc.jobs.progress import StageRecord
 from xamc.targets.base import CAPS
 
 # seconds of a compile twice as fast as the estimates, in its stages

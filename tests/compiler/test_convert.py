@@ -21,8 +21,8 @@ from tests.pickles import to_pickles
 from xamc.compiler import cli, convert
 from xamc.compiler.convert import convert_weights
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.progress import Progress
 from xamc.errors import InputError, MisuseError, UnsupportedError
+from xamc.jobs.progress import Progress
 
 IDS = torch.arange(20, 32).reshape(1, 12)
 

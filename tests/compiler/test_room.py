@@ -14,9 +14,9 @@ from tests import onnx_models
 from tests.checkpoints import write_tiny
 from xamc.artifact import staging
 from xamc.compiler import cli, room
-from xamc.compiler.cache import StageCache, StageKey
 from xamc.compiler.plan_files import PlannedFile, PlannedFiles
 from xamc.errors import InputError
+from xamc.jobs.cache import StageCache, StageKey
 
 PLANNED = PlannedFiles((PlannedFile("weights.bin", 3000, ""), PlannedFile("code", 500, "")), 3000, 500)
 

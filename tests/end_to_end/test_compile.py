@@ -24,10 +24,10 @@ from xamc.artifact.manifest import MANIFEST, dumps
 from xamc.artifact.read import read_artifact
 from xamc.compiler import cli
 from xamc.compiler.pipeline import Compiled
-from xamc.compiler.progress import size
 from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
+from xamc.jobs.progress import size
 from xamc.runtime import load
 from xamc.targets.kernels.isa import LEVELS, Isa
 

@@ -87,7 +87,7 @@ def test_a_child_that_crashes_is_an_error_with_a_reproducer(spec: Path, tmp_path
     while not killed and process.poll() is None:
         for child in children.read_text(encoding="ascii").split():
             command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            if b"xamc.compiler.child" in command:
+            if b"xamc.jobs.child" in command:
                 os.kill(int(child), signal.SIGSEGV)
                 killed = int(child)
         time.sleep(0.02)

@@ -21,9 +21,9 @@ from tests.worker import Worker
 from xamc.artifact.manifest import MANIFEST
 from xamc.compiler import cli
 from xamc.compiler.pipeline import Compiled, compile_spec
-from xamc.compiler.progress import size
 from xamc.compiler.stages.job import CompileOptions
 from xamc.errors import InputError
+from xamc.jobs.progress import size
 
 Result = tuple[int, str, str]
 NAME = "llama-tp2"

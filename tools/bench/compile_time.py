@@ -26,14 +26,14 @@ import numpy as np
 from rich.console import Console
 
 from tools.make_checkpoint import DTYPES, SHAPES, safetensors_header, tensor_layout, tokenizer_json
-from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.progress import Progress
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job
 from xamc.compiler.stages.passes import rewrite
 from xamc.compiler.stages.target_request import target_request
+from xamc.jobs.cache import StageCache
+from xamc.jobs.progress import Progress
 from xamc.targets.registry import Target, target
 
 WIDTHS: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ import numpy as np
 
 from tools.bench.engines import ROOT
 from tools.bench.graph_models import CASES, GraphCase, export
-from xamc.compiler.cache import tool_version
+from xamc.jobs.cache import tool_version
 from xamc.targets.kernels.isa import cpu_model
 
 OUT = ROOT / "docs/benchmarks"

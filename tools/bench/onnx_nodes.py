@@ -24,7 +24,7 @@ from typing import Any
 from tools.bench.engines import ROOT
 from tools.bench.node_case import AS_CONSTANTS, FAILED, PASSED, REFUSED, STATES, WRONG, compile_here, in_fork, run_case
 from tools.reliability import results
-from xamc.compiler.cache import tool_version
+from xamc.jobs.cache import tool_version
 
 OUT = ROOT / "docs/benchmarks"
 SECONDS = 120.0

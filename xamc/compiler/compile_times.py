@@ -22,15 +22,15 @@ from typing import Any
 
 from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.artifact.staging import write_file
-from xamc.compiler.cache import StageCache, StageKey, default_cache_folder, is_kept, tool_version
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.import_closure import all_sources
 from xamc.compiler.plan_stages import PlannedStage, planned_stages
-from xamc.compiler.progress import StageRecord
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.job import packing_workers
 from xamc.errors import InputError
 from xamc.ir.weights.fingerprint import file_identity
+from xamc.jobs.cache import StageCache, StageKey, default_cache_folder, is_kept, tool_version
+from xamc.jobs.import_closure import all_sources
+from xamc.jobs.progress import StageRecord
 from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest

@@ -25,10 +25,10 @@ from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.frontends.tied_head import HEAD, are_different, read_parameters
 from xamc.compiler.frontends.weight_files import NAMED, read_tensors
 from xamc.compiler.handoff.safetensors_shards import SHARD_BYTES, tensor_bytes, write_shards
-from xamc.compiler.progress import Progress, size
 from xamc.errors import InputError, MisuseError
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.ir.weights.transforms import FLOATS, Cast
+from xamc.jobs.progress import Progress, size
 
 # What goes along from a Hugging Face folder: data, never a Python file or another weight file.
 _BESIDE = (

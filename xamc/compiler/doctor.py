@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from xamc.artifact.staging import free_bytes
-from xamc.compiler.cache import default_cache_folder
-from xamc.compiler.memory import available_bytes
-from xamc.compiler.progress import size
+from xamc.jobs.cache import default_cache_folder
+from xamc.jobs.memory import available_bytes
+from xamc.jobs.progress import size
 
 State = Literal["ok", "warn", "fail"]
 

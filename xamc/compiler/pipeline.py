@@ -14,12 +14,9 @@ from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import Manifest
 from xamc.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.artifact.staging import full_disk_errors, require_writable
-from xamc.compiler.cache import StageCache
 from xamc.compiler.compile_times import Recording
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.memory import MemorySampler
 from xamc.compiler.plan_files import planned_files
-from xamc.compiler.progress import Progress
 from xamc.compiler.room import require_room_for
 from xamc.compiler.spec import key_uses, load_spec
 from xamc.compiler.spec.model_kind import require_supported
@@ -40,6 +37,9 @@ from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.static_road import compile_static
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.stages.weights import write_weights
+from xamc.jobs.cache import StageCache
+from xamc.jobs.memory import MemorySampler
+from xamc.jobs.progress import Progress
 from xamc.targets.registry import StaticTarget
 from xamc.targets.registry import target as target_named
 

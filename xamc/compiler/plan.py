@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 from xamc.artifact.manifest import Arithmetic
 from xamc.artifact.staging import free_bytes
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.memory import available_bytes
 from xamc.compiler.plan_files import PlannedFile, parameter_count, planned_files
 from xamc.compiler.plan_stages import BASE_BYTES, CODEGEN_BYTES, PlannedStage, planned_stages
-from xamc.compiler.progress import duration, size
 from xamc.compiler.room import needed_bytes, require_disk, require_permission
 from xamc.compiler.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, SpecWarning, key_uses, load_spec
@@ -32,6 +30,8 @@ from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.target_request import target_request
 from xamc.compiler.static_plan import StaticPlan
 from xamc.errors import InputError, MisuseError
+from xamc.jobs.memory import available_bytes
+from xamc.jobs.progress import duration, size
 from xamc.model.config import ModelConfig, kv_bytes_per_token
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import TargetRequest

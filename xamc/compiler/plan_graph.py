@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xamc.artifact.graph_manifest import GraphTensor
-from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
-from xamc.compiler.progress import size
 from xamc.compiler.spec import KeyUse, LoadedSpec, SpecWarning, key_uses
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.problems import to_json
@@ -18,6 +16,8 @@ from xamc.compiler.stages.graph_import import look_at_graph
 from xamc.compiler.stages.graph_request import graph_request
 from xamc.compiler.stages.pass_names import require_any_pass_names
 from xamc.errors import InputError, MisuseError
+from xamc.jobs.cache import default_cache_folder
+from xamc.jobs.progress import size
 from xamc.targets.graph.names import FILES
 
 

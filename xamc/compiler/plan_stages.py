@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.plan_files import parameter_count
-from xamc.compiler.progress import size
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.compiler.verify.twin import twin_config
+from xamc.jobs.progress import size
 from xamc.targets.base import TargetCaps
 
 _MIB = 2**20

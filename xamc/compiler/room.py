@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from xamc.artifact.staging import free_bytes, not_writable
-from xamc.compiler.cache import default_cache_folder, holds_file
 from xamc.compiler.plan_files import PlannedFiles
-from xamc.compiler.progress import size
 from xamc.errors import InputError
+from xamc.jobs.cache import default_cache_folder, holds_file
+from xamc.jobs.progress import size
 
 WEIGHTS_FILE = "weights.bin"
 

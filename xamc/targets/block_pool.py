@@ -10,8 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from xamc.compiler.child import end_with, main_module_hidden
 from xamc.errors import ToolchainError
+from xamc.jobs.child import end_with, main_module_hidden
 
 
 def run_blocks(

@@ -9,9 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.checkpoints import write_tiny
-from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.progress import Progress
 from xamc.compiler.spec import load_spec
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages import kv_scales as stage
@@ -21,6 +19,8 @@ from xamc.compiler.verify.calibration_text import is_varied
 from xamc.compiler.verify.kv_calibration import RESULT
 from xamc.errors import InputError
 from xamc.ir.weights.kv_scales import KvScales, past_names, read_kv_scales
+from xamc.jobs.cache import StageCache
+from xamc.jobs.progress import Progress
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import io
 import pytest
 from rich.console import Console
 
-from xamc.compiler.progress import Progress
 from xamc.compiler.stages.real_weights import (
     report,
     require_float16,
@@ -17,6 +16,7 @@ from xamc.compiler.stages.real_weights import (
 from xamc.compiler.verify.real_weights import KEYS, UNSCALED, Extent, Observed
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
+from xamc.jobs.progress import Progress
 
 SMALL = Extent("model.layers.0.mlp", "output", 12.0)
 

@@ -11,14 +11,14 @@ import pytest
 from rich.console import Console
 
 from tests import twins
-from xamc.compiler.cache import StageCache
-from xamc.compiler.progress import Progress
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import CompileOptions, Job
 from xamc.compiler.stages.static_passes import rewrite_static
 from xamc.errors import InputError, InternalError
 from xamc.ir.program import Program
+from xamc.jobs.cache import StageCache
+from xamc.jobs.progress import Progress
 from xamc.model.config import Bucket
 from xamc.passes.protocol import PassReport, SameSignature
 from xamc.targets.request import StaticPasses, TargetRequest

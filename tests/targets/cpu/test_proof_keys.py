@@ -10,9 +10,9 @@ import pytest
 
 from tests import twins
 from tests.mutation import mutated
-from xamc.compiler.cache import StageCache
 from xamc.compiler.verify.twin_file import content_digest, write_weights
 from xamc.ir.weights.lazy import ArrayTensor
+from xamc.jobs.cache import StageCache
 from xamc.targets.cpu import generate as module
 from xamc.targets.cpu.target import KERNELS_PROOF, PASSES_PROOF
 

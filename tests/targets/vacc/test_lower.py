@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from tests.vacc_artifacts import Variant, whole_program
-from xamc.compiler.cache import StageCache
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.program import Program
+from xamc.jobs.cache import StageCache
 from xamc.model.config import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.kernels.isa import Isa

@@ -14,13 +14,13 @@ from xamc.compiler.commands.output import message_console, print_json, print_lin
 from xamc.compiler.commands.sizes import parse_size
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan import Plan, make_plan
-from xamc.compiler.progress import Progress, duration, size
 from xamc.compiler.render import print_problems
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.job import CompileOptions
 from xamc.compiler.static_plan import StaticPlan
+from xamc.jobs.progress import Progress, duration, size
 
 if TYPE_CHECKING:
     from xamc.compiler.gear_plan import GearPlan

@@ -7,9 +7,9 @@ from pathlib import Path
 from xamc.compiler.commands.output import message_console, print_json, result_console
 from xamc.compiler.commands.sizes import parse_size
 from xamc.compiler.convert import convert_weights
-from xamc.compiler.memory import MemorySampler
-from xamc.compiler.progress import Progress, size
 from xamc.errors import MisuseError
+from xamc.jobs.memory import MemorySampler
+from xamc.jobs.progress import Progress, size
 
 
 def convert_weights_command(

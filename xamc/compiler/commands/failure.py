@@ -13,9 +13,9 @@ from pathlib import Path
 
 import xamc
 from xamc.artifact.staging import FULL_DISK, disk_full
-from xamc.compiler.cache import default_cache_folder
 from xamc.compiler.commands.output import print_json
 from xamc.errors import InternalError, ToolchainError, XamcError
+from xamc.jobs.cache import default_cache_folder
 
 _COMPILER_PACKAGES = frozenset(("tvm", "torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "gguf"))
 

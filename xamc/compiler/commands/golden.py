@@ -46,8 +46,8 @@ class Subject:
         source = self.source
         if str(source) == "-" or (source.exists() and not source.is_dir()):
             from xamc.compiler.pipeline import compile_spec
-            from xamc.compiler.progress import Progress
             from xamc.compiler.stages.job import CompileOptions
+            from xamc.jobs.progress import Progress
 
             options = CompileOptions(allow_rtn=self.allow_rtn, allow_pickle=self.allow_pickle)
             source = compile_spec(source, self.overrides, options, Progress(message_console())).path

@@ -16,10 +16,10 @@ from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.artifact.manifest import digest
 from xamc.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
-from xamc.compiler.progress import Stage, size
 from xamc.compiler.spec import LoadedSpec
 from xamc.errors import InputError, MisuseError, ToolchainError
 from xamc.ir.tolerances import tolerance
+from xamc.jobs.progress import Stage, size
 
 if TYPE_CHECKING:
     from xamc.compiler.plan_graph import GraphPlan

@@ -10,8 +10,8 @@ from xamc.compiler.commands.output import message_console, print_json, result_co
 from xamc.compiler.handoff.export import ROADS, HandoffOptions, export_vamc
 from xamc.compiler.handoff.graphs import OnnxDtype
 from xamc.compiler.handoff.llama_checkpoint import StoredDtype
-from xamc.compiler.progress import Progress, size
 from xamc.errors import MisuseError
+from xamc.jobs.progress import Progress, size
 
 
 def handoff_options(

@@ -11,14 +11,14 @@ from xamc.artifact import Artifact, GraphArtifact, check_digests, read_any
 from xamc.artifact.golden import Golden, read_golden
 from xamc.artifact.manifest import REPORT, Manifest, digest
 from xamc.artifact.records import to_json
-from xamc.compiler.cache import CacheInfo, cache_info, prune
 from xamc.compiler.commands.graphs import check_graph_golden, inspect_graph
 from xamc.compiler.commands.output import message_console, print_json, print_table, print_text, result_console
 from xamc.compiler.commands.sizes import parse_size
 from xamc.compiler.commands.target_names import TARGET_NAMES
-from xamc.compiler.progress import Progress, Stage, size
 from xamc.errors import ToolchainError
 from xamc.ir.tolerances import TOLERANCES, tolerance
+from xamc.jobs.cache import CacheInfo, cache_info, prune
+from xamc.jobs.progress import Progress, Stage, size
 
 if TYPE_CHECKING:
     from xamc.compiler.verify.golden import GoldenResult

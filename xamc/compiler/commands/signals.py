@@ -39,7 +39,7 @@ def unwinding() -> Iterator[None]:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        from xamc.compiler.child import end_children
+        from xamc.jobs.child import end_children
 
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_IGN)

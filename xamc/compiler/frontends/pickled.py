@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.safetensors import DTYPES, WIDTHS
 from xamc.errors import InputError, ToolchainError, UnsupportedError
 from xamc.ir.weights.files import FileTensor
+from xamc.jobs.child import Limits, run_child
 
 INDEX = "pytorch_model.bin.index.json"
 SINGLE = "pytorch_model.bin"

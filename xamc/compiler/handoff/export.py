@@ -14,7 +14,6 @@ from rich.console import Console
 
 from xamc.artifact.publish import portable_spec
 from xamc.artifact.staging import disk_errors, require_writable
-from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.handoff.assumptions import LLAMA as LLAMA_RESTS_ON
 from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
@@ -29,14 +28,15 @@ from xamc.compiler.handoff.safetensors_shards import tensor_bytes, write_shards
 from xamc.compiler.handoff.source import load_source
 from xamc.compiler.handoff.tokenizer_files import write_tokenizer
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
-from xamc.compiler.memory import MemorySampler
-from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.spec import LoadedSpec, Spec
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_bytes, write_onnx
+from xamc.jobs.cache import StageCache
+from xamc.jobs.memory import MemorySampler
+from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import Bucket
 
 Road = Literal["llama", "onnx"]

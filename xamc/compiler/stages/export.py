@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xamc.artifact.records import to_json
-from xamc.compiler.cache import StageKey, stage_key
-from xamc.compiler.child import Limits, run_child
 from xamc.compiler.export.job import ExportJob, read_exported
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.stages.job import Job
@@ -17,6 +15,8 @@ from xamc.ir.onnx_graph import dims
 from xamc.ir.program import Program
 from xamc.ir.text import program_text
 from xamc.ir.weights.transforms import Cast
+from xamc.jobs.cache import StageKey, stage_key
+from xamc.jobs.child import Limits, run_child
 from xamc.model.config import ModelConfig
 from xamc.targets.request import TargetRequest
 

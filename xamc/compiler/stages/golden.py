@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from xamc.artifact.golden import Golden, Sample
 from xamc.artifact.manifest import Cpu, Manifest
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
 from xamc.compiler.verify.golden import Distance, distance, is_fp32
 from xamc.errors import InputError, InternalError
 from xamc.ir.tolerances import tolerance
+from xamc.jobs.child import Limits, run_child
 
 DEFAULT_PROMPTS = ("The quick brown fox jumps over the lazy dog. 人工智能 is",)
 PROMPT_TOKENS = 32  # of each prompt

@@ -16,10 +16,10 @@ from xamc.artifact.graph_manifest import GraphTensor
 from xamc.artifact.manifest import InputDigest
 from xamc.artifact.records import from_json, to_json
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.cache import stage_key
-from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.onnx_file import model_files
 from xamc.compiler.stages.job import Job
+from xamc.jobs.cache import stage_key
+from xamc.jobs.child import Limits, run_child
 
 GRAPH, PARAMS, FACTS = "graph.onnx", "weights.params", "facts.json"
 CASE, LEAST_CASE, VARIED_CASE = "case.safetensors", "case_least.safetensors", "case_varied.safetensors"

@@ -15,10 +15,7 @@ from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import MANIFEST, dumps
 from xamc.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
 from xamc.artifact.staging import require_writable, temporary_folder
-from xamc.compiler.cache import StageCache, tool_version
-from xamc.compiler.child import Limits, run_child
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
-from xamc.compiler.progress import Progress, size
 from xamc.compiler.spec import key_uses
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.stages import summary
@@ -26,6 +23,9 @@ from xamc.compiler.stages.graph_import import CASE, LEAST_CASE, VARIED_CASE, Imp
 from xamc.compiler.stages.graph_request import GraphRequest, graph_request
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.pass_names import require_any_pass_names
+from xamc.jobs.cache import StageCache, tool_version
+from xamc.jobs.child import Limits, run_child
+from xamc.jobs.progress import Progress, size
 from xamc.runtime.cpu_features import missing_features
 from xamc.targets.graph.generate import GraphCode, generate_graph
 from xamc.targets.graph.mod_json import graph_json

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xamc.artifact.staging import disk_errors
-from xamc.compiler.cache import StageCache
-from xamc.compiler.progress import Progress
+from xamc.jobs.cache import StageCache
+from xamc.jobs.progress import Progress
 
 # a worker that packs weights takes about 0.15 GiB, and the disk is the limit before this many are busy
 MOST_WORKERS = 8

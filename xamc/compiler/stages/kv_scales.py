@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from xamc.artifact.records import to_json
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.cache import stage_key
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
@@ -30,6 +29,7 @@ from xamc.compiler.verify.kv_calibration import RESULT, calibrate
 from xamc.errors import InputError
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
 from xamc.ir.weights.kv_scales import KvScales, read_kv_scales
+from xamc.jobs.cache import stage_key
 
 _CALIBRATION = "xamc.compiler.verify.kv_calibration:calibrate"
 

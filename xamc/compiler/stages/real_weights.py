@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from xamc.artifact.records import from_json, to_json
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.cache import stage_key
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.progress import Progress
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.golden import SMALL_WEIGHTS
@@ -32,6 +30,8 @@ from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
 from xamc.ir.weights.float16_loss import lost_in_float16
+from xamc.jobs.cache import stage_key
+from xamc.jobs.progress import Progress
 from xamc.targets.request import TargetRequest
 
 LARGEST_FLOAT16 = 65504.0

@@ -20,7 +20,6 @@ from xamc.artifact.manifest import (
 from xamc.artifact.publish import ArtifactWriter
 from xamc.artifact.staging import disk_errors
 from xamc.compiler.gear_plan import MOST_GEAR_BYTES
-from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import static_summary, summary
 from xamc.compiler.stages.job import Job
@@ -30,6 +29,7 @@ from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.compiler.verify.gears import GearProof, prove_gears
 from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, write_onnx
 from xamc.ir.program import Program
+from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import ModelConfig
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import select_passes

@@ -8,7 +8,6 @@ from typing import Any
 
 from xamc.artifact.manifest import Manifest
 from xamc.artifact.publish import ArtifactWriter
-from xamc.compiler.progress import Progress
 from xamc.compiler.stages import real_weights, static_summary, summary
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
@@ -17,6 +16,7 @@ from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_passes import copy_program, rewrite_static
 from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.ir.weights.kv_scales import KvScales
+from xamc.jobs.progress import Progress
 
 Written = tuple[Manifest, Mapping[str, Any]]
 

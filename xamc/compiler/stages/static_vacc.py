@@ -18,8 +18,6 @@ from xamc.artifact.manifest import (
     dumps,
 )
 from xamc.artifact.publish import ArtifactWriter
-from xamc.compiler.cache import stage_key
-from xamc.compiler.progress import Progress, Stage
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import static_summary, summary
 from xamc.compiler.stages.job import Job
@@ -28,6 +26,8 @@ from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
 from xamc.ir.weights.lazy import LazyTensor
+from xamc.jobs.cache import stage_key
+from xamc.jobs.progress import Progress, Stage
 from xamc.model.config import Bucket
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from xamc.artifact.golden import Golden
 from xamc.artifact.manifest import Quantization
 from xamc.artifact.records import to_json
-from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.progress import Progress, Stage, size
 from xamc.compiler.spec import KeyUse
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.stages.passes import Rewritten
 from xamc.compiler.stages.weights import WrittenWeights
 from xamc.compiler.verify.golden import Distance
+from xamc.jobs.cache import StageCache
+from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import ModelConfig
 from xamc.targets.request import Generated
 

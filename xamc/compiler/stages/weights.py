@@ -7,10 +7,10 @@ from pathlib import Path
 
 from xamc.artifact.manifest import Weights, plan_layout
 from xamc.artifact.records import to_json
-from xamc.compiler.cache import stage_key
-from xamc.compiler.progress import Stage
 from xamc.compiler.stages.job import Job
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
+from xamc.jobs.cache import stage_key
+from xamc.jobs.progress import Stage
 from xamc.targets.pack_weights import pack_weights
 from xamc.targets.request import Generated
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.child import Limits, run_child
 from xamc.ir.weights.lazy import LazyTensor, row_blocks
+from xamc.jobs.child import Limits, run_child
 from xamc.model.config import ModelConfig
 
 I64 = NDArray[np.int64]

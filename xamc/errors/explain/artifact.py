@@ -53,14 +53,14 @@ Remedy: copy the artifact again from where it is whole, or compile the model aga
 memory. Code generation and export run in children because these tools can crash hard. The message names a folder with
 the log, the request and its input files.
 Remedy: `xamc doctor` checks the pins that are known to crash. For SIGKILL lower workspace.workers or free memory.
-Repeat the call alone with `python -m xamc.compiler.child FOLDER`, and report it with that folder.""",
+Repeat the call alone with `python -m xamc.jobs.child FOLDER`, and report it with that folder.""",
     "E1521": """A child process took longer than its limit and was ended.
 Remedy: try again on an idle machine; if it happens again, report it with the folder that the message names.""",
     "E1522": """A child process (with its own children) took more memory than its limit and was ended, before the
 machine would run short. Remedy: lower workspace.workers, or compile on a machine with more memory.""",
     "E1523": """A child process failed with an exception that is not an error of xamc's own. Its traceback is in the log
 that the message names. A defect of xamc or of a library below it.
-Remedy: `xamc doctor`, then report it with the folder; `python -m xamc.compiler.child FOLDER` repeats it.""",
+Remedy: `xamc doctor`, then report it with the folder; `python -m xamc.jobs.child FOLDER` repeats it.""",
     "E1524": """A child process was ended because the compile it worked for was interrupted or terminated.
 It is never shown by the command line, which says `interrupted`; a program that calls xamc from several threads may
 see it. Remedy: compile again; what was finished is in the stage cache.""",

@@ -18,12 +18,12 @@ from xamc.artifact.manifest import Code, Cpu, Phase, plan_layout
 from xamc.artifact.records import to_json
 from xamc.artifact.staging import temporary_folder
 from xamc.artifact.step_program import STEP_FILE
-from xamc.compiler.cache import StageCache, StageKey, stage_key
-from xamc.compiler.child import Limits, run_child
 from xamc.compiler.verify.scenario import Case, save_cases
 from xamc.compiler.verify.twin_file import content_digest, write_weights
 from xamc.errors import InternalError
 from xamc.ir.program import Program
+from xamc.jobs.cache import StageCache, StageKey, stage_key
+from xamc.jobs.child import Limits, run_child
 from xamc.model.config import KV_BLOCK
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.stored import follow

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from xamc.artifact.manifest import Cpu
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.cache import StageCache, stage_key
-from xamc.compiler.child import Limits, run_child
+from xamc.jobs.cache import StageCache, stage_key
+from xamc.jobs.child import Limits, run_child
 from xamc.targets.graph.names import LIBRARY, VACC_ISA
 from xamc.targets.kernels.isa import Isa
 

@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from xamc.artifact.records import to_json
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.cache import StageCache, stage_key
-from xamc.compiler.child import Limits, run_child
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
+from xamc.jobs.cache import StageCache, stage_key
+from xamc.jobs.child import Limits, run_child
 from xamc.model.config import Bucket
 from xamc.targets.vacc.mod_json import GraphPlace, graph_text
 from xamc.targets.vacc.names import ISA, LIBRARY, RESULT

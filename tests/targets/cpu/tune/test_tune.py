@@ -13,7 +13,6 @@ import yaml
 from tests.checkpoints import write_tiny
 from tests.passes.relax import cases
 from xamc.artifact.records import to_json
-from xamc.compiler.cache import StageCache
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan import make_plan
 from xamc.compiler.plan_tune import planned_problems
@@ -21,6 +20,7 @@ from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.target_request import target_request
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.weights.quantize import RoundToNearest
+from xamc.jobs.cache import StageCache
 from xamc.targets.base import CAPS
 from xamc.targets.cpu.select_kernels import select_kernels
 from xamc.targets.cpu.tune import measure, tune, workshop

@@ -19,10 +19,10 @@ import onnx_ir as ir
 
 from xamc.artifact.records import to_json
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.cache import StageCache, StageKey, stage_key
-from xamc.compiler.child import Limits, run_child
 from xamc.errors import UnsupportedError
 from xamc.ir.program import Program
+from xamc.jobs.cache import StageCache, StageKey, stage_key
+from xamc.jobs.child import Limits, run_child
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.tune.inputs import timed_problem
 from xamc.targets.cpu.tune.search import Winner

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xamc.artifact.records import to_json
-from xamc.compiler.child import Limits, run_child
+from xamc.jobs.child import Limits, run_child
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.search import FINAL_PAIRS, FIRST_PAIRS, Ratios, Winner, choose, finalists

@@ -7,7 +7,7 @@ import time
 
 import psutil
 
-from xamc.compiler.memory import MemorySampler, available_bytes, process_tree, pss_bytes, tree_pss_bytes
+from xamc.jobs.memory import MemorySampler, available_bytes, process_tree, pss_bytes, tree_pss_bytes
 
 MIB = 2**20
 PARENT = """

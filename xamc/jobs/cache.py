@@ -32,8 +32,8 @@ from xamc.artifact.digests import sha256_of
 from xamc.artifact.manifest import FileDigest
 from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.artifact.staging import StagingFolder, disk_errors, is_still, sweep, sweep_locks, sweep_temporary
-from xamc.compiler.import_closure import import_closure, own_digest
 from xamc.errors import InputError
+from xamc.jobs.import_closure import import_closure, own_digest
 
 ENTRY = "entry.json"
 _LAYOUT = "v1"

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from xamc.compiler.child import Limits, run_child, write_call
 from xamc.errors import InputError, ToolchainError
+from xamc.jobs.child import Limits, run_child, write_call
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_signal_becomes_a_toolchain_error_with_log_and_reproducer(call: Any, tmp
     assert Path(saved["graph"]).read_bytes() == b"graph"
     assert Path(saved["out"]).is_relative_to(kept)
     again = subprocess.run(
-        [sys.executable, "-m", "xamc.compiler.child", str(kept)],
+        [sys.executable, "-m", "xamc.jobs.child", str(kept)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         check=False,
@@ -116,7 +116,7 @@ def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     write_call(folder, "tests.compiler.child_functions:hang", {"pid_file": str(pid_file)})
     code = (
         "import subprocess, sys, time\n"
-        "p = subprocess.Popen([sys.executable, '-m', 'xamc.compiler.child', sys.argv[1]], start_new_session=True)\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'xamc.jobs.child', sys.argv[1]], start_new_session=True)\n"
         "print(p.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -141,7 +141,7 @@ def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
 SCRIPT = """
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from xamc.compiler.child import main_module_hidden
+from xamc.jobs.child import main_module_hidden
 print("the script runs", flush=True)
 with main_module_hidden():
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("forkserver")) as pool:
@@ -160,7 +160,7 @@ def test_worker_processes_do_not_run_a_script_without_main_guard(tmp_path: Path)
 POOL = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from xamc.compiler.child import end_with, main_module_hidden
+from xamc.jobs.child import end_with, main_module_hidden
 with main_module_hidden():
     context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=end_with, initargs=(os.getpid(),))
@@ -216,7 +216,7 @@ def test_temporary_files_of_a_child_go_with_it(call: Any, tmp_path: Path) -> Non
 def test_a_child_whose_parent_was_gone_before_it_began_does_nothing(tmp_path: Path) -> None:
     write_call(tmp_path, "tests.compiler.child_functions:double", {"value": 1})
     done = subprocess.run(
-        [sys.executable, "-m", "xamc.compiler.child", str(tmp_path)],
+        [sys.executable, "-m", "xamc.jobs.child", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "XAMC_PARENT_PID": "1"},
         check=False,
     )
@@ -227,7 +227,7 @@ SIGNALLED = """
 import sys, threading, time
 from pathlib import Path
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.child import Limits, run_child
+from xamc.jobs.child import Limits, run_child
 from xamc.compiler.commands.signals import Terminated, unwinding
 
 def wait(folder):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import xamc
-from xamc.compiler import cache as cache_module
-from xamc.compiler.cache import StageCache, StageKey, cache_info, prune, stage_key
 from xamc.errors import InputError
+from xamc.jobs import cache as cache_module
+from xamc.jobs.cache import StageCache, StageKey, cache_info, prune, stage_key
 
 KEY = StageKey("export", "ab" * 32)
 
@@ -149,7 +149,7 @@ def test_two_compiles_of_one_thing_build_it_once(tmp_path: Path) -> None:
 BUILDER = """
 import sys, time
 from pathlib import Path
-from xamc.compiler.cache import StageCache, StageKey
+from xamc.jobs.cache import StageCache, StageKey
 def build(place):
     (place / "half").write_bytes(b"h")
     print("ready", flush=True)
@@ -224,7 +224,7 @@ def test_key_changes_with_each_part_and_with_nothing_else(tmp_path: Path, monkey
 
 def test_inputs_that_are_no_plain_values_are_refused() -> None:
     with pytest.raises(TypeError):
-        stage_key("export", "xamc.compiler.cache", [], {"config": object()})
+        stage_key("export", "xamc.jobs.cache", [], {"config": object()})
 
 
 def test_what_killed_compiles_left_is_swept_by_whatever_compile_comes_next(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 a deliberate error of ours is raised again in the parent; a signal, a time-out or a memory limit becomes a
 `ToolchainError` with the log's tail and a folder from which the failure can be reproduced without xamc's parent:
 
-    python -m xamc.compiler.child FOLDER
+    python -m xamc.jobs.child FOLDER
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from typing import Any
 from xamc import errors
 from xamc.artifact.publish import link_or_copy
 from xamc.artifact.staging import disk_full, free_bytes, full_disk_errors
-from xamc.compiler.memory import tree_pss_bytes, tree_rss_bytes
 from xamc.errors import InputError, ToolchainError, XamcError
+from xamc.jobs.memory import tree_pss_bytes, tree_rss_bytes
 
 REQUEST, RESPONSE, ERROR, LOG, CALL = "request.json", "response.json", "error.json", "log.txt", "call.json"
 _POLL_SECONDS = 0.05
@@ -93,7 +93,7 @@ def run_child(
     with log.open("wb") as output:
         _require_going_on()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "xamc.compiler.child", str(folder)],  # -P: no module from the current folder
+            [sys.executable, "-P", "-m", "xamc.jobs.child", str(folder)],  # -P: no module from the current folder
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -134,7 +134,7 @@ def _require_going_on() -> None:
 
 
 def write_call(folder: Path, function: str, request: Any) -> None:
-    """Write what `python -m xamc.compiler.child FOLDER` reads."""
+    """Write what `python -m xamc.jobs.child FOLDER` reads."""
     for stale in (RESPONSE, ERROR):
         (folder / stale).unlink(missing_ok=True)
     (folder / CALL).write_text(json.dumps({"function": function}), encoding="utf-8")
@@ -216,7 +216,7 @@ def _failure(
     if excess is None and (said or mute or free < _LEAST_FREE or status == -signal.SIGXFSZ):
         return disk_full(folder, said or f"{function} failed")
     kept = _save(folder, reproducers, f"{function.partition(':')[0].rpartition('.')[2]}-{os.getpid()}")
-    again = f"; reproduce it with: python -m xamc.compiler.child {kept}" if kept else ""
+    again = f"; reproduce it with: python -m xamc.jobs.child {kept}" if kept else ""
     if excess == "E1521":
         what, fix = f"took longer than {limits.seconds:.0f} s", "run again on an idle machine"
     elif excess == "E1522":

@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from xamc.compiler import progress as progress_module
-from xamc.compiler.memory import MemorySampler
-from xamc.compiler.progress import Progress, duration, size
+from xamc.jobs import progress as progress_module
+from xamc.jobs.memory import MemorySampler
+from xamc.jobs.progress import Progress, duration, size
 
 
 def _plain() -> tuple[Progress, io.StringIO]:

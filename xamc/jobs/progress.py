@@ -23,7 +23,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from xamc.compiler.memory import MemorySampler
+from xamc.jobs.memory import MemorySampler
 
 _BAR = 20
 _DETAIL, _NARROW, _OTHER_COLUMNS = 60, 24, 47

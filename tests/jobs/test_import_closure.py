@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import xamc
-from xamc.compiler.cache import distribution, stage_key, tool_version
-from xamc.compiler.import_closure import import_closure
+from xamc.jobs.cache import distribution, stage_key, tool_version
+from xamc.jobs.import_closure import import_closure
 
 SOURCES = Path(xamc.__file__).parent
 # (who asks for the key, stage) → the constant there that names what does the work; None for a stage that does none
