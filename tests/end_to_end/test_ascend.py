@@ -28,7 +28,7 @@ from xamc.errors import InputError, UnsupportedError
 from xamc.ir.onnx_weights import WEIGHTS
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load
-from xamc.runtime.ascend import AscendExecutor
+from xamc.runtime.executors.ascend import AscendExecutor
 
 NAMES = ("llama", "qwen2", "static")
 GEARS = [[1, 16], [1, 40], [3, 16], [3, 40]]

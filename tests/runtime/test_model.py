@@ -292,7 +292,7 @@ def test_kv_cache_that_memory_cannot_hold(toy_path: Path, monkeypatch: pytest.Mo
 
 def test_buffers_of_one_prompt_length_are_not_kept_for_the_next(make_artifact: Any) -> None:
     """TVM's pool keeps buffers by exact size; without freeing them, every new prompt length adds to the memory."""
-    from xamc.runtime.cpu import CpuExecutor
+    from xamc.runtime.executors.cpu import CpuExecutor
 
     model = load(make_artifact(), threads=1)
     executor = model._executor

@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xamc.runtime.executors.graph import GraphModel, load_graph
     from xamc.runtime.generate import Generation, Options, Stream
-    from xamc.runtime.graph import GraphModel, load_graph
     from xamc.runtime.model import Model, load, load_language_model
     from xamc.runtime.text_generation import TextGenerationPipeline, pipeline
     from xamc.runtime.threads import use_cpus

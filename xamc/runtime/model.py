@@ -38,7 +38,7 @@ def load(path: str | Path, threads: int | None = None, prefault: bool = False, v
     """
     artifact = read_any(path)
     if isinstance(artifact, GraphArtifact):
-        from xamc.runtime.graph import GraphModel
+        from xamc.runtime.executors.graph import GraphModel
 
         return GraphModel(artifact.path, artifact.manifest, threads, verify_weights)
     return _open(artifact, threads, prefault, verify_weights)
@@ -73,19 +73,19 @@ def _open(artifact: Artifact, threads: int | None, prefault: bool, verify_weight
 
 def _executor(folder: Path, manifest: Manifest, threads: int | None, prefault: bool) -> Executor:
     if manifest.target == "tvm_cpu":
-        from xamc.runtime.cpu import CpuExecutor
+        from xamc.runtime.executors.cpu import CpuExecutor
 
         return CpuExecutor(folder, manifest, threads, prefault)
     if manifest.target == "reference":
-        from xamc.runtime.reference import ReferenceExecutor
+        from xamc.runtime.executors.reference import ReferenceExecutor
 
         return ReferenceExecutor(folder, manifest, threads)
     if manifest.target == "tvm_vacc":
-        from xamc.runtime.vacc.session import VaccExecutor
+        from xamc.runtime.executors.vacc.session import VaccExecutor
 
         return VaccExecutor(folder, manifest, threads)
     if manifest.target == "tvm_ascend":
-        from xamc.runtime.ascend import AscendExecutor
+        from xamc.runtime.executors.ascend import AscendExecutor
 
         return AscendExecutor(folder, manifest, threads)
     raise UnsupportedError(

@@ -32,7 +32,7 @@ from xamc.targets.graph.mod_json import graph_json
 from xamc.targets.graph.names import FILES
 
 if TYPE_CHECKING:
-    from xamc.runtime.graph import GraphModel
+    from xamc.runtime.executors.graph import GraphModel
 
 GOLDEN = "golden"
 _GOLDEN_FILES = {

@@ -228,7 +228,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "A graph's new caches are outputs of their own: the host keeps two sets of device buffers and swaps them after "
         "every call. Handing one buffer in as both is not assumed to be safe.",
         "inferred",
-        ("xamc/runtime/ascend.py",),
+        ("xamc/runtime/executors/ascend.py",),
         "One set of buffers would do.",
     ),
     Assumption(

@@ -31,8 +31,8 @@ from xamc.ir.tolerances import tolerance
 from xamc.model.config import ModelConfig
 from xamc.passes.relax.kv_storage import KvStorage
 from xamc.passes.relax.protocol import RelaxPass
+from xamc.runtime.executors.step_runner import StepRunner
 from xamc.runtime.memory import Bytes, aligned_zeros
-from xamc.runtime.step_runner import StepRunner
 from xamc.runtime.threads import configure_tvm_threads
 from xamc.runtime.tvm_library import tvm_ffi
 from xamc.targets.cpu.codegen import build_library

@@ -63,7 +63,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "A decode graph takes one token with attention_mask [1, S] and position_ids [1, 1] on top of a past of S - 1 "
         "slots; the new token's key and value stand in slot S - 1 of the cache that it returns whole.",
         "vendor's files",
-        ("xamc/passes/graph/phase.py", "xamc/runtime/vacc/graphs.py"),
+        ("xamc/passes/graph/phase.py", "xamc/runtime/executors/vacc/graphs.py"),
         "The decode signature and where the host reads the new slot.",
     ),
     Assumption(
@@ -71,7 +71,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "Between two steps the host puts the new token's key and value into the slot of the past that is the token's "
         "position; slots beyond are masked.",
         "inferred",
-        ("xamc/runtime/vacc/cache.py",),
+        ("xamc/runtime/executors/vacc/cache.py",),
         "How the host fills the past: if the card shifts the cache instead, past tokens stand at its end and the mask "
         "begins with zeros.",
     ),
@@ -80,7 +80,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "A prompt shorter than the prefill length is padded to the right; its logits are ignored, and its last token "
         "is run once more through decode.",
         "inferred",
-        ("xamc/runtime/vacc/session.py",),
+        ("xamc/runtime/executors/vacc/session.py",),
         "The session's prefill: with padding to the left the prefill's own logits would count, but positions and a "
         "mask would have to be inputs.",
     ),
@@ -127,14 +127,14 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "Partial sums of o_proj and down_proj are all-reduced, lm_head is split by vocabulary and gathered. The sum "
         "runs over ranks in order in float32 and is rounded to float16 once.",
         "inferred",
-        ("xamc/runtime/vacc/collectives.py", "xamc/passes/graph/shard/split.py"),
+        ("xamc/runtime/executors/vacc/collectives.py", "xamc/passes/graph/shard/split.py"),
         "The order and precision of sums: last digits.",
     ),
     Assumption(
         "one-rank-per-die",
         "Each rank runs on a die of its own, and the number of dies equals tp.",
         "inferred",
-        ("xamc/runtime/vacc/graphs.py",),
+        ("xamc/runtime/executors/vacc/graphs.py",),
         "Nothing in the artifact.",
     ),
     Assumption(
@@ -157,7 +157,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "merged-params",
         "merge_params: true means that the graphs of both phases read one parameter file per rank.",
         "inferred",
-        ("xamc/runtime/vacc/graphs.py",),
+        ("xamc/runtime/executors/vacc/graphs.py",),
         "Which files lie in a decode folder.",
     ),
     Assumption(

@@ -16,7 +16,7 @@ from xamc.artifact.manifest import Manifest
 from xamc.artifact.read import Artifact, check_digests
 from xamc.errors import InputError, InternalError
 from xamc.runtime.executor import F32, I64, Step
-from xamc.runtime.reference import onnxruntime_module, open_session
+from xamc.runtime.executors.reference import onnxruntime_module, open_session
 from xamc.runtime.threads import check_threads
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from xamc.runtime.vacc.collectives import RankAborted, RankGroup
+from xamc.runtime.executors.vacc.collectives import RankAborted, RankGroup
 
 
 def _run(name: str, sources: list[np.ndarray], width: int) -> list[np.ndarray]:
@@ -65,7 +65,7 @@ def test_a_failure_releases_the_others() -> None:
 
 def test_the_simulator_needs_no_framework() -> None:
     code = (
-        "import sys, xamc.runtime.vacc.session\n"
+        "import sys, xamc.runtime.executors.vacc.session\n"
         "from xamc.runtime.tvm_library import tvm_ffi\n"
         "tvm_ffi()\n"
         "assert not {'tvm', 'torch', 'transformers', 'onnx'} & set(sys.modules)"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xamc.runtime.executors.vacc.description import Signature
 from xamc.runtime.memory import aligned_zeros
-from xamc.runtime.vacc.description import Signature
 
 Array = NDArray[np.generic]
 

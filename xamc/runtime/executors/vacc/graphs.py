@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from xamc.artifact.manifest import StaticGraph
 from xamc.errors import InternalError, UnsupportedError
 from xamc.runtime.executor import I64
+from xamc.runtime.executors.vacc.collectives import RankGroup, register_collectives
+from xamc.runtime.executors.vacc.description import GraphDescription, read_description
+from xamc.runtime.executors.vacc.weights import WeightStore
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.threads import check_threads, configure_tvm_threads
 from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
-from xamc.runtime.vacc.collectives import RankGroup, register_collectives
-from xamc.runtime.vacc.description import GraphDescription, read_description
-from xamc.runtime.vacc.weights import WeightStore
 
 F16 = NDArray[np.float16]
 Array = NDArray[np.generic]

@@ -11,8 +11,8 @@ from xamc.artifact.read import Artifact, check_digests
 from xamc.errors import InputError, UnsupportedError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.executor import F32, I64, Step, forward_rows
-from xamc.runtime.vacc.cache import SequenceCache
-from xamc.runtime.vacc.graphs import VaccGraphs
+from xamc.runtime.executors.vacc.cache import SequenceCache
+from xamc.runtime.executors.vacc.graphs import VaccGraphs
 
 
 class VaccExecutor:

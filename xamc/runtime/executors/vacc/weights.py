@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from xamc.artifact.panels import PANEL, float_panels, group_panels, int8_panels
 from xamc.artifact.params_index import ParamEntry, read_params_index
 from xamc.errors import InputError
+from xamc.runtime.executors.vacc.description import CodeWeight
 from xamc.runtime.memory import aligned_zeros
-from xamc.runtime.vacc.description import CodeWeight
 
 Array = NDArray[np.generic]
 # bytes read at a time; packing takes a few times as much

@@ -17,9 +17,9 @@ from xamc.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import best_code
 from xamc.runtime.executor import F32, ForwardOne, Step
+from xamc.runtime.executors.noise import noise
+from xamc.runtime.executors.step_runner import StepRunner
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault, read_ahead
-from xamc.runtime.noise import noise
-from xamc.runtime.step_runner import StepRunner
 from xamc.runtime.threads import PoolThread, check_threads
 from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, load_kernel, tvm_ffi
 

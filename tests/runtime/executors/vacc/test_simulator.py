@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tests.runtime.vacc.conftest import DECODE, PREFILL, Reference, manifest
+
 from tests.vacc_artifacts import Variant, whole_program
 from xamc.artifact.manifest import StaticGraph
 from xamc.compiler.verify.oracle import oracle_of
@@ -18,9 +18,9 @@ from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import past_key, past_value
 from xamc.runtime.executor import Step
+from xamc.runtime.executors.vacc.graphs import VaccGraphs
+from xamc.runtime.executors.vacc.session import VaccExecutor
 from xamc.runtime.model import Model
-from xamc.runtime.vacc.graphs import VaccGraphs
-from xamc.runtime.vacc.session import VaccExecutor
 
 Built = tuple[Path, list[StaticGraph]]
 TOKENS = [int(token) for token in np.random.default_rng(3).integers(0, 100, 32)]

@@ -223,7 +223,7 @@ class _OnnxRunner:
     """ONNX Runtime with every optimization off."""
 
     def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
-        from xamc.runtime.reference import onnxruntime_module, open_session
+        from xamc.runtime.executors.reference import onnxruntime_module, open_session
 
         self._ort = onnxruntime_module()
         self.threads = threads
