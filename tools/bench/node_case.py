@@ -153,7 +153,7 @@ def compile_here(path: Path, shapes: Mapping[str, Any]) -> Callable[..., list[ND
 
     from xamc.compiler.frontends.onnx_model import open_onnx
     from xamc.compiler.frontends.onnx_weights import lift_weights
-    from xamc.compiler.lowering.index_bounds import bound_indices
+    from xamc.passes.lowering.index_bounds import bound_indices
     from xamc.targets.graph.build import build
     from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
 

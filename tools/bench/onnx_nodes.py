@@ -36,7 +36,7 @@ _MODULES = (
     "tvm.relax.frontend.onnx",
     "xamc.compiler.frontends.onnx_model",
     "xamc.compiler.frontends.onnx_weights",
-    "xamc.compiler.lowering.index_bounds",
+    "xamc.passes.lowering.index_bounds",
     "xamc.targets.graph.build",
 )
 

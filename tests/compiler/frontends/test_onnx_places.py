@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.onnx_models import reference
 from tests.targets.graph.operators import build, run
 from xamc.compiler.frontends.onnx_model import open_onnx
-from xamc.compiler.lowering.index_bounds import bound_indices
 from xamc.errors import UnsupportedError
+from xamc.passes.lowering.index_bounds import bound_indices
 
 RNG = np.random.default_rng(0)
 Arrays = Mapping[str, Any]

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from tests import twins
 from tests.golden_files import rewrite_text
-from xamc.compiler.lowering.evaluate import evaluate
-from xamc.compiler.lowering.lower import lower
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.proof import prove
 from xamc.compiler.verify.scenario import Case
@@ -23,6 +21,8 @@ from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.quantize_weights import QuantizeWeights
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.graph.weight_storage import WeightStorage
+from xamc.passes.lowering.evaluate import evaluate
+from xamc.passes.lowering.lower import lower
 from xamc.passes.relax.protocol import RelaxPass
 from xamc.targets.cpu.pipeline import relax_passes
 

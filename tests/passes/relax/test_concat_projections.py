@@ -29,8 +29,8 @@ def test_the_merged_weight_reads_its_sources_in_order() -> None:
 
 def test_different_formats_are_not_merged_and_the_report_says_why() -> None:
     program = cases.before("tied", "concat_projections")
-    from xamc.compiler.lowering.body import Body
     from xamc.ir.dialect import decode
+    from xamc.passes.lowering.body import Body
     from xamc.passes.relax.matching import rebuilt
 
     body = Body.of(program.module["main"])

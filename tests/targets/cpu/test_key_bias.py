@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.passes.relax import cases
-from xamc.compiler.lowering.body import Body
 from xamc.errors import InternalError
 from xamc.ir.dialect import decode
 from xamc.ir.relax_program import RelaxProgram
+from xamc.passes.lowering.body import Body
 from xamc.targets.cpu.key_bias import key_bias, rotated_biases
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.twin_proof import TwinProof

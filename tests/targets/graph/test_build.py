@@ -16,10 +16,10 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from tests.onnx_models import Graph, reference
 from tests.targets.graph.operators import Compiled, build, graph, run
-from xamc.compiler.lowering.index_bounds import bound_indices
 from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
+from xamc.passes.lowering.index_bounds import bound_indices
 from xamc.targets.graph.names import LIBRARY
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from xamc.compiler.lowering.onnx_operators import STANDARD_DOMAINS
+from xamc.passes.lowering.onnx_operators import STANDARD_DOMAINS
 
 _EXTENTS = frozenset(("Shape", "Size"))
 

@@ -15,7 +15,7 @@ from onnx_ir.passes import common as passes
 
 from xamc.compiler.frontends import onnx_extents, onnx_places, onnx_recurrent, onnx_resize  # noqa: F401  they register bodies
 from xamc.compiler.frontends.onnx_bodies import BODIES
-from xamc.compiler.lowering.onnx_operators import RANDOM, STANDARD_DOMAINS, obstacle
+from xamc.passes.lowering.onnx_operators import RANDOM, STANDARD_DOMAINS, obstacle
 
 _DOMAIN = "xamc.expanded"
 # a body may hold operators that are functions themselves

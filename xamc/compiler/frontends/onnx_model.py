@@ -22,8 +22,8 @@ from xamc.compiler.frontends.onnx_halves import BFLOAT16, by_operator, half_type
 from xamc.compiler.frontends.onnx_shapes import fix_shapes
 from xamc.compiler.frontends.onnx_uses import wrong_use
 from xamc.compiler.frontends.onnx_weights import lift_weights
-from xamc.compiler.lowering.onnx_operators import RANGES, STANDARD_DOMAINS, obstacle, remedy
 from xamc.errors import InputError, UnsupportedError
+from xamc.passes.lowering.onnx_operators import RANGES, STANDARD_DOMAINS, obstacle, remedy
 
 _MOST_LISTED = 40
 _MOST_NODES_NAMED = 5

@@ -143,7 +143,6 @@ def run(request: Mapping[str, Any]) -> None:
     from xamc.compiler.frontends.onnx_model import open_onnx
     from xamc.compiler.frontends.onnx_shapes import at_extents
     from xamc.compiler.frontends.onnx_weights import lift_weights, store_weights
-    from xamc.compiler.lowering.index_bounds import bound_indices
     from xamc.compiler.verify.graph_oracle import (
         FROM_HALVES,
         MOST_IR_VERSION,
@@ -155,6 +154,7 @@ def run(request: Mapping[str, Any]) -> None:
         widened_deviations,
     )
     from xamc.ir.weights.lazy import ArrayTensor
+    from xamc.passes.lowering.index_bounds import bound_indices
     from xamc.runtime.seeded_feeds import seeded_feeds
     from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 

@@ -3,7 +3,7 @@
 CODES: dict[str, str] = {
     "E1401": """The graph holds operators that have no lowering to Relax. All of them are listed, with the module of
 the model they come from, before any work has started. Compile for `backend.type: reference`, which runs any ONNX
-operator, or add a handler in xamc/compiler/lowering/operators.py.""",
+operator, or add a handler in xamc/passes/lowering/operators.py.""",
     "E1402": """An operator that has a lowering is used in a way the lowering does not cover: attention that is not
 causal, an interleaved rotary embedding, a shape that is only known at run time. The message names the operator, its
 module and what is not covered. The reference target runs it.""",

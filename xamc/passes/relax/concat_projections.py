@@ -7,10 +7,10 @@ from typing import Any
 
 from tvm import relax
 
-from xamc.compiler.lowering.body import Body, arguments
 from xamc.ir.dialect import DialectCall, decode, dialect_call
 from xamc.ir.relax_program import RelaxProgram
 from xamc.ir.weights.lazy import ConcatRows
+from xamc.passes.lowering.body import Body, arguments
 from xamc.passes.protocol import NonMatch, PassReport
 from xamc.passes.relax.matching import fresh
 

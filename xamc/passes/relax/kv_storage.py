@@ -7,9 +7,9 @@ from typing import Any
 
 from tvm import relax
 
-from xamc.compiler.lowering.body import Body
 from xamc.ir.dialect import decode, dialect_call
 from xamc.ir.relax_program import RelaxProgram
+from xamc.passes.lowering.body import Body
 from xamc.passes.protocol import NonMatch, PassReport
 from xamc.passes.relax.matching import fresh
 

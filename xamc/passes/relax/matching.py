@@ -6,8 +6,8 @@ from typing import Any
 
 from tvm import relax, sym
 
-from xamc.compiler.lowering.body import Body
 from xamc.ir.dialect import DialectCall, decode, dialect_call
+from xamc.passes.lowering.body import Body
 
 
 def produced_by(body: Body, var: Any, name: str) -> DialectCall | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.compiler.lowering.body import Body
 from xamc.ir.dialect import decode, dialect_call
 from xamc.ir.relax_program import RelaxProgram
+from xamc.passes.lowering.body import Body
 from xamc.passes.protocol import NonMatch, PassReport
 from xamc.passes.relax.matching import produced_by
 

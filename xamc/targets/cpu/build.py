@@ -14,10 +14,10 @@ import onnx_ir as ir
 
 from xamc.artifact.records import from_json
 from xamc.artifact.step_program import STEP_FILE, dumps_step
-from xamc.compiler.lowering.lower import lower
 from xamc.ir.program import Program
 from xamc.ir.relax_program import RelaxProgram
 from xamc.model.config import ModelConfig
+from xamc.passes.lowering.lower import lower
 from xamc.passes.protocol import PassReport
 from xamc.targets.cpu.clock import Clock
 from xamc.targets.cpu.codegen import build_library

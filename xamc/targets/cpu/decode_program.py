@@ -15,9 +15,9 @@ from tvm import relax
 
 from xamc.artifact.manifest import ALIGNMENT
 from xamc.artifact.step_program import Instruction, StepProgram
-from xamc.compiler.lowering.body import Body
 from xamc.ir.dialect import DialectCall, decode, is_op
 from xamc.ir.relax_program import RelaxProgram
+from xamc.passes.lowering.body import Body
 from xamc.targets.cpu.key_bias import key_bias
 from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format
 from xamc.targets.kernels.decode_phases import (

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.lowering.body import Body
 from xamc.ir.dialect import DialectCall, decode
 from xamc.ir.relax_program import RelaxProgram
+from xamc.passes.lowering.body import Body
 from xamc.targets.cpu.weight_plan import stored_parts
 from xamc.targets.kernels.kv_pages import KvDtype
 

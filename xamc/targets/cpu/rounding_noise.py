@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.lowering import interpreter
-from xamc.compiler.lowering.evaluate import Evaluation
-from xamc.compiler.lowering.interpreter import Array, Definition
 from xamc.compiler.verify.metrics import relative_error
+from xamc.passes.lowering import interpreter
+from xamc.passes.lowering.evaluate import Evaluation
+from xamc.passes.lowering.interpreter import Array, Definition
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import LARGEST_CODE, KvDtype

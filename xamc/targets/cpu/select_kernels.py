@@ -16,11 +16,11 @@ from tvm.relax import op
 from tvm.relax.utils import copy_with_new_vars
 
 from xamc.artifact.step_program import STEP_FUNCTION, StepProgram
-from xamc.compiler.lowering.body import Body, substitute
 from xamc.errors import UnsupportedError
 from xamc.ir.dialect import DialectCall, decode
 from xamc.ir.relax_program import RelaxProgram
 from xamc.model.config import KV_BLOCK
+from xamc.passes.lowering.body import Body, substitute
 from xamc.targets.cpu.decode_program import NotOneProgram, plan_decode
 from xamc.targets.cpu.key_bias import key_bias
 from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format

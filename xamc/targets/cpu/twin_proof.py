@@ -19,8 +19,6 @@ from xamc.artifact.manifest import plan_layout
 from xamc.artifact.records import from_json
 from xamc.artifact.staging import temporary_folder
 from xamc.artifact.step_program import STEP_FUNCTION, StepProgram
-from xamc.compiler.lowering.evaluate import Evaluation, evaluate
-from xamc.compiler.lowering.lower import lower
 from xamc.compiler.verify.metrics import relative_error
 from xamc.compiler.verify.scenario import Case, load_cases
 from xamc.compiler.verify.twin_file import read_weights
@@ -29,6 +27,8 @@ from xamc.ir.program import Program
 from xamc.ir.relax_program import RelaxProgram
 from xamc.ir.tolerances import tolerance
 from xamc.model.config import ModelConfig
+from xamc.passes.lowering.evaluate import Evaluation, evaluate
+from xamc.passes.lowering.lower import lower
 from xamc.passes.relax.kv_storage import KvStorage
 from xamc.passes.relax.protocol import RelaxPass
 from xamc.runtime.executors.step_runner import StepRunner

@@ -10,7 +10,7 @@ from typing import Any
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
-from xamc.compiler.lowering.onnx_operators import RANGES
+from xamc.passes.lowering.onnx_operators import RANGES
 from xamc.targets.graph.converters import CONVERTERS
 from xamc.targets.graph.extents import Evaluator, Extents, as_tensor
 from xamc.targets.graph.resize import RESIZED

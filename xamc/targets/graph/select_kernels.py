@@ -15,7 +15,7 @@ from tvm import relax, te, tirx
 from tvm.relax import op
 
 from xamc.artifact.panels import PANEL
-from xamc.compiler.lowering.body import arguments, substitute
+from xamc.passes.lowering.body import arguments, substitute
 from xamc.targets.graph.epilogues import ConvolutionEnd, convolution_end
 from xamc.targets.graph.names import FUNCTION
 from xamc.targets.kernels import unary

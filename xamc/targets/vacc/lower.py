@@ -4,7 +4,7 @@ Each operator reads float16, computes in float32 and rounds its result once, wha
 only move elements become views (`views.py`) and round nothing. Kernels are shared by all places of equal shapes, so a
 deep model has no more of them than a shallow one.
 
-The generic lowering (`xamc.compiler.lowering`) is for the in-place form with symbolic shapes, and computes in float32.
+The generic lowering (`xamc.passes.lowering`) is for the in-place form with symbolic shapes, and computes in float32.
 """
 
 from __future__ import annotations

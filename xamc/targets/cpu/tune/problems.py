@@ -8,12 +8,12 @@ from typing import Any
 import onnx_ir as ir
 
 from xamc.artifact.records import from_json, to_json
-from xamc.compiler.lowering.body import Body
-from xamc.compiler.lowering.lower import lower
 from xamc.ir.dialect import decode
 from xamc.ir.program import Program
 from xamc.ir.relax_program import RelaxProgram
 from xamc.model.config import ModelConfig
+from xamc.passes.lowering.body import Body
+from xamc.passes.lowering.lower import lower
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.stored import StoredTensor
 from xamc.targets.cpu.weight_plan import weight_format

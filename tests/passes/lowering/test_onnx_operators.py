@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from xamc.compiler.lowering.onnx_operators import SUPPORTED, obstacle
+from xamc.passes.lowering.onnx_operators import SUPPORTED, obstacle
 
 
 def test_tvm_has_every_supported_operator() -> None:

@@ -7,8 +7,6 @@ import pytest
 from tests import twins
 from tests.mutation import mutated
 from tests.passes.relax import cases
-from xamc.compiler.lowering import interpreter
-from xamc.compiler.lowering.lower import check_supported, lower
 from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
@@ -16,6 +14,8 @@ from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.swiglu import SwiGlu
+from xamc.passes.lowering import interpreter
+from xamc.passes.lowering.lower import check_supported, lower
 
 
 @pytest.mark.parametrize("kind, stored", [("tied", "fp32"), ("windowed", "fp32"), ("tied", "fp16"), ("windowed", "w4")])
@@ -82,7 +82,7 @@ def test_growing_caches_are_refused_with_the_module() -> None:
 def test_a_wrong_definition_is_noticed(old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter's definitions are themselves held to ONNX Runtime."""
     wrong = mutated(interpreter, old, new)
-    monkeypatch.setattr("xamc.compiler.lowering.evaluate.register_interpreter", wrong.register_interpreter)
+    monkeypatch.setattr("xamc.passes.lowering.evaluate.register_interpreter", wrong.register_interpreter)
     program, calls = cases.lowered("windowed")
     try:
         errors = [

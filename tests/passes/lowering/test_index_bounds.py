@@ -11,8 +11,8 @@ from onnx import TensorProto
 from onnx_ir.passes.common import ShapeInferencePass
 
 from tests.onnx_models import Graph, reference
-from xamc.compiler.lowering.index_bounds import bound_indices
 from xamc.errors import InputError, UnsupportedError
+from xamc.passes.lowering.index_bounds import bound_indices
 
 TABLE = np.arange(20, dtype=np.float32).reshape(5, 4)
 

@@ -11,11 +11,11 @@ from typing import Any
 import onnx_ir as ir
 from tvm import relax, tirx
 
-from xamc.compiler.lowering.operators import HANDLERS, Lowering, data_operands
 from xamc.errors import UnsupportedError
 from xamc.ir.names import MODULE_KEY
 from xamc.ir.program import Program
 from xamc.ir.relax_program import RelaxProgram
+from xamc.passes.lowering.operators import HANDLERS, Lowering, data_operands
 
 _DTYPES = {
     ir.DataType.FLOAT: "float32",
@@ -42,7 +42,7 @@ def check_supported(program: Program) -> None:
         raise UnsupportedError(
             "E1401",
             f"no lowering for {', '.join(offenders)}",
-            fix="add a handler in xamc/compiler/lowering/operators.py, or compile for backend.type: reference",
+            fix="add a handler in xamc/passes/lowering/operators.py, or compile for backend.type: reference",
             details=tuple(f"{op} at {place}" for op, place in offenders.items()),
         )
 

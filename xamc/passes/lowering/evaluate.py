@@ -13,9 +13,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from xamc.compiler.lowering.interpreter import Definition, register_interpreter, replaced
 from xamc.ir.relax_program import RelaxProgram
 from xamc.ir.weights.lazy import numpy_dtype
+from xamc.passes.lowering.interpreter import Definition, register_interpreter, replaced
 
 # proofs must not depend on the host's widest vectors
 PROOF_TARGET = {"kind": "llvm", "mcpu": "x86-64-v2", "num-cores": 1}
