@@ -20,11 +20,11 @@ from tests.worker import session_worker
 from xamc.compiler.export.job import config_from_json, twin_program
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.configuration import rope_parameters
-from xamc.compiler.verify.scenario import Case, load_cases, save_cases
-from xamc.compiler.verify.twin import TWIN_POSITIONS, twin_config
 from xamc.ir.program import Program
 from xamc.model.config import ModelConfig, RopeConfig
 from xamc.passes.protocol import GraphPass
+from xamc.verify.scenario import Case, load_cases, save_cases
+from xamc.verify.twin import TWIN_POSITIONS, twin_config
 
 # "tied": no biases, tied embedding, GQA 3:1; "windowed": q/k/v biases, one full and one sliding-window layer, untied
 KINDS = ("tied", "windowed")

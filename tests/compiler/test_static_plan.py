@@ -10,11 +10,11 @@ import pytest
 from tests.twins import family, family_answers
 from xamc.compiler.stages.static_passes import copy_program
 from xamc.compiler.static_plan import static_plan
-from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.config import DTYPE_BYTES, Bucket
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.passes import static_passes
+from xamc.verify.kv_calibration import scales_of_cases
 
 PREFILL, DECODE = Bucket("prefill", 9), Bucket("decode", 12)
 PLAIN = TargetRequest("float16", None, "float16", buckets=(PREFILL, DECODE))

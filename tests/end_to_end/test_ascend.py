@@ -23,12 +23,12 @@ from tests.end_to_end.vacc_models import error_of
 from tests.worker import Worker
 from xamc.compiler import cli
 from xamc.compiler.pipeline import Compiled, compile_spec
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.onnx_weights import WEIGHTS
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load
 from xamc.runtime.executors.ascend import AscendExecutor
+from xamc.verify.metrics import relative_error
 
 NAMES = ("llama", "qwen2", "static")
 GEARS = [[1, 16], [1, 40], [3, 16], [3, 40]]

@@ -24,12 +24,12 @@ from xamc.artifact.manifest import MANIFEST, dumps
 from xamc.artifact.read import read_artifact
 from xamc.compiler import cli
 from xamc.compiler.pipeline import Compiled
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.jobs.progress import size
 from xamc.runtime import load
 from xamc.targets.kernels.isa import LEVELS, Isa
+from xamc.verify.metrics import relative_error
 
 VENDOR = "build_configs/vacc/internlm3_8b_int8_vacc.yaml"
 ON_CPU = ("--set", "backend.type=tvm_cpu", "--set", "verify.passes=off")

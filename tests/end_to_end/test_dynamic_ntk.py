@@ -10,9 +10,9 @@ import pytest
 
 from tests.end_to_end import references
 from tests.end_to_end.models import CHUNK, F32, I64, Workshop, prompts
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model
+from xamc.verify.metrics import relative_error
 
 BOUND = tolerance("cpu_fp32")
 TRAINED = 64

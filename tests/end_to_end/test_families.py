@@ -17,13 +17,13 @@ from tests.end_to_end import references
 from tests.end_to_end.models import CHUNK, F32, I64, Workshop, answers, prompts, spec, states
 from tests.worker import Worker
 from xamc.compiler.pipeline import Compiled, compile_spec
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.ir.tolerances import tolerance
 from xamc.passes.protocol import GraphPass, PassReport, SameSignature
 from xamc.runtime import Model, load
 from xamc.targets import graph_pipelines
+from xamc.verify.metrics import relative_error
 
 BOUND = tolerance("cpu_fp32")
 STEPS = 32

@@ -28,11 +28,11 @@ from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.graph_import import look_at_graph
 from xamc.compiler.stages.graph_road import run_cases
 from xamc.compiler.stages.job import CompileOptions
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import GraphModel, load, load_language_model
 from xamc.targets.kernels.isa import Isa
+from xamc.verify.metrics import relative_error
 
 
 def spec(kind: str, folder: Path, target: str, dtype: str) -> dict[str, Any]:

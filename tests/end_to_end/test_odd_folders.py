@@ -17,10 +17,10 @@ from tests.end_to_end import references
 from tests.end_to_end.models import Workshop, spec
 from xamc.compiler import cli
 from xamc.compiler.handoff.export import HandoffOptions, export_vamc
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InputError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model
+from xamc.verify.metrics import relative_error
 
 LENGTH = 16
 BOUNDS = {

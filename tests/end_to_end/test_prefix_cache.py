@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.models import F32, I64, Workshop, answers, prompts
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load_language_model
+from xamc.verify.metrics import relative_error
 
 
 def logits_of(model: Model, rows: list[I64], reuse: bool) -> tuple[F32, list[int]]:

@@ -16,9 +16,9 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import xamc.compiler
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import load
+from xamc.verify.metrics import relative_error
 
 SPEC = "build_configs/smollm2/smollm2_135m_fp32.yaml"
 PROMPT = "Give me three reasons why the sea is salty, and explain each of them in detail."

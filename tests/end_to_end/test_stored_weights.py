@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tests.end_to_end import references
 from tests.end_to_end.models import F32, Workshop, answers, prompts, states
 from xamc.compiler.pipeline import Compiled
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import load
+from xamc.verify.metrics import relative_error
 
 GROUP = 32
 QUANTIZE = {"w8": {"type": "w8a16_rtn", "group_size": -1}, "w4": {"type": "w4a16_rtn", "group_size": GROUP}}

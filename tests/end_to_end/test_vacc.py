@@ -13,10 +13,10 @@ from tests.end_to_end.models import F32, I64, wrong_answers_of_many_callers
 from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build, error_of
 from tests.worker import Worker
 from xamc.compiler.pipeline import compile_spec
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model
+from xamc.verify.metrics import relative_error
 
 LANGUAGE_MODELS = [name for name, variant in VARIANTS.items() if variant.total]
 STORED = {"w8a16_gptq": "vacc_w8a16", "w16kv8": "vacc_kv8", None: "vacc_fp16"}

@@ -14,11 +14,11 @@ from tests.checkpoints import write_tiny
 from tests.end_to_end.models import F32, Workshop, answers, prompts, spec
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.pipeline import compile_spec
-from xamc.compiler.verify.metrics import kl_divergence, top1_agreement
-from xamc.compiler.verify.streamed_reference import streamed_logits
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import load
+from xamc.verify.metrics import kl_divergence, top1_agreement
+from xamc.verify.streamed_reference import streamed_logits
 
 Edit = Callable[[str, F32], F32]
 

@@ -12,9 +12,9 @@ import pytest
 from tests.end_to_end.models import Workshop, prompts, spec
 from tests.targets.kernels.emulated import machine, needs_machine
 from tools.levels.closure import closure
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
 from xamc.targets.kernels.isa import Isa
+from xamc.verify.metrics import relative_error
 
 SCRIPT = """
 import json, os, sys

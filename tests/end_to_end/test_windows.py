@@ -9,10 +9,10 @@ import numpy as np
 from tests.end_to_end import references
 from tests.end_to_end.models import CHUNK, Workshop, answers, prompts, spec
 from xamc.compiler.plan import make_plan
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
 from xamc.model.config import KV_BLOCK, kv_bytes_per_token, resident_blocks
 from xamc.runtime import Model
+from xamc.verify.metrics import relative_error
 
 CONTEXT, WINDOW, STEPS = 420, 70, 250
 SHAPE = {"input_ids": [[CHUNK], [CONTEXT]]}

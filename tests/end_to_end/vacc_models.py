@@ -15,8 +15,8 @@ from tests.end_to_end.models import F32, I64
 from tests.end_to_end.test_families import expected
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.stages.job import CompileOptions
-from xamc.compiler.verify.metrics import relative_error
 from xamc.runtime import Model, load
+from xamc.verify.metrics import relative_error
 
 
 def build(checkpoint: Path, name: str, variant: Variant) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def test_a_kernel_changes_the_key_of_a_graphs_code(copy: Path) -> None:
         ("xamc.targets.cpu.child", "xamc.targets.cpu.build"),
         ("xamc.targets.cpu.proof_child", "xamc.targets.cpu.prove"),
         ("xamc.targets.cpu.tune.child", "xamc.targets.cpu.tune.compile"),
-        ("xamc.compiler.verify.kv_calibration", "xamc.compiler.verify.kv_calibration"),
+        ("xamc.verify.kv_calibration", "xamc.verify.kv_calibration"),
     ],
 )
 def test_what_python_imports_is_in_the_closure(child: str, work: str) -> None:

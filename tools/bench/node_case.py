@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import XamcError
 from xamc.ir.tolerances import tolerance
+from xamc.verify.metrics import relative_error
 
 PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED = "passed", "passed, constants", "refused", "wrong", "failed"
 STATES = (PASSED, AS_CONSTANTS, REFUSED, WRONG, FAILED)

@@ -9,9 +9,9 @@ from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.plan_files import parameter_count
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.golden import SMALL_WEIGHTS
-from xamc.compiler.verify.twin import twin_config
 from xamc.jobs.progress import size
 from xamc.targets.base import TargetCaps
+from xamc.verify.twin import twin_config
 
 _MIB = 2**20
 

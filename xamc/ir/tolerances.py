@@ -1,7 +1,7 @@
 """Every numeric tolerance of xamc, with the reason for its value. Code and tests import from here only.
 
 A tolerance bounds the relative deviation `max|a - b| / max(max|b|, tiny)` over one tensor unless its reason says
-otherwise (see `xamc.compiler.verify.metrics.relative_error`).
+otherwise (see `xamc.verify.metrics.relative_error`).
 """
 
 from __future__ import annotations

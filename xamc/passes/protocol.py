@@ -134,7 +134,7 @@ class ShowsValues(Protocol):
 class SplitsRanks(Protocol):
     """The last rewrite of a tensor-parallel target: one program becomes one per rank.
 
-    Proven on all ranks together: `xamc.compiler.verify.ranks` merges them into one graph whose collectives are real.
+    Proven on all ranks together: `xamc.verify.ranks` merges them into one graph whose collectives are real.
     """
 
     @property

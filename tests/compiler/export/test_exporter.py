@@ -14,11 +14,11 @@ from xamc.compiler.export.exporter import check_counts, expected_counts
 from xamc.compiler.export.job import ExportJob, config_from_json, read_exported
 from xamc.compiler.export.patches import ATTENTION_NAME, patched
 from xamc.compiler.export.worker import run_file
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.names import MODULE_KEY
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.invariants import check_invariants
+from xamc.verify.proof import prove
 
 LLAMA = importlib.import_module("transformers.models.llama.modeling_llama")
 

@@ -8,10 +8,10 @@ from tests import twins
 from tests.checkpoints import FAMILIES
 from tests.golden_files import check_golden, first_layer
 from xamc.compiler.export.worker import answers
-from xamc.compiler.verify.proof import prove
 from xamc.ir.text import program_text
 from xamc.model.config import RopeConfig
 from xamc.passes.graph.cleanup import Cleanup
+from xamc.verify.proof import prove
 
 NAMES = (*FAMILIES, "qwen2_window")
 

@@ -9,7 +9,7 @@ from tests.mutation import mutated
 from xamc.compiler.export import patches
 from xamc.compiler.export.exporter import export_model
 from xamc.compiler.export.job import twin_program
-from xamc.compiler.verify.proof import prove
+from xamc.verify.proof import prove
 
 MUTATIONS = [
     ("_attention", "scale=scaling", "scale=scaling * 1.01"),

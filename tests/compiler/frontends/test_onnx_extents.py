@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.onnx_models import reference
 from tests.targets.graph.operators import build, run
 from xamc.compiler.frontends.onnx_model import open_onnx
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
 from xamc.passes.lowering.index_bounds import bound_indices
+from xamc.verify.metrics import relative_error
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((2, 4, 5, 7)).astype(np.float32)

@@ -17,10 +17,10 @@ from tests.onnx_models import Graph, reference
 from xamc.compiler.frontends.onnx_bodies import BODIES
 from xamc.compiler.frontends.onnx_functions import expandable
 from xamc.compiler.frontends.onnx_model import open_onnx
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.passes.lowering.onnx_operators import RANDOM, SUPPORTED
+from xamc.verify.metrics import relative_error
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 4, 6)).astype(np.float32)

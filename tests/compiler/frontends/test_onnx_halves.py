@@ -16,9 +16,9 @@ from tests.onnx_models import MODELS, SHAPES, feeds, narrowed, reference
 from tests.targets.graph.operators import build, run
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.frontends.onnx_weights import lift_weights
-from xamc.compiler.verify.graph_oracle import answers
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
+from xamc.verify.graph_oracle import answers
+from xamc.verify.metrics import relative_error
 
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 DTYPES = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16}

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 
 from tests.onnx_models import MODELS, SHAPES, Graph, feeds, reference, vit, write
 from xamc.compiler.frontends.onnx_model import open_onnx
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
+from xamc.verify.metrics import relative_error
 
 
 def saved(model: onnx.ModelProto, path: Path) -> Path:

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.onnx_models import reference
 from tests.targets.graph.operators import build, run
 from xamc.compiler.frontends.onnx_model import open_onnx
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
+from xamc.verify.metrics import relative_error
 
 STEPS, BATCH, INPUT, HIDDEN = 3, 3, 4, 6
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

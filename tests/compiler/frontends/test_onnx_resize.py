@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.onnx_models import reference
 from xamc.compiler.frontends.onnx_model import open_onnx
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
+from xamc.verify.metrics import relative_error
 
 X = np.random.default_rng(0).standard_normal((2, 3, 9, 7)).astype(np.float32)
 SMALLER, LARGER = [1.0, 1.0, 0.6, 0.4], [1.0, 1.0, 1.3, 2.5]

@@ -16,9 +16,9 @@ from onnx import TensorProto
 from tests.onnx_models import MODELS, SHAPES, Graph, feeds, reference, write
 from xamc.compiler.frontends.onnx_model import open_onnx
 from xamc.compiler.frontends.onnx_weights import Storage, lift_weights, quantize_per_channel, store_weights
-from xamc.compiler.verify.graph_oracle import answers
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
+from xamc.verify.graph_oracle import answers
+from xamc.verify.metrics import relative_error
 
 
 def graph_of(kind: str, folder: Path) -> ir.Model:

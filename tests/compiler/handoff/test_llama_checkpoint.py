@@ -19,9 +19,9 @@ from tests.end_to_end import references
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.handoff.llama_checkpoint import StoredDtype, as_llama
 from xamc.compiler.handoff.safetensors_shards import write_shards
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
+from xamc.verify.metrics import relative_error
 
 LONGEST = 24
 

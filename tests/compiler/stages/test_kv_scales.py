@@ -15,12 +15,12 @@ from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages import kv_scales as stage
 from xamc.compiler.stages.job import CompileOptions, Job
 from xamc.compiler.stages.kv_scales import calibration_samples, kv_scales
-from xamc.compiler.verify.calibration_text import is_varied
-from xamc.compiler.verify.kv_calibration import RESULT
 from xamc.errors import InputError
 from xamc.ir.weights.kv_scales import KvScales, past_names, read_kv_scales
 from xamc.jobs.cache import StageCache
 from xamc.jobs.progress import Progress
+from xamc.verify.calibration_text import is_varied
+from xamc.verify.kv_calibration import RESULT
 
 
 @pytest.fixture(scope="module")

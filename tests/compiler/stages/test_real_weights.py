@@ -13,10 +13,10 @@ from xamc.compiler.stages.real_weights import (
     require_float16_cache,
     warn_of_cost,
 )
-from xamc.compiler.verify.real_weights import KEYS, UNSCALED, Extent, Observed
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.jobs.progress import Progress
+from xamc.verify.real_weights import KEYS, UNSCALED, Extent, Observed
 
 SMALL = Extent("model.layers.0.mlp", "output", 12.0)
 

@@ -11,8 +11,6 @@ from tests import twins
 from tests.golden_files import first_layer, rewrite_text
 from tests.passes.graph.open_norms import OpenNorms
 from tests.passes.graph.wide_masks import WideMasks
-from xamc.compiler.verify.kv_calibration import scales_of_cases
-from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
 from xamc.ir.program import Program
 from xamc.ir.text import program_text
 from xamc.ir.weights.kv_scales import KvScales
@@ -30,6 +28,8 @@ from xamc.passes.graph.rope_table import RopeTables
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
+from xamc.verify.kv_calibration import scales_of_cases
+from xamc.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
 
 
 @dataclass(frozen=True)

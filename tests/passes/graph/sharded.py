@@ -8,9 +8,6 @@ from dataclasses import dataclass
 
 from tests import twins
 from tests.passes.graph.cases import DECODE, PREFILL
-from xamc.compiler.verify.kv_calibration import scales_of_cases
-from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.scenario import Case
 from xamc.ir.program import Program
 from xamc.model.config import Bucket
 from xamc.passes.graph.kv_int8 import KvInt8
@@ -20,6 +17,9 @@ from xamc.passes.graph.vocab_padding import VocabPadding
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
 from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
+from xamc.verify.kv_calibration import scales_of_cases
+from xamc.verify.proof import prove
+from xamc.verify.scenario import Case
 
 __all__ = ["DECODE", "PREFILL", "Wrong", "static"]
 

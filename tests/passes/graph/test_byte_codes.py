@@ -3,11 +3,11 @@ import numpy as np
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.verify.oracle import materialize
-from xamc.compiler.verify.proof import prove
 from xamc.passes.graph import byte_codes
 from xamc.passes.graph.byte_codes import ByteCodes
 from xamc.passes.graph.quantize_weights import QuantizeWeights
+from xamc.verify.oracle import materialize
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

@@ -8,9 +8,6 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, TWIN_CACHE, golden_of
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import Oracle, materialize
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import constant_array, dims, static_dims
 from xamc.ir.tolerances import tolerance
@@ -18,6 +15,9 @@ from xamc.passes.graph import cache_rows
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.last_position import LastPosition
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import Oracle, materialize
+from xamc.verify.proof import prove
 
 SIZES = {"symbolic": (None, None), "batch": (3, None), "fixed": (3, {"prefill": 9, "decode": 12})}
 

@@ -8,7 +8,6 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import DECODE, PREFILL, golden_of
 from tests.passes.graph.static_graphs import static_passes
-from xamc.compiler.verify.oracle import oracle_of
 from xamc.errors import InternalError
 from xamc.model.config import Bucket
 from xamc.passes.graph import causal_mask
@@ -16,6 +15,7 @@ from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.runner import run_passes
+from xamc.verify.oracle import oracle_of
 
 WINDOW = 3
 

@@ -7,7 +7,6 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.graph.cases import DECODE, PREFILL, TWIN_CACHE, golden_of
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.model.config import Bucket
 from xamc.passes.graph import eager_attention
@@ -17,6 +16,7 @@ from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.eager_attention import EagerAttention
 from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.graph.rope_table import RopeTables
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

@@ -6,9 +6,6 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, PREFILL, golden_of
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import oracle_of, read_all
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import dims
 from xamc.ir.program import Program
@@ -17,6 +14,9 @@ from xamc.passes.graph import embedding_output
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.phase import StaticPhase
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import oracle_of, read_all
+from xamc.verify.proof import prove
 
 
 def _prefill(kind: str) -> Program:

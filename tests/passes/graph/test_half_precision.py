@@ -11,9 +11,6 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_of
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import materialize
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import half_precision
@@ -21,6 +18,9 @@ from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.half_precision import HalfPrecision
 from xamc.passes.graph.standard_ops import StandardOps
 from xamc.passes.graph.weight_storage import WeightStorage
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import materialize
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

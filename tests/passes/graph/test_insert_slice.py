@@ -7,13 +7,13 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import DECODE, PREFILL, golden_of
 from tests.passes.graph.static_graphs import static_passes
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.passes.graph import insert_slice
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.insert_slice import InsertSlice
 from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.runner import run_passes
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

@@ -9,9 +9,6 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import DECODE, PASSES, PassCase, golden_of
-from xamc.compiler.verify.kv_calibration import scales_of_cases
-from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.rank_proof import prove_split
 from xamc.errors import InternalError
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.kv_scales import past_names, scales_name
@@ -23,6 +20,9 @@ from xamc.passes.graph.kv_int8 import KvInt8
 from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.passes import static_passes
+from xamc.verify.kv_calibration import scales_of_cases
+from xamc.verify.proof import prove
+from xamc.verify.rank_proof import prove_split
 
 
 def test_golden() -> None:

@@ -4,9 +4,6 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import Oracle, materialize, oracle_of
-from xamc.compiler.verify.scenario import prompts, steps
 from xamc.errors import InternalError
 from xamc.ir.names import ALIAS_KEY
 from xamc.ir.tolerances import tolerance
@@ -14,6 +11,9 @@ from xamc.passes.graph import kv_cache
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
 from xamc.passes.graph.last_position import LastPosition
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import Oracle, materialize, oracle_of
+from xamc.verify.scenario import prompts, steps
 
 
 def test_golden() -> None:

@@ -9,11 +9,6 @@ from onnx.reference import ReferenceEvaluator
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text, twin_kv_scales
-from xamc.compiler.verify.kv_calibration import scales_of_cases
-from xamc.compiler.verify.metrics import output_error, relative_error
-from xamc.compiler.verify.oracle import Oracle, materialize, oracle_of
-from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import add_function, new_node
 from xamc.ir.program import Program
@@ -28,6 +23,11 @@ from xamc.passes.graph.kv_int8 import KvInt8, dequantize_kv_function, quantize_k
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.targets.graph_pipelines import vacc_graph_passes
+from xamc.verify.kv_calibration import scales_of_cases
+from xamc.verify.metrics import output_error, relative_error
+from xamc.verify.oracle import Oracle, materialize, oracle_of
+from xamc.verify.proof import prove
+from xamc.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH
 
 
 def test_golden() -> None:

@@ -4,12 +4,12 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import oracle_of
 from xamc.errors import InternalError
 from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import last_position
 from xamc.passes.graph.last_position import LastPosition
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import oracle_of
 
 
 def test_golden() -> None:

@@ -12,10 +12,10 @@ from tests import twins
 from tests.golden_files import FOLDER
 from tests.mutation import mutated
 from tests.passes.graph.cases import PASSES, golden_of
-from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.scenario import Case
 from xamc.errors import InternalError
 from xamc.ir.program import Program
+from xamc.verify.proof import prove
+from xamc.verify.scenario import Case
 
 # pass → edits of its source, each of which must be noticed
 MUTATIONS: dict[str, list[tuple[str, str]]] = {

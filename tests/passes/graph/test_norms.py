@@ -4,10 +4,10 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
 from tests.passes.graph.open_norms import OpenNorms
-from xamc.compiler.verify.proof import prove
 from xamc.passes.graph import norms
 from xamc.passes.graph.norms import Norms
 from xamc.passes.protocol import NonMatch
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

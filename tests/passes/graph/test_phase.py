@@ -7,9 +7,6 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import DECODE, PREFILL, golden_of
 from tests.passes.graph.static_graphs import static_passes, structure_problems
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import oracle_of
-from xamc.compiler.verify.scenario import prompts
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import new_node
 from xamc.ir.tolerances import tolerance
@@ -20,6 +17,9 @@ from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.graph.rope_table import RopeTables
 from xamc.passes.runner import run_passes
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import oracle_of
+from xamc.verify.scenario import prompts
 
 
 def test_golden() -> None:

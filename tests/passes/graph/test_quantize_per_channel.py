@@ -7,8 +7,6 @@ from onnx.reference import ReferenceEvaluator
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.verify.oracle import Oracle, materialize
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import add_function, new_node
 from xamc.ir.tolerances import tolerance
@@ -16,6 +14,8 @@ from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph import quantize_per_channel
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel, quantized_linear_function
 from xamc.passes.graph.weight_storage import WeightStorage
+from xamc.verify.oracle import Oracle, materialize
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

@@ -8,12 +8,12 @@ from onnx.reference import ReferenceEvaluator
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.verify.oracle import Oracle, materialize
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.onnx_graph import add_function, new_node
 from xamc.passes.graph import quantize_weights
 from xamc.passes.graph.quantize_weights import QuantizeWeights, dequantize_groups_function
+from xamc.verify.oracle import Oracle, materialize
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

@@ -8,8 +8,6 @@ from tests import twins
 from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.graph.cases import DECODE, PREFILL, golden_of
-from xamc.compiler.verify.oracle import read_all
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.names import WEIGHT_ROLE
 from xamc.model.config import RopeConfig
@@ -18,6 +16,8 @@ from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.phase import StaticPhase
 from xamc.passes.graph.rope_table import RopeTables
+from xamc.verify.oracle import read_all
+from xamc.verify.proof import prove
 
 BEFORE = (Cleanup(), StaticPhase(DECODE), CausalMask())
 DYNAMIC = RopeConfig("dynamic", 10000.0, factor=2.0)

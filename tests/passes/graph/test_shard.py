@@ -11,8 +11,6 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden, first_layer, rewrite_text
 from tests.passes.graph.sharded import DECODE, PREFILL, Wrong, static
-from xamc.compiler.verify.proof import PassProof, prove
-from xamc.compiler.verify.rank_proof import prove_split
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import dims, new_node
 from xamc.ir.program import Program
@@ -23,6 +21,8 @@ from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.shard import Shard
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
+from xamc.verify.proof import PassProof, prove
+from xamc.verify.rank_proof import prove_split
 
 # llama is the twin of three groups, which has biases everywhere
 NAMES = ("internlm", "internlm2", "internlm3", "qwen2", "qwen3", "mistral")

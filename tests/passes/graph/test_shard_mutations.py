@@ -11,11 +11,11 @@ from tests import twins
 from tests.golden_files import FOLDER, first_layer, rewrite_text
 from tests.mutation import mutated
 from tests.passes.graph.sharded import DECODE, static
-from xamc.compiler.verify import rank_proof, ranks
-from xamc.compiler.verify.rank_proof import prove_split
 from xamc.errors import XamcError
 from xamc.ir.text import program_text
 from xamc.passes.graph.shard import collectives, plan, propagate, reshape, roles, split
+from xamc.verify import rank_proof, ranks
+from xamc.verify.rank_proof import prove_split
 
 MODULES: dict[str, ModuleType] = {
     "collectives": collectives,

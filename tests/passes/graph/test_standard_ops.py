@@ -8,14 +8,14 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_of
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import Oracle
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import constant_node, new_node
 from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import standard_ops
 from xamc.passes.graph.standard_ops import StandardOps, rewrite_forms
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import Oracle
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

@@ -9,11 +9,11 @@ from tests.checkpoints import FAMILIES
 from tests.golden_files import check_golden, first_layer
 from tests.passes.graph.cases import DECODE, PREFILL
 from tests.passes.graph.static_graphs import static_passes, structure_problems
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.text import program_text
 from xamc.model.config import Bucket, RopeConfig
 from xamc.passes.runner import run_passes
+from xamc.verify.proof import prove
 
 NAMES = (*FAMILIES, "qwen2_window")
 BUCKETS = (PREFILL, DECODE)

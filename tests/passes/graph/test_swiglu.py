@@ -5,13 +5,13 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import Oracle
 from xamc.ir.onnx_graph import new_node
 from xamc.ir.program import Program
 from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import swiglu
 from xamc.passes.graph.swiglu import SwiGlu
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import Oracle
 
 
 def test_golden() -> None:

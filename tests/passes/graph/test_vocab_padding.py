@@ -5,9 +5,6 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, PREFILL, golden_text
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import oracle_of, read_all
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.names import WEIGHT_ROLE
 from xamc.ir.onnx_graph import dims, new_node
@@ -19,6 +16,9 @@ from xamc.passes.graph.vocab_padding import VocabPadding
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
 from xamc.targets.graph_pipelines import vacc_graph_passes
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import oracle_of, read_all
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

@@ -5,13 +5,13 @@ import pytest
 from tests import twins
 from tests.golden_files import check_golden
 from tests.passes.graph.cases import PASSES, golden_text
-from xamc.compiler.verify.oracle import materialize
-from xamc.compiler.verify.proof import prove
 from xamc.errors import InternalError
 from xamc.ir.weights.lazy import ArrayTensor
 from xamc.ir.weights.transforms import Cast
 from xamc.passes.graph import weight_storage
 from xamc.passes.graph.weight_storage import WeightStorage
+from xamc.verify.oracle import materialize
+from xamc.verify.proof import prove
 
 
 def test_golden() -> None:

@@ -7,7 +7,6 @@ import pytest
 from tests import twins
 from tests.mutation import mutated
 from tests.passes.relax import cases
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.passes.graph.cleanup import Cleanup
@@ -16,6 +15,7 @@ from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.lowering import interpreter
 from xamc.passes.lowering.lower import check_supported, lower
+from xamc.verify.metrics import relative_error
 
 
 @pytest.mark.parametrize("kind, stored", [("tied", "fp32"), ("windowed", "fp32"), ("tied", "fp16"), ("windowed", "w4")])

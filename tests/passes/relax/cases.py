@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 from tests import twins
 from tests.golden_files import rewrite_text
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.scenario import Case
 from xamc.ir.relax_program import RelaxProgram
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_cache import KvCache
@@ -25,6 +22,9 @@ from xamc.passes.lowering.evaluate import evaluate
 from xamc.passes.lowering.lower import lower
 from xamc.passes.relax.protocol import RelaxPass
 from xamc.targets.cpu.pipeline import relax_passes
+from xamc.verify.metrics import relative_error
+from xamc.verify.proof import prove
+from xamc.verify.scenario import Case
 
 Array = NDArray[Any]
 

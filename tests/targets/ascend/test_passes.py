@@ -11,10 +11,6 @@ import pytest
 from tests import twins
 from tests.checkpoints import FAMILIES
 from tests.golden_files import check_golden, first_layer
-from xamc.compiler.verify.metrics import output_error
-from xamc.compiler.verify.oracle import Oracle, materialize
-from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 from xamc.errors import UnsupportedError
 from xamc.ir.onnx_graph import dims, static_dims
 from xamc.ir.text import program_text
@@ -28,6 +24,10 @@ from xamc.passes.runner import run_passes
 from xamc.targets.ascend.passes import check, static_passes
 from xamc.targets.registry import StaticTarget, target
 from xamc.targets.request import AtcRequest, TargetRequest
+from xamc.verify.metrics import output_error
+from xamc.verify.oracle import Oracle, materialize
+from xamc.verify.proof import prove
+from xamc.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 
 STATIC = TargetRequest(
     "float16",

@@ -16,11 +16,11 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from tests.onnx_models import Graph, reference
 from tests.targets.graph.operators import Compiled, build, graph, run
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.passes.lowering.index_bounds import bound_indices
 from xamc.targets.graph.names import LIBRARY
+from xamc.verify.metrics import relative_error
 
 Arrays = Mapping[str, NDArray[Any]]
 RNG = np.random.default_rng(0)

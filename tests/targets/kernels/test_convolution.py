@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tests.onnx_models import reference
-from xamc.compiler.verify.metrics import relative_error
 from xamc.ir.tolerances import tolerance
+from xamc.verify.metrics import relative_error
 
 Array = NDArray[np.float32]
 # batch, channels, height, width, features, kernel, strides, padding (top, left, bottom, right), dilations, groups

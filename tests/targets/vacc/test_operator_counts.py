@@ -9,7 +9,6 @@ import pytest
 
 from tests.twins import family, family_answers
 from xamc.compiler.stages.static_passes import copy_program
-from xamc.compiler.verify.kv_calibration import scales_of_cases
 from xamc.ir.onnx_graph import constant_array
 from xamc.ir.program import Program
 from xamc.ir.weights.quantize import RoundToNearest
@@ -17,6 +16,7 @@ from xamc.model.config import Bucket
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.operator_counts import operator_counts
 from xamc.targets.vacc.passes import static_passes
+from xamc.verify.kv_calibration import scales_of_cases
 
 FAMILIES = ("llama", "internlm", "internlm2", "internlm3", "qwen2", "qwen3", "mistral")
 PREFILL, DECODE = Bucket("prefill", 9), Bucket("decode", 12)

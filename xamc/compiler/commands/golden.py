@@ -10,12 +10,12 @@ from pathlib import Path
 import xamc
 from xamc.artifact.staging import write_file
 from xamc.compiler.commands.output import message_console, print_json, result_console
-from xamc.compiler.verify.junit import TestCase, write_junit
-from xamc.compiler.verify.recorded import Difference, Recorded, compare, dumps, read, record_answer
 from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load_language_model
 from xamc.runtime.tokenizer import checked_text
+from xamc.verify.junit import TestCase, write_junit
+from xamc.verify.recorded import Difference, Recorded, compare, dumps, read, record_answer
 
 
 @dataclass(frozen=True)

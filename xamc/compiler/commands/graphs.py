@@ -224,7 +224,7 @@ def check_graph_golden(artifact: GraphArtifact, threads: int | None, stage: Stag
 
 def _off(path: Path, actual: Arrays, golden: Arrays) -> float:
     """How far outputs are from the golden ones, at most."""
-    from xamc.compiler.verify.metrics import relative_error
+    from xamc.verify.metrics import relative_error
 
     worst = 0.0
     for name, expected in golden.items():

@@ -21,8 +21,8 @@ from xamc.jobs.cache import CacheInfo, cache_info, prune
 from xamc.jobs.progress import Progress, Stage, size
 
 if TYPE_CHECKING:
-    from xamc.compiler.verify.golden import GoldenResult
     from xamc.targets.base import TargetCaps
+    from xamc.verify.golden import GoldenResult
 
 
 def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
@@ -52,9 +52,9 @@ def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
 
 def _check_golden(artifact: Artifact, threads: int | None, stage: Stage) -> dict[str, Any] | None:
     """Runs the artifact on its golden prompts if this machine can; returns what was found, for scripts."""
-    from xamc.compiler.verify.golden import check_golden
     from xamc.runtime import load_language_model
     from xamc.runtime.cpu_features import why_not_run
+    from xamc.verify.golden import check_golden
 
     manifest = artifact.manifest
     if manifest.golden is None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.verify.scenario import Case, load_cases
-from xamc.compiler.verify.twin import twin_weights
 from xamc.ir.onnx_graph import dims
 from xamc.ir.program import Program
 from xamc.model.config import ModelConfig, RopeConfig
+from xamc.verify.scenario import Case, load_cases
+from xamc.verify.twin import twin_weights
 
 JOB_FILE = "job.json"
 MODEL_FILE = "model.onnx"

@@ -28,13 +28,13 @@ from xamc.compiler.export.job import (
     ExportJob,
     twin_program,
 )
-from xamc.compiler.verify.oracle import materialize
-from xamc.compiler.verify.scenario import Case, prompts, save_cases, steps
-from xamc.compiler.verify.twin import twin_config
 from xamc.ir.program import Program
 from xamc.model import config as contract
 from xamc.model.config import ModelConfig
 from xamc.passes.protocol import Arrays, Tensors
+from xamc.verify.oracle import materialize
+from xamc.verify.scenario import Case, prompts, save_cases, steps
+from xamc.verify.twin import twin_config
 
 
 def run_job(job: ExportJob, folder: Path) -> None:

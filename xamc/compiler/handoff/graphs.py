@@ -9,8 +9,6 @@ from typing import Literal
 from xamc.compiler.spec.model import Passes, Spec
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
-from xamc.compiler.verify.proof import PassProof, prove
-from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 from xamc.ir.program import Program
 from xamc.ir.text import program_text
 from xamc.model.config import Bucket
@@ -21,6 +19,8 @@ from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import require_known_names, run_passes, select_passes
 from xamc.targets.graph_pipelines import STATIC_REQUIRED_PASSES, static_common_passes, vacc_graph_passes
+from xamc.verify.proof import PassProof, prove
+from xamc.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 
 OnnxDtype = Literal["float32", "float16"]
 

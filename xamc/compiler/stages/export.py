@@ -9,7 +9,6 @@ from xamc.artifact.records import to_json
 from xamc.compiler.export.job import ExportJob, read_exported
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.stages.job import Job
-from xamc.compiler.verify.scenario import Case
 from xamc.errors import InputError
 from xamc.ir.onnx_graph import dims
 from xamc.ir.program import Program
@@ -19,6 +18,7 @@ from xamc.jobs.cache import StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
 from xamc.model.config import ModelConfig
 from xamc.targets.request import TargetRequest
+from xamc.verify.scenario import Case
 
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 _CHILD = "xamc.compiler.export.worker:run_file"

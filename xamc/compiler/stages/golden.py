@@ -16,10 +16,10 @@ from xamc.artifact.staging import temporary_folder
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
-from xamc.compiler.verify.golden import Distance, distance, is_fp32
 from xamc.errors import InputError, InternalError
 from xamc.ir.tolerances import tolerance
 from xamc.jobs.child import Limits, run_child
+from xamc.verify.golden import Distance, distance, is_fp32
 
 DEFAULT_PROMPTS = ("The quick brown fox jumps over the lazy dog. 人工智能 is",)
 PROMPT_TOKENS = 32  # of each prompt
@@ -86,7 +86,7 @@ def record(
         logits = [answers.get(f"{index}.logits") for index in range(len(ids))]
         reference: list[Any] = [None] * len(ids)
         if spec.verify.final:
-            from xamc.compiler.verify.streamed_reference import reference_logits
+            from xamc.verify.streamed_reference import reference_logits
 
             reference = list(reference_logits(checkpoint.config, checkpoint.tensors, ids, scratch, reproducers))
     level = ""
@@ -116,7 +116,7 @@ def _explain_overflow(job: Job, spec: Spec, checkpoint: Checkpoint, manifest: Ma
         UnsupportedError: E1315.
     """
     from xamc.compiler.stages import real_weights
-    from xamc.compiler.verify.cache_rounding import CacheRounding
+    from xamc.verify.cache_rounding import CacheRounding
 
     if manifest.kv.dtype == "float16" and manifest.weights is not None:
         # what transformers does in fp32; static graphs were looked at before they were made

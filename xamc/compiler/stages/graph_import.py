@@ -143,7 +143,11 @@ def run(request: Mapping[str, Any]) -> None:
     from xamc.compiler.frontends.onnx_model import open_onnx
     from xamc.compiler.frontends.onnx_shapes import at_extents
     from xamc.compiler.frontends.onnx_weights import lift_weights, store_weights
-    from xamc.compiler.verify.graph_oracle import (
+    from xamc.ir.weights.lazy import ArrayTensor
+    from xamc.passes.lowering.index_bounds import bound_indices
+    from xamc.runtime.seeded_feeds import seeded_feeds
+    from xamc.targets.vacc.params_file import ParamsFile, write_params_files
+    from xamc.verify.graph_oracle import (
         FROM_HALVES,
         MOST_IR_VERSION,
         answers,
@@ -153,10 +157,6 @@ def run(request: Mapping[str, Any]) -> None:
         varied_case,
         widened_deviations,
     )
-    from xamc.ir.weights.lazy import ArrayTensor
-    from xamc.passes.lowering.index_bounds import bound_indices
-    from xamc.runtime.seeded_feeds import seeded_feeds
-    from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 
     out, plan, path = Path(request["out"]), request.get("plan", False), Path(request["path"])
     shapes = request["shapes"]

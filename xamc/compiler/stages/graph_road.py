@@ -186,7 +186,7 @@ def run_cases(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_case(model: GraphModel, path: str, golden_file: Path) -> dict[str, Any]:
-    from xamc.compiler.verify.graph_oracle import deviations, require_close, require_same_nan
+    from xamc.verify.graph_oracle import deviations, require_close, require_same_nan
 
     case = safetensors.numpy.load_file(path)
     kinds: dict[str, dict[str, Any]] = {"input": {}, "original": {}, "stored": {}}

@@ -15,7 +15,11 @@ from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.target_request import SCALES_KEY
-from xamc.compiler.verify.calibration_text import (
+from xamc.errors import InputError
+from xamc.ir.weights.fingerprint import fingerprint, reading_modules
+from xamc.ir.weights.kv_scales import KvScales, read_kv_scales
+from xamc.jobs.cache import stage_key
+from xamc.verify.calibration_text import (
     DEFAULT_TEXTS,
     FEWEST_TOKENS,
     SAMPLES,
@@ -25,13 +29,9 @@ from xamc.compiler.verify.calibration_text import (
     read_texts,
     token_samples,
 )
-from xamc.compiler.verify.kv_calibration import RESULT, calibrate
-from xamc.errors import InputError
-from xamc.ir.weights.fingerprint import fingerprint, reading_modules
-from xamc.ir.weights.kv_scales import KvScales, read_kv_scales
-from xamc.jobs.cache import stage_key
+from xamc.verify.kv_calibration import RESULT, calibrate
 
-_CALIBRATION = "xamc.compiler.verify.kv_calibration:calibrate"
+_CALIBRATION = "xamc.verify.kv_calibration:calibrate"
 
 
 def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:

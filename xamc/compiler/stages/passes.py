@@ -9,13 +9,13 @@ from typing import Any
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
-from xamc.compiler.verify.proof import ProofReport, prove
-from xamc.compiler.verify.scenario import Case
 from xamc.errors import InputError
 from xamc.ir.program import Program
 from xamc.ir.text import program_text
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import PassRun, run_passes, select_passes
+from xamc.verify.proof import ProofReport, prove
+from xamc.verify.scenario import Case
 
 
 @dataclass

@@ -23,9 +23,6 @@ from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.compiler.stages.job import Job
-from xamc.compiler.verify.cache_rounding import CacheRounding
-from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
-from xamc.compiler.verify.real_weights import KEYS, UNSCALED, VALUES, Extent, Observed, observe
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
@@ -33,12 +30,15 @@ from xamc.ir.weights.float16_loss import lost_in_float16
 from xamc.jobs.cache import stage_key
 from xamc.jobs.progress import Progress
 from xamc.targets.request import TargetRequest
+from xamc.verify.cache_rounding import CacheRounding
+from xamc.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
+from xamc.verify.real_weights import KEYS, UNSCALED, VALUES, Extent, Observed, observe
 
 LARGEST_FLOAT16 = 65504.0
 NOT_RUN = "more than 1 GiB of weights: verify.final: true runs them"
 PROMPTS, TOKENS = 4, 64
 _RESULT = "observed.json"
-_CHILD = "xamc.compiler.verify.real_weights:run_request"
+_CHILD = "xamc.verify.real_weights:run_request"
 
 
 def are_run(spec: Spec, checkpoint: Checkpoint) -> bool:

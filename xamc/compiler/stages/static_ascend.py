@@ -26,7 +26,6 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.publish import add_golden, common_fields
 from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
-from xamc.compiler.verify.gears import GearProof, prove_gears
 from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, write_onnx
 from xamc.ir.program import Program
 from xamc.jobs.progress import Progress, Stage, size
@@ -36,6 +35,7 @@ from xamc.passes.runner import select_passes
 from xamc.targets.ascend.gears import GearGraph, graphs_of
 from xamc.targets.ascend.passes import gear_passes
 from xamc.targets.ascend.scripts import NEVER_RUN, SCRIPT, atc_script, ge_config
+from xamc.verify.gears import GearProof, prove_gears
 
 
 def write_ascend(

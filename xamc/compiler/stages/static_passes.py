@@ -9,11 +9,6 @@ from dataclasses import dataclass, field
 from xamc.compiler.spec.model import Passes
 from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
-from xamc.compiler.verify.float16_range import require_finite
-from xamc.compiler.verify.kv_calibration import scales_of_cases
-from xamc.compiler.verify.proof import PassProof, ProofReport, prove
-from xamc.compiler.verify.rank_proof import prove_split
-from xamc.compiler.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 from xamc.errors import InputError
 from xamc.ir.program import Program
 from xamc.ir.text import program_text
@@ -23,6 +18,11 @@ from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import GraphPass, PassReport
 from xamc.passes.runner import PassRun, run_passes, select_passes
 from xamc.targets.request import StaticPasses
+from xamc.verify.float16_range import require_finite
+from xamc.verify.kv_calibration import scales_of_cases
+from xamc.verify.proof import PassProof, ProofReport, prove
+from xamc.verify.rank_proof import prove_split
+from xamc.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 
 _TWIN_LENGTHS = {"prefill": TWIN_PREFILL_LENGTH, "decode": TWIN_DECODE_LENGTH}
 

@@ -14,9 +14,9 @@ from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.kv_scales import kv_scales
 from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_passes import copy_program, rewrite_static
-from xamc.compiler.verify.cache_rounding import CacheRounding
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.jobs.progress import Progress
+from xamc.verify.cache_rounding import CacheRounding
 
 Written = tuple[Manifest, Mapping[str, Any]]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from xamc.artifact.golden import Golden
 from xamc.artifact.records import to_json
 from xamc.compiler.stages.static_passes import StaticGraphs
-from xamc.compiler.verify.golden import Distance
 from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import Bucket
+from xamc.verify.golden import Distance
 
 if TYPE_CHECKING:
     from xamc.targets.vacc.generate import GeneratedBucket

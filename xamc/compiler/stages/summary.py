@@ -14,11 +14,11 @@ from xamc.compiler.spec import KeyUse
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.stages.passes import Rewritten
 from xamc.compiler.stages.weights import WrittenWeights
-from xamc.compiler.verify.golden import Distance
 from xamc.jobs.cache import StageCache
 from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import ModelConfig
 from xamc.targets.request import Generated
+from xamc.verify.golden import Distance
 
 if TYPE_CHECKING:
     from xamc.targets.cpu.tune.tune import Tuned

@@ -18,8 +18,6 @@ from xamc.artifact.manifest import Code, Cpu, Phase, plan_layout
 from xamc.artifact.records import to_json
 from xamc.artifact.staging import temporary_folder
 from xamc.artifact.step_program import STEP_FILE
-from xamc.compiler.verify.scenario import Case, save_cases
-from xamc.compiler.verify.twin_file import content_digest, write_weights
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
@@ -32,6 +30,8 @@ from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.pack_weights import PackedWeight
 from xamc.targets.request import Generated, TargetRequest
+from xamc.verify.scenario import Case, save_cases
+from xamc.verify.twin_file import content_digest, write_weights
 
 # code generation of a 48-layer model takes about a minute and 700 MiB
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)

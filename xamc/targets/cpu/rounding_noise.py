@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.verify.metrics import relative_error
 from xamc.passes.lowering import interpreter
 from xamc.passes.lowering.evaluate import Evaluation
 from xamc.passes.lowering.interpreter import Array, Definition
@@ -26,6 +25,7 @@ from xamc.targets.kernels.kv_pages import LARGEST_CODE, KvDtype
 from xamc.targets.kernels.linear import Activations, gemm_arithmetic, integers
 from xamc.targets.kernels.microkernel import FLOAT32
 from xamc.targets.kernels.packing import WeightFormat
+from xamc.verify.metrics import relative_error
 
 UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 """The largest relative error of rounding to nearest: half a unit in the last place of 11 and 8 significant bits."""

@@ -19,9 +19,6 @@ from xamc.artifact.manifest import plan_layout
 from xamc.artifact.records import from_json
 from xamc.artifact.staging import temporary_folder
 from xamc.artifact.step_program import STEP_FUNCTION, StepProgram
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.scenario import Case, load_cases
-from xamc.compiler.verify.twin_file import read_weights
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.ir.relax_program import RelaxProgram
@@ -44,6 +41,9 @@ from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import GRAIN, LARGEST_CODE, KvDtype
 from xamc.targets.kernels.linear import Activations
 from xamc.targets.kernels.packing import pack_rows
+from xamc.verify.metrics import relative_error
+from xamc.verify.scenario import Case, load_cases
+from xamc.verify.twin_file import read_weights
 
 Array = NDArray[np.generic]
 

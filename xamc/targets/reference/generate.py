@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from xamc.artifact.manifest import Cpu, Phase, plan_layout
-from xamc.compiler.verify.scenario import Case
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, stage_key
 from xamc.targets.pack_weights import PackedWeight
 from xamc.targets.request import Generated, TargetRequest
+from xamc.verify.scenario import Case
 
 GRAPH = "model.onnx"
 

@@ -11,12 +11,12 @@ import pytest
 from tests import twins
 from tests.vacc_artifacts import Variant, write_graphs
 from xamc.artifact.manifest import Cpu, Generation, KvCache, Manifest, Phase, Quantization, StaticGraph
-from xamc.compiler.verify.oracle import oracle_of
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.config import Bucket
 from xamc.model.rope import rope_table
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.vacc.names import ISA
+from xamc.verify.oracle import oracle_of
 
 PREFILL, DECODE, LONGER = Bucket("prefill", 16), Bucket("decode", 16), Bucket("decode", 32)
 

@@ -12,7 +12,6 @@ from tests.runtime.vacc.conftest import DECODE, PREFILL, Reference, manifest
 
 from tests.vacc_artifacts import Variant, whole_program
 from xamc.artifact.manifest import StaticGraph
-from xamc.compiler.verify.oracle import oracle_of
 from xamc.errors import InputError, InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.kv_scales import KvScales
@@ -21,6 +20,7 @@ from xamc.runtime.executor import Step
 from xamc.runtime.executors.vacc.graphs import VaccGraphs
 from xamc.runtime.executors.vacc.session import VaccExecutor
 from xamc.runtime.model import Model
+from xamc.verify.oracle import oracle_of
 
 Built = tuple[Path, list[StaticGraph]]
 TOKENS = [int(token) for token in np.random.default_rng(3).integers(0, 100, 32)]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from xamc.compiler.verify.metrics import relative_error
 from xamc.errors import InternalError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime.memory import aligned_zeros
@@ -20,6 +19,7 @@ from xamc.runtime.threads import configure_tvm_threads
 from xamc.runtime.tvm_library import tvm_ffi
 from xamc.targets.cpu.tune.inputs import Arguments, arguments
 from xamc.targets.kernels.tiles import problem_from_json
+from xamc.verify.metrics import relative_error
 
 KERNEL = "kernel"
 """The function of every candidate's library."""

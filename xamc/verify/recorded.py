@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.artifact.records import RecordError, from_json, to_json
-from xamc.compiler.verify.metrics import log_softmax
 from xamc.errors import InputError
+from xamc.verify.metrics import log_softmax
 
 FORMAT = 1
 LIKELIEST = 5

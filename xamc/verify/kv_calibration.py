@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.verify.scenario import Case
-from xamc.compiler.verify.streamed_reference import StreamedModel
 from xamc.ir.weights.kv_scales import F32, KvScales, Range, past_names
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.child import Limits, run_child
 from xamc.model import config as contract
 from xamc.model.config import ModelConfig
 from xamc.passes.graph.key_bias_apart import has_key_biases, rotated_bias
+from xamc.verify.scenario import Case
+from xamc.verify.streamed_reference import StreamedModel
 
 I64 = NDArray[np.int64]
 

@@ -13,11 +13,11 @@ import torch
 from tests.checkpoints import write_tiny
 from xamc.compiler.export.worker import eager_model
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import materialize
-from xamc.compiler.verify.streamed_reference import reference_logits, streamed_logits
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.lazy import Array, ArrayTensor, LazyTensor
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import materialize
+from xamc.verify.streamed_reference import reference_logits, streamed_logits
 
 
 @dataclass

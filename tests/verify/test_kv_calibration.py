@@ -11,11 +11,11 @@ from tests import twins
 from tests.checkpoints import write_tiny
 from xamc.compiler.export.worker import eager_model
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.verify.kv_calibration import HEADROOM, calibrate, scales_of_cases, streamed_kv_ranges
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import materialize
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.kv_scales import KvScales, past_names, read_kv_scales
+from xamc.verify.kv_calibration import HEADROOM, calibrate, scales_of_cases, streamed_kv_ranges
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import materialize
 
 # two texts of different length: the second one's keys start at position 0 again
 SAMPLES = [np.random.default_rng(seed).integers(0, 272, length) for seed, length in ((0, 13), (1, 7))]

@@ -13,9 +13,9 @@ from tests.compiler.artifact.conftest import manifest as manifest  # the fixture
 
 from xamc.artifact import Manifest, Weights, plan_layout
 from xamc.artifact.golden import Golden, Sample
-from xamc.compiler.verify.golden import GoldenResult, check_golden, is_fp32
 from xamc.errors import ToolchainError
 from xamc.ir.tolerances import tolerance
+from xamc.verify.golden import GoldenResult, check_golden, is_fp32
 
 GENERATOR = np.random.default_rng(1)
 IDS = [np.arange(length, dtype=np.int64) + length for length in (6, 3)]

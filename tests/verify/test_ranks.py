@@ -9,9 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import twins
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import Oracle
-from xamc.compiler.verify.ranks import join_caches, merge_ranks, rank_name, split_call
 from xamc.errors import InternalError
 from xamc.ir.names import WEIGHT_ROLE
 from xamc.ir.onnx_graph import add_function, new_node
@@ -22,6 +19,9 @@ from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.shard import Shard, ShardPlan
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function
 from xamc.passes.protocol import Arrays
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import Oracle
+from xamc.verify.ranks import join_caches, merge_ranks, rank_name, split_call
 
 F32 = ir.TensorType(ir.DataType.FLOAT)
 

@@ -9,11 +9,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from xamc.artifact.graph_manifest import GraphTensor
-from xamc.compiler.verify.metrics import relative_error
-from xamc.compiler.verify.oracle import Oracle
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime.seeded_feeds import Integers, seeded_feeds
+from xamc.verify.metrics import relative_error
+from xamc.verify.oracle import Oracle
 
 Array = NDArray[np.generic]
 # the newest that ONNX Runtime reads is higher; nothing here needs more

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from xamc.compiler.verify.metrics import kl_divergence, log_softmax, output_error, relative_error, top1_agreement
+from xamc.verify.metrics import kl_divergence, log_softmax, output_error, relative_error, top1_agreement
 
 
 def _logits(seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -11,14 +11,14 @@ import torch
 from tests.checkpoints import write_tiny
 from xamc.compiler.export.worker import eager_model
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.verify.cache_rounding import CacheRounding
-from xamc.compiler.verify.kv_calibration import streamed_kv_ranges
-from xamc.compiler.verify.oracle import materialize
-from xamc.compiler.verify.real_weights import observe, observed
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.model.config import ModelConfig
+from xamc.verify.cache_rounding import CacheRounding
+from xamc.verify.kv_calibration import streamed_kv_ranges
+from xamc.verify.oracle import materialize
+from xamc.verify.real_weights import observe, observed
 
 PROMPTS = [np.random.default_rng(seed).integers(0, 272, length) for seed, length in ((0, 40), (1, 7))]
 EXACT = CacheRounding("float32")

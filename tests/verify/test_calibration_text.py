@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xamc.compiler.verify.calibration_text import DEFAULT_TEXTS, read_texts, token_samples
 from xamc.errors import InputError
+from xamc.verify.calibration_text import DEFAULT_TEXTS, read_texts, token_samples
 
 ALPACA = [{"instruction": "Add.", "input": "2 and 3", "output": "5"}, {"instruction": "Name a river.", "output": "Po"}]
 

@@ -13,8 +13,6 @@ from typing import Literal
 import numpy as np
 
 from xamc.artifact.gears import GearEntry
-from xamc.compiler.verify.metrics import Array, relative_error
-from xamc.compiler.verify.oracle import Oracle, materialize
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.ir.tolerances import tolerance
@@ -22,6 +20,8 @@ from xamc.model import config as contract
 from xamc.model.rope import rope_table
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import run_passes
+from xamc.verify.metrics import Array, relative_error
+from xamc.verify.oracle import Oracle, materialize
 
 TOLERANCE = "gears_float16"
 

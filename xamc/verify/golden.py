@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from xamc.artifact.golden import F32, I64, Golden
 from xamc.artifact.manifest import Manifest
-from xamc.compiler.verify.metrics import kl_divergence, relative_error
 from xamc.errors import ToolchainError
 from xamc.ir.tolerances import tolerance
+from xamc.verify.metrics import kl_divergence, relative_error
 
 _FIX = "its files are whole, so this machine computes something else: run `xamc doctor`, and compile here"
 

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from xamc.compiler.verify.metrics import Array, output_error, relative_error
-from xamc.compiler.verify.oracle import Oracle, materialize
-from xamc.compiler.verify.scenario import BATCH, Case
 from xamc.errors import InternalError
 from xamc.ir.names import MODULE_KEY
 from xamc.ir.program import Program
@@ -27,6 +24,9 @@ from xamc.passes.protocol import (
     Tensors,
 )
 from xamc.passes.runner import apply_pass
+from xamc.verify.metrics import Array, output_error, relative_error
+from xamc.verify.oracle import Oracle, materialize
+from xamc.verify.scenario import BATCH, Case
 
 EXPORT = "export"
 RAGGED = "ragged"

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from xamc.compiler import cli
 from xamc.compiler.commands import golden as commands
 from xamc.compiler.stages.job import CompileOptions
-from xamc.compiler.verify import recorded as file
-from xamc.compiler.verify.junit import TestCase as Case
-from xamc.compiler.verify.junit import write_junit
-from xamc.compiler.verify.recorded import Difference, Recorded, compare, record_answer
 from xamc.errors import InputError
 from xamc.ir.tolerances import tolerance
+from xamc.verify import recorded as file
+from xamc.verify.junit import TestCase as Case
+from xamc.verify.junit import write_junit
+from xamc.verify.recorded import Difference, Recorded, compare, record_answer
 
 VOCABULARY = 12
 BOUND = tolerance("recorded_answers")

@@ -5,11 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from xamc.compiler.verify.metrics import output_error, relative_error
-from xamc.compiler.verify.oracle import oracle_of
-from xamc.compiler.verify.proof import Divergence, PassProof
-from xamc.compiler.verify.ranks import merge_ranks, rank_name, split_call
-from xamc.compiler.verify.scenario import Case
 from xamc.ir.names import ALL_GATHER_OP, ALL_REDUCE_OP, MODULE_KEY
 from xamc.ir.onnx_graph import dims
 from xamc.ir.program import Program
@@ -17,6 +12,11 @@ from xamc.ir.tolerances import tolerance
 from xamc.passes.graph.shard import ShardPlan
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import PassReport, SplitsRanks
+from xamc.verify.metrics import output_error, relative_error
+from xamc.verify.oracle import oracle_of
+from xamc.verify.proof import Divergence, PassProof
+from xamc.verify.ranks import merge_ranks, rank_name, split_call
+from xamc.verify.scenario import Case
 
 _COLLECTIVES = {ALL_REDUCE_OP: "all_reduce", ALL_GATHER_OP: "all_gather"}
 

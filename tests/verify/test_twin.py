@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.verify.scenario import prompts, steps
-from xamc.compiler.verify.twin import twin_config, twin_weights
 from xamc.model.config import ModelConfig, RopeConfig
 from xamc.passes.graph.shard import ShardPlan
+from xamc.verify.scenario import prompts, steps
+from xamc.verify.twin import twin_config, twin_weights
 
 
 def _config(

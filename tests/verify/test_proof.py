@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 
 from tests import twins
-from xamc.compiler.verify.oracle import oracle_of
-from xamc.compiler.verify.proof import PassProof, ProofReport, prove
-from xamc.compiler.verify.scenario import load_cases, save_cases
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import constant_node, new_node
 from xamc.ir.program import Program
@@ -25,6 +22,9 @@ from xamc.passes.graph.quantize_weights import QuantizeWeights
 from xamc.passes.graph.swiglu import SwiGlu
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass, PassReport, SameSignature
+from xamc.verify.oracle import oracle_of
+from xamc.verify.proof import PassProof, ProofReport, prove
+from xamc.verify.scenario import load_cases, save_cases
 
 
 @dataclass

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.verify.metrics import Array
 from xamc.errors import InternalError
 from xamc.ir.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, WEIGHT_ROLE
 from xamc.ir.onnx_graph import dims, new_node
@@ -20,6 +19,7 @@ from xamc.ir.weights.lazy import LazyTensor
 from xamc.model import config as contract
 from xamc.passes.graph.shard import ShardPlan, Share
 from xamc.passes.protocol import Arrays, Tensors
+from xamc.verify.metrics import Array
 
 _PASTS = (contract.past_key, contract.past_value)
 _PRESENTS = (contract.present_key, contract.present_value)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.verify.cache_rounding import CacheRounding
-from xamc.compiler.verify.metrics import kl_divergence, top1_agreement
-from xamc.compiler.verify.streamed_reference import StreamedModel
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.child import Limits, run_child
 from xamc.model.config import ModelConfig
+from xamc.verify.cache_rounding import CacheRounding
+from xamc.verify.metrics import kl_divergence, top1_agreement
+from xamc.verify.streamed_reference import StreamedModel
 
 I64 = NDArray[np.int64]
 

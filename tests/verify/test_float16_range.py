@@ -7,14 +7,14 @@ import pytest
 
 from tests import twins
 from tests.passes.graph.cases import PASSES
-from xamc.compiler.verify.float16_range import require_finite
-from xamc.compiler.verify.oracle import oracle_of
-from xamc.compiler.verify.proof import prove
-from xamc.compiler.verify.scenario import Case
 from xamc.errors import UnsupportedError
 from xamc.ir.program import Program
 from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph.half_precision import HalfPrecision
+from xamc.verify.float16_range import require_finite
+from xamc.verify.oracle import oracle_of
+from xamc.verify.proof import prove
+from xamc.verify.scenario import Case
 
 
 def _half(scale: float) -> tuple[Program, list[Case]]:

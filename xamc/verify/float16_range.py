@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.verify.oracle import oracle_of
-from xamc.compiler.verify.scenario import Case
 from xamc.errors import UnsupportedError
 from xamc.ir.names import MODULE_KEY
 from xamc.ir.program import Program
+from xamc.verify.oracle import oracle_of
+from xamc.verify.scenario import Case
 
 
 def require_finite(program: Program, cases: Sequence[Case]) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from xamc.artifact.graph_manifest import GraphTensor
-from xamc.compiler.verify.graph_oracle import require_same_nan, varied_case
 from xamc.errors import InternalError, UnsupportedError
+from xamc.verify.graph_oracle import require_same_nan, varied_case
 
 MASK = (GraphTensor("m", "int64", (2, 8)),)
 USUAL: dict[str, Any] = {"y": np.ones(4, np.float32)}
