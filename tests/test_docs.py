@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.spec import load_spec
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tools import wheelhouse
-from xamc.compiler import cli
+from xamc.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"

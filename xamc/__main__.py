@@ -1,5 +1,5 @@
 """`python -m xamc` is the command `xamc`."""
 
-from xamc.compiler.cli import main
+from xamc.cli.main import main
 
 main()

@@ -12,7 +12,7 @@ import pytest
 from xamc.artifact import Manifest, read_artifact
 from xamc.artifact.compare import compare
 from xamc.artifact.publish import ArtifactWriter
-from xamc.compiler import cli
+from xamc.cli import main as cli
 
 MADE: dict[str, Any] = {
     "export": {"parts": {"tool torch": "2.13.0"}, "outputs": {"model.onnx": "a"}},

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from tests.checkpoints import write_tiny
 from tests.compiler.frontends.gguf_files import permute, write_gguf
 from tests.pickles import to_pickles
-from xamc.compiler import cli, convert
+from xamc.cli import main as cli
+from xamc.compiler import convert
 from xamc.compiler.convert import convert_weights
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.errors import InputError, MisuseError, UnsupportedError

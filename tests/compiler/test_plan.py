@@ -10,7 +10,7 @@ import yaml
 
 from tests.checkpoints import CONFIGS, write_tiny
 from tools.make_checkpoint import write_checkpoint
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.plan import make_plan
 from xamc.errors import InputError, UnsupportedError
 

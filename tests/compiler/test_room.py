@@ -13,7 +13,8 @@ import pytest
 from tests import onnx_models
 from tests.checkpoints import write_tiny
 from xamc.artifact import staging
-from xamc.compiler import cli, room
+from xamc.cli import main as cli
+from xamc.compiler import room
 from xamc.compiler.plan_files import PlannedFile, PlannedFiles
 from xamc.errors import InputError
 from xamc.jobs.cache import StageCache, StageKey

@@ -21,7 +21,7 @@ from tests.end_to_end.models import F32, I64, wrong_answers_of_many_callers
 from tests.end_to_end.test_families import expected
 from tests.end_to_end.vacc_models import error_of
 from tests.worker import Worker
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.onnx_weights import WEIGHTS

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from tests.checkpoints import write_tiny
 from tests.end_to_end.models import spec
 from tests.worker import Worker
-from xamc.compiler import cli
+from xamc.cli import main as cli
 
 # what needs an export uses a checkpoint that other files of this folder compile too
 KIND = "internlm"
@@ -200,7 +200,7 @@ def test_limit_on_file_sizes(tmp_path: Path) -> None:
     checkpoint = write_tiny(tmp_path / "model", KIND)
     out = tmp_path / "out"
     code = (
-        "import resource, sys\nfrom xamc.compiler.cli import main\n"
+        "import resource, sys\nfrom xamc.cli.main import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\nmain()"
     )
     path = write_spec(tmp_path, checkpoint, out)

@@ -22,7 +22,7 @@ from tests.worker import Worker
 from xamc.artifact.golden import read_golden
 from xamc.artifact.manifest import MANIFEST, dumps
 from xamc.artifact.read import read_artifact
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.pipeline import Compiled
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
@@ -75,7 +75,7 @@ def built(workshop: Workshop, repository: Path, tmp_path_factory: pytest.TempPat
     dump = folder / "dump"
     arguments = [str(file), *ON_CPU, "--set", "name=on-cpu", "--allow-rtn", "--dump-ir", str(dump)]
     done = subprocess.run(
-        [sys.executable, "-c", "from xamc.compiler.cli import main; main()", "compile", *arguments],
+        [sys.executable, "-c", "from xamc.cli.main import main; main()", "compile", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -58,7 +58,7 @@ def test_a_machine_runs_the_best_library_that_it_can(
 
 
 def test_inspect_and_run_say_which(fat: Compiled, capsys: pytest.CaptureFixture[str]) -> None:
-    from xamc.compiler.cli import run
+    from xamc.cli.main import run
 
     assert run(["inspect", str(fat.path)]) == 0
     shown = capsys.readouterr().out

@@ -22,7 +22,7 @@ from xamc.artifact import read_graph
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.manifest import dumps
 from xamc.artifact.params_index import read_params_index
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.graph_import import look_at_graph
@@ -446,7 +446,7 @@ def test_the_page_has_a_build_file_that_loads(repository: Path, tmp_path: Path) 
 
 
 def test_prompts_and_arrays_do_not_mix(compiled: Callable[..., Path]) -> None:
-    from xamc.compiler.commands.graphs import run_graph_command
+    from xamc.cli.commands.graphs import run_graph_command
 
     with pytest.raises(MisuseError) as caught:
         run_graph_command(compiled("resnet"), "text", None, None, None, None, None, as_json=False)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from tests.checkpoints import CONFIGS
 from tests.end_to_end import references
 from tests.end_to_end.models import Workshop, spec
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.handoff.export import HandoffOptions, export_vamc
 from xamc.errors import InputError
 from xamc.ir.tolerances import tolerance

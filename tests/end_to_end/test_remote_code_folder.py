@@ -18,7 +18,7 @@ from tests.checkpoints import write_tiny
 from tests.end_to_end.models import spec
 from tests.end_to_end.references import as_llama
 from tests.pickles import Runs, to_pickles, write_pickles
-from xamc.compiler import cli
+from xamc.cli import main as cli
 
 TRAPS = (
     "modeling_internlm2", "configuration_internlm2", "tokenization_internlm2", "tokenization_internlm2_fast",

@@ -15,9 +15,9 @@ import yaml
 from tests.checkpoints import write_tiny
 from tests.cpu_level.emulated_level import python_path
 from tests.end_to_end.models import Workshop, spec
-from xamc.compiler import cli
+from xamc.cli import main as cli
 
-MAIN = [sys.executable, "-P", "-c", "from xamc.compiler.cli import main; main()"]
+MAIN = [sys.executable, "-P", "-c", "from xamc.cli.main import main; main()"]
 REPOSITORY = Path(__file__).parents[2]
 
 

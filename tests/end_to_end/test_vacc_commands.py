@@ -19,7 +19,7 @@ from tests.end_to_end.test_bad_input import change_config, one_nan
 from tests.end_to_end.vacc_models import VARIANTS, VaccWorkshop, build
 from tests.worker import Worker
 from xamc.artifact.manifest import MANIFEST
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.stages.job import CompileOptions
 from xamc.errors import InputError

@@ -228,7 +228,7 @@ import sys, threading, time
 from pathlib import Path
 from xamc.artifact.staging import temporary_folder
 from xamc.jobs.child import Limits, run_child
-from xamc.compiler.commands.signals import Terminated, unwinding
+from xamc.cli.commands.signals import Terminated, unwinding
 
 def wait(folder):
     run_child("tests.compiler.child_functions:hang", {"pid_file": sys.argv[1]}, folder=folder,

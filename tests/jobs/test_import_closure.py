@@ -76,7 +76,7 @@ def test_each_module_that_a_stage_runs_changes_its_key(maker: str, stage: str, c
         return stage_key(stage, maker, runs, {}).digest
 
     seen = [key()]
-    for outside in ("xamc.compiler.cli", "xamc.errors.explain.weights", "xamc.compiler.commands.golden"):
+    for outside in ("xamc.cli.main", "xamc.errors.explain.weights", "xamc.cli.commands.golden"):
         with _place(copy, outside).open("a") as file:
             file.write("\n# changed\n")
     assert key() == seen[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from xamc.compiler.commands.failure import report_failure
+from xamc.cli.commands.failure import report_failure
 from xamc.errors import InputError
 from xamc.runtime import Model, load
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler import cli
-from xamc.compiler.commands import golden as commands
+from xamc.cli import main as cli
+from xamc.cli.commands import golden as commands
 from xamc.compiler.stages.job import CompileOptions
 from xamc.errors import InputError
 from xamc.ir.tolerances import tolerance

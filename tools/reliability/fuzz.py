@@ -222,7 +222,7 @@ def _child(
 
 def _read_one(form: Format, content: bytes, folder: Path, watch: _Watch) -> str:
     """Empty, or what went wrong."""
-    from xamc.compiler.render import print_problems
+    from xamc.cli.render import print_problems
     from xamc.errors import InternalError, XamcError
 
     watch.seen = ""

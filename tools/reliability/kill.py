@@ -129,7 +129,7 @@ def start_command(arguments: Sequence[str], place: Place, log: Path) -> int:
         tempfile.tempdir = str(place.temporary)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        from xamc.compiler import cli
+        from xamc.cli import main as cli
 
         status = cli.run(list(arguments))
         sys.stdout.flush()

@@ -21,7 +21,7 @@ from tools.reliability.kill import Place
 from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
 from tools.reliability.roads import ROADS, prepare, state
 
-_MAIN = (sys.executable, "-P", "-c", "from xamc.compiler.cli import main; main()")
+_MAIN = (sys.executable, "-P", "-c", "from xamc.cli.main import main; main()")
 _REPOSITORY = Path(__file__).parents[2]
 _VARIABLES = ({"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}, {"PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "2"})
 

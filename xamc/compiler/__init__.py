@@ -1,4 +1,4 @@
-"""The compiler: from a build.yaml to an artifact. `compile` is its Python API; `xamc.compiler.cli` its command line.
+"""The compiler: from a build.yaml to an artifact. `compile` is its Python API; `xamc.cli.main` its command line.
 
 >>> import xamc.compiler
 >>> compiled = xamc.compiler.compile("build.yaml", backend={"dtype": "fp16"})  # doctest: +SKIP

@@ -19,7 +19,7 @@ import yaml
 from tests.checkpoints import write_tiny
 from tests.end_to_end import references
 from tests.worker import Worker
-from xamc.compiler.cli import run
+from xamc.cli.main import run
 from xamc.compiler.handoff.export import Handoff, HandoffOptions, export_vamc
 from xamc.compiler.handoff.folder import MARKER
 from xamc.compiler.spec import load_spec

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.compiler.render import render
+from xamc.cli.render import render
 from xamc.compiler.spec import SET_PATH, LoadedSpec, Quantize, SpecErrors, load_spec
 from xamc.compiler.spec.keys import registry
 from xamc.errors import XamcError

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.checkpoints import write_tiny
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import SpecErrors, load_spec
 from xamc.compiler.spec.keys import SECTIONS, registry

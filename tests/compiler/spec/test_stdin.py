@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.checkpoints import write_tiny
-from xamc.compiler import cli
+from xamc.cli import main as cli
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import SpecErrors, load_spec
 

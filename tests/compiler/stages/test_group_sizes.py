@@ -9,7 +9,7 @@ import pytest
 
 from tests.checkpoints import CONFIGS
 from tools.make_checkpoint import write_checkpoint
-from xamc.compiler import cli
+from xamc.cli import main as cli
 
 SIZES = {"hidden_size": 96, "intermediate_size": 320}  # 96 = 3 groups of 32, and the twin has other widths
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from xamc.compiler.commands.generate import room, speed, write_piece
-from xamc.compiler.commands.output import message_console
-from xamc.compiler.render import print_problems
+from xamc.cli.commands.generate import room, speed, write_piece
+from xamc.cli.commands.output import message_console
+from xamc.cli.render import print_problems
 from xamc.errors import InputError, XamcError
 from xamc.runtime import Generation, Model, load_language_model
 from xamc.runtime.executor import I64

@@ -11,10 +11,10 @@ from xamc.artifact import Artifact, GraphArtifact, check_digests, read_any
 from xamc.artifact.golden import Golden, read_golden
 from xamc.artifact.manifest import REPORT, Manifest, digest
 from xamc.artifact.records import to_json
-from xamc.compiler.commands.graphs import check_graph_golden, inspect_graph
-from xamc.compiler.commands.output import message_console, print_json, print_table, print_text, result_console
-from xamc.compiler.commands.sizes import parse_size
-from xamc.compiler.commands.target_names import TARGET_NAMES
+from xamc.cli.commands.graphs import check_graph_golden, inspect_graph
+from xamc.cli.commands.output import message_console, print_json, print_table, print_text, result_console
+from xamc.cli.commands.sizes import parse_size
+from xamc.cli.commands.target_names import TARGET_NAMES
 from xamc.errors import ToolchainError
 from xamc.ir.tolerances import TOLERANCES, tolerance
 from xamc.jobs.cache import CacheInfo, cache_info, prune
@@ -216,7 +216,7 @@ def explain_command(code: str | None, *, as_json: bool) -> None:
 
 def doctor_command(*, as_json: bool) -> None:
     """Print every finding; a failed one ends with exit code 4."""
-    from xamc.compiler.doctor import examine
+    from xamc.cli.doctor import examine
 
     findings = examine()
     if as_json:

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from xamc.compiler import cli
-from xamc.compiler.commands.generate import _show
-from xamc.compiler.commands.output import message_console, print_json, print_line, print_table, result_console
-from xamc.compiler.commands.target_names import TARGET_NAMES, target_name
+from xamc.cli import main as cli
+from xamc.cli.commands.generate import _show
+from xamc.cli.commands.output import message_console, print_json, print_line, print_table, result_console
+from xamc.cli.commands.target_names import TARGET_NAMES, target_name
 from xamc.errors.explain import catalogue, explain
 from xamc.targets.base import CAPS
 

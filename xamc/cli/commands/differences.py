@@ -8,7 +8,7 @@ from pathlib import Path
 from xamc.artifact import read_any
 from xamc.artifact.compare import compare
 from xamc.artifact.manifest import digest
-from xamc.compiler.commands.output import print_json, print_table, result_console
+from xamc.cli.commands.output import print_json, print_table, result_console
 
 
 def diff_command(first: Path, second: Path, *, as_json: bool) -> bool:

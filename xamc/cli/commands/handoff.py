@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
-from xamc.compiler.commands.output import message_console, print_json, result_console
+from xamc.cli.commands.output import message_console, print_json, result_console
 from xamc.compiler.handoff.export import ROADS, HandoffOptions, export_vamc
 from xamc.compiler.handoff.graphs import OnnxDtype
 from xamc.compiler.handoff.llama_checkpoint import StoredDtype

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from xamc.artifact import read_artifact
-from xamc.compiler.commands.output import message_console, print_json
-from xamc.compiler.render import printable
+from xamc.cli.commands.output import message_console, print_json
+from xamc.cli.render import printable
 from xamc.errors import MisuseError
 from xamc.runtime import Generation, Model, load_language_model
 from xamc.runtime.executor import I64

@@ -23,7 +23,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from xamc.compiler.hints_zh import hint, is_chinese
+from xamc.cli.hints_zh import hint, is_chinese
 from xamc.compiler.spec.problems import Problem, problems_of
 from xamc.errors import Location, XamcError
 

@@ -15,7 +15,7 @@ from xamc.artifact import GraphArtifact
 from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.artifact.manifest import digest
 from xamc.artifact.staging import write_file
-from xamc.compiler.commands.output import message_console, print_json, print_table, result_console
+from xamc.cli.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.spec import LoadedSpec
 from xamc.errors import InputError, MisuseError, ToolchainError
 from xamc.ir.tolerances import tolerance

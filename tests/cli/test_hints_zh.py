@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from xamc.compiler.hints_zh import HINTS, hint, is_chinese
-from xamc.compiler.render import render
+from xamc.cli.hints_zh import HINTS, hint, is_chinese
+from xamc.cli.render import render
 from xamc.errors import InputError
 from xamc.errors.explain import catalogue
 
@@ -50,7 +50,7 @@ def test_the_hint_stands_below_the_english_text(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("lang", ["zh_CN.UTF-8", "zh_CN.GB2312"])
 def test_a_command_prints_it_whatever_the_machine_has_of_that_locale(lang: str) -> None:
     """The locale need not be installed, and an encoding that can't hold the text is no reason to crash."""
-    code = "import sys; from xamc.compiler.cli import run; sys.exit(run(['verify', '/nowhere']))"
+    code = "import sys; from xamc.cli.main import run; sys.exit(run(['verify', '/nowhere']))"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LC_")} | {"LANG": lang}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=environment)
     text = done.stderr.decode("utf-8", "replace")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from xamc.compiler.render import MAX_LINE, print_problems, render
+from xamc.cli.render import MAX_LINE, print_problems, render
 from xamc.compiler.spec import SpecErrors, SpecWarning, load_spec
 from xamc.compiler.spec.problems import problems_of, to_json
 from xamc.errors import InputError, Location, ToolchainError

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xamc.compiler.render import CONTROL, printable
+from xamc.cli.render import CONTROL, printable
 
 _WIDE = 10_000  # columns of a pipe or a file, which has no edge
 _READABLE = 100  # columns of prose

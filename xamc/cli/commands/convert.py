@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xamc.compiler.commands.output import message_console, print_json, result_console
-from xamc.compiler.commands.sizes import parse_size
+from xamc.cli.commands.output import message_console, print_json, result_console
+from xamc.cli.commands.sizes import parse_size
 from xamc.compiler.convert import convert_weights
 from xamc.errors import MisuseError
 from xamc.jobs.memory import MemorySampler

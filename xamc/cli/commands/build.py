@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.publish import distinct_bytes
-from xamc.compiler.commands.graphs import plan_graph
-from xamc.compiler.commands.output import message_console, print_json, print_line, print_table, result_console
-from xamc.compiler.commands.sizes import parse_size
+from xamc.cli.commands.graphs import plan_graph
+from xamc.cli.commands.output import message_console, print_json, print_line, print_table, result_console
+from xamc.cli.commands.sizes import parse_size
+from xamc.cli.render import print_problems
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan import Plan, make_plan
-from xamc.compiler.render import print_problems
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.places import PlacedErrors

@@ -20,9 +20,9 @@ from xamc.artifact import FileDigest, loading, read_artifact
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.golden import Golden, Sample, golden_files, read_golden
 from xamc.artifact.manifest import MANIFEST, dumps
-from xamc.compiler import cli
-from xamc.compiler.commands.generate import CHAT_TOKENS
-from xamc.compiler.commands.sizes import parse_size
+from xamc.cli import main as cli
+from xamc.cli.commands.generate import CHAT_TOKENS
+from xamc.cli.commands.sizes import parse_size
 from xamc.errors import MisuseError
 from xamc.runtime import load
 
@@ -169,7 +169,7 @@ def test_unexpected_error_is_70_with_a_log(
         raise ZeroDivisionError("by accident")
 
     monkeypatch.setenv("XAMC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("xamc.compiler.doctor.examine", fail)
+    monkeypatch.setattr("xamc.cli.doctor.examine", fail)
     status, out, err = xamc("doctor")
     assert (status, out) == (70, "")
     assert "E1700" in err and "by accident" in err and "Traceback" not in err
@@ -185,7 +185,7 @@ def test_missing_compiler_package_is_4_and_names_the_extra(
     def fail() -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr("xamc.compiler.doctor.examine", fail)
+    monkeypatch.setattr("xamc.cli.doctor.examine", fail)
     status, _, err = xamc("doctor")
     assert status == 4 and "xamc[compiler]" in err
 
@@ -194,7 +194,7 @@ def test_interrupt_is_130(xamc: Callable[..., Result], monkeypatch: pytest.Monke
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xamc.compiler.doctor.examine", interrupt)
+    monkeypatch.setattr("xamc.cli.doctor.examine", interrupt)
     assert xamc("doctor")[0] == 130
 
 
@@ -248,7 +248,7 @@ def test_an_answer_of_a_chat_ends_without_being_told(
     import io
 
     for most, said in ((7, "+ 7 tokens"), (512, "tokens, prefill")):
-        monkeypatch.setattr("xamc.compiler.commands.generate.CHAT_TOKENS", most)
+        monkeypatch.setattr("xamc.cli.commands.generate.CHAT_TOKENS", most)
         monkeypatch.setattr("sys.stdin", io.StringIO("the quick\n"))
         status, _, err = xamc("chat", artifact)
         assert status == 0 and said in err, err
@@ -404,7 +404,7 @@ def test_no_sizes(text: str) -> None:
 
 
 def test_the_command_to_paste_holds_whatever_name_a_spec_has_as_one_word() -> None:
-    from xamc.compiler.commands.build import _to_run
+    from xamc.cli.commands.build import _to_run
 
     name = "a b; touch $HOME/x `id`"
     assert shlex.split(_to_run(Path("out") / name)) == ["xamc", "run", f"out/{name}"]

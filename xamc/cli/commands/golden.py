@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xamc
 from xamc.artifact.staging import write_file
-from xamc.compiler.commands.output import message_console, print_json, result_console
+from xamc.cli.commands.output import message_console, print_json, result_console
 from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load_language_model

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import xamc
 from xamc.artifact.staging import FULL_DISK, disk_full
-from xamc.compiler.commands.output import print_json
+from xamc.cli.commands.output import print_json
 from xamc.errors import InternalError, ToolchainError, XamcError
 from xamc.jobs.cache import default_cache_folder
 
@@ -26,7 +26,7 @@ def report_failure(error: Exception, arguments: Sequence[str], as_json: bool, de
     if debug and problem is not error:
         traceback.print_exception(error)
     try:
-        from xamc.compiler.render import print_problems
+        from xamc.cli.render import print_problems
         from xamc.compiler.spec.problems import to_json
     except ModuleNotFoundError as missing:  # a broken installation must still say what is wrong
         sys.stderr.write(f"{problem}\n(and {missing.name} is not installed)\n")

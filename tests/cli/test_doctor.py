@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from xamc.compiler import doctor
-from xamc.compiler.doctor import PINS, Finding, examine, release
+from xamc.cli import doctor
+from xamc.cli.doctor import PINS, Finding, examine, release
 
 ROOT = Path(__file__).parents[2]
 

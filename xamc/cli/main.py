@@ -1,4 +1,4 @@
-"""The commands, their options and their exit codes; what they do is in `xamc.compiler.commands`.
+"""The commands, their options and their exit codes; what they do is in `xamc.cli.commands`.
 
 Exit codes: 0 done, 1 the user's input, 2 misuse of the command line, 3 unsupported, 4 toolchain, 70 a defect of xamc,
 130 interrupted, 143 terminated. Imports of everything but typer are inside the commands, so that ``xamc --help``
@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 import xamc
-from xamc.compiler.commands.signals import Terminated, unwinding
-from xamc.compiler.commands.target_names import TARGET_NAMES, target_name
+from xamc.cli.commands.signals import Terminated, unwinding
+from xamc.cli.commands.target_names import TARGET_NAMES, target_name
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
@@ -128,7 +128,7 @@ def _compile(
     json: JsonOption = False,
 ) -> None:
     """Compile a spec to an artifact."""
-    from xamc.compiler.commands.build import compile_command
+    from xamc.cli.commands.build import compile_command
 
     overrides = _overrides(set_, target)
     if workers is not None:
@@ -160,7 +160,7 @@ def _plan(
     json: JsonOption = False,
 ) -> None:
     """Say what a compile would do, and what it would take, before any weight is read."""
-    from xamc.compiler.commands.build import plan_command
+    from xamc.cli.commands.build import plan_command
 
     plan_command(
         spec,
@@ -207,7 +207,7 @@ def _export_vamc(
     json: JsonOption = False,
 ) -> None:
     """Write a folder that a machine with Vastai's own vamc can compile."""
-    from xamc.compiler.commands.handoff import export_vamc_command, handoff_options
+    from xamc.cli.commands.handoff import export_vamc_command, handoff_options
 
     options = handoff_options(road, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache, allow_pickle)
     with unwinding():
@@ -234,7 +234,7 @@ def _convert_weights(
     json: JsonOption = False,
 ) -> None:
     """Write pickled weights or a GGUF file as safetensors, without running anything of theirs."""
-    from xamc.compiler.commands.convert import convert_weights_command
+    from xamc.cli.commands.convert import convert_weights_command
 
     convert_weights_command(source, output, layout, dtype, shard_size, as_json=json)
 
@@ -273,13 +273,13 @@ def _run(
     """Let an artifact continue a prompt, or run a graph on arrays, and say how fast it was."""
     _use_cpus(cpu_list)
     if prompt is None or inputs is not None or outputs is not None:
-        from xamc.compiler.commands.graphs import run_graph_command
+        from xamc.cli.commands.graphs import run_graph_command
 
         run_graph_command(
             artifact, prompt, inputs, outputs, target_name(target), seed, threads, verify_weights, as_json=json
         )
         return
-    from xamc.compiler.commands.generate import run_command
+    from xamc.cli.commands.generate import run_command
 
     options = {
         "temperature": temperature,
@@ -316,7 +316,7 @@ def _chat(
 ) -> None:
     """Talk with an artifact; an empty line or end of file leaves, /help lists commands."""
     _use_cpus(cpu_list)
-    from xamc.compiler.commands.chat import chat_command
+    from xamc.cli.commands.chat import chat_command
 
     options = {
         "temperature": temperature,
@@ -339,7 +339,7 @@ def _verify(
 ) -> None:
     """Check an artifact's digests, then run it and compare its golden logits."""
     _use_cpus(cpu_list)
-    from xamc.compiler.commands.inspection import verify_command
+    from xamc.cli.commands.inspection import verify_command
 
     verify_command(artifact, threads, as_json=json)
 
@@ -347,7 +347,7 @@ def _verify(
 @app.command("inspect")
 def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
     """Show what an artifact holds: model, sizes, passes, tolerances reached."""
-    from xamc.compiler.commands.inspection import inspect_command
+    from xamc.cli.commands.inspection import inspect_command
 
     inspect_command(artifact, as_json=json)
 
@@ -359,7 +359,7 @@ def _diff(
     json: JsonOption = False,
 ) -> None:
     """Say which stage made two artifacts differ; exit code 0 for equal ones, 1 otherwise."""
-    from xamc.compiler.commands.differences import diff_command
+    from xamc.cli.commands.differences import diff_command
 
     if not diff_command(first, second, as_json=json):
         raise typer.Exit(1)
@@ -368,7 +368,7 @@ def _diff(
 @app.command("targets")
 def _targets(json: JsonOption = False) -> None:
     """List the targets and what they can do."""
-    from xamc.compiler.commands.inspection import targets_command
+    from xamc.cli.commands.inspection import targets_command
 
     targets_command(as_json=json)
 
@@ -376,7 +376,7 @@ def _targets(json: JsonOption = False) -> None:
 @app.command("schema")
 def _schema() -> None:
     """Print the JSON Schema of build files, for editors."""
-    from xamc.compiler.commands.output import print_json
+    from xamc.cli.commands.output import print_json
     from xamc.compiler.spec import json_schema
 
     print_json(json_schema())
@@ -388,7 +388,7 @@ def _explain(
     json: JsonOption = False,
 ) -> None:
     """Describe an error code."""
-    from xamc.compiler.commands.inspection import explain_command
+    from xamc.cli.commands.inspection import explain_command
 
     explain_command(code, as_json=json)
 
@@ -396,7 +396,7 @@ def _explain(
 @app.command("doctor")
 def _doctor(json: JsonOption = False) -> None:
     """Check this machine: pins that are known to crash, compiler, CPU, memory, disk, cache."""
-    from xamc.compiler.commands.inspection import doctor_command
+    from xamc.cli.commands.inspection import doctor_command
 
     doctor_command(as_json=json)
 
@@ -417,7 +417,7 @@ def _golden_record(
     threads: ThreadsOption = None,
 ) -> None:
     """Record what a model answers; commit the file."""
-    from xamc.compiler.commands.golden import Subject, record_command
+    from xamc.cli.commands.golden import Subject, record_command
 
     subject = Subject(source, _overrides(set_, target), allow_rtn, allow_pickle, threads)
     with unwinding():
@@ -442,7 +442,7 @@ def _golden_check(
     json: JsonOption = False,
 ) -> None:
     """Compare a model's answers with recorded ones; exit code 1 when one differs."""
-    from xamc.compiler.commands.golden import Subject, check_command
+    from xamc.cli.commands.golden import Subject, check_command
 
     subject = Subject(source, _overrides(set_, target), allow_rtn, allow_pickle, threads)
     with unwinding():
@@ -452,7 +452,7 @@ def _golden_check(
 @cache_app.command("info")
 def _cache_info(json: JsonOption = False) -> None:
     """Show where the cache is and what it holds."""
-    from xamc.compiler.commands.inspection import cache_info_command
+    from xamc.cli.commands.inspection import cache_info_command
 
     cache_info_command(as_json=json)
 
@@ -465,7 +465,7 @@ def _cache_prune(
     json: JsonOption = False,
 ) -> None:
     """Remove the entries used longest ago until the cache is small enough."""
-    from xamc.compiler.commands.inspection import cache_prune_command
+    from xamc.cli.commands.inspection import cache_prune_command
 
     cache_prune_command(max_size, as_json=json)
 
@@ -507,7 +507,7 @@ def run(arguments: Sequence[str]) -> int:
         _silence_stdout()
         return 141
     except Exception as error:  # the last stand: every other place lets errors pass
-        from xamc.compiler.commands.failure import report_failure
+        from xamc.cli.commands.failure import report_failure
 
         return report_failure(error, arguments, as_json, debug)
 
