@@ -186,7 +186,7 @@ def test_full_disk(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that something else fills up meanwhile."""
-    monkeypatch.setattr("xamc.compiler.room.free_bytes", lambda folder: 2**30)
+    monkeypatch.setattr("xamc.compiler.plan.disk_space.free_bytes", lambda folder: 2**30)
     checkpoint, out = write_tiny(tmp_path / "model", KIND), small_disk / "out"
     status = cli.run(["compile", str(write_spec(tmp_path, checkpoint, out))])
     shown = " ".join(capsys.readouterr().err.split())

@@ -348,7 +348,7 @@ def test_plan(
         found.append(found[0] if found else look_at_graph(*arguments))
         return found[0]
 
-    monkeypatch.setattr("xamc.compiler.plan_graph.look_at_graph", once)
+    monkeypatch.setattr("xamc.compiler.plan.onnx_graph.look_at_graph", once)
     file = tmp_path / "build.yaml"
     file.write_text(yaml.safe_dump(spec("vit", folder, "tvm_vacc", "fp16")))
     assert cli.run(["plan", str(file)]) == 0

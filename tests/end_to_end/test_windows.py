@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.end_to_end import references
 from tests.end_to_end.models import CHUNK, Workshop, answers, prompts, spec
-from xamc.compiler.plan import make_plan
+from xamc.compiler.plan.plan import make_plan
 from xamc.ir.tolerances import tolerance
 from xamc.model.config import KV_BLOCK, kv_bytes_per_token, resident_blocks
 from xamc.runtime import Model

@@ -220,7 +220,7 @@ def run(
     decoded: int,
 ) -> Iterator[Row]:
     """Runs a worker and compares what it says with the plan."""
-    from xamc.compiler.plan import make_plan
+    from xamc.compiler.plan.plan import make_plan
 
     command = [sys.executable, "-m", "tools.bench.long_context", "--worker", str(artifact), "--decoded", str(decoded)]
     command += ["--contexts", *map(str, contexts), "--real", str(real), "--last", str(last)]

@@ -14,10 +14,10 @@ from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import Manifest
 from xamc.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.artifact.staging import full_disk_errors, require_writable
-from xamc.compiler.compile_times import Recording
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.plan_files import planned_files
-from xamc.compiler.room import require_room_for
+from xamc.compiler.plan.compile_times import Recording
+from xamc.compiler.plan.disk_space import require_room_for
+from xamc.compiler.plan.files import planned_files
 from xamc.compiler.spec import key_uses, load_spec
 from xamc.compiler.spec.model_kind import require_supported
 from xamc.compiler.spec.places import PlacedErrors

@@ -11,7 +11,7 @@ from tests.checkpoints import write_tiny
 from xamc.cli import main as cli
 from xamc.cli.render import render
 from xamc.compiler.pipeline import compile_spec
-from xamc.compiler.plan import make_plan
+from xamc.compiler.plan.plan import make_plan
 from xamc.compiler.spec import load_spec
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.errors import InputError, XamcError

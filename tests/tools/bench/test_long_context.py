@@ -12,7 +12,7 @@ import pytest
 
 from tests.checkpoints import write_tiny
 from tools.bench import long_context
-from xamc.compiler.plan import make_plan
+from xamc.compiler.plan.plan import make_plan
 
 SERIES = {kv: long_context.Series("fp16", kv, "linear", 1024) for kv in ("fp16", "int8")}
 

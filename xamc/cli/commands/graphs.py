@@ -22,14 +22,14 @@ from xamc.ir.tolerances import tolerance
 from xamc.jobs.progress import Stage, size
 
 if TYPE_CHECKING:
-    from xamc.compiler.plan_graph import GraphPlan
+    from xamc.compiler.plan.onnx_graph import GraphPlan
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def plan_graph(loaded: LoadedSpec, allow_rtn: bool, die_memory: int | None, *, as_json: bool) -> None:
     """Print the plan of a graph; then refuse it if a die of `die_memory` bytes can't hold it."""
-    from xamc.compiler.plan_graph import make_graph_plan
+    from xamc.compiler.plan.onnx_graph import make_graph_plan
 
     plan = make_graph_plan(loaded, allow_rtn)
     if as_json:

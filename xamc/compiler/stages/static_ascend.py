@@ -19,7 +19,7 @@ from xamc.artifact.manifest import (
 )
 from xamc.artifact.publish import ArtifactWriter
 from xamc.artifact.staging import disk_errors
-from xamc.compiler.gear_plan import MOST_GEAR_BYTES
+from xamc.compiler.plan.gears import MOST_GEAR_BYTES
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import static_summary, summary
 from xamc.compiler.stages.job import Job

@@ -14,8 +14,8 @@ from tests.checkpoints import write_tiny
 from tests.passes.relax import cases
 from xamc.artifact.records import to_json
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.plan import make_plan
-from xamc.compiler.plan_tune import planned_problems
+from xamc.compiler.plan.plan import make_plan
+from xamc.compiler.plan.tune import planned_problems
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.target_request import target_request
 from xamc.errors import InternalError, UnsupportedError

@@ -11,7 +11,7 @@ import yaml
 from tests.checkpoints import CONFIGS, write_tiny
 from tools.make_checkpoint import write_checkpoint
 from xamc.cli import main as cli
-from xamc.compiler.plan import make_plan
+from xamc.compiler.plan.plan import make_plan
 from xamc.errors import InputError, UnsupportedError
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def test_command_refuses_with_1_after_printing_the_plan(
     (tmp_path / "build.yaml").write_text(json.dumps(spec))
     assert cli.run(["plan", str(tmp_path / "build.yaml")]) == 0
     assert "weights.bin" in capsys.readouterr().out
-    monkeypatch.setattr("xamc.compiler.plan.available_bytes", lambda: 10**8)
+    monkeypatch.setattr("xamc.compiler.plan.plan.available_bytes", lambda: 10**8)
     assert cli.run(["plan", str(tmp_path / "build.yaml")]) == 1
     captured = capsys.readouterr()
     assert "weights.bin" in captured.out and "E1710" in captured.err
@@ -251,7 +251,7 @@ def test_what_the_checkpoint_and_the_machine_make_doubtful_is_said(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"wibble": 1}))
     (tmp_path / "tiny" / "adapter_config.json").write_text("{}")
     spec["frontend"]["shape"] = {"input_ids": [[16], [128]]}
-    monkeypatch.setattr("xamc.compiler.plan.available_bytes", lambda: 2**20)
+    monkeypatch.setattr("xamc.compiler.plan.plan.available_bytes", lambda: 2**20)
     plan = make_plan(spec)
     assert plan.ignored_keys == ("wibble",)
     said = (

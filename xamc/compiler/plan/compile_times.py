@@ -23,7 +23,7 @@ from typing import Any
 from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.artifact.staging import write_file
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.plan_stages import PlannedStage, planned_stages
+from xamc.compiler.plan.stages import PlannedStage, planned_stages
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.job import packing_workers
 from xamc.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.plan_files import stored_format
+from xamc.compiler.plan.files import stored_format
 from xamc.jobs.cache import StageCache
 from xamc.model.config import ModelConfig
 from xamc.targets.cpu.tune.candidates import first_round

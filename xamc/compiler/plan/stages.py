@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.plan_files import parameter_count
+from xamc.compiler.plan.files import parameter_count
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.jobs.progress import size
@@ -76,7 +76,7 @@ def planned_stages(
     if not caps.dynamic_shapes or spec.runtime.kv_dtype == "int8":
         yield _values_stage(spec, checkpoint, parameters)
     if caps.name == "tvm_ascend":
-        from xamc.compiler.gear_plan import MOST_GEAR_BYTES
+        from xamc.compiler.plan.gears import MOST_GEAR_BYTES
 
         if proofs:
             # four copies of the scores of the longest prefill, in float32; see `verify.gears`

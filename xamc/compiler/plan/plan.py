@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from xamc.artifact.manifest import Arithmetic
 from xamc.artifact.staging import free_bytes
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.plan_files import PlannedFile, parameter_count, planned_files
-from xamc.compiler.plan_stages import BASE_BYTES, CODEGEN_BYTES, PlannedStage, planned_stages
-from xamc.compiler.room import needed_bytes, require_disk, require_permission
-from xamc.compiler.running_memory import RunningMemory, cached_tokens, running_memory
+from xamc.compiler.plan.disk_space import needed_bytes, require_disk, require_permission
+from xamc.compiler.plan.files import PlannedFile, parameter_count, planned_files
+from xamc.compiler.plan.ranks import StaticPlan
+from xamc.compiler.plan.running_memory import RunningMemory, cached_tokens, running_memory
+from xamc.compiler.plan.stages import BASE_BYTES, CODEGEN_BYTES, PlannedStage, planned_stages
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, SpecWarning, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
 from xamc.compiler.spec.places import PlacedErrors
@@ -28,7 +29,6 @@ from xamc.compiler.stages.group_sizes import require_group_size
 from xamc.compiler.stages.job import packing_workers
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.target_request import target_request
-from xamc.compiler.static_plan import StaticPlan
 from xamc.errors import InputError, MisuseError
 from xamc.jobs.memory import available_bytes
 from xamc.jobs.progress import duration, size
@@ -37,7 +37,7 @@ from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import TargetRequest
 
 if TYPE_CHECKING:
-    from xamc.compiler.gear_plan import GearPlan
+    from xamc.compiler.plan.gears import GearPlan
 
 _MIB = 2**20
 
@@ -227,7 +227,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
     stages = tuple(planned_stages(spec, checkpoint, weights, workers, caps)) if caps.available else ()
     tuned: tuple[str, ...] = ()
     if request is not None and request.tune:
-        from xamc.compiler.plan_tune import planned_tuning  # it knows the kernels, and with them NumPy
+        from xamc.compiler.plan.tune import planned_tuning  # it knows the kernels, and with them NumPy
 
         kernels, what, seconds = planned_tuning(config, request)
         tuned = tuple(str(kernel) for kernel in kernels)
@@ -242,7 +242,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
         arithmetic = {isa.name: level_arithmetic(isa, request) for isa in Isa.rising(request.cpu_levels)}
     where_from = ""
     if request is not None:
-        from xamc.compiler.compile_times import measured, recipe
+        from xamc.compiler.plan.compile_times import measured, recipe
         from xamc.compiler.stages.export import export_key, twin_group
 
         key = export_key(config, spec.verify.passes == "each", twin_group(request), request.tp)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.twins import family, family_answers
+from xamc.compiler.plan.ranks import static_plan
 from xamc.compiler.stages.static_passes import copy_program
-from xamc.compiler.static_plan import static_plan
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.config import DTYPE_BYTES, Bucket
 from xamc.targets.request import TargetRequest

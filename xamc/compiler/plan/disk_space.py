@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from xamc.artifact.staging import free_bytes, not_writable
-from xamc.compiler.plan_files import PlannedFiles
+from xamc.compiler.plan.files import PlannedFiles
 from xamc.errors import InputError
 from xamc.jobs.cache import default_cache_folder, holds_file
 from xamc.jobs.progress import size

@@ -1,0 +1,1 @@
+"""What a compile would do, take and write, before it is done."""
