@@ -151,8 +151,8 @@ def compile_here(path: Path, shapes: Mapping[str, Any]) -> Callable[..., list[ND
     import tvm
     from tvm import relax
 
-    from xamc.compiler.frontends.onnx_model import open_onnx
-    from xamc.compiler.frontends.onnx_weights import lift_weights
+    from xamc.compiler.frontends.onnx.model import open_onnx
+    from xamc.compiler.frontends.onnx.weights import lift_weights
     from xamc.passes.lowering.index_bounds import bound_indices
     from xamc.targets.graph.build import build
     from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE

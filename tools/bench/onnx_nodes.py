@@ -34,8 +34,8 @@ _LONGEST_REASON = 160
 _TOOLS = ("onnx", "onnxscript", "apache-tvm")
 _MODULES = (
     "tvm.relax.frontend.onnx",
-    "xamc.compiler.frontends.onnx_model",
-    "xamc.compiler.frontends.onnx_weights",
+    "xamc.compiler.frontends.onnx.model",
+    "xamc.compiler.frontends.onnx.weights",
     "xamc.passes.lowering.index_bounds",
     "xamc.targets.graph.build",
 )

@@ -148,8 +148,8 @@ def _folder_file(name: str) -> tuple[Callable[[Path], list[bytes]], Callable[[by
 
 def _read_tokenizer(content: bytes, folder: Path) -> None:
     """What the runtime does with an artifact's tokenizer, whose text has passed the frontend."""
-    from xamc.compiler.frontends.huggingface_tokenizer import _check
     from xamc.compiler.frontends.json_file import read_json
+    from xamc.compiler.frontends.tokenizers.huggingface import _check
     from xamc.runtime.tokenizer import Tokenizer
 
     path = folder / "tokenizer.json"
@@ -176,8 +176,8 @@ def _sentencepiece_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_sentencepiece(content: bytes, folder: Path) -> None:
-    from xamc.compiler.frontends.sentencepiece_model import read_sentencepiece
-    from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
+    from xamc.compiler.frontends.tokenizers.sentencepiece import sentencepiece_tokenizer
+    from xamc.compiler.frontends.tokenizers.sentencepiece_model import read_sentencepiece
 
     path = folder / "tokenizer.model"
     path.write_bytes(content)
@@ -219,7 +219,7 @@ def _onnx_seeds(folder: Path) -> list[bytes]:
 
 def _read_onnx(content: bytes, folder: Path) -> None:
     """What is done with an ONNX file in the compiling process; all else happens in a child."""
-    from xamc.compiler.frontends.onnx_file import model_files, read_onnx
+    from xamc.compiler.frontends.onnx.file import model_files, read_onnx
 
     (folder / "weights.data").write_bytes(bytes(24))
     path = folder / "model.onnx"

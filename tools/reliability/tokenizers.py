@@ -21,9 +21,9 @@ import sentencepiece
 from tokenizers import Tokenizer
 
 from tools.reliability.results import Row, record, today
-from xamc.compiler.frontends.sentencepiece_added import with_added_tokens
-from xamc.compiler.frontends.sentencepiece_model import read_sentencepiece
-from xamc.compiler.frontends.sentencepiece_tokenizer import sentencepiece_tokenizer
+from xamc.compiler.frontends.tokenizers.sentencepiece import sentencepiece_tokenizer
+from xamc.compiler.frontends.tokenizers.sentencepiece_added import with_added_tokens
+from xamc.compiler.frontends.tokenizers.sentencepiece_model import read_sentencepiece
 
 ROOT = Path(__file__).parents[2]
 PIECES = ["<tool>", "[UNUSED_TOKEN_1]", "[UNUSED_TOKEN_12]"]

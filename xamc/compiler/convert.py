@@ -13,7 +13,6 @@ from typing import Any
 
 from xamc.artifact.staging import StagingFolder, disk_errors, free_bytes
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.frontends.chat_templates import TEMPLATES
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader, rope_parameters
 from xamc.compiler.frontends.families import find_family
@@ -23,6 +22,7 @@ from xamc.compiler.frontends.layouts import Layout, apply_layout, read_layout
 from xamc.compiler.frontends.safetensors import require_float
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.frontends.tied_head import HEAD, are_different, read_parameters
+from xamc.compiler.frontends.tokenizers.chat_templates import TEMPLATES
 from xamc.compiler.frontends.weight_files import NAMED, read_tensors
 from xamc.compiler.handoff.safetensors_shards import SHARD_BYTES, tensor_bytes, write_shards
 from xamc.errors import InputError, MisuseError

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from xamc.compiler.frontends.onnx_model import open_onnx
+from xamc.compiler.frontends.onnx.model import open_onnx
 from xamc.passes.lowering.index_bounds import bound_indices
 from xamc.targets.graph.names import LIBRARY
 from xamc.targets.kernels.isa import Isa

@@ -35,6 +35,6 @@ def open_checkpoint(checkpoint: str | Path, type: str, allow_pickle: bool = Fals
         from xamc.compiler.frontends.huggingface import open_huggingface
 
         return open_huggingface(path, allow_pickle)
-    from xamc.compiler.frontends.gguf import open_gguf
+    from xamc.compiler.frontends.gguf.checkpoint import open_gguf
 
     return open_gguf(path)

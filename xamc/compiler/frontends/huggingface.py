@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.frontends.chat_defaults import with_stop
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.generation_defaults import read_generation, with_generation_ids
-from xamc.compiler.frontends.huggingface_tokenizer import TokenizerFiles, tokenizer_files
 from xamc.compiler.frontends.json_file import read_json
 from xamc.compiler.frontends.safetensors import require_float
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.frontends.tied_head import read_parameters
+from xamc.compiler.frontends.tokenizers.chat_defaults import with_stop
+from xamc.compiler.frontends.tokenizers.huggingface import TokenizerFiles, tokenizer_files
 from xamc.compiler.frontends.weight_files import MERGE, NAMED, read_tensors
 from xamc.errors import InputError
 from xamc.ir.weights.files import FileTensor

@@ -16,7 +16,7 @@ from xamc.artifact.graph_manifest import GraphTensor
 from xamc.artifact.manifest import InputDigest
 from xamc.artifact.records import from_json, to_json
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.frontends.onnx_file import model_files
+from xamc.compiler.frontends.onnx.file import model_files
 from xamc.compiler.stages.job import Job
 from xamc.jobs.cache import stage_key
 from xamc.jobs.child import Limits, run_child
@@ -139,10 +139,10 @@ def run(request: Mapping[str, Any]) -> None:
     import onnx_ir as ir
     import safetensors.numpy
 
-    from xamc.compiler.frontends.onnx_liveness import peak_activation_bytes
-    from xamc.compiler.frontends.onnx_model import open_onnx
-    from xamc.compiler.frontends.onnx_shapes import at_extents
-    from xamc.compiler.frontends.onnx_weights import lift_weights, store_weights
+    from xamc.compiler.frontends.onnx.liveness import peak_activation_bytes
+    from xamc.compiler.frontends.onnx.model import open_onnx
+    from xamc.compiler.frontends.onnx.shapes import at_extents
+    from xamc.compiler.frontends.onnx.weights import lift_weights, store_weights
     from xamc.ir.weights.lazy import ArrayTensor
     from xamc.passes.lowering.index_bounds import bound_indices
     from xamc.runtime.seeded_feeds import seeded_feeds

@@ -24,7 +24,7 @@ from xamc.artifact.publish import ArtifactWriter, portable_spec
 from xamc.artifact.staging import locked
 from xamc.artifact.step_program import STEP_FILE
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.frontends.chat_templates import TEMPLATES
+from xamc.compiler.frontends.tokenizers.chat_templates import TEMPLATES
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.weights import WrittenWeights

@@ -1,0 +1,1 @@
+"""Reads tokenizers and chat templates of every form into the artifact's."""
