@@ -8,7 +8,7 @@ import pytest
 
 from xamc.ir.tolerances import TOLERANCES, tolerance
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 SOURCES = "\n".join(
     path.read_text()
     for folder in ("xamc", "tests", "tools")

@@ -26,7 +26,7 @@ def call(tmp_path: Path) -> Any:
 
     def call(function: str, request: Any, seconds: float = 30, memory: int | None = None) -> Any:
         return run_child(
-            f"tests.compiler.child_functions:{function}",
+            f"tests.jobs.child_functions:{function}",
             request,
             folder=folder,
             limits=Limits(seconds, memory),
@@ -113,7 +113,7 @@ def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     folder = tmp_path / "child"
     folder.mkdir()
     pid_file = tmp_path / "pid"
-    write_call(folder, "tests.compiler.child_functions:hang", {"pid_file": str(pid_file)})
+    write_call(folder, "tests.jobs.child_functions:hang", {"pid_file": str(pid_file)})
     code = (
         "import subprocess, sys, time\n"
         "p = subprocess.Popen([sys.executable, '-m', 'xamc.jobs.child', sys.argv[1]], start_new_session=True)\n"
@@ -214,7 +214,7 @@ def test_temporary_files_of_a_child_go_with_it(call: Any, tmp_path: Path) -> Non
 
 
 def test_a_child_whose_parent_was_gone_before_it_began_does_nothing(tmp_path: Path) -> None:
-    write_call(tmp_path, "tests.compiler.child_functions:double", {"value": 1})
+    write_call(tmp_path, "tests.jobs.child_functions:double", {"value": 1})
     done = subprocess.run(
         [sys.executable, "-m", "xamc.jobs.child", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "XAMC_PARENT_PID": "1"},
@@ -231,7 +231,7 @@ from xamc.jobs.child import Limits, run_child
 from xamc.cli.commands.signals import Terminated, unwinding
 
 def wait(folder):
-    run_child("tests.compiler.child_functions:hang", {"pid_file": sys.argv[1]}, folder=folder,
+    run_child("tests.jobs.child_functions:hang", {"pid_file": sys.argv[1]}, folder=folder,
               limits=Limits(60), reproducers=Path(sys.argv[2]))
 
 try:

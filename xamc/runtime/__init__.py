@@ -32,13 +32,13 @@ __all__ = [
 
 _MODULES = {
     "Generation": "generate",
-    "GraphModel": "graph",
+    "GraphModel": "executors.graph",
     "Model": "model",
     "Options": "generate",
     "Stream": "generate",
     "TextGenerationPipeline": "text_generation",
     "load": "model",
-    "load_graph": "graph",
+    "load_graph": "executors.graph",
     "load_language_model": "model",
     "pipeline": "text_generation",
     "use_cpus": "threads",

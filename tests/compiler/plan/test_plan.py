@@ -14,7 +14,7 @@ from xamc.cli import main as cli
 from xamc.compiler.plan.plan import make_plan
 from xamc.errors import InputError, UnsupportedError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VACC = ROOT / "build_configs/vacc/internlm3_8b_int8_vacc.yaml"
 
 

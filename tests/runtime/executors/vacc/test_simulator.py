@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.runtime.vacc.conftest import DECODE, PREFILL, Reference, manifest
+from tests.runtime.executors.vacc.conftest import DECODE, PREFILL, Reference, manifest
 
 from tests.vacc_artifacts import Variant, whole_program
 from xamc.artifact.manifest import StaticGraph
