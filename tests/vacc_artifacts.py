@@ -14,7 +14,7 @@ from xamc.artifact.manifest import StaticGraph
 from xamc.artifact.records import to_json
 from xamc.ir.program import Program
 from xamc.ir.weights.kv_scales import KvScales
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.eager_attention import EagerAttention

@@ -11,7 +11,7 @@ import pytest
 
 from xamc.artifact import Cpu, GraphArtifact, Quantization, read_any, read_artifact, read_graph
 from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
-from xamc.artifact.manifest import dumps, loads
+from xamc.artifact.manifest_file import dumps, loads
 from xamc.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.artifact.records import RecordError
 from xamc.errors import InputError

@@ -10,7 +10,8 @@ import pytest
 from xamc.artifact import loading, read_artifact
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.loading import check_load
-from xamc.artifact.manifest import MANIFEST, FileDigest, Generation, Manifest, dumps
+from xamc.artifact.manifest import MANIFEST, FileDigest, Generation, Manifest
+from xamc.artifact.manifest_file import dumps
 from xamc.errors import InputError
 
 TOKENIZER = {

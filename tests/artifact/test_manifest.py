@@ -11,19 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xamc.artifact.manifest import (
-    ALIGNMENT,
-    Manifest,
-    Weights,
-    digest,
-    dumps,
-    loads,
-    plan_layout,
-    tensor_nbytes,
-)
+from xamc.artifact.manifest import ALIGNMENT, Manifest, Weights, plan_layout, tensor_nbytes
+from xamc.artifact.manifest_file import digest, dumps, loads
 from xamc.artifact.records import RecordError
 from xamc.errors import InputError, UnsupportedError
-from xamc.model.config import DTYPE_BYTES
+from xamc.model.dtypes import DTYPE_BYTES
 
 PATH = Path("x/manifest.json")
 

@@ -17,7 +17,7 @@ import pytest
 from xamc.artifact import Manifest, check_digests, read_artifact, staging
 from xamc.artifact import publish as publish_module
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.manifest import dumps
+from xamc.artifact.manifest_file import dumps
 from xamc.artifact.publish import ArtifactWriter, portable_spec
 from xamc.errors import InputError, InternalError, MisuseError
 

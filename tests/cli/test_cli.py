@@ -19,7 +19,8 @@ from tests.runtime import toy
 from xamc.artifact import FileDigest, loading, read_artifact
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.golden import Golden, Sample, golden_files, read_golden
-from xamc.artifact.manifest import MANIFEST, dumps
+from xamc.artifact.manifest import MANIFEST
+from xamc.artifact.manifest_file import dumps
 from xamc.cli import main as cli
 from xamc.cli.commands.generate import CHAT_TOKENS
 from xamc.cli.commands.sizes import parse_size

@@ -20,7 +20,8 @@ from tests.end_to_end import references
 from tests.end_to_end.models import Workshop, states
 from tests.worker import Worker
 from xamc.artifact.golden import read_golden
-from xamc.artifact.manifest import MANIFEST, dumps
+from xamc.artifact.manifest import MANIFEST
+from xamc.artifact.manifest_file import dumps
 from xamc.artifact.read import read_artifact
 from xamc.cli import main as cli
 from xamc.compiler.pipeline import Compiled

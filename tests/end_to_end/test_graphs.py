@@ -20,7 +20,7 @@ from tests.onnx_models import MODELS, RANGES, SHAPES, feeds, narrowed, reference
 from tests.worker import Worker
 from xamc.artifact import read_graph
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.manifest import dumps
+from xamc.artifact.manifest_file import dumps
 from xamc.artifact.params_index import read_params_index
 from xamc.cli import main as cli
 from xamc.compiler.pipeline import compile_spec

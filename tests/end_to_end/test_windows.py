@@ -10,7 +10,7 @@ from tests.end_to_end import references
 from tests.end_to_end.models import CHUNK, Workshop, answers, prompts, spec
 from xamc.compiler.plan.plan import make_plan
 from xamc.ir.tolerances import tolerance
-from xamc.model.config import KV_BLOCK, kv_bytes_per_token, resident_blocks
+from xamc.model.kv_cache import KV_BLOCK, kv_bytes_per_token, resident_blocks
 from xamc.runtime import Model
 from xamc.verify.metrics import relative_error
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xamc.errors import InternalError
-from xamc.model.config import resident_blocks
+from xamc.model.kv_cache import resident_blocks
 from xamc.runtime.block_cache import BlockCache
 
 BLOCK, CONTEXT, ROWS, CHUNK = 4, 20, 3, 3

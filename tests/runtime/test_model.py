@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from xamc.artifact import read_artifact
-from xamc.artifact.manifest import Cpu, dumps
+from xamc.artifact.manifest import Cpu
+from xamc.artifact.manifest_file import dumps
 from xamc.errors import InputError, InternalError, MisuseError, ToolchainError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.model.config import RopeConfig

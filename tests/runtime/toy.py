@@ -24,9 +24,9 @@ from xamc.artifact.manifest import (
     Phase,
     Quantization,
     Weights,
-    dumps,
     plan_layout,
 )
+from xamc.artifact.manifest_file import dumps
 from xamc.model.config import ModelConfig, RopeConfig
 from xamc.model.rope import rope_table
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.artifact.conftest import manifest as manifest  # the fixture
 
+from tests.artifact.conftest import manifest as manifest  # the fixture
 from xamc.artifact import Manifest, Weights, plan_layout
 from xamc.artifact.golden import Golden, Sample
 from xamc.errors import ToolchainError

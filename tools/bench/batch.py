@@ -27,7 +27,7 @@ from tools.bench.machine import describe
 from tools.bench.peers.prepare import Preparation
 from tools.bench.probe import BandwidthProbe, Peak, arithmetic_peaks, compile_loops
 from xamc.artifact.read import read_artifact
-from xamc.model.config import kv_bytes_per_token
+from xamc.model.kv_cache import kv_bytes_per_token
 
 BATCHES = (1, 2, 4, 8)
 PROMPT, NEW_TOKENS = 64, 64

@@ -23,7 +23,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from xamc.model.config import KV_BLOCK
+from xamc.model.kv_cache import KV_BLOCK
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention import attention

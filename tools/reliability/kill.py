@@ -203,7 +203,7 @@ def leftovers(place: Place, output: Path | None = None) -> list[str]:
 def artifact_state(artifact: Path) -> str:
     """``absent``, the digest of a whole artifact, or what is wrong with it."""
     from xamc.artifact import check_digests, read_any
-    from xamc.artifact.manifest import digest
+    from xamc.artifact.manifest_file import digest
     from xamc.errors import XamcError
 
     if not artifact.exists():

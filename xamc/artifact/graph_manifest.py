@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from xamc.artifact.manifest import FORMAT_VERSION, Cpu, FileDigest, InputDigest, Quantization, check_relative
 from xamc.artifact.records import RecordError
-from xamc.model.config import DTYPE_BYTES
+from xamc.model.dtypes import DTYPE_BYTES
 
 HOST_SIMULATOR = "host-simulator"
 GRAPH_KIND = "graph"

@@ -23,21 +23,17 @@ A target of static graphs has a folder per bucket and rank instead of `code/` an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
-from xamc.artifact.records import RecordError, from_json, to_json
-from xamc.errors import InputError, UnsupportedError
-from xamc.model.config import DTYPE_BYTES, ModelConfig
-
-if TYPE_CHECKING:
-    from xamc.artifact.graph_manifest import GraphManifest
+from xamc.artifact.records import RecordError
+from xamc.errors import InputError
+from xamc.model.config import ModelConfig
+from xamc.model.dtypes import DTYPE_BYTES
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -208,7 +204,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class StaticGraph:
-    """The graph of one bucket and rank: `kind` and `length` as of `contract.Bucket`, and its three files.
+    """The graph of one bucket and rank: `kind` and `length` as of `Bucket`, and its three files.
 
     `params` may be the file of another graph of the same rank (`backend.merge_params`).
     """
@@ -397,48 +393,6 @@ def plan_layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[tu
         entries.append(TensorEntry(name, dtype, tuple(shape), offset, nbytes))
         offset = -(-(offset + nbytes) // ALIGNMENT) * ALIGNMENT
     return tuple(entries), offset
-
-
-def dumps(manifest: Manifest | GraphManifest) -> str:
-    """The manifest's text: keys sorted, one per line, ending in a newline; equal manifests give equal bytes."""
-    return json.dumps(to_json(manifest), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def digest(manifest: Manifest | GraphManifest) -> str:
-    """SHA-256 of the manifest's text; as it lists every file's digest, it names the whole artifact."""
-    return hashlib.sha256(dumps(manifest).encode()).hexdigest()
-
-
-def loads(text: str, path: Path) -> Manifest | GraphManifest:
-    """Parse and check a manifest's text, a language model's or a graph's; `path` is named in errors.
-
-    Raises:
-        InputError: E1502 not JSON or not fitting the format.
-        UnsupportedError: E1503 a format version this xamc does not read.
-    """
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InputError(
-            "E1502", f"{path} is not JSON: {error}", fix="compile the model again; the file was changed or cut off"
-        ) from None
-    version = value.get("format_version") if isinstance(value, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION:
-        raise UnsupportedError(
-            "E1503",
-            f"{path} has format version {version}; this xamc reads version {FORMAT_VERSION}",
-            fix="compile the model again with this xamc, or run it with the xamc that made it",
-        )
-    try:
-        if isinstance(value, dict) and value.get("kind") == "graph":
-            from xamc.artifact.graph_manifest import GraphManifest  # its records are made of this module's
-
-            return from_json(GraphManifest, value)
-        return from_json(Manifest, value)
-    except RecordError as error:
-        raise InputError(
-            "E1502", f"{path}: {error}", fix="compile the model again; the file was changed or damaged"
-        ) from None
 
 
 def check_relative(key: str, path: str) -> None:

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.graph_manifest import GraphManifest
-from xamc.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest, dumps, loads
+from xamc.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest
+from xamc.artifact.manifest_file import dumps, loads
 from xamc.artifact.staging import StagingFolder, disk_errors
 from xamc.errors import InputError, InternalError, MisuseError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.manifest import MANIFEST, FileDigest, Manifest, loads
+from xamc.artifact.manifest import MANIFEST, FileDigest, Manifest
+from xamc.artifact.manifest_file import loads
 from xamc.errors import InputError
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ from xamc.compiler.stages.pass_names import require_pass_names
 from xamc.compiler.stages.passes import check_own_passes, rewrite
 from xamc.compiler.stages.publish import Parts, add_golden, fill
 from xamc.compiler.stages.real_weights import look_at_cache, warn_of_small_weights
+from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
 from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.static_road import compile_static
@@ -153,7 +154,7 @@ def compile_spec(
                 parts = Parts(spec, checkpoint, request, quantization, generated, weights, context_limit, chunk)
                 manifest, golden, distance = fill(job, parts, writer), None, None
                 not_run = golden_stage.why_not_run(*manifest.cpus)
-                if spec.verify.final or weights.table.nbytes <= golden_stage.SMALL_WEIGHTS:
+                if spec.verify.final or weights.table.nbytes <= SMALL_WEIGHTS:
                     golden, distance = golden_stage.record(job, spec, checkpoint, manifest, writer.folder, not_run)
                     manifest = replace(manifest, golden=add_golden(writer, golden))
                 stage.result(summary.published(writer.nbytes, not_run, distance))

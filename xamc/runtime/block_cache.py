@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.errors import InternalError
-from xamc.model.config import resident_blocks
-from xamc.runtime.executor import I64
+from xamc.model.kv_cache import resident_blocks
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.prefix_index import Node, PrefixIndex
 
 I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 
 
 @dataclass

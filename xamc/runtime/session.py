@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xamc.artifact.manifest import Manifest
 from xamc.errors import InputError, UnsupportedError
-from xamc.model.config import kv_bytes_per_token
+from xamc.model.kv_cache import kv_bytes_per_token
 from xamc.runtime.executor import F32, I64, Executor, ForwardOne, Step
 from xamc.runtime.memory import available_bytes
 from xamc.runtime.rope_table import RopeTable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.byte_codes import ByteCodes
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup

@@ -10,7 +10,7 @@ from typing import Any
 from xamc.artifact.manifest import Code, Cpu, Phase
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.ir.weights.quantize import RoundToNearest
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.protocol import GraphPass, SplitsRanks
 from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice
 from xamc.targets.pack_weights import PackedWeight

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xamc.ir.weights.kv_scales import LARGEST_CODE, KvScales, scales_name, zeros_name
-from xamc.model import config as contract
+from xamc.model.kv_cache import past_key, past_value
 
 SIXTEEN_BITS = ("float16", "bfloat16")
 
@@ -50,6 +50,6 @@ class CacheRounding:
         if self.scales is None:
             scale = states.abs().amax(-1, keepdim=True) / LARGEST_CODE
             return torch.round(states / scale.clamp(min=1e-30)) * scale
-        past = (contract.past_key if kind == "key" else contract.past_value)(layer)
+        past = (past_key if kind == "key" else past_value)(layer)
         scale, zero = (torch.from_numpy(self.scales.tensors[n(past)])[:, None] for n in (scales_name, zeros_name))
         return torch.round((states - zero) / scale).clamp(-LARGEST_CODE, LARGEST_CODE) * scale + zero

@@ -16,7 +16,7 @@ from xamc.artifact.gears import GearEntry
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.ir.tolerances import tolerance
-from xamc.model import config as contract
+from xamc.model.kv_cache import past_key, past_value
 from xamc.model.rope import rope_table
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import run_passes
@@ -153,7 +153,7 @@ class _Call:
                 self._caches[f"{part}.{layer}"][self._index[row], None, :start].transpose(0, 2, 1, 3), np.float32
             )
             for layer in range(self._config.num_layers)
-            for part, name in (("key", contract.past_key(layer)), ("value", contract.past_value(layer)))
+            for part, name in (("key", past_key(layer)), ("value", past_value(layer)))
         }
         return {
             "input_ids": self._tokens[row : row + 1, : stop - start],

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from xamc.ir.weights.kv_scales import F32, KvScales, Range, past_names
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.child import Limits, run_child
-from xamc.model import config as contract
 from xamc.model.config import ModelConfig
+from xamc.model.kv_cache import past_key, past_value
 from xamc.passes.graph.key_bias_apart import has_key_biases, rotated_bias
 from xamc.verify.scenario import Case
 from xamc.verify.streamed_reference import StreamedModel
@@ -128,7 +128,7 @@ class RangeRecorder:
     def update(self, key: Any, value: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Called by every attention layer with the new tokens' keys and values, [B, Hkv, T, D] each."""
         looked_at = key if self.key_bias is None else key - self.key_bias
-        for name, states in ((contract.past_key(layer), looked_at), (contract.past_value(layer), value)):
+        for name, states in ((past_key(layer), looked_at), (past_value(layer), value)):
             low, high = states.amin(dim=(0, 2)).numpy(), states.amax(dim=(0, 2)).numpy()
             if name in self.ranges:
                 low, high = np.minimum(low, self.ranges[name][0]), np.maximum(high, self.ranges[name][1])

@@ -16,13 +16,13 @@ from xamc.ir.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, WEIGHT_ROLE
 from xamc.ir.onnx_graph import dims, new_node
 from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
-from xamc.model import config as contract
+from xamc.model.kv_cache import past_key, past_value, present_key, present_value
 from xamc.passes.graph.shard import ShardPlan, Share
 from xamc.passes.protocol import Arrays, Tensors
 from xamc.verify.metrics import Array
 
-_PASTS = (contract.past_key, contract.past_value)
-_PRESENTS = (contract.present_key, contract.present_value)
+_PASTS = (past_key, past_value)
+_PRESENTS = (present_key, present_value)
 
 
 def rank_name(rank: int, name: str) -> str:

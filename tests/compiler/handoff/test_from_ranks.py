@@ -25,7 +25,7 @@ from xamc.artifact.manifest import (
 )
 from xamc.compiler.handoff.from_ranks import checkpoint_of
 from xamc.errors import InputError, MisuseError
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 

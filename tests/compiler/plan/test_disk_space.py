@@ -14,8 +14,8 @@ from tests import onnx_models
 from tests.checkpoints import write_tiny
 from xamc.artifact import staging
 from xamc.cli import main as cli
+from xamc.compiler.plan import disk_space as room
 from xamc.compiler.plan.files import PlannedFile, PlannedFiles
-from xamc.compiler.plan.plan import disk_space as room
 from xamc.errors import InputError
 from xamc.jobs.cache import StageCache, StageKey
 

@@ -11,7 +11,8 @@ from tests.twins import family, family_answers
 from xamc.compiler.plan.ranks import static_plan
 from xamc.compiler.stages.static_passes import copy_program
 from xamc.ir.weights.quantize import RoundToNearest
-from xamc.model.config import DTYPE_BYTES, Bucket
+from xamc.model.bucket import Bucket
+from xamc.model.dtypes import DTYPE_BYTES
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.passes import static_passes
 from xamc.verify.kv_calibration import scales_of_cases

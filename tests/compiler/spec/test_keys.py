@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from xamc.compiler.spec import KeyUse, key_uses, load_spec
-from xamc.compiler.spec.keys import SECTIONS, TARGETS, find, registry, suggest
+from xamc.compiler.spec.keys import SECTIONS, TARGETS
+from xamc.compiler.spec.registry import find, registry, suggest
 from xamc.errors import MisuseError
 
 VENDOR = Path(__file__).parent / "vendor"

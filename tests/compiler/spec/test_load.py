@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xamc.cli.render import render
 from xamc.compiler.spec import SET_PATH, LoadedSpec, Quantize, SpecErrors, load_spec
-from xamc.compiler.spec.keys import registry
+from xamc.compiler.spec.registry import registry
 from xamc.errors import XamcError
 
 VENDOR = sorted((Path(__file__).parent / "vendor").glob("*.yaml"))

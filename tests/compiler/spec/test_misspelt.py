@@ -14,7 +14,8 @@ from tests.checkpoints import write_tiny
 from xamc.cli import main as cli
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import SpecErrors, load_spec
-from xamc.compiler.spec.keys import SECTIONS, registry
+from xamc.compiler.spec.keys import SECTIONS
+from xamc.compiler.spec.registry import registry
 from xamc.errors import XamcError
 
 BASE = "name: tiny\nfrontend:\n  checkpoint: tiny\nbackend:\n  type: tvm_cpu\n"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from xamc.compiler.spec import SpecErrors, load_spec
-from xamc.compiler.spec.keys import Key, registry
+from xamc.compiler.spec.keys import Key
+from xamc.compiler.spec.registry import registry
 from xamc.compiler.spec.schema import SCHEMA_FILE, json_schema, reference, schema_text
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,8 @@ import pytest
 from tests import twins
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.context import context_lengths, length_warnings
-from xamc.model.config import Bucket, ModelConfig, RopeConfig, RopeKind
+from xamc.model.bucket import Bucket
+from xamc.model.config import ModelConfig, RopeConfig, RopeKind
 from xamc.targets.request import TargetRequest
 
 PLAIN = TargetRequest("float16", None, "float16")

@@ -19,7 +19,7 @@ from xamc.errors import InputError, InternalError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache
 from xamc.jobs.progress import Progress
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.protocol import PassReport, SameSignature
 from xamc.targets.request import StaticPasses, TargetRequest
 from xamc.targets.vacc.passes import static_passes

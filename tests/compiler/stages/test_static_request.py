@@ -11,7 +11,7 @@ from xamc.compiler.spec import load_spec
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.static_request import static_request
 from xamc.errors import InputError, UnsupportedError
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.targets.base import CAPS
 from xamc.targets.request import TargetRequest
 

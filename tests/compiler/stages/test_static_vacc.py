@@ -11,7 +11,7 @@ from xamc.compiler.stages.static_vacc import _merge
 from xamc.ir.weights.fingerprint import fingerprint
 from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.jobs.progress import Progress
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 
 PREFILL, LONGER, DECODE = Bucket("prefill", 16), Bucket("prefill", 32), Bucket("decode", 64)
 

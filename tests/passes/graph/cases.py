@@ -14,7 +14,7 @@ from tests.passes.graph.wide_masks import WideMasks
 from xamc.ir.program import Program
 from xamc.ir.text import program_text
 from xamc.ir.weights.kv_scales import KvScales
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests import twins
 from tests.passes.graph.cases import DECODE, PREFILL
 from xamc.ir.program import Program
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.kv_int8 import KvInt8
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel
 from xamc.passes.graph.shard import Shard, ShardPlan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xamc.ir.onnx_graph import static_dims
 from xamc.ir.program import Program
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.protocol import GraphPass
 from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
 

@@ -9,7 +9,7 @@ from tests.golden_files import check_golden
 from tests.passes.graph.cases import DECODE, PREFILL, golden_of
 from tests.passes.graph.static_graphs import static_passes
 from xamc.errors import InternalError
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph import causal_mask
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.cleanup import Cleanup

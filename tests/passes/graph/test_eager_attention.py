@@ -8,7 +8,7 @@ from tests.golden_files import check_golden
 from tests.mutation import mutated
 from tests.passes.graph.cases import DECODE, PREFILL, TWIN_CACHE, golden_of
 from xamc.errors import InternalError
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph import eager_attention
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask

@@ -15,8 +15,8 @@ from xamc.ir.program import Program
 from xamc.ir.text import program_text
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.kv_scales import KvScales, past_names
-from xamc.model import config as contract
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
+from xamc.model.kv_cache import present_key, present_value
 from xamc.passes.graph import kv_int8
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_int8 import KvInt8, dequantize_kv_function, quantize_kv_function
@@ -46,7 +46,7 @@ def test_proven_after_int8_weights(kind: str) -> None:
     assert 0 < proof.cost <= tolerance("kv8_twin")
     outputs = {value.name: value.dtype for value in program.model.graph.outputs}
     assert outputs == {"logits": ir.DataType.FLOAT} | {
-        name(i): ir.DataType.INT8 for i in range(2) for name in (contract.present_key, contract.present_value)
+        name(i): ir.DataType.INT8 for i in range(2) for name in (present_key, present_value)
     }
 
 
@@ -181,9 +181,7 @@ def test_static_graphs_give_and_take_codes(kind: str) -> None:
     codes = {
         value.name: list(value.shape) for value in (*graph.inputs, *graph.outputs) if value.dtype == ir.DataType.INT8
     }
-    expected = {
-        name(i): [1, 2, bucket.length, 16] for i in range(2) for name in (contract.present_key, contract.present_value)
-    }
+    expected = {name(i): [1, 2, bucket.length, 16] for i in range(2) for name in (present_key, present_value)}
     if past:
         expected |= {name: [1, 2, bucket.length - 1, 16] for name in past_names(program.config)}
     assert codes == expected

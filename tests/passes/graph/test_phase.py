@@ -10,8 +10,8 @@ from tests.passes.graph.static_graphs import static_passes, structure_problems
 from xamc.errors import InternalError
 from xamc.ir.onnx_graph import new_node
 from xamc.ir.tolerances import tolerance
-from xamc.model import config as contract
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
+from xamc.model.kv_cache import past_key
 from xamc.passes.graph import phase
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.phase import StaticPhase
@@ -98,7 +98,7 @@ def test_a_slot_too_many_would_be_noticed() -> None:
 
 def test_calls_that_a_phase_serves() -> None:
     def feeds(batch: int, past: int, tokens: int) -> dict[str, np.ndarray]:
-        return {"input_ids": np.zeros((batch, tokens)), contract.past_key(0): np.zeros((batch, 2, past, 4))}
+        return {"input_ids": np.zeros((batch, tokens)), past_key(0): np.zeros((batch, 2, past, 4))}
 
     prefill, decode = StaticPhase(PREFILL), StaticPhase(DECODE)
     assert prefill.accepts(feeds(1, 0, 9)) and prefill.accepts(feeds(1, 0, 1))

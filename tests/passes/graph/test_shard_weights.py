@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import twins
 from xamc.errors import InternalError
 from xamc.ir.weights.lazy import Array, ArrayTensor, LazyTensor
-from xamc.model.config import DTYPE_BYTES
+from xamc.model.dtypes import DTYPE_BYTES
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.shard import Shard, ShardPlan
 from xamc.passes.graph.shard.roles import rank_part, role_of

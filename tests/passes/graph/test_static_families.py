@@ -11,7 +11,8 @@ from tests.passes.graph.cases import DECODE, PREFILL
 from tests.passes.graph.static_graphs import static_passes, structure_problems
 from xamc.errors import InternalError
 from xamc.ir.text import program_text
-from xamc.model.config import Bucket, RopeConfig
+from xamc.model.bucket import Bucket
+from xamc.model.config import RopeConfig
 from xamc.passes.runner import run_passes
 from xamc.verify.proof import prove
 

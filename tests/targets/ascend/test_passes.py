@@ -15,7 +15,7 @@ from xamc.errors import UnsupportedError
 from xamc.ir.onnx_graph import dims, static_dims
 from xamc.ir.text import program_text
 from xamc.ir.tolerances import tolerance
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.half_precision import HalfPrecision
 from xamc.passes.graph.last_position import LastPosition

@@ -7,7 +7,7 @@ import pytest
 
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, normal, rng
 from tests.targets.kernels.pages import block_table, keys_turned, quantize, scatter, storage
-from xamc.model.config import KV_BLOCK
+from xamc.model.kv_cache import KV_BLOCK
 from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype

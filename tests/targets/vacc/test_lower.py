@@ -10,7 +10,7 @@ from tests.vacc_artifacts import Variant, whole_program
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.vacc import generate

@@ -11,7 +11,7 @@ import pytest
 from tests import twins
 from tests.vacc_artifacts import Variant, whole_program
 from xamc.ir.program import Program
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.vacc.assumptions import assumption
 from xamc.targets.vacc.mod_json import GraphPlace, graph_json, graph_text

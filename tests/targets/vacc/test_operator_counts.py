@@ -12,7 +12,7 @@ from xamc.compiler.stages.static_passes import copy_program
 from xamc.ir.onnx_graph import constant_array
 from xamc.ir.program import Program
 from xamc.ir.weights.quantize import RoundToNearest
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.operator_counts import operator_counts
 from xamc.targets.vacc.passes import static_passes

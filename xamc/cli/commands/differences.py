@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xamc.artifact import read_any
 from xamc.artifact.compare import compare
-from xamc.artifact.manifest import digest
+from xamc.artifact.manifest_file import digest
 from xamc.cli.commands.output import print_json, print_table, result_console
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xamc.artifact import GraphArtifact
 from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
-from xamc.artifact.manifest import digest
+from xamc.artifact.manifest_file import digest
 from xamc.artifact.staging import write_file
 from xamc.cli.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.spec import LoadedSpec

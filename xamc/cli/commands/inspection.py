@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from xamc.artifact import Artifact, GraphArtifact, check_digests, read_any
 from xamc.artifact.golden import Golden, read_golden
-from xamc.artifact.manifest import REPORT, Manifest, digest
+from xamc.artifact.manifest import REPORT, Manifest
+from xamc.artifact.manifest_file import digest
 from xamc.artifact.records import to_json
 from xamc.cli.commands.graphs import check_graph_golden, inspect_graph
 from xamc.cli.commands.output import message_console, print_json, print_table, print_text, result_console

@@ -24,8 +24,8 @@ from xamc.compiler.export.patches import ATTENTION_NAME, ExportState, patched, t
 from xamc.errors import InternalError
 from xamc.ir.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROLE
 from xamc.ir.onnx_graph import infer_types_and_shapes
-from xamc.model import config as contract
 from xamc.model.config import ModelConfig
+from xamc.model.kv_cache import past_key, past_value, present_key, present_value
 from xamc.model.meta_model import meta_model
 
 
@@ -151,8 +151,8 @@ def _name_values(model: ir.Model, config: ModelConfig) -> None:
     names = ["input_ids", "position_ids", "rope_cos", "rope_sin"]
     outputs = ["logits"]
     for layer in range(config.num_layers):
-        names += [contract.past_key(layer), contract.past_value(layer)]
-        outputs += [contract.present_key(layer), contract.present_value(layer)]
+        names += [past_key(layer), past_value(layer)]
+        outputs += [present_key(layer), present_value(layer)]
     for value, name in zip(model.graph.inputs, names, strict=True):
         value.name = name
     for value, name in zip(model.graph.outputs, outputs, strict=True):

@@ -29,8 +29,8 @@ from xamc.compiler.export.job import (
     twin_program,
 )
 from xamc.ir.program import Program
-from xamc.model import config as contract
 from xamc.model.config import ModelConfig
+from xamc.model.kv_cache import past_key, past_value, present_key, present_value
 from xamc.passes.protocol import Arrays, Tensors
 from xamc.verify.oracle import materialize
 from xamc.verify.scenario import Case, prompts, save_cases, steps
@@ -69,8 +69,8 @@ def answers(twin: Program) -> list[Case]:
             present: Arrays = {}
             for layer in range(twin.config.num_layers):
                 entry = cache.layers[layer]
-                present[contract.present_key(layer)] = entry.keys.numpy().copy()
-                present[contract.present_value(layer)] = entry.values.numpy().copy()
+                present[present_key(layer)] = entry.keys.numpy().copy()
+                present[present_value(layer)] = entry.values.numpy().copy()
             cases.append(Case(run, step, {**feeds, **past}, {"logits": result.logits.numpy(), **present}))
             past = {name.replace("present", "past"): array for name, array in present.items()}
     return cases
@@ -91,9 +91,7 @@ def eager_model(config: ModelConfig, weights: Tensors) -> Any:
 
 def _empty_past(config: ModelConfig, batch: int) -> Arrays:
     empty = np.zeros((batch, config.num_kv_heads, 0, config.head_dim), np.float32)
-    return {
-        name(layer): empty for layer in range(config.num_layers) for name in (contract.past_key, contract.past_value)
-    }
+    return {name(layer): empty for layer in range(config.num_layers) for name in (past_key, past_value)}
 
 
 def run_file(path: str) -> None:

@@ -37,7 +37,7 @@ from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_by
 from xamc.jobs.cache import StageCache
 from xamc.jobs.memory import MemorySampler
 from xamc.jobs.progress import Progress, Stage, size
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 
 Road = Literal["llama", "onnx"]
 ROADS: tuple[Road, ...] = ("llama", "onnx")

@@ -11,7 +11,7 @@ from xamc.compiler.stages.export import ExportedModel
 from xamc.compiler.stages.job import Job
 from xamc.ir.program import Program
 from xamc.ir.text import program_text
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.standard_ops import StandardOps
 from xamc.passes.graph.vocab_padding import VocabPadding

@@ -11,7 +11,8 @@ from xamc.artifact.manifest import plan_layout
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.plan.ranks import StaticPlan, static_plan
 from xamc.compiler.spec import Spec
-from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS, SMALL_WEIGHTS
+from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS
+from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
 from xamc.model.config import ModelConfig
 from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout

@@ -32,7 +32,8 @@ from xamc.compiler.stages.target_request import target_request
 from xamc.errors import InputError, MisuseError
 from xamc.jobs.memory import available_bytes
 from xamc.jobs.progress import duration, size
-from xamc.model.config import ModelConfig, kv_bytes_per_token
+from xamc.model.config import ModelConfig
+from xamc.model.kv_cache import kv_bytes_per_token
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import TargetRequest
 

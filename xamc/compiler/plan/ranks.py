@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from xamc.model.config import Bucket, ModelConfig
+from xamc.model.bucket import Bucket
+from xamc.model.config import ModelConfig
 from xamc.model.parameters import parameter_shapes
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.targets.request import TargetRequest

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xamc.model.config import KV_BLOCK, ModelConfig, kv_bytes_per_token, resident_blocks
+from xamc.model.config import ModelConfig
+from xamc.model.kv_cache import KV_BLOCK, kv_bytes_per_token, resident_blocks
 
 _MIB = 2**20
 # Python, NumPy, the tokenizer and TVM's runtime library, measured by tests/runtime/test_process.py, and what glibc and

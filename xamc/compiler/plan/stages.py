@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.plan.files import parameter_count
 from xamc.compiler.spec import Spec
-from xamc.compiler.stages.golden import SMALL_WEIGHTS
+from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
 from xamc.jobs.progress import size
 from xamc.targets.base import TargetCaps
 from xamc.verify.twin import twin_config

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xamc.compiler.spec.document import Document, dotted
-from xamc.compiler.spec.keys import XAMC_SECTIONS, find, is_section, is_strict, names_in, suggest
+from xamc.compiler.spec.keys import XAMC_SECTIONS
 from xamc.compiler.spec.kinds import Mismatch, describe
 from xamc.compiler.spec.model import KeyPath, SpecWarning
+from xamc.compiler.spec.registry import find, is_section, is_strict, names_in, suggest
 from xamc.errors import InputError, XamcError
 
 

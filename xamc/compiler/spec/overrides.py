@@ -8,9 +8,9 @@ from typing import Any
 
 from xamc.compiler.spec.document import Document, Entry, dotted, parse
 from xamc.compiler.spec.errors import SET_PATH, SpecErrors
-from xamc.compiler.spec.keys import find, is_section, suggest
 from xamc.compiler.spec.kinds import Anything, MapOf
 from xamc.compiler.spec.model import KeyPath
+from xamc.compiler.spec.registry import find, is_section, suggest
 from xamc.errors import InputError, Location
 
 _MOST_PARTS = 32  # as deep as a spec may be nested

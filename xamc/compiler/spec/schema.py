@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.spec.keys import KEPT_FOR_VAMC, READ_BY_ALL, SECTIONS, TARGETS, XAMC_SECTIONS, Key, registry
+from xamc.compiler.spec.keys import KEPT_FOR_VAMC, READ_BY_ALL, SECTIONS, TARGETS, XAMC_SECTIONS, Key
 from xamc.compiler.spec.kinds import nullable
+from xamc.compiler.spec.registry import registry
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 

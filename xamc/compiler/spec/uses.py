@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from xamc.compiler.spec.document import dotted
-from xamc.compiler.spec.keys import TARGETS, Key, Use, find, is_section, suggest
+from xamc.compiler.spec.keys import TARGETS, Key, Use
 from xamc.compiler.spec.model import KeyPath, LoadedSpec
+from xamc.compiler.spec.registry import find, is_section, suggest
 from xamc.errors import MisuseError
 
 _CALIBRATED = "activations are not quantized; with --allow-rtn weights are rounded to int8"

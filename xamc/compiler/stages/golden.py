@@ -23,8 +23,6 @@ from xamc.verify.golden import Distance, distance, is_fp32
 
 DEFAULT_PROMPTS = ("The quick brown fox jumps over the lazy dog. 人工智能 is",)
 PROMPT_TOKENS = 32  # of each prompt
-# a model larger than this is only run while compiling when verify.final asks for it
-SMALL_WEIGHTS = 2**30
 LIMITS = Limits(seconds=3600, memory_bytes=None)
 _ANSWERS = "answers.safetensors"
 

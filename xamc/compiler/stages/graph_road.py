@@ -12,7 +12,8 @@ import safetensors.numpy
 
 import xamc
 from xamc.artifact.graph_manifest import GraphManifest
-from xamc.artifact.manifest import MANIFEST, dumps
+from xamc.artifact.manifest import MANIFEST
+from xamc.artifact.manifest_file import dumps
 from xamc.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
 from xamc.artifact.staging import require_writable, temporary_folder
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint

@@ -11,15 +11,8 @@ from typing import Any
 import xamc
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.golden import GOLDEN_FOLDER, Golden, golden_files
-from xamc.artifact.manifest import (
-    MANIFEST,
-    Generation,
-    InputDigest,
-    KvCache,
-    Manifest,
-    Quantization,
-    dumps,
-)
+from xamc.artifact.manifest import MANIFEST, Generation, InputDigest, KvCache, Manifest, Quantization
+from xamc.artifact.manifest_file import dumps
 from xamc.artifact.publish import ArtifactWriter, portable_spec
 from xamc.artifact.staging import locked
 from xamc.artifact.step_program import STEP_FILE

@@ -21,8 +21,8 @@ from xamc.artifact.staging import temporary_folder
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages import summary
-from xamc.compiler.stages.golden import SMALL_WEIGHTS
 from xamc.compiler.stages.job import Job
+from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules

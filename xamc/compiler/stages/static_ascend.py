@@ -8,15 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from xamc.artifact.gears import FORMAT, GEARS, GearEntry, Gears, GraphEntry, gears_text
-from xamc.artifact.manifest import (
-    HOST_ONNXRUNTIME,
-    MANIFEST,
-    Cpu,
-    KvCache,
-    Manifest,
-    StaticGraph,
-    dumps,
-)
+from xamc.artifact.manifest import HOST_ONNXRUNTIME, MANIFEST, Cpu, KvCache, Manifest, StaticGraph
+from xamc.artifact.manifest_file import dumps
 from xamc.artifact.publish import ArtifactWriter
 from xamc.artifact.staging import disk_errors
 from xamc.compiler.plan.gears import MOST_GEAR_BYTES
@@ -24,6 +17,7 @@ from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import static_summary, summary
 from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.publish import add_golden, common_fields
+from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
 from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, write_onnx
@@ -70,7 +64,7 @@ def write_ascend(
         stage.result(f"{_plural(len(planned), 'graph')} and {size(nbytes)} of float16 weights, {SCRIPT}")
     with progress.stage("publish") as stage:
         manifest, golden, distance = _manifest(job, parts, planned, writer), None, None
-        if parts.spec.verify.final or nbytes <= golden_stage.SMALL_WEIGHTS:
+        if parts.spec.verify.final or nbytes <= SMALL_WEIGHTS:
             golden, distance = golden_stage.record(job, parts.spec, parts.checkpoint, manifest, writer.folder, "")
             manifest = replace(manifest, golden=add_golden(writer, golden))
         checked = "run in ONNX Runtime" if golden is not None else "its own weights not run here"

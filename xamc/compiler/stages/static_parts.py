@@ -9,7 +9,7 @@ from typing import Any
 from xamc.artifact.manifest import Phase, Quantization
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.targets.request import StaticPasses, TargetRequest
 
 

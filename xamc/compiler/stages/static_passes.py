@@ -13,7 +13,7 @@ from xamc.errors import InputError
 from xamc.ir.program import Program
 from xamc.ir.text import program_text
 from xamc.ir.weights.kv_scales import KvScales
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.invariants import check_invariants
 from xamc.passes.protocol import GraphPass, PassReport
 from xamc.passes.runner import PassRun, run_passes, select_passes

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from xamc.compiler.spec.model import Spec
 from xamc.errors import InputError, UnsupportedError
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.targets.ascend.assumptions import DEFAULT_SOC_VERSION
 from xamc.targets.base import TargetCaps
 from xamc.targets.request import AtcRequest, TargetRequest

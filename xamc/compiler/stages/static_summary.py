@@ -10,7 +10,7 @@ from xamc.artifact.golden import Golden
 from xamc.artifact.records import to_json
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.jobs.progress import Progress, Stage, size
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.verify.golden import Distance
 
 if TYPE_CHECKING:

@@ -8,27 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xamc.artifact.manifest import (
-    HOST_SIMULATOR,
-    MANIFEST,
-    Cpu,
-    KvCache,
-    Manifest,
-    StaticGraph,
-    dumps,
-)
+from xamc.artifact.manifest import HOST_SIMULATOR, MANIFEST, Cpu, KvCache, Manifest, StaticGraph
+from xamc.artifact.manifest_file import dumps
 from xamc.artifact.publish import ArtifactWriter
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import static_summary, summary
 from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.publish import add_golden, common_fields
+from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
 from xamc.compiler.stages.static_parts import StaticParts, static_phases
 from xamc.compiler.stages.static_passes import StaticGraphs
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.cache import stage_key
 from xamc.jobs.progress import Progress, Stage
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.generate import GeneratedBucket, generate_bucket
@@ -61,7 +55,7 @@ def write_vacc(
     with progress.stage("publish") as stage:
         manifest, golden, distance = _fill(job, parts, generated, files, writer), None, None
         not_run = golden_stage.why_not_run(manifest.cpu)
-        small = sum(path.stat().st_size for path in set(files.values())) <= golden_stage.SMALL_WEIGHTS
+        small = sum(path.stat().st_size for path in set(files.values())) <= SMALL_WEIGHTS
         if (spec.verify.final or small) and not request.is_embedding:
             golden, distance = golden_stage.record(job, spec, parts.checkpoint, manifest, writer.folder, not_run)
             manifest = replace(manifest, golden=add_golden(writer, golden))

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from xamc.errors import InputError, InternalError
-from xamc.model import config as contract
 from xamc.model.config import ModelConfig
+from xamc.model.kv_cache import past_key, past_value
 
 F32 = NDArray[np.float32]
 Range = tuple[F32, F32]
@@ -44,7 +44,7 @@ def zeros_name(past: str) -> str:
 def past_names(config: ModelConfig) -> list[str]:
     """`past_key.0`, `past_value.0`, `past_key.1`, ... of a model."""
     layers = range(config.num_layers)
-    return [name(layer) for layer in layers for name in (contract.past_key, contract.past_value)]
+    return [name(layer) for layer in layers for name in (past_key, past_value)]
 
 
 @dataclass(frozen=True, eq=False)

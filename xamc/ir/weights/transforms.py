@@ -8,7 +8,7 @@ import numpy as np
 
 from xamc.errors import InputError
 from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype, require
-from xamc.model.config import DTYPE_BYTES
+from xamc.model.dtypes import DTYPE_BYTES
 
 FLOATS = ("float32", "float16", "bfloat16")
 

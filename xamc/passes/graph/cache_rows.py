@@ -22,7 +22,7 @@ from xamc.ir.onnx_graph import (
     write_reshape_sizes,
 )
 from xamc.ir.program import Program
-from xamc.model import config as contract
+from xamc.model.kv_cache import past_key, past_value
 from xamc.passes.graph.kv_cache import cache_key, cache_value, updated_key, updated_value
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
@@ -71,7 +71,7 @@ class CacheRows:
         report = PassReport()
         model, graph, config = program.model, program.model.graph, program.config
         inputs = {str(value.name): value for value in graph.inputs}
-        if contract.past_key(0) not in inputs or ("last_index" in inputs) != (self.kind == "prefill"):
+        if past_key(0) not in inputs or ("last_index" in inputs) != (self.kind == "prefill"):
             raise _unexpected("the graph has no past_key.0, or its logits are not those the phase needs")
         for node in graph:
             for value in node.outputs:
@@ -91,8 +91,8 @@ class CacheRows:
             keys, values = (
                 self._cache(graph, node, inputs[past(layer)], (cache(layer), updated(layer)), operand, places, sizes)
                 for past, cache, updated, operand in (
-                    (contract.past_key, cache_key, updated_key, 1),
-                    (contract.past_value, cache_value, updated_value, 2),
+                    (past_key, cache_key, updated_key, 1),
+                    (past_value, cache_value, updated_value, 2),
                 )
             )
             attention = ir.node(
@@ -178,7 +178,7 @@ class CacheRows:
     def accepts(self, feeds: Tensors) -> bool:
         """A prefill graph serves new sequences, a decode graph one token of each, as many and as long as it is for."""
         batch, tokens = feeds["input_ids"].shape
-        past = feeds[contract.past_key(0)].shape[2]
+        past = feeds[past_key(0)].shape[2]
         fits = batch <= (self.batch or self.rows) and past + tokens <= self.capacity
         if self.kind == "prefill":
             return bool(fits and past == 0 and tokens <= (self.length or tokens))
@@ -205,7 +205,7 @@ class CacheRows:
         """
         batch = self.batch or len(rows)
         lengths = [feeds["input_ids"].shape[1] for feeds, _ in rows]
-        pasts = [feeds[contract.past_key(0)].shape[2] for feeds, _ in rows]
+        pasts = [feeds[past_key(0)].shape[2] for feeds, _ in rows]
         longest = max(lengths) if self.length is None or self.kind == "decode" else self.length
         # the last rows of the cache, backwards; rows of padding take those that no sequence has
         index = np.arange(self.rows, dtype=np.int64)[::-1][:batch].copy()
@@ -370,7 +370,7 @@ def _gather_last(graph: ir.Graph, last_index: ir.Value, sizes: _Sizes) -> None:
 
 
 def _attention_of(inputs: dict[str, ir.Value], layer: int) -> ir.Node:
-    name = contract.past_key(layer)
+    name = past_key(layer)
     readers = [node for node, _ in inputs[name].uses() if node.op_type == "Attention"]
     if len(readers) != 1 or len(readers[0].outputs) != 3:
         raise _unexpected(f"{name} has {len(readers)} Attention readers, not one with past and present")

@@ -12,8 +12,8 @@ from xamc.errors import InternalError
 from xamc.ir.onnx_graph import constant_node, infer_types_and_shapes, new_node, static_dims
 from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
-from xamc.model import config as contract
 from xamc.model.config import ModelConfig
+from xamc.model.kv_cache import past_key, present_key
 from xamc.model.parameters import attention_biases
 from xamc.model.rope import rope_table
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
@@ -66,7 +66,7 @@ class KeyBiasApart:
         values = {str(value.name): value for value in (*graph.inputs, *graph.outputs)}
         for layer in range(config.num_layers):
             name = f"model.layers.{layer}.self_attn.k_proj.bias"
-            present = values.get(contract.present_key(layer))
+            present = values.get(present_key(layer))
             if present is None:
                 report.skipped.append(NonMatch(name, "the graph keeps no cache"))
                 continue
@@ -87,7 +87,7 @@ class KeyBiasApart:
         for layer, tensor in self._biases.items():
             assert self._config is not None
             bias = tensor.read_rows(0, tensor.shape[0]).astype(np.float32)
-            past, present = contract.past_key(layer), contract.present_key(layer)
+            past, present = past_key(layer), present_key(layer)
             slots = np.arange(expected[present].shape[2], dtype=np.int64)
             if past in new_feeds:
                 new_feeds[past] = _float32(new_feeds[past]) - rotated_bias(bias, self._config, slots[:-1])

@@ -12,7 +12,7 @@ from xamc.errors import InternalError
 from xamc.ir.names import ALIAS_KEY, MASK_DOMAIN, MASK_OP
 from xamc.ir.onnx_graph import infer_types_and_shapes, new_node, remove_dead, take_over
 from xamc.ir.program import Program
-from xamc.model import config as contract
+from xamc.model.kv_cache import past_key, past_value
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 # What the unused part of a cache holds in proofs: large enough that reading it would be seen.
@@ -61,7 +61,7 @@ class KvCache:
         report = PassReport()
         model, graph = program.model, program.model.graph
         inputs = {value.name: value for value in graph.inputs}
-        if contract.past_key(0) not in inputs:
+        if past_key(0) not in inputs:
             raise InternalError(
                 "E1302",
                 "kv_cache: the graph has no past_key.0; its caches have been rewritten already",
@@ -71,7 +71,7 @@ class KvCache:
         graph.inputs.insert(list(inputs).index("position_ids") + 1, write_index)
 
         first = next(iter(graph))
-        capacity = _size_of(graph, first, inputs[contract.past_key(0)], 2, "kv_capacity")
+        capacity = _size_of(graph, first, inputs[past_key(0)], 2, "kv_capacity")
         length = _size_of(graph, first, inputs["input_ids"], 1, "new_tokens")
         nonpad = new_node("Add", [write_index, length], ["nonpad_kv_seqlen"])
         graph.insert_before(first, nonpad)
@@ -80,8 +80,8 @@ class KvCache:
             node = _attention_of(inputs, layer)
             updated = []
             names = (
-                (contract.past_key, cache_key, updated_key, 1),
-                (contract.past_value, cache_value, updated_value, 2),
+                (past_key, cache_key, updated_key, 1),
+                (past_value, cache_value, updated_value, 2),
             )
             for past, cache, update, operand in names:
                 value = inputs[past(layer)]
@@ -126,7 +126,7 @@ class KvCache:
 
     def adapt(self, feeds: Tensors, fetches: Tensors) -> tuple[Arrays, Arrays]:
         """The same call on a cache with room for more tokens than are used."""
-        past = feeds[contract.past_key(0)].shape[2]
+        past = feeds[past_key(0)].shape[2]
         batch, length = feeds["input_ids"].shape
         capacity = past + length + _SLACK
         new_feeds: Arrays = {"write_index": np.full(batch, past, np.int64)}
@@ -144,7 +144,7 @@ class KvCache:
 
         Expected outputs are NaN where only padding decides.
         """
-        pasts = [feeds[contract.past_key(0)].shape[2] for feeds, _ in rows]
+        pasts = [feeds[past_key(0)].shape[2] for feeds, _ in rows]
         lengths = [feeds["input_ids"].shape[1] for feeds, _ in rows]
         longest = max(lengths)
         capacity = max(pasts) + longest + _SLACK
@@ -210,11 +210,11 @@ def _size_of(graph: ir.Graph, before: ir.Node, value: ir.Value, axis: int, name:
 
 
 def _attention_of(inputs: dict[str | None, ir.Value], layer: int) -> ir.Node:
-    readers = [node for node, _ in inputs[contract.past_key(layer)].uses() if node.op_type == "Attention"]
+    readers = [node for node, _ in inputs[past_key(layer)].uses() if node.op_type == "Attention"]
     if len(readers) != 1 or len(readers[0].outputs) < 3:
         raise InternalError(
             "E1302",
-            f"kv_cache: {contract.past_key(layer)} has {len(readers)} Attention readers, not one with past and present",
+            f"kv_cache: {past_key(layer)} has {len(readers)} Attention readers, not one with past and present",
             fix="disable it with passes.disable: [kv_cache] for a target with past/present, or report this model",
         )
     return readers[0]

@@ -24,7 +24,7 @@ from xamc.ir.weights.kv_scales import (
     zeros_name,
 )
 from xamc.ir.weights.lazy import ArrayTensor
-from xamc.model import config as contract
+from xamc.model.kv_cache import present_key, present_value
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
 
 
@@ -145,7 +145,7 @@ class KvInt8:
 
 def _present(past: str) -> str:
     kind, layer = past.split(".")
-    return (contract.present_key if kind == "past_key" else contract.present_value)(int(layer))
+    return (present_key if kind == "past_key" else present_value)(int(layer))
 
 
 def _dequantize(graph: ir.Graph, past: ir.Value, scales: ir.Value, zeros: ir.Value) -> None:

@@ -21,8 +21,8 @@ from xamc.ir.onnx_graph import (
     write_reshape_sizes,
 )
 from xamc.ir.program import Program
-from xamc.model import config as contract
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
+from xamc.model.kv_cache import past_key, past_value
 from xamc.passes.protocol import Arrays, PassReport, Tensors
 
 # What the unused slots of a past hold in proofs: large enough that reading one would be seen.
@@ -66,7 +66,7 @@ class StaticPhase:
         report = PassReport()
         model, graph, config = program.model, program.model.graph, program.config
         inputs = {str(value.name): value for value in graph.inputs}
-        if contract.past_key(0) not in inputs or static_dims(inputs["input_ids"]) is not None:
+        if past_key(0) not in inputs or static_dims(inputs["input_ids"]) is not None:
             raise _unexpected("the graph has no past_key.0 or no dynamic length: its shapes have been fixed already")
         length, rows = self.bucket.length, config.head_dim // 2
         sizes: dict[str, list[int]] = {
@@ -76,7 +76,7 @@ class StaticPhase:
             "rope_sin": [length, rows],
         }
         for layer in range(config.num_layers):
-            for name in (contract.past_key(layer), contract.past_value(layer)):
+            for name in (past_key(layer), past_value(layer)):
                 sizes[name] = [1, config.num_kv_heads, self._past, config.head_dim]
         for name, size in sizes.items():
             inputs[name].shape = ir.Shape(size)
@@ -114,7 +114,7 @@ class StaticPhase:
             graph.insert_before(node, attention)
             take_over(attention.outputs[0], node.outputs[0])
             graph.remove(node, safe=True)
-            for past in (contract.past_key(layer), contract.past_value(layer)):
+            for past in (past_key(layer), past_value(layer)):
                 graph.inputs.remove(inputs[past])
             report.count("attention")
 
@@ -147,7 +147,7 @@ class StaticPhase:
     def accepts(self, feeds: Tensors) -> bool:
         """A prefill graph serves one new sequence of at most S tokens, a decode graph one token on at most S - 1."""
         batch, tokens = feeds["input_ids"].shape
-        past = feeds[contract.past_key(0)].shape[2]
+        past = feeds[past_key(0)].shape[2]
         if self.bucket.kind == "prefill":
             return bool(batch == 1 and past == 0 and tokens <= self.bucket.length)
         return bool(batch == 1 and tokens == 1 and past <= self._past)
@@ -166,7 +166,7 @@ class StaticPhase:
                 name: _padded(array, 1 if name == "logits" else 2, length, np.nan) for name, array in fetches.items()
             }
             return {"input_ids": ids, **tables}, expected
-        past = feeds[contract.past_key(0)].shape[2]
+        past = feeds[past_key(0)].shape[2]
         valid = np.zeros((1, length), np.int64)
         valid[:, :past] = 1
         valid[:, -1] = 1
@@ -200,11 +200,9 @@ def _attention(inputs: list[ir.Value | None], like: ir.Node, outputs: int = 1) -
 
 
 def _attention_of(inputs: dict[str, ir.Value], layer: int) -> ir.Node:
-    readers = [node for node, _ in inputs[contract.past_key(layer)].uses() if node.op_type == "Attention"]
+    readers = [node for node, _ in inputs[past_key(layer)].uses() if node.op_type == "Attention"]
     if len(readers) != 1 or len(readers[0].outputs) != 3:
-        raise _unexpected(
-            f"{contract.past_key(layer)} has {len(readers)} Attention readers, not one with past and present"
-        )
+        raise _unexpected(f"{past_key(layer)} has {len(readers)} Attention readers, not one with past and present")
     return readers[0]
 
 

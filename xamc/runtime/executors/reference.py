@@ -16,7 +16,7 @@ import numpy as np
 from xamc.artifact.manifest import Manifest, TensorEntry
 from xamc.artifact.read import Artifact, check_digests
 from xamc.errors import InputError, InternalError, ToolchainError
-from xamc.model.config import past_key, past_value, present_key, present_value
+from xamc.model.kv_cache import past_key, past_value, present_key, present_value
 from xamc.runtime.executor import F32, Step, forward_rows
 from xamc.runtime.memory import Bytes, map_file
 from xamc.runtime.threads import check_threads

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from xamc.model.config import Bucket, ModelConfig
+from xamc.model.bucket import Bucket
+from xamc.model.config import ModelConfig
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.kv_cache import cache_key, cache_value
 from xamc.targets.request import TargetRequest

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from xamc.errors import UnsupportedError
 from xamc.ir.weights.kv_scales import KvScales
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.causal_mask import CausalMask
 from xamc.passes.graph.eager_attention import EagerAttention

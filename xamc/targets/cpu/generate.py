@@ -22,7 +22,7 @@ from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
-from xamc.model.config import KV_BLOCK
+from xamc.model.kv_cache import KV_BLOCK
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.stored import follow
 from xamc.targets.cpu.target import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT

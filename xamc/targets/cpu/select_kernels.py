@@ -19,7 +19,7 @@ from xamc.artifact.step_program import STEP_FUNCTION, StepProgram
 from xamc.errors import UnsupportedError
 from xamc.ir.dialect import DialectCall, decode
 from xamc.ir.relax_program import RelaxProgram
-from xamc.model.config import KV_BLOCK
+from xamc.model.kv_cache import KV_BLOCK
 from xamc.passes.lowering.body import Body, substitute
 from xamc.targets.cpu.decode_program import NotOneProgram, plan_decode
 from xamc.targets.cpu.key_bias import key_bias

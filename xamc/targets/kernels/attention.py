@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from xamc.model.config import KV_BLOCK
+from xamc.model.kv_cache import KV_BLOCK
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.attention_decode import emit_decode
 from xamc.targets.kernels.attention_prefill import emit_prefill

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from xamc.model.config import DTYPE_BYTES, KV_BLOCK
+from xamc.model.dtypes import DTYPE_BYTES
+from xamc.model.kv_cache import KV_BLOCK
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xamc.model.config import KV_BLOCK
+from xamc.model.kv_cache import KV_BLOCK
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype, Place, Pool, declare_pools

@@ -17,7 +17,7 @@ from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.cache import StageCache, stage_key
 from xamc.jobs.child import Limits, run_child
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.targets.vacc.mod_json import GraphPlace, graph_text
 from xamc.targets.vacc.names import ISA, LIBRARY, RESULT
 

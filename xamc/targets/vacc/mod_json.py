@@ -23,8 +23,8 @@ from xamc.ir.names import (
 )
 from xamc.ir.onnx_graph import constant_array, static_dims
 from xamc.ir.program import Program
-from xamc.model import config as contract
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
+from xamc.model.kv_cache import present_key
 from xamc.targets.vacc.assumptions import ASSUMPTIONS
 from xamc.targets.vacc.names import EXECUTES_ON, ISA, LIBRARY, PARAMS
 from xamc.targets.vacc.weights import linear_weight
@@ -166,7 +166,7 @@ def _data(array: NDArray[np.generic]) -> list[Any]:
 def _kv(program: Program, bucket: Bucket) -> dict[str, Any]:
     """How keys and values travel between calls."""
     outputs = {str(value.name): value for value in program.model.graph.outputs}
-    present = outputs.get(contract.present_key(0))
+    present = outputs.get(present_key(0))
     if present is None:
         return {"layers": 0}
     _, heads, slots, channels = static_dims(present) or ()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from xamc.model.config import Bucket, ModelConfig
+from xamc.model.bucket import Bucket
+from xamc.model.config import ModelConfig
 from xamc.model.parameters import attention_biases
 from xamc.passes.graph.key_bias_apart import has_key_biases
 from xamc.targets.request import TargetRequest

@@ -30,7 +30,8 @@ from xamc.targets.kernels.norm import rms_norm
 from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.softmax import softmax
 from xamc.targets.kernels.strided import concatenate, take_rows
-from xamc.targets.vacc.lower import ACTIVATION, Lowering, View, Weight, refused
+from xamc.targets.vacc.lowering import ACTIVATION, Lowering, Weight, refused
+from xamc.targets.vacc.views import View
 
 Handler = Callable[[Lowering, ir.Node], None]
 HANDLERS: dict[tuple[str, str], Handler] = {}

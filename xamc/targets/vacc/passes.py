@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xamc.ir.weights.kv_scales import KvScales
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.key_bias_apart import KeyBiasApart
 from xamc.passes.graph.kv_int8 import KvInt8

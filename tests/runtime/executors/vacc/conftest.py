@@ -12,7 +12,7 @@ from tests import twins
 from tests.vacc_artifacts import Variant, write_graphs
 from xamc.artifact.manifest import Cpu, Generation, KvCache, Manifest, Phase, Quantization, StaticGraph
 from xamc.ir.weights.kv_scales import KvScales
-from xamc.model.config import Bucket
+from xamc.model.bucket import Bucket
 from xamc.model.rope import rope_table
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.vacc.names import ISA

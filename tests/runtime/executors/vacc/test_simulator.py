@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.runtime.executors.vacc.conftest import DECODE, PREFILL, Reference, manifest
 
+from tests.runtime.executors.vacc.conftest import DECODE, PREFILL, Reference, manifest
 from tests.vacc_artifacts import Variant, whole_program
 from xamc.artifact.manifest import StaticGraph
 from xamc.errors import InputError, InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.kv_scales import KvScales
-from xamc.model.config import past_key, past_value
+from xamc.model.kv_cache import past_key, past_value
 from xamc.runtime.executor import Step
 from xamc.runtime.executors.vacc.graphs import VaccGraphs
 from xamc.runtime.executors.vacc.session import VaccExecutor

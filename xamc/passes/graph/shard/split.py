@@ -12,7 +12,7 @@ from xamc.ir.names import ALL_GATHER_OP, ALL_REDUCE_OP, MASK_DOMAIN, WEIGHT_ROLE
 from xamc.ir.onnx_graph import add_function, constant_node, dims, new_node
 from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
-from xamc.model import config as contract
+from xamc.model.kv_cache import past_key, past_value
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.propagate import Propagation
@@ -102,7 +102,7 @@ def _roles(program: Program, plan: ShardPlan) -> dict[str, Role]:
 def _cache_axes(value: ir.Value, program: Program, plan: ShardPlan) -> Axes:
     """Cuts of an input that is not a weight: [B, Hkv, P, D] of a cache has its heads shared out."""
     layers = range(program.config.num_layers)
-    caches = {name(layer) for layer in layers for name in (contract.past_key, contract.past_value)}
+    caches = {name(layer) for layer in layers for name in (past_key, past_value)}
     return (None, head_cut("kv_head", 1, plan), None, None) if value.name in caches else ()
 
 
