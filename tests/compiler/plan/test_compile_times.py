@@ -9,8 +9,9 @@ import pytest
 
 from tests.checkpoints import write_tiny
 from xamc.compiler.frontends import open_checkpoint
+from xamc.compiler.plan import compile_times
 from xamc.compiler.plan.compile_times import Recording, recipe
-from xamc.compiler.plan.plan import Plan, compile_times, make_plan
+from xamc.compiler.plan.plan import Plan, make_plan
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.export import export_key, twin_group
 from xamc.compiler.stages.target_request import target_request
