@@ -25,7 +25,7 @@ from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths, length_warnings
 from xamc.compiler.stages.export import export, twin_group
-from xamc.compiler.stages.graph_road import compile_graph
+from xamc.compiler.stages.graph_route import compile_graph
 from xamc.compiler.stages.group_sizes import require_group_size
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.pass_names import require_pass_names
@@ -37,12 +37,12 @@ from xamc.compiler.stages.static_parts import StaticParts
 from xamc.compiler.stages.static_request import static_request
 from xamc.compiler.stages.static_road import compile_static
 from xamc.compiler.stages.target_request import target_request
-from xamc.compiler.stages.weights import write_weights
 from xamc.jobs.cache import StageCache
 from xamc.jobs.memory import MemorySampler
 from xamc.jobs.progress import Progress
 from xamc.targets.registry import StaticTarget
 from xamc.targets.registry import target as target_named
+from xamc.targets.weights_file import write_weights
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ def target(name: str) -> Target | StaticTarget:
     from xamc.targets.graph_pipelines import CPU_REQUIRED_PASSES, cpu_graph_passes, reference_graph_passes
 
     if name == "tvm_cpu":
-        from xamc.targets.cpu.generate import generate as generate_cpu
-        from xamc.targets.cpu.target import RELAX_PASS_NAMES
+        from xamc.targets.cpu.library import generate as generate_cpu
+        from xamc.targets.cpu.names import RELAX_PASS_NAMES
         from xamc.targets.cpu.tune.tune import require_host, tune
         from xamc.targets.kernels.isa import Isa
 
@@ -80,6 +80,6 @@ def target(name: str) -> Target | StaticTarget:
         from xamc.targets.ascend.passes import check, static_passes
 
         return StaticTarget(caps, static_passes, check)
-    from xamc.targets.reference.generate import generate as generate_reference
+    from xamc.targets.reference.build import generate as generate_reference
 
     return Target(caps, reference_graph_passes, (), generate_reference)

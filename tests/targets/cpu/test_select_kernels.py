@@ -9,8 +9,8 @@ from tests.passes.relax import cases
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.targets.cpu import select_kernels as module
+from xamc.targets.cpu.names import RELAX_PASS_NAMES
 from xamc.targets.cpu.pipeline import relax_passes
-from xamc.targets.cpu.target import RELAX_PASS_NAMES
 from xamc.targets.cpu.twin_proof import TwinProof, pack_twin
 from xamc.targets.cpu.weight_plan import plan_weights
 from xamc.targets.kernels import emit as E

@@ -15,15 +15,15 @@ from xamc.cli.commands.sizes import parse_size
 from xamc.cli.render import print_problems
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan.plan import Plan, make_plan
-from xamc.compiler.plan.ranks import StaticPlan
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.job import CompileOptions
 from xamc.jobs.progress import Progress, duration, size
+from xamc.targets.vacc.plan import StaticPlan
 
 if TYPE_CHECKING:
-    from xamc.compiler.plan.gears import GearPlan
+    from xamc.targets.ascend.plan import GearPlan
 
 
 def compile_command(

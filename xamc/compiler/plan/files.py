@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from xamc.artifact.manifest import plan_layout
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.plan.ranks import StaticPlan, static_plan
 from xamc.compiler.spec import Spec
 from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS
 from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
@@ -17,9 +16,10 @@ from xamc.model.config import ModelConfig
 from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
+from xamc.targets.vacc.plan import StaticPlan, static_plan
 
 if TYPE_CHECKING:
-    from xamc.compiler.plan.gears import GearPlan
+    from xamc.targets.ascend.plan import GearPlan
 
 _SIMULATOR_BYTES = 700_000  # a bucket's code besides its calls
 _JSON_BYTES_PER_NODE = 600
@@ -70,7 +70,7 @@ def planned_files(checkpoint: Checkpoint, spec: Spec, request: TargetRequest | N
         InputError: E1331, heads that can't be divided among the ranks.
     """
     if request is not None and request.atc is not None:
-        from xamc.compiler.plan.gears import gear_plan  # it knows the graphs, and with them onnx
+        from xamc.targets.ascend.plan import gear_plan  # it knows the graphs, and with them onnx
 
         gears = gear_plan(checkpoint.config, request)
         return PlannedFiles(tuple(gear_files(checkpoint, spec, gears)), gears.weights, gears=gears)

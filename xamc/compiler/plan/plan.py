@@ -17,8 +17,6 @@ from xamc.artifact.staging import free_bytes
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan.disk_space import needed_bytes, require_disk, require_permission
 from xamc.compiler.plan.files import PlannedFile, parameter_count, planned_files
-from xamc.compiler.plan.ranks import StaticPlan
-from xamc.compiler.plan.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.compiler.plan.stages import BASE_BYTES, CODEGEN_BYTES, PlannedStage, planned_stages
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, SpecWarning, key_uses, load_spec
 from xamc.compiler.spec.model_kind import model_kind, require_supported
@@ -35,10 +33,12 @@ from xamc.jobs.progress import duration, size
 from xamc.model.config import ModelConfig
 from xamc.model.kv_cache import kv_bytes_per_token
 from xamc.targets.base import CAPS, TargetCaps
+from xamc.targets.cpu.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.targets.request import TargetRequest
+from xamc.targets.vacc.plan import StaticPlan
 
 if TYPE_CHECKING:
-    from xamc.compiler.plan.gears import GearPlan
+    from xamc.targets.ascend.plan import GearPlan
 
 _MIB = 2**20
 
@@ -228,7 +228,7 @@ def _make_plan(loaded: LoadedSpec, allow_rtn: bool, allow_pickle: bool) -> Plan:
     stages = tuple(planned_stages(spec, checkpoint, weights, workers, caps)) if caps.available else ()
     tuned: tuple[str, ...] = ()
     if request is not None and request.tune:
-        from xamc.compiler.plan.tune import planned_tuning  # it knows the kernels, and with them NumPy
+        from xamc.targets.cpu.tune.plan import planned_tuning  # it knows the kernels, and with them NumPy
 
         kernels, what, seconds = planned_tuning(config, request)
         tuned = tuple(str(kernel) for kernel in kernels)

@@ -76,7 +76,7 @@ def planned_stages(
     if not caps.dynamic_shapes or spec.runtime.kv_dtype == "int8":
         yield _values_stage(spec, checkpoint, parameters)
     if caps.name == "tvm_ascend":
-        from xamc.compiler.plan.gears import MOST_GEAR_BYTES
+        from xamc.targets.ascend.plan import MOST_GEAR_BYTES
 
         if proofs:
             # four copies of the scores of the longest prefill, in float32; see `verify.gears`

@@ -36,6 +36,6 @@ def require_any_pass_names(spec: Spec) -> None:
     Raises:
         InputError: E1306.
     """
-    from xamc.targets.cpu.target import RELAX_PASS_NAMES
+    from xamc.targets.cpu.names import RELAX_PASS_NAMES
 
     require_known_names(spec.passes.disable, spec.passes.expect, [*GRAPH_PASSES, "shard", *RELAX_PASS_NAMES], ())

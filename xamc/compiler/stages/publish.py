@@ -20,9 +20,9 @@ from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.frontends.tokenizers.chat_templates import TEMPLATES
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
-from xamc.compiler.stages.weights import WrittenWeights
 from xamc.jobs.cache import tool_version
 from xamc.targets.request import Generated, TargetRequest
+from xamc.targets.weights_file import WrittenWeights
 
 TOKENIZER = "tokenizer"
 CHAT_TEMPLATE = "chat_template.jinja"

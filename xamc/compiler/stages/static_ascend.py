@@ -12,7 +12,6 @@ from xamc.artifact.manifest import HOST_ONNXRUNTIME, MANIFEST, Cpu, KvCache, Man
 from xamc.artifact.manifest_file import dumps
 from xamc.artifact.publish import ArtifactWriter
 from xamc.artifact.staging import disk_errors
-from xamc.compiler.plan.gears import MOST_GEAR_BYTES
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import static_summary, summary
 from xamc.compiler.stages.job import Job
@@ -26,10 +25,11 @@ from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import ModelConfig
 from xamc.passes.protocol import GraphPass
 from xamc.passes.runner import select_passes
+from xamc.targets.ascend.gear_proof import GearProof, prove_gears
 from xamc.targets.ascend.gears import GearGraph, graphs_of
 from xamc.targets.ascend.passes import gear_passes
+from xamc.targets.ascend.plan import MOST_GEAR_BYTES
 from xamc.targets.ascend.scripts import NEVER_RUN, SCRIPT, atc_script, ge_config
-from xamc.verify.gears import GearProof, prove_gears
 
 
 def write_ascend(

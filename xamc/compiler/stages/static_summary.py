@@ -14,7 +14,7 @@ from xamc.model.bucket import Bucket
 from xamc.verify.golden import Distance
 
 if TYPE_CHECKING:
-    from xamc.targets.vacc.generate import GeneratedBucket
+    from xamc.targets.vacc.bucket_code import GeneratedBucket
 
 
 def passes(graphs: StaticGraphs) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from xamc.jobs.progress import Progress, Stage
 from xamc.model.bucket import Bucket
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.request import TargetRequest
-from xamc.targets.vacc.generate import GeneratedBucket, generate_bucket
+from xamc.targets.vacc.bucket_code import GeneratedBucket, generate_bucket
 from xamc.targets.vacc.names import GRAPH, ISA, LIBRARY, PARAMS
 from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 

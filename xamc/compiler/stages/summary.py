@@ -13,11 +13,11 @@ from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec import KeyUse
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.stages.passes import Rewritten
-from xamc.compiler.stages.weights import WrittenWeights
 from xamc.jobs.cache import StageCache
 from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import ModelConfig
 from xamc.targets.request import Generated
+from xamc.targets.weights_file import WrittenWeights
 from xamc.verify.golden import Distance
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from xamc.runtime.tvm_library import torch_hidden
 
 
 def build(request: Mapping[str, Any]) -> None:
-    """`xamc.targets.vacc.build.build`."""
+    """`xamc.targets.vacc.compile_bucket.build`."""
     with torch_hidden():
-        from xamc.targets.vacc import build as work
+        from xamc.targets.vacc import compile_bucket as work
     work.build(request)

@@ -15,7 +15,6 @@ from tests.passes.relax import cases
 from xamc.artifact.records import to_json
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan.plan import make_plan
-from xamc.compiler.plan.tune import planned_problems
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.target_request import target_request
 from xamc.errors import InternalError, UnsupportedError
@@ -27,6 +26,7 @@ from xamc.targets.cpu.tune import measure, tune, workshop
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.compile import compile_kernel
 from xamc.targets.cpu.tune.inputs import arguments, timed_problem
+from xamc.targets.cpu.tune.plan import planned_problems
 from xamc.targets.cpu.tune.problems import distinct_problems
 from xamc.targets.cpu.tune.search import Winner
 from xamc.targets.cpu.weight_plan import plan_weights

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tests.twins import family, family_answers
-from xamc.compiler.plan.ranks import static_plan
 from xamc.compiler.stages.static_passes import copy_program
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.bucket import Bucket
 from xamc.model.dtypes import DTYPE_BYTES
 from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.passes import static_passes
+from xamc.targets.vacc.plan import static_plan
 from xamc.verify.kv_calibration import scales_of_cases
 
 PREFILL, DECODE = Bucket("prefill", 9), Bucket("decode", 12)

@@ -28,7 +28,7 @@ from xamc.jobs.cache import StageCache, tool_version
 from xamc.jobs.child import Limits, run_child
 from xamc.jobs.progress import Progress, size
 from xamc.runtime.cpu_features import missing_features
-from xamc.targets.graph.generate import GraphCode, generate_graph
+from xamc.targets.graph.library import GraphCode, generate_graph
 from xamc.targets.graph.mod_json import graph_json
 from xamc.targets.graph.names import FILES
 
@@ -166,7 +166,7 @@ def _prove(job: Job, imported: ImportedGraph, writer: ArtifactWriter) -> dict[st
         files = {str(case): _GOLDEN_FILES[case.name] for case in imported.cases}
         call = {"artifact": str(writer.folder), "cases": files, "out": str(folder)}
         compared: dict[str, Any] = run_child(
-            "xamc.compiler.stages.graph_road:run_cases",
+            "xamc.compiler.stages.graph_route:run_cases",
             call,
             folder=folder,
             limits=LIMITS,

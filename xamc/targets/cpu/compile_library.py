@@ -21,10 +21,10 @@ from xamc.passes.lowering.lower import lower
 from xamc.passes.protocol import PassReport
 from xamc.targets.cpu.clock import Clock
 from xamc.targets.cpu.codegen import build_library
+from xamc.targets.cpu.names import LIBRARY, RESULT
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.select_kernels import select_kernels
 from xamc.targets.cpu.stored import StoredTensor, recipe
-from xamc.targets.cpu.target import LIBRARY, RESULT
 from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.tiles import TileChoice

@@ -13,10 +13,10 @@ from xamc.errors import InternalError
 from xamc.ir.tolerances import tolerance
 from xamc.passes.graph import cache_rows
 from xamc.passes.protocol import GraphPass
+from xamc.targets.ascend import gear_proof as gears
+from xamc.targets.ascend.gear_proof import GearProof, prove_gears
 from xamc.targets.ascend.passes import gear_passes
 from xamc.targets.graph_pipelines import static_common_passes
-from xamc.verify import gears
-from xamc.verify.gears import GearProof, prove_gears
 
 CACHE = (4, 24)
 DECODE = [GearEntry(1, 8), GearEntry(3, 8), GearEntry(1, 24), GearEntry(4, 24)]
