@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from xamc.artifact.manifest import Weights, plan_layout
 from xamc.artifact.records import to_json
-from xamc.compiler.stages.job import Job
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
 from xamc.jobs.cache import stage_key
-from xamc.jobs.progress import Stage
-from xamc.targets.pack_weights import pack_weights
-from xamc.targets.request import Generated
+from xamc.jobs.progress import size
+from xamc.targets.pack_weights import PackedWeight, pack_weights
+from xamc.targets.stored_bytes import WEIGHTS_FILE
+from xamc.targets.target import Work
 
-FILE = "weights.bin"
 _PACKING = "xamc.targets.pack_weights:pack_weights"
 
-
-@dataclass(frozen=True)
-class WrittenWeights:
-    """The weights file in the cache, and its table for the manifest."""
-
-    path: Path
-    table: Weights
+Buffers = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""(name, dtype, shape) of every buffer of the weights file, in order."""
 
 
-def write_weights(job: Job, generated: Generated, stage: Stage) -> WrittenWeights:
-    """Writes the weights file, or takes it from the cache.
+def write_weights(work: Work[Any], buffers: Buffers, weights: Sequence[PackedWeight]) -> tuple[Path, Weights]:
+    """The stage that writes the weights file, or takes it from the cache; the file, and its table for the manifest.
 
     Raises:
         InputError: what reading the checkpoint finds (damage, NaN, float16 overflow), or a full disk.
     """
-    entries, nbytes = plan_layout(generated.buffers)
-    table = Weights(FILE, nbytes, entries)
+    entries, nbytes = plan_layout(buffers)
+    table = Weights(WEIGHTS_FILE, nbytes, entries)
     inputs = {
         "buffers": [to_json(entry) for entry in entries],
         "weights": [
@@ -42,14 +37,13 @@ def write_weights(job: Job, generated: Generated, stage: Stage) -> WrittenWeight
                 "format": None if weight.layout is None else to_json(weight.layout.format),
                 "offsets": list(weight.offsets),
             }
-            for weight in generated.weights
+            for weight in weights
         ],
     }
-    sources = (tensor for weight in generated.weights for _, tensor in weight.sources)
-    key = stage_key("weights", __name__, (_PACKING, *reading_modules(sources)), inputs)
-    total = sum(weight.parameters for weight in generated.weights)
-
-    def build(folder: Path) -> None:
+    sources = (tensor for weight in weights for _, tensor in weight.sources)
+    total = sum(weight.parameters for weight in weights)
+    with work.progress.stage("weights") as stage:
+        key = stage_key("weights", __name__, (_PACKING, *reading_modules(sources)), inputs)
         done = 0
 
         def advance(parameters: int) -> None:
@@ -57,9 +51,11 @@ def write_weights(job: Job, generated: Generated, stage: Stage) -> WrittenWeight
             done += parameters
             stage.progress(done, total, "parameters")
 
-        # a process costs half a second to start: one is enough for a small model
-        workers = job.workers if total > 50_000_000 else 1
-        pack_weights(generated.weights, nbytes, folder / FILE, workers, advance)
+        def build(folder: Path) -> None:
+            # a process costs half a second to start: one is enough for a small model
+            workers = work.workers if total > 50_000_000 else 1
+            pack_weights(weights, nbytes, folder / WEIGHTS_FILE, workers, advance)
 
-    folder = job.cache.get(key) or job.cache.publish(key, build)
-    return WrittenWeights(folder / FILE, table)
+        folder = work.cache.get(key) or work.cache.publish(key, build)
+        stage.result(f"{total / 1e6:.0f} M parameters in {size(nbytes)}", work.cache.state("weights"))
+    return folder / WEIGHTS_FILE, table

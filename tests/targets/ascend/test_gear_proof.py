@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from xamc.targets.graph_pipelines import static_common_passes
 
 from tests import twins
 from tests.mutation import mutated
@@ -16,7 +17,6 @@ from xamc.passes.protocol import GraphPass
 from xamc.targets.ascend import gear_proof as gears
 from xamc.targets.ascend.gear_proof import GearProof, prove_gears
 from xamc.targets.ascend.passes import gear_passes
-from xamc.targets.graph_pipelines import static_common_passes
 
 CACHE = (4, 24)
 DECODE = [GearEntry(1, 8), GearEntry(3, 8), GearEntry(1, 24), GearEntry(4, 24)]

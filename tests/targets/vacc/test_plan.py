@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from xamc.compiler.stages.static_passes import copy_program
 
 from tests.twins import family, family_answers
-from xamc.compiler.stages.static_passes import copy_program
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.bucket import Bucket
 from xamc.model.dtypes import DTYPE_BYTES

@@ -1,4 +1,4 @@
-"""The road of a graph on one screen: an ONNX file becomes an artifact, proven on the smallest and largest inputs."""
+"""The route of a graph on one screen: an ONNX file becomes an artifact, proven on the smallest and largest inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import safetensors.numpy
 
 import xamc
 from xamc.artifact.graph_manifest import GraphManifest
-from xamc.artifact.manifest import MANIFEST
+from xamc.artifact.manifest import HOST_SIMULATOR, MANIFEST
 from xamc.artifact.manifest_file import dumps
 from xamc.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
 from xamc.artifact.staging import require_writable, temporary_folder
@@ -23,14 +23,12 @@ from xamc.compiler.stages import summary
 from xamc.compiler.stages.graph_import import CASE, LEAST_CASE, VARIED_CASE, ImportedGraph, import_graph
 from xamc.compiler.stages.graph_request import GraphRequest, graph_request
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
-from xamc.compiler.stages.pass_names import require_any_pass_names
 from xamc.jobs.cache import StageCache, tool_version
 from xamc.jobs.child import Limits, run_child
 from xamc.jobs.progress import Progress, size
 from xamc.runtime.cpu_features import missing_features
-from xamc.targets.graph.library import GraphCode, generate_graph
 from xamc.targets.graph.mod_json import graph_json
-from xamc.targets.graph.names import FILES
+from xamc.targets.graph_target import GraphCode
 
 if TYPE_CHECKING:
     from xamc.runtime.executors.graph import GraphModel
@@ -59,11 +57,10 @@ def compile_graph(
     spec = loaded.spec
     with progress.stage("spec") as stage:
         summary.spec_warnings(progress, loaded)
-        require_any_pass_names(spec)
         request = graph_request(loaded, options.allow_rtn)
         destination = options.output or spec.workspace.path / spec.name
         check_replaceable(destination)
-        simulated = ", simulated on this host" if spec.backend.type == "tvm_vacc" else ""
+        simulated = ", simulated on this host" if request.target.files.executes_on == HOST_SIMULATOR else ""
         progress.header(spec.name, f"{spec.backend.type}{simulated}, ONNX graph")
         summary.quantization_warning(progress, request.quantization)
         for warning in request.warnings:
@@ -79,12 +76,12 @@ def compile_graph(
         with progress.stage("frontend") as stage:
             path = resolve_checkpoint(spec.frontend.checkpoint)
             imported = import_graph(job, path, spec.frontend.shape, request.storage)
-            stage.result(_frontend(imported), summary.cached(cache, "import"))
+            stage.result(_frontend(imported), cache.state("import"))
 
         with progress.stage("codegen") as stage:
             count = len(imported.facts.inputs)
-            code = generate_graph(spec.backend.type, imported.graph, count, spec.backend.mcpu, cache, options.dump_ir)
-            stage.result(code.cpu.mcpu if code.cpu.features else "ONNX", summary.cached(cache, "codegen"))
+            code = request.target.code(imported.graph, count, spec.backend.compile, cache, options.dump_ir)
+            stage.result(code.cpu.mcpu if code.cpu.features else "ONNX", cache.state("codegen"))
 
         with progress.stage("publish") as stage, ArtifactWriter(destination) as writer:
             manifest = _fill(job, loaded, request, imported, code, writer)
@@ -124,7 +121,7 @@ def _fill(
     writer: ArtifactWriter,
 ) -> GraphManifest:
     """Adds code, graph and parameters, with a manifest beside them, so that the folder can be run."""
-    spec, files, facts = loaded.spec, FILES[loaded.spec.backend.type], imported.facts
+    spec, files, facts = loaded.spec, request.target.files, imported.facts
     digests = job.cache.digests(imported.folder)
     writer.add_file(files.params, imported.params, digests.get(imported.params.name))
     writer.add_file(files.code, code.file)

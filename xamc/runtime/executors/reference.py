@@ -28,7 +28,9 @@ _ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
 class ReferenceExecutor:
     """See `xamc.runtime.executor.Executor`."""
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int | None = None, prefault_weights: bool = False
+    ) -> None:
         """Loads the graph and maps the weights.
 
         Raises:

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.manifest import Code, Cpu, Phase, plan_layout
+from xamc.artifact.manifest import Code, Cpu, plan_layout
 from xamc.artifact.records import to_json
 from xamc.artifact.staging import temporary_folder
 from xamc.artifact.step_program import STEP_FILE
@@ -22,14 +22,14 @@ from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
-from xamc.model.kv_cache import KV_BLOCK
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.names import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
+from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.stored import follow
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.pack_weights import PackedWeight
-from xamc.targets.request import Generated, TargetRequest
+from xamc.targets.weights_file import Buffers
 from xamc.verify.scenario import Case, save_cases
 from xamc.verify.twin_file import content_digest, write_weights
 
@@ -38,12 +38,36 @@ LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 
 _CODE_CHILD = "xamc.targets.cpu.child:build"
 _PROOF_CHILD = "xamc.targets.cpu.proof_child:prove"
-FUNCTIONS = ("decode", "prefill_last", "prefill_all")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was made of a program.
+
+    Attributes:
+        libraries: each file with its place in the artifact and its CPU, rising.
+        buffers: (name, dtype, shape) of every buffer of the weights file, in order.
+        weights: what to write to that file, in the order of the weights tuple.
+        passes: reports of the Relax passes, as JSON.
+        kernel_proof: what the kernels showed on the twin; None without proofs.
+        decode: how one token is run, or why it is no program.
+        step: the file of the program of one token, to be put beside the code; None where there is none.
+        seconds: time by step.
+    """
+
+    libraries: tuple[tuple[Path, Code], ...]
+    buffers: Buffers
+    weights: tuple[PackedWeight, ...]
+    passes: tuple[Mapping[str, Any], ...]
+    kernel_proof: Mapping[str, Any] | None
+    decode: str
+    step: Path | None
+    seconds: Mapping[str, float]
 
 
 def generate(
     program: Program,
-    request: TargetRequest,
+    request: CpuRequest,
     twin: tuple[Program, list[Case]] | None,
     cache: StageCache,
     dump: Path | None,
@@ -59,17 +83,17 @@ def generate(
     """
     levels = Isa.rising(request.cpu_levels)
     isa = levels[0]
-    wishes = {
+    options = {
         "isa": isa.name,
         "kv_dtype": request.kv_dtype,
         "activations": request.activations,
         "disable": sorted(request.disable),
     }
     with ThreadPoolExecutor(1) as pool:
-        proving = pool.submit(_proofs, twin, wishes, levels, cache) if twin is not None else None
+        proving = pool.submit(_proofs, twin, options, levels, cache) if twin is not None else None
         # the tiles that were found here are this machine's, and there are none where the code is for several
-        folder = _code(program, wishes | {"tiles": request.tiles.to_json()}, cache, dump)
-        others = [_code(program, wishes | {"isa": level.name, "tiles": []}, cache, None) for level in levels[1:]]
+        folder = _code(program, options | {"tiles": request.tiles.to_json()}, cache, dump)
+        others = [_code(program, options | {"isa": level.name, "tiles": []}, cache, None) for level in levels[1:]]
         proof = proving.result() if proving is not None else None
     _check_same_weights(folder, others, levels)
     names = [LIBRARY] if not others else [f"model-{level.name}.so" for level in levels]
@@ -78,28 +102,18 @@ def generate(
     shown = proof["passes"] if proof is not None else {}
     unproven = {"deviation": None, "tolerance": None, "bound": None}
     return Generated(
-        code=folder / LIBRARY,
-        code_name=f"code/{names[0]}",
-        variants=tuple(
-            (other / LIBRARY, Code(f"code/{name}", _cpu(level, request)))
-            for other, name, level in zip(others, names[1:], levels[1:], strict=True)
+        libraries=tuple(
+            (made / LIBRARY, Code(f"code/{name}", Cpu(level.name, level.cpu_flags, level_arithmetic(level, request))))
+            for made, name, level in zip((folder, *others), names, levels, strict=True)
         ),
-        functions=FUNCTIONS,
-        phases=(Phase("prefill", ("prefill_last", "prefill_all")), Phase("decode", ("decode",))),
-        cpu=_cpu(isa, request),
         buffers=buffers,
         weights=weights,
         passes=tuple({**entry, **shown.get(entry["name"], unproven)} for entry in result["passes"]),
         kernel_proof=None if proof is None else proof["kernels"],
-        kv_block=KV_BLOCK,
         decode=result["decode"],
         step=folder / STEP_FILE if (folder / STEP_FILE).is_file() else None,
         seconds=result["seconds"] | (proof["seconds"] if proof is not None else {}),
     )
-
-
-def _cpu(isa: Isa, request: TargetRequest) -> Cpu:
-    return Cpu(isa.name, isa.cpu_flags, level_arithmetic(isa, request))
 
 
 def _check_same_weights(folder: Path, others: list[Path], levels: list[Isa]) -> None:
@@ -123,7 +137,7 @@ def _weights_and_step(folder: Path) -> tuple[Any, str]:
     return json.loads((folder / RESULT).read_text())["weights"], step.read_text() if step.is_file() else ""
 
 
-def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Path | None) -> Path:
+def _code(program: Program, options: dict[str, Any], cache: StageCache, dump: Path | None) -> Path:
     """The folder of the library and its packing recipe."""
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
     weights = {name: [list(tensor.shape), tensor.dtype] for name, tensor in program.weights.items()}
@@ -131,7 +145,7 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
         "graph": hashlib.sha256(graph).hexdigest(),
         "config": to_json(program.config),
         "weights": weights,
-        **wishes,
+        **options,
     }
     key = stage_key("codegen", __name__, (_CODE_CHILD,), inputs)
 
@@ -144,7 +158,7 @@ def _code(program: Program, wishes: dict[str, Any], cache: StageCache, dump: Pat
                 "weights": weights,
                 "dump": str(dump) if dump else None,
                 "out": str(out),
-                **wishes,
+                **options,
             }
             _run(_CODE_CHILD, call, folder, cache)
 
@@ -164,29 +178,29 @@ class ProofKeys:
     kernels: StageKey
 
     @staticmethod
-    def of(twin: Mapping[str, str], wishes: Mapping[str, Any], host: str) -> ProofKeys:
+    def of(twin: Mapping[str, str], options: Mapping[str, Any], host: str) -> ProofKeys:
         """The keys for a twin.
 
         Args:
             twin: file → digest of what the child is given: graph in the in-place cache form, config, weights, calls.
-            wishes: ``isa``, ``kv_dtype``, ``activations`` and ``disable`` of the request.
+            options: ``isa``, ``kv_dtype``, ``activations`` and ``disable`` of the request.
             host: this machine's CPU level, which decides whether kernels can run.
         """
         common = {"twin": dict(twin)}
-        anywhere = common | {name: value for name, value in wishes.items() if name not in ("isa", "activations")}
+        anywhere = common | {name: value for name, value in options.items() if name not in ("isa", "activations")}
         return ProofKeys(
             stage_key("proof", __name__, (_PROOF_CHILD,), anywhere),
-            stage_key("kernel_proof", __name__, (_PROOF_CHILD,), {**common, **wishes, "host": host}),
+            stage_key("kernel_proof", __name__, (_PROOF_CHILD,), {**common, **options, "host": host}),
         )
 
 
 def _proofs(
-    twin: tuple[Program, list[Case]], wishes: dict[str, Any], levels: list[Isa], cache: StageCache
+    twin: tuple[Program, list[Case]], options: dict[str, Any], levels: list[Isa], cache: StageCache
 ) -> dict[str, Any]:
     """What the twin showed, with the kernels of each level; those of the best level that ran stand for all."""
     with temporary_folder("twin") as folder:
         files = _write_twin(folder, twin)
-        proofs = [_proof(files, wishes | {"isa": level.name}, cache) for level in levels]
+        proofs = [_proof(files, options | {"isa": level.name}, cache) for level in levels]
     if len(levels) == 1:
         return proofs[0]
     kernels = {level.name: proof["kernels"] for level, proof in zip(levels, proofs, strict=True)}
@@ -194,24 +208,24 @@ def _proofs(
     return {**proofs[0], "kernels": {**(ran or list(kernels.values()))[-1], "levels": kernels}}
 
 
-def _proof(twin: Mapping[str, Path], wishes: dict[str, Any], cache: StageCache) -> dict[str, Any]:
+def _proof(twin: Mapping[str, Path], options: dict[str, Any], cache: StageCache) -> dict[str, Any]:
     """What the twin showed: ``passes``, ``kernels`` and ``seconds``; one child shows all that is not known yet."""
     digests = {
         name: content_digest(path) if path.suffix == ".safetensors" else sha256_of(path) for name, path in twin.items()
     }
-    keys = ProofKeys.of(digests, wishes, Isa.host().name)
+    keys = ProofKeys.of(digests, options, Isa.host().name)
     passes, kernels = cache.get(keys.passes), cache.get(keys.kernels)
 
     def prove(out: Path, show_passes: bool, isa: str | None) -> None:
         with temporary_folder("proof") as folder:
-            call = {**wishes, "isa": isa, "passes": show_passes, "out": str(out)}
+            call = {**options, "isa": isa, "passes": show_passes, "out": str(out)}
             given = {name: str(path) for name, path in twin.items()}
             _run(_PROOF_CHILD, {**call, "twin": given}, folder, cache)
 
     with temporary_folder("proven") as proven:
 
         def show_kernels(out: Path) -> None:
-            prove(proven, passes is None, wishes["isa"])
+            prove(proven, passes is None, options["isa"])
             shutil.copyfile(proven / KERNELS_PROOF, out / KERNELS_PROOF)
 
         def show_passes(out: Path) -> None:
@@ -245,9 +259,7 @@ def _write_twin(folder: Path, twin: tuple[Program, list[Case]]) -> dict[str, Pat
     return files
 
 
-def _resolve(
-    recipes: list[dict[str, Any]], program: Program
-) -> tuple[tuple[PackedWeight, ...], tuple[tuple[str, str, tuple[int, ...]], ...]]:
+def _resolve(recipes: list[dict[str, Any]], program: Program) -> tuple[tuple[PackedWeight, ...], Buffers]:
     """The recipes with real tensors, and the buffers of the weights file in order."""
     buffers = [(name, dtype, tuple(shape)) for recipe in recipes for name, dtype, shape in recipe["buffers"]]
     entries, _ = plan_layout(buffers)

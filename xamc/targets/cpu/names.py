@@ -1,18 +1,6 @@
-"""The CPU target's name and its Relax passes' names, for processes that do not import tvm."""
+"""Names of files that the CPU target's compiling process and its children share; free of tvm."""
 
 from __future__ import annotations
-
-NAME = "tvm_cpu"
-
-RELAX_PASS_NAMES = (
-    "dequantize_matmul",
-    "linear_bias",
-    "concat_projections",
-    "packed_swiglu",
-    "rope_cache",
-    "norm_residual",
-    "kv_storage",
-)
 
 LIBRARY = "model.so"
 RESULT = "result.json"

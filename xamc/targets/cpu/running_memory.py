@@ -6,44 +6,16 @@ prefill chunk, however long a prompt is. Compared with what a process really tak
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from xamc.model.config import ModelConfig
 from xamc.model.kv_cache import KV_BLOCK, kv_bytes_per_token, resident_blocks
+from xamc.targets.planned import MIB, RunningMemory
 
-_MIB = 2**20
 # Python, NumPy, the tokenizer and TVM's runtime library, measured by tests/runtime/test_process.py, and what glibc and
 # TVM's pools keep beside what is in use
-BASE_BYTES = 110 * _MIB
+BASE_BYTES = 110 * MIB
 # what prefill attention and the matrix products keep per thread: tiles of queries, keys, values, scores, activations
-_THREAD_BYTES = 4 * _MIB
+_THREAD_BYTES = 4 * MIB
 _THREADS = 2
-
-
-@dataclass(frozen=True)
-class RunningMemory:
-    """Bytes of a process that runs one sequence of full length.
-
-    Attributes:
-        weights: all of them.
-        kv_sequence: KV cache of that sequence.
-        activations: of the largest call, and the RoPE tables.
-        base: everything else.
-        kv_dtype: how keys and values are stored.
-        context: tokens of the sequence.
-    """
-
-    weights: int
-    kv_sequence: int
-    activations: int
-    base: int
-    kv_dtype: str
-    context: int
-
-    @property
-    def total(self) -> int:
-        """The sum."""
-        return self.weights + self.kv_sequence + self.activations + self.base
 
 
 def running_memory(config: ModelConfig, weights: int, context: int, chunk: int, kv_dtype: str) -> RunningMemory:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from xamc.artifact.manifest import Cpu
 from xamc.artifact.staging import temporary_folder
 from xamc.jobs.cache import StageCache, stage_key
 from xamc.jobs.child import Limits, run_child
-from xamc.targets.graph.names import LIBRARY, VACC_ISA
+from xamc.targets.graph.names import LIBRARY
+from xamc.targets.graph_target import GraphCode
 from xamc.targets.kernels.isa import Isa
 
 LIMITS = Limits(seconds=3600, memory_bytes=12 * 2**30)
@@ -18,24 +18,13 @@ _CHILD = "xamc.targets.graph.child:build"
 _TOOLS = ("onnx",)  # TVM's importer reads graphs with it
 
 
-@dataclass(frozen=True)
-class GraphCode:
-    """The library (or graph) to put into the artifact, and what it needs to run."""
-
-    file: Path
-    cpu: Cpu
-
-
-def generate_graph(
-    target: str, graph: Path, data_inputs: int, mcpu: str, cache: StageCache, dump: Path | None
-) -> GraphCode:
+def graph_library(graph: Path, data_inputs: int, isa: Isa, cache: StageCache, dump: Path | None) -> GraphCode:
     """Compiles an ONNX graph whose weights are inputs.
 
     Args:
-        target: a key of `names.FILES`.
         graph: the ONNX file; data inputs come first.
         data_inputs: how many there are.
-        mcpu: CPU level for the CPU target, ``native`` for this machine's; VACC's simulator has a fixed one.
+        isa: the CPU level.
         cache: where results are kept.
         dump: folder for readable IR, or None; the child then runs even if its result is known.
 
@@ -43,12 +32,6 @@ def generate_graph(
         UnsupportedError: E1461, E1462, E1473.
         ToolchainError: E152x the child failed.
     """
-    if target == "reference":
-        return GraphCode(graph, Cpu("any", ()))
-    if target == "tvm_vacc":
-        isa = Isa.by_name(VACC_ISA)
-    else:
-        isa = Isa.host() if mcpu == "native" else Isa.by_name(mcpu)
     digest = hashlib.sha256(graph.read_bytes()).hexdigest()
     inputs = {"graph": digest, "isa": isa.name, "data_inputs": data_inputs}
     key = stage_key("codegen", __name__, (_CHILD,), inputs, _TOOLS)

@@ -13,12 +13,12 @@ from xamc.model.bucket import Bucket
 from xamc.model.config import ModelConfig
 from xamc.model.parameters import attention_biases
 from xamc.passes.graph.key_bias_apart import has_key_biases
-from xamc.targets.request import TargetRequest
+from xamc.targets.vacc.request import VaccRequest
 
 _LINEAR = 7  # q, k, v, o, gate, up, down
 
 
-def operator_counts(config: ModelConfig, request: TargetRequest, bucket: Bucket) -> Mapping[str, int]:
+def operator_counts(config: ModelConfig, request: VaccRequest, bucket: Bucket) -> Mapping[str, int]:
     """Operator -> count in the graph of one rank, in descending order of count.
 
     Args:

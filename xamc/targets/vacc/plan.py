@@ -1,4 +1,4 @@
-"""The plan of a target of static graphs: bytes of every rank, and which graphs a die's memory can't hold.
+"""The VACC target's plan: bytes of every rank, and which graphs a die's memory can't hold.
 
 Bytes of parameters are computed exactly as the files are written; activations are bounded from above by the largest
 values that live at the same time. Nothing is read but headers.
@@ -7,17 +7,33 @@ values that live at the same time. Nothing is read but headers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from xamc.jobs.progress import size
 from xamc.model.bucket import Bucket
 from xamc.model.config import ModelConfig
 from xamc.model.parameters import parameter_shapes
 from xamc.passes.graph.shard.plan import ShardPlan
-from xamc.targets.request import TargetRequest
+from xamc.targets.planned import (
+    BASE_BYTES,
+    CODEGEN_BYTES,
+    CODEGEN_BYTES_PER_LAYER,
+    RUN_BYTES,
+    PlannedFile,
+    PlannedModel,
+    PlannedStage,
+    Table,
+    TargetPlan,
+    packing_stage,
+)
+from xamc.targets.vacc.names import GRAPH, LIBRARY, PARAMS, VOCAB_MULTIPLE
 from xamc.targets.vacc.operator_counts import operator_counts
+from xamc.targets.vacc.request import VaccRequest
 
-VOCAB_MULTIPLE = 16
 _HALF = 2  # bytes of a float16
+_SIMULATOR_BYTES = 700_000  # a bucket's code besides its calls
+_JSON_BYTES_PER_NODE = 600
+_BUCKET_SECONDS, _BUCKET_SECONDS_PER_LAYER = 12.0, 0.4
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -69,12 +85,66 @@ class StaticPlan:
         """Bytes of the parameter file that a graph of one rank reads."""
         return max(other.parameters for other in self.graphs if other.shares == graph.shares)
 
-    def too_large(self, die_memory: int) -> tuple[PlannedGraph, ...]:
-        """The graphs that do not fit into `die_memory` bytes."""
-        return tuple(graph for graph in self.graphs if graph.nbytes > die_memory)
+
+def plan(model: PlannedModel, request: VaccRequest) -> TargetPlan:
+    """Files, stages, and what every die must hold.
+
+    Raises:
+        InputError: E1331, heads that can't be divided among the ranks.
+    """
+    config, static = model.config, static_plan(model.config, request)
+    weights, count = static.ranks * static.rank_bytes, len(request.buckets)
+    seconds = count * (_BUCKET_SECONDS + _BUCKET_SECONDS_PER_LAYER * config.num_layers)
+    peak = BASE_BYTES + min(model.workers, count) * (CODEGEN_BYTES + CODEGEN_BYTES_PER_LAYER * config.num_layers)
+    what = f"{count} graph{'s' if count > 1 else ''} for the host's simulator"
+    graphs = [{**asdict(graph), "nbytes": graph.nbytes} for graph in static.graphs]
+    return TargetPlan(
+        files=tuple(_files(static)),
+        weights=weights,
+        stages=(PlannedStage("codegen", what, seconds, peak), packing_stage(model, weights)),
+        run_bytes=RUN_BYTES + weights,
+        answers=not request.is_embedding,
+        kv_cache=0 if request.is_embedding else model.cache_bytes(request.kv_dtype, 1),
+        dies=tuple((graph.bucket.name, graph.nbytes) for graph in static.graphs),
+        tables=tuple(_tables(static)),
+        facts={"static": asdict(static) | {"graphs": graphs}},
+    )
 
 
-def static_plan(config: ModelConfig, request: TargetRequest) -> StaticPlan:
+def _files(static: StaticPlan) -> Iterator[PlannedFile]:
+    """The three files of every bucket and rank; a shared parameter file is counted once."""
+    for graph in static.graphs:
+        nodes = sum(graph.operators.values())
+        for rank in range(static.ranks):
+            folder = f"{graph.bucket.name}_rank{rank}"
+            shared = graph.shares != graph.bucket
+            holds = f"the file of {graph.shares.name}_rank{rank}" if shared else "weights and RoPE tables"
+            yield PlannedFile(f"{folder}/{PARAMS}", 0 if shared else static.rank_bytes_of(graph), holds)
+            yield PlannedFile(f"{folder}/{GRAPH}", nodes * _JSON_BYTES_PER_NODE, f"{nodes} operators")
+        code = _SIMULATOR_BYTES + 900 * nodes
+        yield PlannedFile(f"{graph.bucket.name}_rank*/{LIBRARY}", code, "simulator code, one file for all ranks")
+
+
+def _tables(static: StaticPlan) -> Iterator[Table]:
+    """What one rank's die holds while each graph runs, and the operators of each graph."""
+    who = "one rank, one die" if static.ranks == 1 else f"each of {static.ranks} ranks, one die each"
+    yield Table(
+        f"{who} ({static.count} {'graph' if static.count == 1 else 'graphs'} in all)",
+        ("graph", "parameters", "KV cache", "activations", "together"),
+        tuple(
+            (graph.bucket.name, *map(size, (graph.parameters, graph.cache, graph.activations, graph.nbytes)))
+            for graph in static.graphs
+        ),
+    )
+    names = dict.fromkeys(name for graph in static.graphs for name in graph.operators)
+    yield Table(
+        "operators of a rank's graphs",
+        ("operator", *(graph.bucket.name for graph in static.graphs)),
+        tuple((name, *(str(graph.operators.get(name, 0)) for graph in static.graphs)) for name in names),
+    )
+
+
+def static_plan(config: ModelConfig, request: VaccRequest) -> StaticPlan:
     """The plan of one model.
 
     Args:
@@ -115,7 +185,7 @@ def static_plan(config: ModelConfig, request: TargetRequest) -> StaticPlan:
     return StaticPlan(request.tp, tuple(graphs), shapes)
 
 
-def _sharing(request: TargetRequest, bucket: Bucket, own_tables: bool) -> Bucket:
+def _sharing(request: VaccRequest, bucket: Bucket, own_tables: bool) -> Bucket:
     """The first bucket with the same parameters as `bucket`, whose file it reads when files are merged."""
     if not request.merge_params:
         return bucket
@@ -123,7 +193,7 @@ def _sharing(request: TargetRequest, bucket: Bucket, own_tables: bool) -> Bucket
 
 
 def _local_shapes(
-    config: ModelConfig, request: TargetRequest, shards: ShardPlan, vocab_rows: int
+    config: ModelConfig, request: VaccRequest, shards: ShardPlan, vocab_rows: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Parameter name -> shape on one rank."""
     width = config.head_dim
@@ -153,7 +223,7 @@ def _local_shapes(
             yield name, shape
 
 
-def _stored_bytes(name: str, shape: tuple[int, ...], request: TargetRequest) -> int:
+def _stored_bytes(name: str, shape: tuple[int, ...], request: VaccRequest) -> int:
     count = 1
     for extent in shape:
         count *= extent

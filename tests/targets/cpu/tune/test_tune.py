@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from xamc.compiler.stages.target_request import target_request
+from xamc.targets.base import CAPS
 
 from tests.checkpoints import write_tiny
 from tests.passes.relax import cases
@@ -16,11 +18,9 @@ from xamc.artifact.records import to_json
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan.plan import make_plan
 from xamc.compiler.spec import load_spec
-from xamc.compiler.stages.target_request import target_request
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.jobs.cache import StageCache
-from xamc.targets.base import CAPS
 from xamc.targets.cpu.select_kernels import select_kernels
 from xamc.targets.cpu.tune import measure, tune, workshop
 from xamc.targets.cpu.tune.candidates import first_round

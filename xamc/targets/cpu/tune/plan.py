@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xamc.artifact.staging import temporary_folder
-from xamc.compiler.plan.files import stored_format
 from xamc.jobs.cache import StageCache
 from xamc.model.config import ModelConfig
+from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.inputs import timed_problem
 from xamc.targets.cpu.tune.tune import TunedKernel, read_result, require_host, result_key
 from xamc.targets.kernels.tiles import AttentionProblem, LinearProblem, Problem, Rows
-from xamc.targets.request import TargetRequest
+from xamc.targets.stored_bytes import stored_format
 
 # on two idle cores: compiling, and seven pairs of runs
 _SECONDS_PER_CANDIDATE = 1.2
 _BOTH: tuple[Rows, ...] = ("one", "any")
 
 
-def planned_problems(config: ModelConfig, request: TargetRequest) -> Iterator[Problem]:
+def planned_problems(config: ModelConfig, request: CpuRequest) -> Iterator[Problem]:
     """The distinct problems of a model whose projections are merged as the CPU's passes do it."""
     heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.head_dim
     shapes = (
@@ -35,7 +35,7 @@ def planned_problems(config: ModelConfig, request: TargetRequest) -> Iterator[Pr
         yield AttentionProblem(heads, kv_heads, width, request.kv_dtype, window)  # type: ignore[arg-type]
 
 
-def planned_tuning(config: ModelConfig, request: TargetRequest) -> tuple[tuple[TunedKernel, ...], str, float]:
+def planned_tuning(config: ModelConfig, request: CpuRequest) -> tuple[tuple[TunedKernel, ...], str, float]:
     """What earlier searches found, what is left to do in words, and the seconds that takes, about.
 
     Raises:

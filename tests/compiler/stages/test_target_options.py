@@ -1,13 +1,13 @@
 """What a spec's quantization asks of each target."""
 
 import pytest
+from xamc.compiler.stages.target_request import target_request
+from xamc.targets.base import CAPS
 
 from xamc.artifact.manifest import Quantization
 from xamc.compiler.spec import load_spec
-from xamc.compiler.stages.target_request import target_request
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.weights.quantize import RoundToNearest
-from xamc.targets.base import CAPS
 from xamc.targets.request import TargetRequest
 
 

@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 from rich.console import Console
-
 from xamc.compiler.stages.static_vacc import _merge
+
 from xamc.ir.weights.fingerprint import fingerprint
 from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.jobs.progress import Progress

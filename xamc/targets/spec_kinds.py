@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from xamc.compiler.spec.model import KeyPath
-
+KeyPath = tuple[str | int, ...]
 RawText = Callable[[KeyPath], str | None]
 
 #: Words that YAML 1.1 reads as booleans and YAML 1.2 does not.

@@ -11,8 +11,8 @@ from xamc.compiler.spec.model import Quantize, Spec
 from xamc.compiler.spec.model_kind import require_supported
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.weights.quantize import RoundToNearest
-from xamc.targets.base import TargetCaps
-from xamc.targets.request import TargetRequest
+from xamc.targets.caps import TargetCaps
+from xamc.targets.request import TargetOptions
 
 LONG_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # 16-bit weights and an int8 KV cache
@@ -20,17 +20,16 @@ INT8_KV = "w16kv8"
 SCALES_KEY = "kv_cache_scales"
 
 
-def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[TargetRequest, Quantization]:
-    """What the target is asked for, and the quantization requested and used.
+def target_options(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[TargetOptions, Quantization]:
+    """What the spec asks of its target, and the quantization requested and used.
 
     Raises:
-        InputError: E1344 `runtime.kv_dtype` beside an int8 KV cache; E1481 CPU levels that contradict each other.
+        InputError: E1344 `runtime.kv_dtype` beside an int8 KV cache.
         UnsupportedError: E1408 a quantization that the target doesn't have, or a calibrated one without `allow_rtn`;
             E1343 groups where the target has one scale per output channel; E1410 a dtype the target doesn't have;
             E1411 not a language model.
     """
     require_supported(spec)
-    check_cpu_levels(spec)
     policy, quantization = _quantization(spec, caps, allow_rtn)
     if spec.backend.dtype not in caps.weight_dtypes:
         raise UnsupportedError(
@@ -52,18 +51,22 @@ def target_request(spec: Spec, caps: TargetCaps, allow_rtn: bool) -> tuple[Targe
             keys=("runtime.kv_dtype",),
         )
     activations = _activations(spec, caps, policy, weight_dtype)
-    request = TargetRequest(
+    options = TargetOptions(
         weight_dtype=weight_dtype,
         quantize=policy,
         kv_dtype=LONG_DTYPES.get(kv_dtype, kv_dtype),
-        cpu_levels=spec.backend.cpu_levels,
-        activations=activations,
-        disable=spec.passes.disable,
-        tune=spec.backend.tune and caps.tunes,
         # scales from a file are those of keys as they are
         unbiased_keys=quantization.used == INT8_KV and SCALES_KEY not in _calib_args(spec),
+        activations=activations,
+        disable=spec.passes.disable,
+        prefill_lengths=spec.prefill_lengths,
+        total_lengths=spec.total_lengths,
+        tp=spec.tp,
+        max_batch=spec.runtime.max_batch,
+        merge_params=bool(spec.backend.merge_params),
+        compile=spec.backend.compile,
     )
-    return request, replace(quantization, activations=activations)
+    return options, replace(quantization, activations=activations)
 
 
 def _own_kv_dtype(weight_dtype: str, caps: TargetCaps) -> str:
@@ -79,35 +82,9 @@ def _calib_args(spec: Spec) -> Mapping[str, object]:
     return spec.frontend.quantize.calib_args if spec.frontend.quantize is not None else {}
 
 
-def check_cpu_levels(spec: Spec) -> None:
-    """Refuses two keys that both say what to generate code for, and a list of levels that is empty or repeats one.
-
-    Raises:
-        InputError: E1481.
-    """
-    levels = spec.backend.compile.get("cpu")
-    if levels is None:
-        return
-    keys = ("backend.compile.cpu", "backend.compile.mcpu")
-    if "mcpu" in spec.backend.compile:
-        raise InputError(
-            "E1481",
-            "backend.compile.cpu and backend.compile.mcpu both say which CPUs to generate code for",
-            fix="remove one of them; cpu takes a list of levels",
-            keys=keys,
-        )
-    if not levels or len(set(levels)) != len(levels):
-        raise InputError(
-            "E1481",
-            f"backend.compile.cpu is {list(levels)}; it takes different levels, at least one",
-            fix="list each CPU level once, for example [x86-64-v3, x86-64-v4]",
-            keys=keys[:1],
-        )
-
-
 def _activations(spec: Spec, caps: TargetCaps, policy: RoundToNearest | None, weight_dtype: str) -> str:
     """What linear layers multiply their inputs as; `auto` never asks for less than the weights are stored in."""
-    asked = spec.backend.activations
+    asked = str(spec.backend.compile.get("activations", "auto"))
     if asked == "auto":
         # what every level multiplies alike, so that precision doesn't depend on the machine
         asked = "int16" if policy is not None else "bfloat16" if weight_dtype == "bfloat16" else "float32"

@@ -1,0 +1,28 @@
+"""Graphs of `frontend.type: onnx` for one CPU level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xamc.jobs.cache import StageCache
+from xamc.targets.cpu.caps import CAPS
+from xamc.targets.cpu.request import mcpu
+from xamc.targets.graph.library import graph_library
+from xamc.targets.graph_target import GraphCode, GraphFiles, GraphTarget
+from xamc.targets.kernels.isa import Isa
+
+
+class CpuGraphs(GraphTarget):
+    """See `GraphTarget`."""
+
+    files = GraphFiles("code/model.so", "code/graph.json", "weights.params", CAPS.executes_on)
+    widens = True
+
+    def code(
+        self, graph: Path, data_inputs: int, options: Mapping[str, Any], cache: StageCache, dump: Path | None
+    ) -> GraphCode:
+        level = mcpu(options)
+        isa = Isa.host() if level == "native" else Isa.by_name(level)
+        return graph_library(graph, data_inputs, isa, cache, dump)
