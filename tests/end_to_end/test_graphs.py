@@ -133,7 +133,7 @@ def test_many_threads_get_the_outputs_they_would_get_alone(compiled: Callable[..
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_extents_that_vary(kind: str, folder: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dimensions_that_vary(kind: str, folder: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
     """One artifact for a range of batches, and of tokens or samples where the model takes them."""
     build = spec(kind, folder, "tvm_cpu", "fp32")
     build["name"], build["frontend"]["shape"] = f"{kind}_varies", RANGES[kind]

@@ -57,8 +57,8 @@ class TensorEntry:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
             raise RecordError("dtype", f"{self.name}: unknown dtype {self.dtype!r}")
-        if any(extent < 0 for extent in self.shape):
-            raise RecordError("shape", f"{self.name}: negative extent in {list(self.shape)}")
+        if any(dim < 0 for dim in self.shape):
+            raise RecordError("shape", f"{self.name}: negative dimension in {list(self.shape)}")
         if self.offset < 0 or self.offset % ALIGNMENT:
             raise RecordError("offset", f"{self.name}: {self.offset} is not a multiple of {ALIGNMENT}")
         if self.nbytes != tensor_nbytes(self.dtype, self.shape):

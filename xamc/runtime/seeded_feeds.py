@@ -22,7 +22,7 @@ def seeded_feeds(
     Args:
         inputs: what a call takes.
         seed: of the numbers.
-        least: extents that vary have their smallest value instead of their largest.
+        least: dimensions that vary have their smallest value instead of their largest.
         integers: what an integer input without a bound is taken for. A mask, or a segment: ones, and zeros in the last
             quarter of its last axis. Or numbers from 1 to 9, ``signed`` on both sides of 0; booleans are random then,
             and ``signed`` indices are also counted from the end of their table.

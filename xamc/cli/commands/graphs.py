@@ -242,7 +242,7 @@ def _off(path: Path, actual: Arrays, golden: Arrays) -> float:
 
 
 def _tensor(tensor: GraphTensor) -> tuple[str, str, str]:
-    shape = tensor.extents
+    shape = tensor.shape_text
     if tensor.symbols:
         shape += f" ({', '.join(dict.fromkeys(filter(None, tensor.symbols)))})"
     return tensor.name, tensor.dtype, shape if tensor.limit is None else f"{shape}, each below {tensor.limit}"

@@ -73,7 +73,7 @@ class ImportedGraph:
     def cases(self) -> tuple[Path, ...]:
         """Files with ``input.NAME``, ``original.NAME`` (fp32 answers) and ``stored.NAME`` (with stored weights).
 
-        One with the largest extents, another with the smallest where they vary, and one with integers of all kinds
+        One with the largest dimensions, another with the smallest where they vary, and one with integers of all kinds
         where there are integer inputs and the model takes them.
         """
         return tuple(path for name in (CASE, LEAST_CASE, VARIED_CASE) if (path := self.folder / name).exists())
@@ -141,7 +141,7 @@ def run(request: Mapping[str, Any]) -> None:
 
     from xamc.compiler.frontends.onnx.liveness import peak_activation_bytes
     from xamc.compiler.frontends.onnx.model import open_onnx
-    from xamc.compiler.frontends.onnx.shapes import at_extents
+    from xamc.compiler.frontends.onnx.shapes import at_bound
     from xamc.compiler.frontends.onnx.weights import lift_weights, store_weights
     from xamc.ir.weights.lazy import ArrayTensor
     from xamc.passes.lowering.index_bounds import bound_indices
@@ -164,7 +164,7 @@ def run(request: Mapping[str, Any]) -> None:
     model = opened.model
     largest = least = model
     if opened.symbols:
-        largest, least = (open_onnx(path, at_extents(shapes, which)).model for which in (-1, 0))
+        largest, least = (open_onnx(path, at_bound(shapes, which)).model for which in (-1, 0))
     activations = peak_activation_bytes(largest)
     limits = bound_indices(model, opened.symbols)
     inputs = _tensors(model.graph.inputs, largest.graph.inputs, least.graph.inputs, limits)
@@ -235,11 +235,11 @@ def run(request: Mapping[str, Any]) -> None:
 def _tensors(
     values: Sequence[Any], largest: Sequence[Any], least: Sequence[Any], limits: Mapping[str, int]
 ) -> tuple[GraphTensor, ...]:
-    """Inputs or outputs, with the extents they have where inputs are largest and where they are smallest."""
+    """Inputs or outputs, with the dimensions they have where inputs are largest and where they are smallest."""
     made = []
     for value, high, low in zip(values, largest, least):
         name, dtype = str(value.name), value.dtype.numpy().name
-        most, fewest = (tuple(int(extent) for extent in other.shape) for other in (high, low))
+        most, fewest = (tuple(int(dim) for dim in other.shape) for other in (high, low))
         varies = most != fewest
         symbols = (
             tuple("" if isinstance(dim, int) else str(dim) for dim in value.shape) if value.is_graph_input() else ()

@@ -90,8 +90,8 @@ matrix products are rounded to int8, activations stay in floating point, and the
 `backend.dtype: fp16`.""",
     "E1473": """An operator is known, but not the way in which the graph uses it (an attribute, a type, a shape that
 depends on data), or TVM fails to compile what it was lowered to. The message names the operator and the node; below it
-are all such nodes, each with what was said of it. Extents that vary are the usual reason: fix them in `frontend.shape`.
-`backend.type: reference` runs any ONNX operator.""",
+are all such nodes, each with what was said of it. Dimensions that vary are the usual reason: fix them in
+`frontend.shape`. `backend.type: reference` runs any ONNX operator.""",
     "E1474": """The compiled graph, or the simplified one, gave other outputs than ONNX Runtime on the same inputs and
 weights, by more than the stated tolerance. Nothing is published. That is a defect of ours or of TVM: please report the
 model.""",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 RANGES = "xamc.extents"
-"""Key of a model's metadata: JSON, symbol → its smallest and largest extent."""
+"""Key of a model's metadata: JSON, symbol → its smallest and largest dimension."""
 
 _NAMES = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitCast BitShift BitwiseAnd

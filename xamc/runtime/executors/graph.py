@@ -110,7 +110,7 @@ class GraphModel:
                 raise InputError("E1642", f"{self.manifest.name} has no input {name!r}", fix)
         missing = [tensor for tensor in inputs if tensor.name not in feeds]
         if missing:
-            wanted = "; ".join(f"{tensor.name}: {tensor.dtype} {tensor.extents}" for tensor in missing)
+            wanted = "; ".join(f"{tensor.name}: {tensor.dtype} {tensor.shape_text}" for tensor in missing)
             raise InputError("E1642", f"{self.manifest.name} needs further inputs", f"give {wanted}")
         arrays = [_checked(tensor, np.asarray(feeds[tensor.name])) for tensor in inputs]
         _check_symbols(inputs, arrays)
@@ -121,10 +121,10 @@ class GraphModel:
 def _checked(tensor: GraphTensor, array: Array) -> Array:
     wanted = np.dtype(tensor.dtype)
     bounds = zip(tensor.least or tensor.shape, array.shape, tensor.shape)
-    if array.ndim != len(tensor.shape) or not all(low <= extent <= high for low, extent, high in bounds):
+    if array.ndim != len(tensor.shape) or not all(low <= dim <= high for low, dim, high in bounds):
         raise InputError(
             "E1642",
-            f"the input {tensor.name} has shape {list(array.shape)}; the graph was compiled for {tensor.extents}",
+            f"the input {tensor.name} has shape {list(array.shape)}; the graph was compiled for {tensor.shape_text}",
             "give that shape, or compile the model again with another frontend.shape",
         )
     same_kind = array.dtype.kind == wanted.kind or (wanted.kind in "iu" and array.dtype.kind in "iu")
@@ -149,16 +149,16 @@ def _checked(tensor: GraphTensor, array: Array) -> Array:
 
 
 def _check_symbols(inputs: Sequence[GraphTensor], arrays: Sequence[Array]) -> None:
-    """Extents of the same name are equal in all inputs."""
+    """Dimensions of the same name are equal in all inputs."""
     seen: dict[str, tuple[str, int]] = {}
     for tensor, array in zip(inputs, arrays):
-        for symbol, extent in zip(tensor.symbols, array.shape):
-            name, first = seen.setdefault(symbol, (tensor.name, extent)) if symbol else ("", extent)
-            if first != extent:
+        for symbol, dim in zip(tensor.symbols, array.shape):
+            name, first = seen.setdefault(symbol, (tensor.name, dim)) if symbol else ("", dim)
+            if first != dim:
                 raise InputError(
                     "E1642",
-                    f"{name} has the extent {first} where {tensor.name} has {extent}; they are the same ({symbol})",
-                    "give arrays of the same extent",
+                    f"{name} has the dimension {first} where {tensor.name} has {dim}; they are the same ({symbol})",
+                    "give arrays of the same dimension",
                 )
 
 

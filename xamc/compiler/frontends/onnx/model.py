@@ -62,7 +62,7 @@ class OnnxModel:
         half: that 16-bit float, float16 or bfloat16, or empty.
         model: the same, simplified: constants folded, batch norms merged into convolutions, dead nodes removed.
         operators: operator type → number of nodes of `model`.
-        symbols: extent that varies → its smallest and largest value.
+        symbols: dimension that varies → its smallest and largest value.
     """
 
     file: OnnxFile
@@ -261,10 +261,10 @@ def _should_fold(node: ir.Node) -> bool | None:
     """Never loops; equal numbers of a known shape, which it would leave, unless they are many; None: it decides."""
     if node.op_type in ("Loop", "Scan"):
         return False
-    extents = node.inputs[0] if node.op_type == "ConstantOfShape" else None
-    if extents is None or extents.const_value is None:
+    dims = node.inputs[0] if node.op_type == "ConstantOfShape" else None
+    if dims is None or dims.const_value is None:
         return None
-    return int(np.prod(extents.const_value.numpy())) <= _MOST_EQUAL
+    return int(np.prod(dims.const_value.numpy())) <= _MOST_EQUAL
 
 
 def _as_tensors(model: ir.Model) -> None:
