@@ -18,7 +18,7 @@ from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.handoff.assumptions import LLAMA as LLAMA_RESTS_ON
 from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
 from xamc.compiler.handoff.assumptions import stated
-from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoad, OnnxRoad
+from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoute, OnnxRoute
 from xamc.compiler.handoff.folder import HandoffWriter, check_replaceable
 from xamc.compiler.handoff.graphs import OnnxDtype, StaticGraphs, require_handoff_pass_names, static_graphs
 from xamc.compiler.handoff.llama_checkpoint import OLDEST_TRANSFORMERS, LlamaCheckpoint, StoredDtype, as_llama
@@ -39,8 +39,8 @@ from xamc.jobs.memory import MemorySampler
 from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.bucket import Bucket
 
-Road = Literal["llama", "onnx"]
-ROADS: tuple[Road, ...] = ("llama", "onnx")
+Route = Literal["llama", "onnx"]
+ROUTES: tuple[Route, ...] = ("llama", "onnx")
 LLAMA, ONNX, BUILD = "llama", "onnx", "build.yaml"
 _SHIPPED = Path(__file__).parent
 
@@ -51,7 +51,7 @@ class HandoffOptions:
 
     Attributes:
         output: the folder; `workspace.path`/`name`-vamc when None.
-        roads: which to write.
+        routes: which to write.
         dtype: how the Llama checkpoint stores weights.
         onnx_dtype: how the ONNX files store weight matrices.
         checkpoint: where the checkpoint of an artifact lies, or another than the spec's.
@@ -61,7 +61,7 @@ class HandoffOptions:
     """
 
     output: Path | None = None
-    roads: tuple[Road, ...] = ROADS
+    routes: tuple[Route, ...] = ROUTES
     dtype: StoredDtype = "float16"
     onnx_dtype: OnnxDtype = "float32"
     checkpoint: str | None = None
@@ -108,21 +108,21 @@ def export_vamc(
             summary.spec_warnings(progress, loaded)
             require_vamc_spec(loaded)
             spec = loaded.spec
-            if "onnx" in options.roads:
+            if "onnx" in options.routes:
                 require_handoff_pass_names(spec)
             destination = options.output or origin.folder / f"{spec.name}-vamc"
             check_replaceable(destination)
             require_writable(destination.parent)
             progress.header(spec.name, "hand-off for vamc")
-            stage.result(f"{', '.join(options.roads)} for tp {spec.tp}")
+            stage.result(f"{', '.join(options.routes)} for tp {spec.tp}")
         with progress.stage("frontend") as stage:
             checkpoint = origin.open(options.allow_pickle)
             longest = max((*spec.prefill_lengths, *spec.total_lengths))
-            llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.roads else None
+            llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.routes else None
             inside = " of the artifact's float16" if origin.artifact else ""
             summary.warn_all(progress, checkpoint.warnings)
             stage.result(summary.frontend(checkpoint) + inside)
-        graphs = _graphs(loaded, checkpoint, destination, options, progress) if "onnx" in options.roads else None
+        graphs = _graphs(loaded, checkpoint, destination, options, progress) if "onnx" in options.routes else None
         with HandoffWriter(destination) as writer, disk_errors(writer.destination):
             writer.require_room(_room(llama, graphs))
             facts = HandoffFacts(
@@ -142,7 +142,7 @@ def export_vamc(
                     {
                         "name": spec.name,
                         "model_type": checkpoint.config.model_type,
-                        "roads": list(options.roads),
+                        "roads": list(options.routes),
                         "spec": portable_spec(spec.to_dict() | {"source": None}),
                         "assumptions": [item.id for item in facts.assumptions],
                     }
@@ -191,7 +191,7 @@ def _room(llama: LlamaCheckpoint | None, graphs: StaticGraphs | None) -> int:
 
 def _write_llama(
     folder: Path, loaded: LoadedSpec, checkpoint: Checkpoint, llama: LlamaCheckpoint, progress: Progress
-) -> LlamaRoad:
+) -> LlamaRoute:
     spec, target = loaded.spec, folder / LLAMA / "checkpoint"
     target.mkdir(parents=True)
     parameters = sum(math.prod(tensor.shape) for tensor in llama.tensors.values())
@@ -208,7 +208,7 @@ def _write_llama(
     for note in (*llama.notes, *notes):
         progress.warn(note)
     dtype = str(llama.config["torch_dtype"])
-    return LlamaRoad(
+    return LlamaRoute(
         BUILD, spec.tp, dtype, parameters, llama.transformers, checkpoint.config.model_type, (*llama.notes, *notes)
     )
 
@@ -220,7 +220,7 @@ def _write_onnx(
     graphs: StaticGraphs,
     options: HandoffOptions,
     progress: Progress,
-) -> OnnxRoad:
+) -> OnnxRoute:
     spec, target = loaded.spec, folder / ONNX
     target.mkdir()
     workspace = str(loaded.values.get("workspace", {}).get("path") or "./vacc_deploy")
@@ -243,7 +243,7 @@ def _write_onnx(
             shutil.copyfile(_SHIPPED / script, target / script)
         _write_json(target / "model.json", _model_facts(checkpoint, tuple(graphs.programs)))
         stage.result(f"{len(shapes)} graphs, {size(stream.tell())} of {options.onnx_dtype} weights")
-    return OnnxRoad(shapes, options.onnx_dtype, has_loop)
+    return OnnxRoute(shapes, options.onnx_dtype, has_loop)
 
 
 def _model_facts(checkpoint: Checkpoint, buckets: tuple[Bucket, ...]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class HandoffWriter:
             raise InputError(
                 "E1454",
                 f"the hand-off takes {nbytes / 1e9:.1f} GB, {self.destination.parent} has {free / 1e9:.1f} GB free",
-                fix="choose another folder with -o, or write one road only (--road llama)",
+                fix="choose another folder with -o, or write one route only (--route llama)",
             )
 
     def publish(self, facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

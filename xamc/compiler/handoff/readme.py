@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xamc.compiler.handoff.facts import VENDOR_PINS, HandoffFacts, LlamaRoad, OnnxRoad, inputs_text
+from xamc.compiler.handoff.facts import VENDOR_PINS, HandoffFacts, LlamaRoute, OnnxRoute, inputs_text
 
 
 def readme(facts: HandoffFacts) -> str:
@@ -13,7 +13,7 @@ def readme(facts: HandoffFacts) -> str:
 
 
 def _lines(facts: HandoffFacts) -> Iterator[str]:
-    roads = [road for road, there in (("llama", facts.llama), ("onnx", facts.onnx)) if there]
+    routes = [route for route, there in (("llama", facts.llama), ("onnx", facts.onnx)) if there]
     yield f"# {facts.name}: hand-off for Vastai VACC"
     yield ""
     yield "中文见 [README.zh.md](README.zh.md)."
@@ -23,7 +23,7 @@ def _lines(facts: HandoffFacts) -> Iterator[str]:
         "compiled with `vamc` nor run on a card; what it takes for granted is listed at the end. "
         "Digests of all files are in `xamc-handoff.json`."
     )
-    if len(roads) > 1:
+    if len(routes) > 1:
         yield ""
         yield "Two roads lead to a card; they don't need each other. Try `llama/` first."
     if facts.llama:
@@ -37,21 +37,22 @@ def _lines(facts: HandoffFacts) -> Iterator[str]:
         yield f"- **{item.id}**: {item.english}"
 
 
-def _llama(facts: HandoffFacts, road: LlamaRoad) -> Iterator[str]:
+def _llama(facts: HandoffFacts, route: LlamaRoute) -> Iterator[str]:
     lengths = f"prefill {list(facts.prefill_lengths)}, total {list(facts.total_lengths)}"
     yield ""
     yield "## llama/: the checkpoint as plain Llama"
     yield ""
     yield (
-        f"`checkpoint/` holds the {road.family} model ({road.parameters / 1e9:.2f} B parameters, {road.dtype}) under "
-        "Llama's names: `model_type: llama`, separate q, k, v, gate and up matrices, no `auto_map` and no Python file. "
-        f"`{road.build}` is a plain vamc build file for tp {road.tp}, {lengths}."
+        f"`checkpoint/` holds the {route.family} model ({route.parameters / 1e9:.2f} B parameters, {route.dtype}) "
+        "under Llama's names: `model_type: llama`, separate q, k, v, gate and up matrices, no `auto_map` and no Python "
+        "file. "
+        f"`{route.build}` is a plain vamc build file for tp {route.tp}, {lengths}."
     )
     yield ""
     yield "```console"
-    yield f'$ pip install "transformers>={road.transformers}"'
+    yield f'$ pip install "transformers>={route.transformers}"'
     yield "$ cd llama"
-    yield f"$ vamc compile {road.build}"
+    yield f"$ vamc compile {route.build}"
     if not facts.is_embedding:
         yield (
             f"$ vastgenx serve --model {facts.workspace}/{facts.name} --host 0.0.0.0 --port 9000 "
@@ -67,17 +68,17 @@ def _llama(facts: HandoffFacts, road: LlamaRoad) -> Iterator[str]:
         "('Hello', max_new_tokens=20))\""
     )
     yield "```"
-    if road.notes:
+    if route.notes:
         yield ""
-        yield from (f"- {note}" for note in road.notes)
+        yield from (f"- {note}" for note in route.notes)
 
 
-def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
+def _onnx(facts: HandoffFacts, route: OnnxRoute) -> Iterator[str]:
     yield ""
     yield "## onnx/: static graphs, one rank"
     yield ""
     yield (
-        f"Opset 14, IR version 8, standard operators only; the weights ({road.dtype}) of all graphs are in "
+        f"Opset 14, IR version 8, standard operators only; the weights ({route.dtype}) of all graphs are in "
         "`weights.bin`. Arithmetic is float32."
     )
     if facts.asked:
@@ -86,7 +87,7 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
     yield ""
     yield "| graph | inputs |"
     yield "|---|---|"
-    for name, shapes in road.graphs.items():
+    for name, shapes in route.graphs.items():
         yield f"| `{name}.onnx` | {inputs_text(shapes)} |"
     yield ""
     if facts.is_embedding:
@@ -103,8 +104,8 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
     yield "$ cd onnx"
     yield f"$ pip install {' '.join(VENDOR_PINS)} tokenizers"
     yield "$ python check_onnx.py"
-    if road.has_loop:
+    if route.has_loop:
         yield '$ python run_onnx.py --prompt "Once upon a time"'
-    for name in road.graphs:
+    for name in route.graphs:
         yield f"$ vamc compile build_{name}.yaml"
     yield "```"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xamc.compiler.handoff.facts import VENDOR_PINS, HandoffFacts, LlamaRoad, OnnxRoad, inputs_text
+from xamc.compiler.handoff.facts import VENDOR_PINS, HandoffFacts, LlamaRoute, OnnxRoute, inputs_text
 
 
 def readme_zh(facts: HandoffFacts) -> str:
@@ -35,21 +35,21 @@ def _lines(facts: HandoffFacts) -> Iterator[str]:
         yield f"- **{item.id}**：{item.chinese}"
 
 
-def _llama(facts: HandoffFacts, road: LlamaRoad) -> Iterator[str]:
+def _llama(facts: HandoffFacts, route: LlamaRoute) -> Iterator[str]:
     lengths = f"prefill {list(facts.prefill_lengths)}，总长度 {list(facts.total_lengths)}"
     yield ""
     yield "## llama/：普通 Llama 格式的权重"
     yield ""
     yield (
-        f"`checkpoint/` 以 Llama 的命名保存 {road.family} 模型（{road.parameters / 1e9:.2f} B 参数，{road.dtype}）："
+        f"`checkpoint/` 以 Llama 的命名保存 {route.family} 模型（{route.parameters / 1e9:.2f} B 参数，{route.dtype}）："
         "`model_type: llama`，q、k、v、gate、up 各自独立，没有 `auto_map`，也没有任何 Python 文件。"
-        f"`{road.build}` 是普通的 vamc 构建文件，tp 为 {road.tp}，{lengths}。"
+        f"`{route.build}` 是普通的 vamc 构建文件，tp 为 {route.tp}，{lengths}。"
     )
     yield ""
     yield "```console"
-    yield f'$ pip install "transformers>={road.transformers}"'
+    yield f'$ pip install "transformers>={route.transformers}"'
     yield "$ cd llama"
-    yield f"$ vamc compile {road.build}"
+    yield f"$ vamc compile {route.build}"
     if not facts.is_embedding:
         yield (
             f"$ vastgenx serve --model {facts.workspace}/{facts.name} --host 0.0.0.0 --port 9000 "
@@ -65,25 +65,25 @@ def _llama(facts: HandoffFacts, road: LlamaRoad) -> Iterator[str]:
         "('你好', max_new_tokens=20))\""
     )
     yield "```"
-    if road.notes:
+    if route.notes:
         yield ""
         yield "说明（英文原文）："
         yield ""
-        yield from (f"- {note}" for note in road.notes)
+        yield from (f"- {note}" for note in route.notes)
 
 
-def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
+def _onnx(facts: HandoffFacts, route: OnnxRoute) -> Iterator[str]:
     yield ""
     yield "## onnx/：静态图，单 rank"
     yield ""
-    yield f"opset 14，IR 版本 8，只用标准算子；所有图的权重（{road.dtype}）都在 `weights.bin` 中。计算为 float32。"
+    yield f"opset 14，IR 版本 8，只用标准算子；所有图的权重（{route.dtype}）都在 `weights.bin` 中。计算为 float32。"
     if facts.asked:
         yield ""
         yield f"构建文件的以下要求不体现在这些图中：{'、'.join(f'`{a}`' for a in facts.asked)}。"
     yield ""
     yield "| 图 | 输入 |"
     yield "|---|---|"
-    for name, shapes in road.graphs.items():
+    for name, shapes in route.graphs.items():
         yield f"| `{name}.onnx` | {inputs_text(shapes)} |"
     yield ""
     if facts.is_embedding:
@@ -100,8 +100,8 @@ def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
     yield "$ cd onnx"
     yield f"$ pip install {' '.join(VENDOR_PINS)} tokenizers"
     yield "$ python check_onnx.py"
-    if road.has_loop:
+    if route.has_loop:
         yield '$ python run_onnx.py --prompt "从前"'
-    for name in road.graphs:
+    for name in route.graphs:
         yield f"$ vamc compile build_{name}.yaml"
     yield "```"

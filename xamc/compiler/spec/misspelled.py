@@ -1,4 +1,4 @@
-"""Misspelt keys that choose the road of a compile: with their default in their place, something else would be made.
+"""Misspelt keys that choose the route of a compile: with their default in their place, something else would be made.
 
 Any other unknown key of vamc's sections is a warning. These few stop the compile, when the written value is one that
 the key takes and not what its default comes to: ``backend: {tpye: tvm_cpu}`` must not compile for VACC.
