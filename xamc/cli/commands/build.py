@@ -17,7 +17,7 @@ from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan.plan import Plan, make_plan
 from xamc.compiler.plan.ranks import StaticPlan
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
-from xamc.compiler.spec.locations import PlacedErrors
+from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.stages.job import CompileOptions
 from xamc.jobs.progress import Progress, duration, size
@@ -72,7 +72,7 @@ def plan_command(
     if not as_json:
         _print_keys(loaded)
     if loaded.spec.frontend.type == "onnx":
-        with PlacedErrors(loaded):
+        with LocatedErrors(loaded):
             plan_graph(loaded, allow_rtn, die_bytes, as_json=as_json)
         return
     plan = make_plan(loaded, (), allow_rtn, allow_pickle)

@@ -29,7 +29,7 @@ from xamc.compiler.handoff.source import load_source
 from xamc.compiler.handoff.tokenizer_files import write_tokenizer
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
 from xamc.compiler.spec import LoadedSpec, Spec
-from xamc.compiler.spec.locations import PlacedErrors
+from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
@@ -100,11 +100,11 @@ def export_vamc(
     """
     options = options or HandoffOptions()
     progress = progress or Progress(Console(quiet=True))
-    with MemorySampler() as sampler, PlacedErrors() as placed:
+    with MemorySampler() as sampler, LocatedErrors() as located:
         progress.sampler = progress.sampler or sampler
         with progress.stage("spec") as stage:
             origin = load_source(source, overrides, options.checkpoint)
-            placed.loaded = loaded = origin.loaded
+            located.loaded = loaded = origin.loaded
             summary.spec_warnings(progress, loaded)
             require_vamc_spec(loaded)
             spec = loaded.spec

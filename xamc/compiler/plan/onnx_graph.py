@@ -113,7 +113,7 @@ def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
         parameters=facts.count,
         storage=request.storage,
         quantized=facts.quantized,
-        halves=facts.halves,
+        halves=facts.half_dtype,
         params_file=files.params,
         params_bytes=facts.nbytes,
         packed_bytes=4 * facts.count if spec.backend.type == "tvm_cpu" else 0,

@@ -41,7 +41,7 @@ class GraphFacts:
         quantized: how many weights are int8.
         kept: weight → why it keeps float32 where 16 bits were asked for.
         simplified: deviation of the simplified graph from the original, both fp32 in ONNX Runtime.
-        halves: the 16-bit float that the file computes in, or empty.
+        half_dtype: the 16-bit float that the file computes in, or empty.
         widened: output → deviation of the original in float32 from the file as it is, in 16-bit floats.
         stored: output → deviation of the graph with stored weights from the original.
     """
@@ -56,7 +56,7 @@ class GraphFacts:
     quantized: int
     kept: Mapping[str, str]
     simplified: float
-    halves: str
+    half_dtype: str
     widened: Mapping[str, float]
     stored: Mapping[str, float]
 
@@ -148,7 +148,7 @@ def run(request: Mapping[str, Any]) -> None:
     from xamc.runtime.seeded_feeds import seeded_feeds
     from xamc.targets.vacc.params_file import ParamsFile, write_params_files
     from xamc.verify.graph_oracle import (
-        FROM_HALVES,
+        FROM_HALF_PRECISION,
         MOST_IR_VERSION,
         answers,
         deviations,
@@ -173,13 +173,13 @@ def run(request: Mapping[str, Any]) -> None:
     widened: dict[str, float] = {}
     simplified, stored_by, cases = 0.0, {}, {}
     if not plan:
-        original, halves = opened.original, opened.halves
+        original, not_widened = opened.original, opened.not_widened
         names = (CASE, LEAST_CASE) if opened.symbols else (CASE,)
         feeds_of = {name: seeded_feeds(inputs, least=name == LEAST_CASE) for name in names}
-        in_halves = {}
-        if halves is not None:  # first, and then let go: it has weights of its own
-            own = lift_weights(halves)
-            in_halves = {name: answers(halves, own, feeds) for name, feeds in feeds_of.items()}
+        in_half_precision = {}
+        if not_widened is not None:  # first, and then let go: it has weights of its own
+            own = lift_weights(not_widened)
+            in_half_precision = {name: answers(not_widened, own, feeds) for name, feeds in feeds_of.items()}
             del own
         lifted = lift_weights(original)
         for name, feeds in feeds_of.items():
@@ -189,10 +189,10 @@ def run(request: Mapping[str, Any]) -> None:
             simplified = max(simplified, require_close("the simplified graph and the original", found, reference))
             cases[name] = (feeds, reference)
             require_same_nan("the simplified graph and the original", simple, reference)
-            if name in in_halves:
-                found = widened_deviations(reference, in_halves[name])
-                sides = f"the graph in float32 and the file in {opened.half}"
-                require_close(sides, found, in_halves[name], FROM_HALVES[opened.half])
+            if name in in_half_precision:
+                found = widened_deviations(reference, in_half_precision[name])
+                sides = f"the graph in float32 and the file in {opened.half_dtype}"
+                require_close(sides, found, in_half_precision[name], FROM_HALF_PRECISION[opened.half_dtype])
                 widened = {output: max(value, widened.get(output, 0.0)) for output, value in found.items()}
         varied = varied_case(inputs, lambda feeds: answers(original, lifted, feeds), cases[CASE][1])
         if varied is not None:
@@ -225,7 +225,7 @@ def run(request: Mapping[str, Any]) -> None:
         quantized=len(stored.quantized),
         kept=stored.kept,
         simplified=simplified,
-        halves=opened.half,
+        half_dtype=opened.half_dtype,
         widened=widened,
         stored=stored_by,
     )

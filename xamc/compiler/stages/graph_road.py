@@ -108,8 +108,8 @@ def _frontend(imported: ImportedGraph) -> str:
     facts = imported.facts
     nodes = sum(facts.operators.values())
     parts = [f"{nodes} nodes of {len(facts.operators)} kinds", f"{facts.count / 1e6:.1f} M parameters"]
-    if facts.halves:
-        parts.append(f"{facts.halves} computed in float32")
+    if facts.half_dtype:
+        parts.append(f"{facts.half_dtype} computed in float32")
     if facts.quantized:
         parts.append(f"{facts.quantized} weights int8")
     return ", ".join(parts)
