@@ -24,7 +24,6 @@ from xamc.artifact.records import RecordError
 from xamc.model.dtypes import DTYPE_BYTES
 
 HOST_SIMULATOR = "host-simulator"
-GRAPH_KIND = "graph"
 
 
 @dataclass(frozen=True)
