@@ -18,7 +18,7 @@ A target of static graphs has a folder per bucket and rank instead of `code/` an
     prefill_1024_rank0/mod.so, mod.json, mod.params
     decode_2048_rank0/mod.so, mod.json, mod.params
 
-`graph_manifest` is for artifacts that hold one graph and no language model.
+`onnx_manifest` is for artifacts that hold an ONNX model which is no language model.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest
 from xamc.artifact.manifest_file import dumps, loads
+from xamc.artifact.onnx_manifest import OnnxManifest
 from xamc.artifact.staging import StagingFolder, disk_errors
 from xamc.errors import InputError, InternalError, MisuseError
 
-M = TypeVar("M", Manifest, GraphManifest)
+M = TypeVar("M", Manifest, OnnxManifest)
 
 _PATH_KEYS = (("frontend", "checkpoint"), ("dataset", "path"), ("workspace", "path"))
 

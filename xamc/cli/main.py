@@ -240,9 +240,9 @@ def _run(
     """Let an artifact continue a prompt, or run a graph on arrays, and say how fast it was."""
     use_cpus(cpu_list)
     if prompt is None or inputs is not None or outputs is not None:
-        from xamc.cli.commands.graphs import run_graph_command
+        from xamc.cli.commands.onnx_models import run_onnx_command
 
-        run_graph_command(
+        run_onnx_command(
             artifact, prompt, inputs, outputs, target_name(target), seed, threads, verify_weights, as_json=json
         )
         return

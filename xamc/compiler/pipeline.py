@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import Manifest
+from xamc.artifact.onnx_manifest import OnnxManifest
 from xamc.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.artifact.staging import full_disk_errors, require_writable
 from xamc.compiler.frontends import open_checkpoint
@@ -50,7 +50,7 @@ class Compiled:
     """A finished compile: where the artifact is, its manifest, and the build report (report.json)."""
 
     path: Path
-    manifest: Manifest | GraphManifest
+    manifest: Manifest | OnnxManifest
     report: Mapping[str, Any]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.artifact.graph_manifest import GraphTensor
+from xamc.artifact.onnx_manifest import GraphTensor
 
 Integers = Literal["mask", "signed", "positive"]
 _MOST = 9

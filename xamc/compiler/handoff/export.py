@@ -20,7 +20,7 @@ from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
 from xamc.compiler.handoff.assumptions import stated
 from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoute, OnnxRoute
 from xamc.compiler.handoff.folder import HandoffWriter, check_replaceable
-from xamc.compiler.handoff.graphs import OnnxDtype, StaticGraphs, require_handoff_pass_names, static_graphs
+from xamc.compiler.handoff.graphs import HandoffGraphs, OnnxDtype, require_handoff_pass_names, static_graphs
 from xamc.compiler.handoff.llama_checkpoint import OLDEST_TRANSFORMERS, LlamaCheckpoint, StoredDtype, as_llama
 from xamc.compiler.handoff.readme import readme
 from xamc.compiler.handoff.readme_zh import readme_zh
@@ -156,7 +156,7 @@ def export_vamc(
 
 def _graphs(
     loaded: LoadedSpec, checkpoint: Checkpoint, destination: Path, options: HandoffOptions, progress: Progress
-) -> StaticGraphs:
+) -> HandoffGraphs:
     spec = loaded.spec
     compile_options = CompileOptions(dump_ir=options.dump_ir, use_cache=options.use_cache, output=destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def _asked(spec: Spec) -> tuple[str, ...]:
     return (*tp, f"quantize.type: {quantize.type}") if quantize is not None and quantize.type else tp
 
 
-def _room(llama: LlamaCheckpoint | None, graphs: StaticGraphs | None) -> int:
+def _room(llama: LlamaCheckpoint | None, graphs: HandoffGraphs | None) -> int:
     """Bytes of everything large."""
     checkpoint = sum(map(tensor_bytes, llama.tensors.values())) if llama else 0
     return checkpoint + (weight_bytes(graphs.programs.values()) if graphs else 0)
@@ -217,7 +217,7 @@ def _write_onnx(
     folder: Path,
     loaded: LoadedSpec,
     checkpoint: Checkpoint,
-    graphs: StaticGraphs,
+    graphs: HandoffGraphs,
     options: HandoffOptions,
     progress: Progress,
 ) -> OnnxRoute:

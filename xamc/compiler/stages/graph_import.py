@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.graph_manifest import GraphTensor
 from xamc.artifact.manifest import InputDigest
+from xamc.artifact.onnx_manifest import GraphTensor
 from xamc.artifact.records import from_json, to_json
 from xamc.artifact.staging import temporary_folder
 from xamc.compiler.frontends.onnx.file import model_files
@@ -147,7 +147,7 @@ def run(request: Mapping[str, Any]) -> None:
     from xamc.passes.lowering.index_bounds import bound_indices
     from xamc.runtime.seeded_feeds import seeded_feeds
     from xamc.targets.vacc.params_file import ParamsFile, write_params_files
-    from xamc.verify.graph_oracle import (
+    from xamc.verify.onnx_model_oracle import (
         FROM_HALF_PRECISION,
         MOST_IR_VERSION,
         answers,

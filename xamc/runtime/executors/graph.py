@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.artifact.loading import check_load
+from xamc.artifact.onnx_manifest import GraphTensor, OnnxManifest
 from xamc.artifact.params_index import ParamEntry, read_params_index
-from xamc.artifact.read import GraphArtifact, check_digests, read_graph
+from xamc.artifact.read import OnnxArtifact, check_digests, read_onnx_artifact
 from xamc.errors import InputError, InternalError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.memory import aligned_zeros, map_file
@@ -40,7 +40,7 @@ def load_graph(path: str | Path, threads: int | None = None, verify_weights: boo
         ToolchainError: E1609, a library is missing or refuses the code.
         MisuseError: E1608, a bad number of threads.
     """
-    artifact = read_graph(path)
+    artifact = read_onnx_artifact(path)
     return GraphModel(artifact.path, artifact.manifest, threads, verify_weights)
 
 
@@ -53,12 +53,12 @@ class GraphModel:
     """
 
     def __init__(
-        self, path: Path, manifest: GraphManifest, threads: int | None = None, verify_weights: bool = False
+        self, path: Path, manifest: OnnxManifest, threads: int | None = None, verify_weights: bool = False
     ) -> None:
         """Use `load` or `load_graph`."""
         self.path = path
         self.manifest = manifest
-        artifact = GraphArtifact(path, manifest)
+        artifact = OnnxArtifact(path, manifest)
         check_digests(artifact, only={manifest.code_file})  # as for a language model's code
         check_load(artifact, verify_weights)
         index = read_params_index(path / manifest.params_file)
@@ -179,7 +179,7 @@ def _map(path: Path, entries: list[ParamEntry]) -> list[Array]:
 class _TvmRunner:
     """The Relax VM of TVM's small runtime."""
 
-    def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
+    def __init__(self, folder: Path, manifest: OnnxManifest, weights: Mapping[str, Array], threads: int) -> None:
         check_cpu(manifest.cpu)
         self._ffi = tvm_ffi()
         self._pool = PoolThread(self._ffi, threads)
@@ -222,7 +222,7 @@ class _TvmRunner:
 class _OnnxRunner:
     """ONNX Runtime with every optimization off."""
 
-    def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
+    def __init__(self, folder: Path, manifest: OnnxManifest, weights: Mapping[str, Array], threads: int) -> None:
         from xamc.runtime.executors.reference import onnxruntime_module, open_session
 
         self._ort = onnxruntime_module()

@@ -17,8 +17,8 @@ from tests.onnx_models import MODELS, SHAPES, Graph, feeds, reference, write
 from xamc.compiler.frontends.onnx.model import open_onnx
 from xamc.compiler.frontends.onnx.weights import Storage, lift_weights, quantize_per_channel, store_weights
 from xamc.ir.tolerances import tolerance
-from xamc.verify.graph_oracle import answers
 from xamc.verify.metrics import relative_error
+from xamc.verify.onnx_model_oracle import answers
 
 
 def graph_of(kind: str, folder: Path) -> ir.Model:

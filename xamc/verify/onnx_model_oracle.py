@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.artifact.graph_manifest import GraphTensor
+from xamc.artifact.onnx_manifest import GraphTensor
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime.seeded_feeds import Integers, seeded_feeds

@@ -1,4 +1,4 @@
-"""`manifest.json` of an artifact that is one graph: an ONNX model, no language model.
+"""`manifest.json` of an artifact that is an ONNX model, and no language model.
 
 ``"kind": "graph"`` tells it from a language model's manifest, which has no such key. Layout of the folder::
 
@@ -64,7 +64,7 @@ class GraphTensor:
 
 
 @dataclass(frozen=True)
-class GraphManifest:
+class OnnxManifest:
     """Everything a runtime must know to run a static graph, and everything a person needs to trace it.
 
     Attributes:
