@@ -189,7 +189,7 @@ def _max_pool(builder: Any, call: Any) -> Any:
     return builder.call_te(compute, call.args[0], primfunc_name_hint=f"max_pool{rank}d")
 
 
-def max_pool_places(x: te.Tensor, shape: list[Any], sizes: list[list[int]], columns: bool) -> list[te.Tensor]:
+def max_pool_indices(x: te.Tensor, shape: list[Any], sizes: list[list[int]], columns: bool) -> list[te.Tensor]:
     """The largest elements of windows over [N, C, ...], and their places in the flattened tensor, the first of equals.
 
     Args:

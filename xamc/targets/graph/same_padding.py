@@ -11,7 +11,7 @@ from typing import Any
 from tvm import relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.legalize import max_pool_places
+from xamc.targets.graph.legalize import max_pool_indices
 from xamc.targets.graph.shape_values import Arithmetic, as_shape_value
 
 _SAME = ("SAME_UPPER", "SAME_LOWER")
@@ -46,10 +46,17 @@ def _spatial(x: Any) -> list[Any]:
     return found.values.tolist()[2:]  # type: ignore[no-any-return]
 
 
-def _numbers(attr: Any, x: Any, kernel: list[int]) -> Any:
+def _kernel(attr: Any, inputs: Any) -> list[int]:
+    """The size of a window: a weight's, where there is one."""
+    return [int(dim) for dim in inputs[1].ty.shape.values[2:]] if len(inputs) > 1 else list(attr["kernel_shape"])
+
+
+def _with_numbers(attr: Any, inputs: Any) -> Any:
     """Attributes with the padding as numbers; None where it is none or would be less than nothing."""
-    dims = _spatial(x)
-    before, padded = _padding(attr, dims, kernel)
+    if _auto_pad(attr) not in _SAME:
+        return attr
+    dims = _spatial(inputs[0])
+    before, padded = _padding(attr, dims, _kernel(attr, inputs))
     arithmetic: Arithmetic = attr["xamc_arithmetic"]
     after = [arithmetic.simplified(whole - dim - first) for whole, dim, first in zip(padded, dims, before)]
     if not all(isinstance(pad, int) and pad >= 0 for pad in (*before, *after)):
@@ -82,14 +89,11 @@ def _without(attr: Any) -> dict[str, Any]:
 class _Conv(onnx_frontend.Conv):
     @classmethod
     def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        if _auto_pad(attr) not in _SAME:
-            return super()._impl_v11(bb, inputs, attr, params)
-        kernel = [int(dim) for dim in inputs[1].ty.shape.values[2:]]
-        numbers = _numbers(attr, inputs[0], kernel)
+        numbers = _with_numbers(attr, inputs)
         if numbers is not None:
             return super()._impl_v11(bb, inputs, numbers, params)
-        x = _padded(bb, inputs[0], attr, kernel, 0.0)
-        given = onnx_frontend.onnx_input([x, *list(inputs)[1:]])
+        kernel = _kernel(attr, inputs)
+        given = onnx_frontend.onnx_input([_padded(bb, inputs[0], attr, kernel, 0.0), *list(inputs)[1:]])
         return super()._impl_v11(bb, given, _without(attr | {"kernel_shape": kernel}), params)
 
 
@@ -98,10 +102,7 @@ class _AveragePool(onnx_frontend.AveragePool):
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        if _auto_pad(attr) not in _SAME:
-            return super()._impl_v1(bb, inputs, attr, params)
-        kernel = list(attr["kernel_shape"])
-        numbers = _numbers(attr, inputs[0], kernel)
+        numbers, kernel = _with_numbers(attr, inputs), _kernel(attr, inputs)
         if numbers is not None:
             return super()._impl_v1(bb, inputs, numbers, params)
         plain = _without(attr) | {"ceil_mode": 0}
@@ -117,42 +118,33 @@ class _AveragePool(onnx_frontend.AveragePool):
 class _LpPool(onnx_frontend.LpPool):
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        if _auto_pad(attr) not in _SAME:
-            return super()._impl_v1(bb, inputs, attr, params)
-        kernel = list(attr["kernel_shape"])
-        numbers = _numbers(attr, inputs[0], kernel)
+        numbers = _with_numbers(attr, inputs)
         if numbers is not None:
             return super()._impl_v1(bb, inputs, numbers, params)
-        return super()._impl_v1(bb, [_padded(bb, inputs[0], attr, kernel, 0.0)], _without(attr), params)
+        return super()._impl_v1(bb, [_padded(bb, inputs[0], attr, _kernel(attr, inputs), 0.0)], _without(attr), params)
 
 
 class _MaxPool(onnx_frontend.MaxPool):
-    """With the places of the largest elements, counted through the whole tensor, as a second output."""
+    """With the indices of the largest elements, counted through the whole tensor, as a second output."""
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, kernel = inputs[0], list(attr["kernel_shape"])
-        rank = len(kernel)
-        before = list(attr.get("pads", [0] * (2 * rank)))[:rank]
-        if _auto_pad(attr) in _SAME:
-            numbers = _numbers(attr, x, kernel)
-            before = list((numbers or {"pads": []})["pads"])[:rank]
-            if numbers is None:
-                if attr["tvm_custom"]["num_outputs"] > 1:
-                    raise ValueError("it gives places, with an auto_pad that varies with its input's dimensions")
-                padded = _padded(bb, x, attr, kernel, float("-inf"))
-                values = super()._impl_v1(bb, [padded], _without(attr) | {"ceil_mode": 0}, params)
-            else:
-                values = super()._impl_v1(bb, inputs, numbers, params)
-        else:
-            values = super()._impl_v1(bb, inputs, attr, params)
-        if attr["tvm_custom"]["num_outputs"] < 2:
+        x, kernel, indexed = inputs[0], _kernel(attr, inputs), attr["tvm_custom"]["num_outputs"] > 1
+        numbers = _with_numbers(attr, inputs)
+        if numbers is None:
+            if indexed:
+                raise ValueError("it gives indices, with an auto_pad that varies with its input's dimensions")
+            padded = _padded(bb, x, attr, kernel, float("-inf"))
+            return super()._impl_v1(bb, [padded], _without(attr) | {"ceil_mode": 0}, params)
+        values = super()._impl_v1(bb, inputs, numbers, params)
+        if not indexed:
             return values
-        shape = list(bb.normalize(values).ty.shape)
+        rank = len(kernel)
+        before = list(numbers.get("pads", [0] * rank))[:rank]
         columns = bool(attr.get("storage_order", 0)) and rank > 1
         strides, dilations = (list(attr.get(name, [1] * rank)) for name in ("strides", "dilations"))
-        sizes = [kernel, strides, dilations, before]
-        return bb.emit_te(max_pool_places, x, shape, sizes, columns, primfunc_name_hint="max_pool_places")
+        shape, sizes = list(bb.normalize(values).ty.shape), [kernel, strides, dilations, before]
+        return bb.emit_te(max_pool_indices, x, shape, sizes, columns, primfunc_name_hint="max_pool_places")
 
 
 PADDED = {"AveragePool": _AveragePool, "Conv": _Conv, "LpPool": _LpPool, "MaxPool": _MaxPool}
