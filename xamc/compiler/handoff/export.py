@@ -23,7 +23,8 @@ from xamc.compiler.handoff.folder import HandoffWriter, check_replaceable
 from xamc.compiler.handoff.graphs import HandoffGraphs, OnnxDtype, require_handoff_pass_names, static_graphs
 from xamc.compiler.handoff.llama_checkpoint import OLDEST_TRANSFORMERS, LlamaCheckpoint, StoredDtype, as_llama
 from xamc.compiler.handoff.readme import readme
-from xamc.compiler.handoff.readme_zh import readme_zh
+from xamc.compiler.handoff.readme_en import ENGLISH
+from xamc.compiler.handoff.readme_zh import CHINESE
 from xamc.compiler.handoff.safetensors_shards import tensor_bytes, write_shards
 from xamc.compiler.handoff.source import load_source
 from xamc.compiler.handoff.tokenizer_files import write_tokenizer
@@ -136,8 +137,8 @@ def export_vamc(
                 assumptions=stated((*(LLAMA_RESTS_ON if llama else ()), *(ONNX_RESTS_ON if graphs else ()))),
             )
             with progress.stage("publish") as stage:
-                (writer.folder / "README.md").write_text(readme(facts), encoding="utf-8")
-                (writer.folder / "README.zh.md").write_text(readme_zh(facts), encoding="utf-8")
+                (writer.folder / "README.md").write_text(readme(facts, ENGLISH), encoding="utf-8")
+                (writer.folder / "README.zh.md").write_text(readme(facts, CHINESE), encoding="utf-8")
                 files = writer.publish(
                     {
                         "name": spec.name,
