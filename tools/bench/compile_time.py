@@ -110,7 +110,15 @@ def measure(folder: Path, shape: str, layers: int, width: str, mcpu: str) -> Mea
         generated = generate(rewritten.program, request, None, fresh, None)
         wall, after = time.perf_counter() - started, os.times()
     used = sum(after[:4]) - sum(before[:4])
-    return Measured(shape, layers, width, generated.libraries[0][1].cpu.mcpu, round(wall, 2), round(used, 2), dict(generated.seconds))
+    return Measured(
+        shape,
+        layers,
+        width,
+        generated.libraries[0][1].cpu.mcpu,
+        round(wall, 2),
+        round(used, 2),
+        dict(generated.seconds),
+    )
 
 
 def main() -> int:

@@ -1,14 +1,14 @@
 """What a spec's quantization asks of each target."""
 
 import pytest
-from xamc.compiler.stages.target_request import target_request
-from xamc.targets.base import CAPS
 
 from xamc.artifact.manifest import Quantization
 from xamc.compiler.spec import load_spec
+from xamc.compiler.stages.target_options import target_options
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.weights.quantize import RoundToNearest
-from xamc.targets.request import TargetRequest
+from xamc.targets.registry import CAPS
+from xamc.targets.request import TargetOptions
 
 
 def _request(
@@ -18,7 +18,7 @@ def _request(
     allow_rtn: bool = False,
     compile: dict[str, str] | None = None,
     **runtime: str,
-) -> tuple[TargetRequest, Quantization]:
+) -> tuple[TargetOptions, Quantization]:
     spec = {
         "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}, "quantize": {"type": quantize}},
         "backend": {"type": target, "dtype": dtype, "compile": compile or {}},
@@ -26,7 +26,7 @@ def _request(
     }
     kind, _, group = quantize.partition("/")
     spec["frontend"]["quantize"] = {"type": kind} | ({"group_size": int(group)} if group else {})
-    return target_request(load_spec(spec).spec, CAPS[target], allow_rtn)
+    return target_options(load_spec(spec).spec, CAPS[target], allow_rtn)
 
 
 def test_gptq_on_vacc_needs_leave_to_round() -> None:
@@ -71,9 +71,9 @@ def test_weights_that_are_not_integers_are_not_multiplied_in_less_than_they_have
         "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}},
         "backend": {"type": "tvm_cpu", "dtype": dtype},
     }
-    assert target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == used
+    assert target_options(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == used
     spec["backend"]["compile"] = {"activations": "bfloat16"}
-    assert target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == "bfloat16"
+    assert target_options(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == "bfloat16"
 
 
 @pytest.mark.parametrize("asked", ["int8", "int16"])
@@ -83,10 +83,10 @@ def test_integer_activations_go_with_integer_weights(asked: str) -> None:
         "backend": {"type": "tvm_cpu", "dtype": "fp16", "compile": {"activations": asked}},
     }
     with pytest.raises(UnsupportedError, match=r"E1410.*integer weights") as error:
-        target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)
+        target_options(load_spec(spec).spec, CAPS["tvm_cpu"], False)
     assert "backend.compile.activations" in error.value.keys
     spec["backend"]["compile"] = {}
-    assert target_request(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == "float32"
+    assert target_options(load_spec(spec).spec, CAPS["tvm_cpu"], False)[0].activations == "float32"
 
 
 @pytest.mark.parametrize("dtype", ["int8", "fp16"])
@@ -148,10 +148,10 @@ def test_a_cache_has_the_range_of_the_weights(target: str, dtype: str, cache: st
         "frontend": {"checkpoint": "model", "shape": {"input_ids": [[16], [32]]}},
         "backend": {"type": target, "dtype": dtype},
     }
-    assert target_request(load_spec(spec).spec, CAPS[target], False)[0].kv_dtype == cache
+    assert target_options(load_spec(spec).spec, CAPS[target], False)[0].kv_dtype == cache
     spec["runtime"] = {"kv_dtype": "fp32"}
     if target != "tvm_vacc":
-        assert target_request(load_spec(spec).spec, CAPS[target], False)[0].kv_dtype == "float32"
+        assert target_options(load_spec(spec).spec, CAPS[target], False)[0].kv_dtype == "float32"
 
 
 def test_scales_from_a_file_are_those_of_keys_with_their_biases() -> None:
@@ -163,5 +163,5 @@ def test_scales_from_a_file_are_those_of_keys_with_their_biases() -> None:
         },
         "backend": {"type": "tvm_vacc", "dtype": "fp16"},
     }
-    assert not target_request(load_spec(spec).spec, CAPS["tvm_vacc"], False)[0].unbiased_keys
+    assert not target_options(load_spec(spec).spec, CAPS["tvm_vacc"], False)[0].unbiased_keys
     assert _request("w16kv8", "fp16")[0].unbiased_keys

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from xamc.targets.graph_pipelines import static_common_passes
 
 from tests import twins
 from tests.mutation import mutated
@@ -17,6 +16,7 @@ from xamc.passes.protocol import GraphPass
 from xamc.targets.ascend import gear_proof as gears
 from xamc.targets.ascend.gear_proof import GearProof, prove_gears
 from xamc.targets.ascend.passes import gear_passes
+from xamc.targets.buckets import common_passes
 
 CACHE = (4, 24)
 DECODE = [GearEntry(1, 8), GearEntry(3, 8), GearEntry(1, 24), GearEntry(4, 24)]
@@ -28,7 +28,7 @@ def _prove(kind: str, sizes: list[GearEntry], module: object = cache_rows, most_
 
     def make() -> list[GraphPass]:
         rows = module.CacheRows(kind, 24, 4, 1 if kind == "prefill" else None)  # type: ignore[attr-defined]
-        return [*static_common_passes(), *gear_passes(rows)]
+        return [*common_passes(), *gear_passes(rows)]
 
     return prove_gears(kind, kind, sizes, original, make, CACHE, most_bytes)  # type: ignore[arg-type]
 

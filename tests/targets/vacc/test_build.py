@@ -6,12 +6,12 @@ import io
 
 import numpy as np
 from rich.console import Console
-from xamc.compiler.stages.static_vacc import _merge
 
 from xamc.ir.weights.fingerprint import fingerprint
 from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.jobs.progress import Progress
 from xamc.model.bucket import Bucket
+from xamc.targets.vacc.build import _merge
 
 PREFILL, LONGER, DECODE = Bucket("prefill", 16), Bucket("prefill", 32), Bucket("decode", 64)
 

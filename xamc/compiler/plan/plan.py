@@ -20,8 +20,8 @@ from xamc.compiler.plan.disk_space import needed_bytes, require_disk, require_pe
 from xamc.compiler.plan.files import plan_for_target
 from xamc.compiler.plan.stages import planned_stages
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, SpecWarning, key_uses, load_spec
+from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.spec.model_kind import model_kind, require_supported
-from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.spec.problems import to_json
 from xamc.compiler.stages.context import context_lengths, length_warnings
 from xamc.compiler.stages.export import export_key, twin_group
@@ -186,7 +186,7 @@ def make_plan(
         XamcError: what a compile would raise for the spec and the checkpoint's headers.
     """
     loaded = source if isinstance(source, LoadedSpec) else load_spec(source, overrides)
-    with PlacedErrors(loaded):
+    with LocatedErrors(loaded):
         return _make_plan(loaded, allow_rtn, allow_pickle)
 
 

@@ -1,4 +1,4 @@
-"""Rewrites of Relax programs, one file and one class each."""
+"""Rewrites of the Relax program, one file and one class each: fusions, merged projections, the cache's storage."""
 
 from __future__ import annotations
 

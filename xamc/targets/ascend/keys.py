@@ -63,7 +63,7 @@ KEYS = SpecKeys(
         "frontend.model_kwargs.tp": ("used", "1; more is refused"),
         "workspace.workers": ("no effect", "one process writes the weights"),
         **dict.fromkeys(
-            ("backend.compile.route", "backend.compile.soc_version", _GEARS), ("used", "read by Ascend's ATC road")
+            ("backend.compile.route", "backend.compile.soc_version", _GEARS), ("used", "read by Ascend's ATC route")
         ),
     },
     keys=(

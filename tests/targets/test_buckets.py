@@ -9,13 +9,11 @@ import pytest
 
 from xamc.compiler.spec import load_spec
 from xamc.compiler.spec.model import Spec
-from xamc.compiler.stages.static_request import static_request
+from xamc.compiler.stages.target_options import target_options
 from xamc.errors import InputError, UnsupportedError
 from xamc.model.bucket import Bucket
-from xamc.targets.base import CAPS
-from xamc.targets.request import TargetRequest
-
-PLAIN = TargetRequest("float16", None, "float16")
+from xamc.targets.registry import target
+from xamc.targets.vacc.request import VaccRequest
 
 
 def _spec(shape: dict[str, Any] | None, tp: int | None = None, merge: bool | None = None) -> Spec:
@@ -33,8 +31,14 @@ def _spec(shape: dict[str, Any] | None, tp: int | None = None, merge: bool | Non
     return load_spec(document).spec
 
 
-def _request(*arguments: Any, **more: Any) -> TargetRequest:
-    return static_request(_spec(*arguments, **more), CAPS["tvm_vacc"], PLAIN)
+def _read(spec: Spec) -> VaccRequest:
+    vacc = target("tvm_vacc")
+    request: VaccRequest = vacc.request(target_options(spec, vacc.caps, False)[0])
+    return request
+
+
+def _request(*arguments: Any, **more: Any) -> VaccRequest:
+    return _read(_spec(*arguments, **more))
 
 
 def test_a_bucket_per_length_and_phase() -> None:
@@ -46,7 +50,6 @@ def test_a_bucket_per_length_and_phase() -> None:
         Bucket("decode", 64),
     )
     assert (request.tp, request.merge_params, request.is_embedding) == (4, True, False)
-    assert replace(request, buckets=(), tp=1, merge_params=False) == PLAIN
 
 
 def test_without_ranks_there_is_one_and_files_are_apart() -> None:
@@ -61,7 +64,7 @@ def test_an_empty_second_list_is_an_embedding_model() -> None:
 def test_a_length_given_twice_is_one_graph() -> None:
     spec = _spec({"input_ids": [[16], [32]]})
     frontend = replace(spec.frontend, shape={"input_ids": [[16, 16], [32, 32]]})
-    request = static_request(replace(spec, frontend=frontend), CAPS["tvm_vacc"], PLAIN)
+    request = _read(replace(spec, frontend=frontend))
     assert request.buckets == (Bucket("prefill", 16), Bucket("decode", 32))
 
 
