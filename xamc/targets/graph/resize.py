@@ -16,7 +16,7 @@ import numpy as np
 from tvm import ir, relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.shape_values import Arithmetic, ShapeValue, as_shape_value
+from xamc.targets.graph.shape_values import DimArithmetic, ShapeValue, as_shape_value
 
 _MODES = ("nearest", "linear")
 _COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
@@ -55,7 +55,7 @@ class _Resize(onnx_frontend.Resize):
         coordinates = attr.get("coordinate_transformation_mode", b"half_pixel").decode()
         if mode not in _MODES or coordinates not in _COORDINATES or attr.get("exclude_outside", 0):
             raise ValueError(f"it has mode {mode} with {coordinates}, over dimensions that vary")
-        arithmetic: Arithmetic = attr["xamc_arithmetic"]
+        arithmetic: DimArithmetic = attr["xamc_arithmetic"]
         factors: list[Any] = [None] * len(given) if scales is None else scales.value.numpy().tolist()
         nearest = attr.get("nearest_mode", b"round_prefer_floor").decode()
         for axis in range(len(given)):
@@ -74,7 +74,7 @@ class _Resize(onnx_frontend.Resize):
         return x
 
 
-def _scaled(arithmetic: Arithmetic, dim: Any, scale: float) -> Any:
+def _scaled(arithmetic: DimArithmetic, dim: Any, scale: float) -> Any:
     """A dimension times a scale, rounded down: of a whole scale, or one over a whole number."""
     if isinstance(dim, int):
         return int(np.floor(np.float32(dim) * np.float32(scale)))

@@ -19,7 +19,7 @@ from xamc.targets.kernels.gemm_output import Destination, GemmOutput
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import (
     UNROLLED,
-    Arithmetic,
+    TileArithmetic,
     cut_rows,
     emit_tile,
     register_tile,
@@ -33,7 +33,7 @@ SERIAL_ROWS = 16
 """Up to this many rows X is copied by the calling thread."""
 
 
-def emit_gemm(weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: Arithmetic) -> None:
+def emit_gemm(weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: TileArithmetic) -> None:
     """Emits the body of a GEMM; x [M, K]. For the bfloat16 dot product both operands are rounded."""
     _Gemm(weight, x, into, arithmetic).emit()
 
@@ -107,7 +107,7 @@ def ask_for_next_block(
 
 
 class _Gemm:
-    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: Arithmetic) -> None:
+    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: TileArithmetic) -> None:
         self.weight, self.isa, self.x, self.into = weight, weight.isa, x, into
         self.m, self.n, self.k = x.shape[0], weight.n, weight.k
         self.arithmetic = arithmetic

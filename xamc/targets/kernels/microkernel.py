@@ -35,7 +35,7 @@ define <16 x float> @xamc_dpbf16ps(<16 x float> %sum, <16 x i32> %a, <16 x i32> 
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class TileArithmetic:
     """How products are accumulated in a tile.
 
     Attributes:
@@ -79,12 +79,12 @@ def _import_bf16_dot() -> Iterator[None]:
         yield
 
 
-FLOAT32 = Arithmetic("fp32", 1, "float32", E.fma, nullcontext)
-BF16_DOT = Arithmetic("bf16", 2, "uint32", _bf16_dot, _import_bf16_dot)
-BF16_DOT_EMULATED = Arithmetic("bf16", 2, "uint32", _bf16_dot_emulated, nullcontext)
+FLOAT32 = TileArithmetic("fp32", 1, "float32", E.fma, nullcontext)
+BF16_DOT = TileArithmetic("bf16", 2, "uint32", _bf16_dot, _import_bf16_dot)
+BF16_DOT_EMULATED = TileArithmetic("bf16", 2, "uint32", _bf16_dot_emulated, nullcontext)
 
 
-def bf16_arithmetic(isa: Isa) -> Arithmetic | None:
+def bf16_arithmetic(isa: Isa) -> TileArithmetic | None:
     """The bfloat16 dot product of a level, if it has one."""
     if isa.emulate_bf16_dot:
         return BF16_DOT_EMULATED
@@ -119,7 +119,7 @@ def cut_rows(count: E.Expr, sizes: Sequence[int], body: Callable[[E.Expr, int], 
 
 
 def emit_tile(
-    arithmetic: Arithmetic,
+    arithmetic: TileArithmetic,
     rows: int,
     vectors: int,
     lanes: int,
