@@ -18,7 +18,7 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemm_output import Destination, GemmOutput
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import (
-    TURN,
+    UNROLLED,
     Arithmetic,
     cut_rows,
     emit_tile,
@@ -261,11 +261,11 @@ class _Gemm:
 
         per = self.arithmetic.k
 
-        def ahead(turn: E.Expr) -> None:
-            """Asks for as much of the next tile's rows, which follow in memory, as a turn uses of this one's."""
-            share, line = rows * TURN * per, 64 * per // 4  # elements of the copy
+        def ahead(iteration: E.Expr) -> None:
+            """Asks for as much of the next tile's rows, which follow in memory, as an iteration uses of this one's."""
+            share, line = rows * UNROLLED * per, 64 * per // 4  # elements of the copy
             for first in range(0, share, line):
-                E.prefetch(copy, [block, i + rows, turn * share + first])
+                E.prefetch(copy, [block, i + rows, iteration * share + first])
 
         emit_tile(
             self.arithmetic,

@@ -17,7 +17,7 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.tiles import LinearTiles
 
-TURN = 4
+UNROLLED = 4
 """Steps along K per iteration of a tile's loop, which LLVM leaves as it is: fewer instructions that are no arithmetic,
 which counts where another thread has half of the core."""
 
@@ -129,7 +129,7 @@ def emit_tile(
     sums: list[list[E.Register]],
     ahead: Callable[[E.Expr], None] | None = None,
 ) -> None:
-    """Adds `steps` steps along K to the sums of a tile, `TURN` at a time.
+    """Adds `steps` steps along K to the sums of a tile, `UNROLLED` at a time.
 
     Args:
         arithmetic: what a step is.
@@ -140,7 +140,7 @@ def emit_tile(
         a: (row, step) -> scalar of `arithmetic.dtype`.
         b: (step, vector) -> vector of `arithmetic.dtype`.
         sums: [rows][vectors] registers, already initialized.
-        ahead: emitted in every turn, with its number: requests for what comes after this tile.
+        ahead: emitted in every iteration, with its number: requests for what comes after this tile.
     """
 
     def add(k: E.Expr) -> None:
@@ -151,10 +151,10 @@ def emit_tile(
                 register = sums[row][v]
                 register.set(arithmetic.multiply_add(left, right[v], register.get(), lanes))
 
-    with E.serial(E.let(steps // TURN)) as turn:
+    with E.serial(E.let(steps // UNROLLED)) as iteration:
         if ahead:
-            ahead(turn)
-        for i in range(TURN):
-            add(E.let(turn * TURN + i))
-    with E.serial(steps % TURN) as rest:
-        add(E.let(steps // TURN * TURN + rest))
+            ahead(iteration)
+        for i in range(UNROLLED):
+            add(E.let(iteration * UNROLLED + i))
+    with E.serial(steps % UNROLLED) as rest:
+        add(E.let(steps // UNROLLED * UNROLLED + rest))
