@@ -43,6 +43,13 @@ class GraphTarget(ABC):
     widens: bool = False
     has_dies: bool = False
 
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuses what of `backend.compile` goes with language models alone.
+
+        Raises:
+            UnsupportedError: naming the key.
+        """
+
     @abstractmethod
     def code(
         self, graph: Path, data_inputs: int, options: Mapping[str, Any], cache: StageCache, dump: Path | None

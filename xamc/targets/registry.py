@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
+from xamc.runtime.executors.registry import register_executor
 from xamc.targets.caps import TargetCaps
 from xamc.targets.spec_keys import SpecKeys
 
@@ -23,14 +24,18 @@ HOST = "tvm_cpu"
 _PACKAGES: dict[str, str] = {}
 
 
-def register(package: str) -> TargetCaps:
+def register(package: str, executor: str | None = None) -> TargetCaps:
     """Makes a target known.
 
     Args:
         package: its dotted name; it has the modules that `xamc.targets.target` describes.
+        executor: what runs its artifacts, for `xamc.runtime.executors.registry.register_executor`; None for a target
+            of ours, whose executor the runtime knows without us.
     """
     caps = cast(TargetCaps, import_module(f"{package}.caps").CAPS)
     CAPS[caps.name], _PACKAGES[caps.name] = caps, package
+    if executor is not None:
+        register_executor(caps.name, executor)
     return caps
 
 

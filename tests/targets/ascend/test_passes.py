@@ -22,8 +22,9 @@ from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.protocol import GraphPass, Tensors
 from xamc.passes.runner import run_passes
 from xamc.targets.ascend.passes import passes as ascend_passes
+from xamc.targets.ascend.request import AscendRequest
 from xamc.targets.registry import target
-from xamc.targets.request import AscendRequest, TargetOptions
+from xamc.targets.request import TargetOptions
 from xamc.verify.metrics import output_error
 from xamc.verify.oracle import Oracle, materialize
 from xamc.verify.proof import prove

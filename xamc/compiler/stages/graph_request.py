@@ -55,13 +55,7 @@ def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
             fix=f"use one of {', '.join(_STORAGE)}",
             locations=loaded.at("backend.dtype"),
         )
-    if "cpu" in backend.compile:
-        raise UnsupportedError(
-            "E1483",
-            "graphs of frontend.type onnx are compiled for one CPU level; backend.compile.cpu lists several",
-            fix="set backend.compile.mcpu to the lowest of them, or compile an artifact for each",
-            locations=loaded.at("backend.compile.cpu"),
-        )
+    target.check(backend.compile)
     warnings = []
     extra = spec.graph.get("extra_ops")
     if isinstance(extra, dict) and extra.get("type"):

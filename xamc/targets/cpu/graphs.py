@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xamc.errors import UnsupportedError
 from xamc.jobs.cache import StageCache
 from xamc.targets.cpu.caps import CAPS
 from xamc.targets.cpu.request import mcpu
@@ -19,6 +20,15 @@ class CpuGraphs(GraphTarget):
 
     files = GraphFiles("code/model.so", "code/graph.json", "weights.params", CAPS.executes_on)
     widens = True
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        if "cpu" in options:
+            raise UnsupportedError(
+                "E1483",
+                "graphs of frontend.type onnx are compiled for one CPU level; backend.compile.cpu lists several",
+                fix="set backend.compile.mcpu to the lowest of them, or compile an artifact for each",
+                keys=("backend.compile.cpu",),
+            )
 
     def code(
         self, graph: Path, data_inputs: int, options: Mapping[str, Any], cache: StageCache, dump: Path | None
