@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xamc.artifact.manifest import Cpu
 from xamc.jobs.cache import StageCache
-
-
-@dataclass(frozen=True)
-class GraphFiles:
-    """Where a target's artifact keeps code, graph and parameters, and what runs it."""
-
-    code: str
-    graph: str
-    params: str
-    executes_on: str
 
 
 @dataclass(frozen=True)
@@ -30,40 +19,27 @@ class GraphCode:
     cpu: Cpu
 
 
-class GraphTarget(ABC):
+def _anything(options: Mapping[str, Any]) -> None:
+    """Refuses nothing."""
+
+
+@dataclass(frozen=True)
+class GraphTarget:
     """The part of a target that is asked for graphs.
 
     Attributes:
-        files: of its artifacts.
-        widens: whether its kernels have weights in memory as float32, however they are stored.
+        code_file, graph_file, params_file: where an artifact keeps code, graph and parameters.
+        code: (ONNX graph whose weights are inputs behind the data, number of data inputs, `backend.compile`, where
+            results are kept, folder for readable IR or None) → its code; refuses operators that it has no code for.
+        check: refuses what of `backend.compile` goes with language models alone.
+        widens: whether kernels have weights in memory as float32, however they are stored.
         has_dies: whether a graph must fit into a die's memory.
     """
 
-    files: GraphFiles
+    code_file: str
+    graph_file: str
+    params_file: str
+    code: Callable[[Path, int, Mapping[str, Any], StageCache, Path | None], GraphCode]
+    check: Callable[[Mapping[str, Any]], None] = _anything
     widens: bool = False
     has_dies: bool = False
-
-    def check(self, options: Mapping[str, Any]) -> None:
-        """Refuses what of `backend.compile` goes with language models alone.
-
-        Raises:
-            UnsupportedError: naming the key.
-        """
-
-    @abstractmethod
-    def code(
-        self, graph: Path, data_inputs: int, options: Mapping[str, Any], cache: StageCache, dump: Path | None
-    ) -> GraphCode:
-        """Code for an ONNX graph whose weights are inputs.
-
-        Args:
-            graph: the ONNX file; data inputs come first.
-            data_inputs: how many there are.
-            options: `backend.compile`.
-            cache: where results are kept.
-            dump: folder for readable IR, or None.
-
-        Raises:
-            UnsupportedError: E1461, E1462, E1473.
-            ToolchainError: E152x the child failed.
-        """

@@ -7,11 +7,10 @@ told the package's name, and nothing else has to know it. docs/add-a-target.md w
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from xamc.jobs.cache import StageCache
 from xamc.jobs.progress import Progress
@@ -80,41 +79,24 @@ class Built:
     notes: tuple[str, str] = ("", "")
 
 
-class Target(ABC, Generic[R]):
-    """One target. The compiler calls the methods from top to bottom; the first three also for `xamc plan`.
+@dataclass(frozen=True)
+class Target(Generic[R]):
+    """One target. The compiler calls its functions from top to bottom, the first three also for `xamc plan`.
 
     Attributes:
         caps: what it can do.
+        request: what it reads of a spec; refuses, before anything is exported, what it could not build.
+        passes: the graph passes of a request.
+        plan: what `build` would write and take, from headers alone.
+        build: makes the artifact's files and says what the manifest says of them; shows its stages in `Work.progress`.
         graphs: how it takes graphs of `frontend.type: onnx`; None where it takes none.
+
+    Each raises errors of ours; nothing is published then.
     """
 
-    caps: ClassVar[TargetCaps]
-    graphs: ClassVar[GraphTarget | None] = None
-
-    @abstractmethod
-    def request(self, options: TargetOptions) -> R:
-        """What the target is asked for; refuses here, before anything is exported, what it could not build.
-
-        Raises:
-            XamcError: naming the keys of the spec that ask for it.
-        """
-
-    @abstractmethod
-    def passes(self, request: R) -> Pipeline:
-        """The graph passes of a request."""
-
-    @abstractmethod
-    def plan(self, model: PlannedModel, request: R) -> TargetPlan:
-        """What `build` would write and take, from headers alone.
-
-        Raises:
-            XamcError: what can't be built of this model.
-        """
-
-    @abstractmethod
-    def build(self, work: Work[R]) -> Built:
-        """The artifact's files and what the manifest says of them; shows its stages in `work.progress`.
-
-        Raises:
-            XamcError: what a stage finds; nothing is published then.
-        """
+    caps: TargetCaps
+    request: Callable[[TargetOptions], R]
+    passes: Callable[[R], Pipeline]
+    plan: Callable[[PlannedModel, R], TargetPlan]
+    build: Callable[[Work[R]], Built]
+    graphs: GraphTarget | None = None

@@ -17,6 +17,7 @@ from xamc.compiler.stages.graph_request import graph_request
 from xamc.errors import InputError, MisuseError
 from xamc.jobs.cache import default_cache_folder
 from xamc.jobs.progress import size
+from xamc.targets.registry import CAPS
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ def make_onnx_plan(loaded: LoadedSpec, allow_rtn: bool) -> OnnxPlan:
         storage=request.storage,
         quantized=facts.quantized,
         halves=facts.half_dtype,
-        params_file=target.files.params,
+        params_file=target.params_file,
         params_bytes=facts.nbytes,
         packed_bytes=4 * facts.count if target.widens else 0,
         activations=facts.activations,
         operators=facts.operators,
-        executes_on=target.files.executes_on,
+        executes_on=CAPS[spec.backend.type].executes_on,
         has_dies=target.has_dies,
     )

@@ -29,6 +29,7 @@ from xamc.jobs.progress import Progress, size
 from xamc.runtime.cpu_features import missing_features
 from xamc.targets.graph.mod_json import graph_json
 from xamc.targets.graph_target import GraphCode
+from xamc.targets.registry import CAPS
 
 if TYPE_CHECKING:
     from xamc.runtime.executors.graph import GraphModel
@@ -60,7 +61,7 @@ def compile_graph(
         request = graph_request(loaded, options.allow_rtn)
         destination = options.output or spec.workspace.path / spec.name
         check_replaceable(destination)
-        simulated = ", simulated on this host" if request.target.files.executes_on == HOST_SIMULATOR else ""
+        simulated = ", simulated on this host" if CAPS[spec.backend.type].executes_on == HOST_SIMULATOR else ""
         progress.header(spec.name, f"{spec.backend.type}{simulated}, ONNX graph")
         summary.quantization_warning(progress, request.quantization)
         for warning in request.warnings:
@@ -121,10 +122,10 @@ def _fill(
     writer: ArtifactWriter,
 ) -> OnnxManifest:
     """Adds code, graph and parameters, with a manifest beside them, so that the folder can be run."""
-    spec, files, facts = loaded.spec, request.target.files, imported.facts
+    spec, files, facts = loaded.spec, request.target, imported.facts
     digests = job.cache.digests(imported.folder)
-    writer.add_file(files.params, imported.params, digests.get(imported.params.name))
-    writer.add_file(files.code, code.file)
+    writer.add_file(files.params_file, imported.params, digests.get(imported.params.name))
+    writer.add_file(files.code_file, code.file)
     manifest = OnnxManifest(
         name=spec.name,
         target=spec.backend.type,
@@ -133,19 +134,19 @@ def _fill(
         graph_inputs=facts.inputs,
         graph_outputs=facts.outputs,
         parameters=facts.parameters,
-        code_file=files.code,
-        graph_file=files.graph,
-        params_file=files.params,
+        code_file=files.code_file,
+        graph_file=files.graph_file,
+        params_file=files.params_file,
         weight_dtype=request.storage,
         cpu=code.cpu,
         quantization=request.quantization,
-        executes_on=files.executes_on,
+        executes_on=CAPS[spec.backend.type].executes_on,
         inputs=tuple(sorted(imported.inputs, key=lambda digest: digest.name)),
         tools={tool: tool_version(tool) for tool in _TOOLS},
     )
     text = graph_json(ir.load(imported.graph), manifest)
     job.dump("10-graph.json", text)
-    writer.add_bytes(files.graph, text.encode())
+    writer.add_bytes(files.graph_file, text.encode())
     (writer.folder / MANIFEST).write_text(dumps(manifest), encoding="utf-8")
     return manifest
 

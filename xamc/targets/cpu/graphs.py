@@ -8,31 +8,24 @@ from typing import Any
 
 from xamc.errors import UnsupportedError
 from xamc.jobs.cache import StageCache
-from xamc.targets.cpu.caps import CAPS
 from xamc.targets.cpu.request import mcpu
 from xamc.targets.graph.library import graph_library
-from xamc.targets.graph_target import GraphCode, GraphFiles, GraphTarget
+from xamc.targets.graph_target import GraphCode, GraphTarget
 from xamc.targets.kernels.isa import Isa
 
 
-class CpuGraphs(GraphTarget):
-    """See `GraphTarget`."""
+def _check(options: Mapping[str, Any]) -> None:
+    if "cpu" in options:
+        raise UnsupportedError(
+            "E1483",
+            "graphs of frontend.type onnx are compiled for one CPU level; backend.compile.cpu lists several",
+            fix="set backend.compile.mcpu to the lowest of them, or compile an artifact for each",
+            keys=("backend.compile.cpu",),
+        )
 
-    files = GraphFiles("code/model.so", "code/graph.json", "weights.params", CAPS.executes_on)
-    widens = True
 
-    def check(self, options: Mapping[str, Any]) -> None:
-        if "cpu" in options:
-            raise UnsupportedError(
-                "E1483",
-                "graphs of frontend.type onnx are compiled for one CPU level; backend.compile.cpu lists several",
-                fix="set backend.compile.mcpu to the lowest of them, or compile an artifact for each",
-                keys=("backend.compile.cpu",),
-            )
+def _code(graph: Path, data: int, options: Mapping[str, Any], cache: StageCache, dump: Path | None) -> GraphCode:
+    return graph_library(graph, data, Isa.rising([mcpu(options)])[0], cache, dump)
 
-    def code(
-        self, graph: Path, data_inputs: int, options: Mapping[str, Any], cache: StageCache, dump: Path | None
-    ) -> GraphCode:
-        level = mcpu(options)
-        isa = Isa.host() if level == "native" else Isa.by_name(level)
-        return graph_library(graph, data_inputs, isa, cache, dump)
+
+GRAPHS = GraphTarget("code/model.so", "code/graph.json", "weights.params", _code, _check, widens=True)
