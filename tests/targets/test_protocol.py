@@ -38,9 +38,9 @@ def names_in(source: str) -> Iterator[tuple[int, str]]:
             values = [constant.value for constant in found if isinstance(constant, ast.Constant)]
             if is_target and words.intersection(value for value in values if isinstance(value, str)):
                 yield node.lineno, ast.unparse(node)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
-            if "Target" in (kind := ast.unparse(node.args[1])) or "Request" in kind:
-                yield node.lineno, ast.unparse(node)
+        is_check = isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+        if is_check and ast.unparse(node.args[1]).endswith(("Target", "Request")):
+            yield node.lineno, ast.unparse(node)
 
 
 def imports_in(source: str) -> Iterator[tuple[int, str]]:
