@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.model.config import ModelConfig
+from xamc.model.layer import EMBEDDING, Layer, Linear, Part
+from xamc.model.parameters import part_of, size_of
 
 TWIN_POSITIONS = 64
 _LONGEST_PATTERN = 8
@@ -41,7 +43,7 @@ def twin_config(config: ModelConfig, group: int = 32, tp: int = 1) -> ModelConfi
     layers = len(windows)
     kv_heads = _kv_heads(config.num_kv_heads, tp)
     heads = config.num_heads // config.num_kv_heads * kv_heads
-    real_width = config.num_heads * config.head_dim
+    real_width = size_of(config, "head")
     head_dim = _head_dim(config.head_dim, heads, real_width, group)
     width = heads * head_dim
     if config.hidden_size == real_width:
@@ -142,24 +144,24 @@ def _window_keys(hf: Mapping[str, Any], windows: tuple[int | None, ...]) -> dict
     return keys
 
 
-def twin_weights(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, LazyTensor]:
+def twin_weights(shapes: Mapping[str, tuple[int, ...]], layer: Layer, seed: int = 0) -> dict[str, LazyTensor]:
     """Seeded float32 weights by parameter name, each independent of which others exist.
 
     Query and key projections are large enough that attention is peaked: with weights near zero it would average over
     all positions, and a wrong mask or a shifted position would hardly show. Norm weights differ from 1 and biases from
     0, so that dropping or swapping them shows as well.
     """
-    return {name: ArrayTensor(_twin_weight(name, shape, seed)) for name, shape in shapes.items()}
+    return {name: ArrayTensor(_twin_weight(name, shape, part_of(layer, name), seed)) for name, shape in shapes.items()}
 
 
-def _twin_weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+def _twin_weight(name: str, shape: tuple[int, ...], part: Part | None, seed: int) -> NDArray[np.float32]:
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if len(shape) == 1:
         if name.endswith(".bias"):
             return random.normal(0.0, 0.3, shape).astype(np.float32)
         return random.uniform(0.5, 1.5, shape).astype(np.float32)
-    if "embed_tokens" in name:
+    if part is EMBEDDING:
         return random.standard_normal(shape).astype(np.float32)
-    gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
+    gain = 2.0 if isinstance(part, Linear) and part.role in ("query", "key") else 1.0
     weight: NDArray[np.float32] = random.normal(0.0, gain / math.sqrt(shape[-1]), shape).astype(np.float32)
     return weight

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.generation_defaults import read_generation, with_generation_ids
 from xamc.compiler.frontends.json_file import read_json
@@ -26,6 +26,7 @@ from xamc.compiler.frontends.weight_files import MERGE, NAMED, read_tensors
 from xamc.errors import InputError
 from xamc.ir.weights.files import FileTensor
 from xamc.ir.weights.lazy import LazyTensor
+from xamc.model.layer import EMBEDDING_WEIGHT, HEAD
 
 # Buffers that old checkpoints saved beside their parameters; they are computed anew.
 BUFFERS = (
@@ -171,9 +172,9 @@ def _config_warnings(path: Path, reader: ConfigReader, untied: bool) -> Iterator
 
 def _with_model_prefix(stored: dict[str, tuple[str, FileTensor]]) -> dict[str, tuple[str, FileTensor]]:
     """Names as a causal language model has them: an embedding model, saved without a head, lacks their ``model.``."""
-    if "embed_tokens.weight" not in stored or any(name.startswith("model.") for name in stored):
+    if EMBEDDING_WEIGHT.removeprefix("model.") not in stored or any(name.startswith("model.") for name in stored):
         return stored
-    return {name if name.startswith("lm_head.") else f"model.{name}": entry for name, entry in stored.items()}
+    return {name if name.startswith(f"{HEAD.name}.") else f"model.{name}": entry for name, entry in stored.items()}
 
 
 def holds_tokenizer(folder: Path) -> bool:

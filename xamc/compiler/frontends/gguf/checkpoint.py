@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
-from xamc.compiler.frontends.configuration import ConfigReader, model_config, rope_parameters
+from xamc.compiler.frontends.config_reader import ConfigReader
+from xamc.compiler.frontends.configuration import model_config, rope_parameters
 from xamc.compiler.frontends.gguf.file import GgufFile
 from xamc.compiler.frontends.gguf.keys import leftover_keys
 from xamc.compiler.frontends.gguf.parts import read_parts
@@ -21,42 +21,18 @@ from xamc.errors import InputError, UnsupportedError
 from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.ir.weights.transforms import UninterleaveHeads, Zeros
 from xamc.model.config import ModelConfig, RopeConfig
-from xamc.model.parameters import parameter_shapes
+from xamc.model.families import FAMILIES
+from xamc.model.layer import Family, GgufArchitecture, Linear
+from xamc.model.parameters import Parameter, parameters
 
+# what may stand for three tensors, one after the other
+_QKV, _FUSED = ("attn_q", "attn_k", "attn_v"), "attn_qkv"
 REMEDY = "convert the model again with a current llama.cpp, or use its original safetensors checkpoint"
 
-# llama.cpp architecture → (transformers class, whether q and k rows are stored as interleaved pairs).
-ARCHITECTURES: Mapping[str, tuple[str, bool]] = {
-    "llama": ("LlamaForCausalLM", True),
-    "internlm2": ("LlamaForCausalLM", True),
-    "qwen2": ("Qwen2ForCausalLM", False),
-    "qwen3": ("Qwen3ForCausalLM", False),
-}
 
-# transformers' module name inside a layer → llama.cpp's.
-_LAYER_MODULES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_MODEL_MODULES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-
-
-def gguf_name(parameter: str) -> str:
-    """llama.cpp's name of a transformers parameter: ``model.layers.3.mlp.up_proj.weight`` → ``blk.3.ffn_up.weight``."""
-    module, _, kind = parameter.rpartition(".")
-    if module in _MODEL_MODULES:
-        return f"{_MODEL_MODULES[module]}.{kind}"
-    layer, _, inner = module.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{_LAYER_MODULES[inner]}.{kind}"
+def architectures() -> dict[str, tuple[Family, GgufArchitecture]]:
+    """The supported values of ``general.architecture``, with what they are."""
+    return {gguf.name: (family, gguf) for family in FAMILIES.values() for gguf in family.gguf}
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -69,16 +45,18 @@ def open_gguf(path: Path) -> Checkpoint:
     file = read_parts(path)
     reader = _reader(file)
     config = read_config(file, reader)
+    _, gguf = architectures()[config.model_type]
     source = TensorSource(
         file.tensors,
         lambda name: file.tensors[name].path,
         file.path,
-        _harmless(config),
+        # elsewhere it would be one that nobody reads
+        lambda name: name == "rope_freqs.weight" and gguf.rope_divisors,
         config_name="its metadata",
         remedy="metadata and tensors are not of one model: " + REMEDY,
         missing_remedy="download the file again, or " + REMEDY,
     )
-    tensors = map_parameters(config, source)
+    tensors = map_parameters(config, source, gguf.interleaved)
     unused = source.finish()
     tokenizer = read_tokenizer(file, config.vocab_size, config.model_type)
     generation = _generation(reader)
@@ -101,11 +79,6 @@ def open_gguf(path: Path) -> Checkpoint:
 def _warnings(file: GgufFile, ignored: tuple[str, ...]) -> Iterator[str]:
     if ignored:
         yield f"{file.path}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect"
-
-
-def _harmless(config: ModelConfig) -> Callable[[str], bool]:
-    """Only Llama's frequencies are divided by a tensor; elsewhere it would be one that nobody reads."""
-    return lambda name: name == "rope_freqs.weight" and config.model_type == "llama"
 
 
 def _with_special_tokens(config: ModelConfig, tokenizer: GgufTokenizer) -> ModelConfig:
@@ -145,13 +118,13 @@ def _reader(file: GgufFile) -> ConfigReader:
     Raises:
         UnsupportedError: E1105, E1107, layers that differ.
     """
-    architecture = file.metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        close = difflib.get_close_matches(str(architecture), ARCHITECTURES, n=2, cutoff=0.3)
+    architecture, supported = file.metadata.get("general.architecture"), architectures()
+    if not isinstance(architecture, str) or architecture not in supported:
+        close = difflib.get_close_matches(str(architecture), supported, n=2, cutoff=0.3)
         raise UnsupportedError(
             "E1105",
             f"{file.path}: general.architecture {architecture!r} is not supported",
-            f"closest supported: {', '.join(close or ARCHITECTURES)}",
+            f"closest supported: {', '.join(close or supported)}",
         )
     values = dict(file.metadata)
     for name in ("attention.head_count", "attention.head_count_kv", "feed_forward_length"):
@@ -191,12 +164,7 @@ def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
             f"{prefix}attention.head_count {heads} is not a multiple of {prefix}attention.head_count_kv {kv_heads}",
         )
     embedding = file.tensors.get("token_embd.weight")
-    name, _ = ARCHITECTURES[architecture]
-    extra: dict[str, Any] = {}
-    if name != "Qwen2ForCausalLM":
-        extra["attention_bias"] = _any_bias(file, "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output")
-    if name == "LlamaForCausalLM":
-        extra["mlp_bias"] = _any_bias(file, "ffn_gate", "ffn_up", "ffn_down")
+    family, gguf = architectures()[architecture]
     values = {
         "model_type": architecture,
         "hidden_size": hidden,
@@ -212,21 +180,22 @@ def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
     }
     config = model_config(
         ConfigReader(values, file.path, remedy=REMEDY),
-        name,
+        family,
         rope=RopeConfig("default", 10000.0),
-        qk_norm="blk.0.attn_q_norm.weight" in file.tensors,
-        extra=extra,
+        flags={flag: _any_bias(file, linears) for flag, linears in family.layer.flags.items()},
+        has_window_keys=False,
     )
-    divisors = file.tensors.get("rope_freqs.weight") if architecture == "llama" else None
+    divisors = file.tensors.get("rope_freqs.weight") if gguf.rope_divisors else None
     rope = read_gguf_rope(reader, prefix, divisors, config.head_dim)
     return replace(config, rope=rope, hf_config={**config.hf_config, "rope_parameters": rope_parameters(rope)})
 
 
-def _any_bias(file: GgufFile, *modules: str) -> bool:
-    """Whether any layer has one of these biases: llama.cpp takes each of them as it comes."""
-    return any(
-        name.startswith("blk.") and name.split(".", 2)[-1] in {f"{m}.bias" for m in modules} for name in file.tensors
-    )
+def _any_bias(file: GgufFile, linears: Collection[Linear]) -> bool:
+    """Whether any layer has a bias of one of these: llama.cpp takes each of them as it comes."""
+    names = {f"{linear.gguf}.bias" for linear in linears}
+    if any(linear.gguf in _QKV for linear in linears):
+        names.add(f"{_FUSED}.bias")
+    return any(name.startswith("blk.") and name.split(".", 2)[-1] in names for name in file.tensors)
 
 
 def _head_dim(file: GgufFile, reader: ConfigReader, prefix: str, hidden: int, heads: int) -> int:
@@ -264,27 +233,24 @@ def _contradiction(file: GgufFile, what: str) -> InputError:
     return InputError("E1104", f"{file.path}: {what}", REMEDY)
 
 
-def map_parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:
+def map_parameters(config: ModelConfig, source: TensorSource, interleaved: bool) -> dict[str, LazyTensor]:
     """Parameters by transformers name, q and k back in transformers' row order."""
-    _, interleaved = ARCHITECTURES[config.model_type]
     tensors: dict[str, LazyTensor] = {}
-    for parameter, shape in parameter_shapes(config).items():
-        tensor = _stored(config, source, parameter, shape)
-        if interleaved and (".q_proj." in parameter or ".k_proj." in parameter):
+    for parameter in parameters(config):
+        tensor = _stored(config, source, parameter)
+        if interleaved and parameter.role in ("query", "key"):
             tensor = UninterleaveHeads(tensor, config.head_dim)
-        tensors[parameter] = tensor
+        tensors[parameter.name] = tensor
     return tensors
 
 
-def _stored(config: ModelConfig, source: TensorSource, parameter: str, shape: tuple[int, ...]) -> LazyTensor:
+def _stored(config: ModelConfig, source: TensorSource, parameter: Parameter) -> LazyTensor:
     """The tensor of a parameter: its own, its rows of a fused one, or zeros for a bias that the file lacks."""
-    name = gguf_name(parameter)
-    module, kind = name.rsplit(".", 1)
-    layer, _, part = module.rpartition(".")
-    fused = f"{layer}.attn_qkv.{kind}"
-    if part in ("attn_q", "attn_k", "attn_v") and name not in source and fused in source:
+    name, kind, shape = parameter.gguf, parameter.kind, parameter.shape
+    fused = f"blk.{parameter.layer}.{_FUSED}.{kind}"
+    if parameter.part.gguf in _QKV and name not in source and fused in source:
         widths = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-        at = ("attn_q", "attn_k", "attn_v").index(part)
+        at = _QKV.index(parameter.part.gguf)
         whole = source.take(fused, (sum(widths), *shape[1:]))
         return RowRanges(whole, ((sum(widths[:at]), sum(widths[: at + 1])),))
     if kind == "bias" and name not in source:

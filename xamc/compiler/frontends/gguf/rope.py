@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.errors import InputError
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import RopeConfig
