@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tools.reliability.kill import MARK, Place, alive_with, finish, leftovers, start_command, survivors
 from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
-from tools.reliability.roads import ROADS, prepare, state
+from tools.reliability.routes import ROADS, prepare, state
 
 _PAGE = 4096
 _FULL = ("E1506", "E1720", "E1454")  # the last two are found before anything is written

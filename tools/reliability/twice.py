@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tools.reliability.kill import Place
 from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
-from tools.reliability.roads import ROADS, prepare, state
+from tools.reliability.routes import ROADS, prepare, state
 
 _MAIN = (sys.executable, "-P", "-c", "from xamc.cli.main import main; main()")
 _REPOSITORY = Path(__file__).parents[2]

@@ -17,14 +17,14 @@ from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.configuration import rope_parameters
 from xamc.compiler.frontends.families import find_family
-from xamc.compiler.frontends.huggingface import BUFFERS
+from xamc.compiler.frontends.huggingface.checkpoint import BUFFERS
+from xamc.compiler.frontends.huggingface.layouts import Layout, apply_layout, read_layout
+from xamc.compiler.frontends.huggingface.tied_head import are_different, read_parameters
+from xamc.compiler.frontends.huggingface.weight_files import NAMED, read_tensors
 from xamc.compiler.frontends.json_file import read_json
-from xamc.compiler.frontends.layouts import Layout, apply_layout, read_layout
 from xamc.compiler.frontends.safetensors import require_float
 from xamc.compiler.frontends.tensor_source import TensorSource
-from xamc.compiler.frontends.tied_head import are_different, read_parameters
 from xamc.compiler.frontends.tokenizers.chat_templates import TEMPLATES
-from xamc.compiler.frontends.weight_files import NAMED, read_tensors
 from xamc.compiler.handoff.safetensors_shards import SHARD_BYTES, tensor_bytes, write_shards
 from xamc.errors import InputError, MisuseError
 from xamc.ir.weights.lazy import LazyTensor

@@ -19,8 +19,8 @@ from xamc.compiler.plan.compile_times import Recording
 from xamc.compiler.plan.disk_space import require_room_for
 from xamc.compiler.plan.files import planned_files
 from xamc.compiler.spec import key_uses, load_spec
+from xamc.compiler.spec.locations import PlacedErrors
 from xamc.compiler.spec.model_kind import require_supported
-from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths, length_warnings

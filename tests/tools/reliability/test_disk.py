@@ -11,7 +11,7 @@ import pytest
 from tools.reliability import disk
 from tools.reliability.disk import DiskTest
 from tools.reliability.kill import Place, computed
-from tools.reliability.roads import ROADS
+from tools.reliability.routes import ROADS
 
 PAGE = 4096
 

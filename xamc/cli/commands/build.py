@@ -17,8 +17,8 @@ from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan.plan import Plan, make_plan
 from xamc.compiler.plan.ranks import StaticPlan
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
+from xamc.compiler.spec.locations import PlacedErrors
 from xamc.compiler.spec.model_kind import model_kind
-from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.job import CompileOptions
 from xamc.jobs.progress import Progress, duration, size
 

@@ -29,7 +29,7 @@ from xamc.compiler.handoff.source import load_source
 from xamc.compiler.handoff.tokenizer_files import write_tokenizer
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
 from xamc.compiler.spec import LoadedSpec, Spec
-from xamc.compiler.spec.places import PlacedErrors
+from xamc.compiler.spec.locations import PlacedErrors
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers

@@ -21,8 +21,8 @@ from xamc.compiler.plan.ranks import StaticPlan
 from xamc.compiler.plan.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.compiler.plan.stages import BASE_BYTES, CODEGEN_BYTES, PlannedStage, planned_stages
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, SpecWarning, key_uses, load_spec
+from xamc.compiler.spec.locations import PlacedErrors
 from xamc.compiler.spec.model_kind import model_kind, require_supported
-from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.spec.problems import to_json
 from xamc.compiler.stages.context import length_warnings
 from xamc.compiler.stages.group_sizes import require_group_size

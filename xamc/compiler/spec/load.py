@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from xamc.compiler.frontends.hub_cache import find_in_hub_cache, repository_name
+from xamc.compiler.frontends.huggingface.hub_cache import find_in_hub_cache, repository_name
 from xamc.compiler.spec.check import Checked, check
 from xamc.compiler.spec.document import STDIN, from_mapping, is_regular, parse, read_text
 from xamc.compiler.spec.errors import SET_PATH, SpecErrors
-from xamc.compiler.spec.misspelt import refuse_misspelt, warn_of_similar_input
+from xamc.compiler.spec.misspelled import refuse_misspelt, warn_of_similar_input
 from xamc.compiler.spec.model import (
     DTYPES_OF_QUANTIZE,
     Backend,

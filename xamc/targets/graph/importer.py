@@ -12,10 +12,10 @@ from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from xamc.passes.lowering.onnx_operators import RANGES
 from xamc.targets.graph.converters import CONVERTERS
-from xamc.targets.graph.extents import Evaluator, Extents, as_tensor
 from xamc.targets.graph.resize import RESIZED
 from xamc.targets.graph.same_padding import PADDED
 from xamc.targets.graph.shape_operators import SHAPED, of_extents
+from xamc.targets.graph.shape_values import Evaluator, Extents, as_tensor
 
 OURS = CONVERTERS | SHAPED | PADDED | RESIZED
 """Operator → what writes it in Relax, before the importer's own."""

@@ -16,7 +16,7 @@ import numpy as np
 from tvm import ir, relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.extents import Arithmetic, Extents, as_extents
+from xamc.targets.graph.shape_values import Arithmetic, Extents, as_extents
 
 _MODES = ("nearest", "linear")
 _PLACES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")

@@ -11,8 +11,8 @@ from typing import Any
 from tvm import relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.extents import Arithmetic, as_extents
 from xamc.targets.graph.legalize import max_pool_places
+from xamc.targets.graph.shape_values import Arithmetic, as_extents
 
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 

@@ -25,8 +25,8 @@ from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.tune.inputs import timed_problem
+from xamc.targets.cpu.tune.rounds import CandidateRunner, Progress, default_of, search
 from xamc.targets.cpu.tune.search import Winner
-from xamc.targets.cpu.tune.workshop import Progress, Workshop, default_of, search
 from xamc.targets.kernels.isa import Isa, cpu_model
 from xamc.targets.kernels.tiles import (
     KernelTiles,
@@ -40,7 +40,7 @@ from xamc.targets.request import TargetRequest
 
 LIMITS = Limits(seconds=3600, memory_bytes=6 * 2**30)
 
-_WORKSHOP = "xamc.targets.cpu.tune.workshop:search"
+_SEARCH = "xamc.targets.cpu.tune.rounds:search"
 _PROBLEMS_CHILD = "xamc.targets.cpu.tune.problems_child:problems"
 _PROBLEMS, _RESULT = "problems.json", "tiles.json"
 
@@ -136,7 +136,7 @@ def result_key(timed: Problem, isa: Isa, activations: str) -> StageKey:
         "activations": activations,
         "threads": default_threads(),
     }
-    return stage_key("tune", __name__, (_WORKSHOP,), inputs)
+    return stage_key("tune", __name__, (_SEARCH,), inputs)
 
 
 def read_result(folder: Path, problem: Problem, timed: Problem, cached: bool) -> TunedKernel:
@@ -167,8 +167,8 @@ def tune(program: Program, request: TargetRequest, cache: StageCache, progress: 
     folders = {timed: folder for timed, folder in known.items() if folder is not None}
     if missing:
         with temporary_folder("tune") as folder:
-            workshop = Workshop(isa, request.activations, folder, cache.folder / "reproducers", progress)
-            for timed, winner in search(missing, isa, request.activations, workshop).items():
+            runner = CandidateRunner(isa, request.activations, folder, cache.folder / "reproducers", progress)
+            for timed, winner in search(missing, isa, request.activations, runner).items():
                 folders[timed] = cache.publish(keys[timed], _writer(timed, winner))
     kernels = [read_result(folders[timed], problem, timed, timed not in missing) for problem, timed in found.items()]
     return Tuned(cpu_model(), default_threads(), tuple(kernels))

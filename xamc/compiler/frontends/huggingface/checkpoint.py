@@ -1,7 +1,7 @@
 """Hugging Face checkpoint folders: config.json, safetensors in one file or in shards, tokenizer files.
 
 Only data files are opened. Python files of the folder and ``auto_map`` are never touched, pickles only where the user
-allows it, and then in a child process (`xamc.compiler.frontends.pickled`).
+allows it, and then in a child process (`xamc.compiler.frontends.huggingface.pickled`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint
 from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.families import find_family
-from xamc.compiler.frontends.generation_defaults import read_generation, with_generation_ids
+from xamc.compiler.frontends.huggingface.generation_defaults import read_generation, with_generation_ids
+from xamc.compiler.frontends.huggingface.tied_head import read_parameters
+from xamc.compiler.frontends.huggingface.weight_files import MERGE, NAMED, read_tensors
 from xamc.compiler.frontends.json_file import read_json
 from xamc.compiler.frontends.safetensors import require_float
 from xamc.compiler.frontends.tensor_source import TensorSource
-from xamc.compiler.frontends.tied_head import read_parameters
 from xamc.compiler.frontends.tokenizers.chat_defaults import with_stop
 from xamc.compiler.frontends.tokenizers.huggingface import TokenizerFiles, tokenizer_files
-from xamc.compiler.frontends.weight_files import MERGE, NAMED, read_tensors
 from xamc.errors import InputError
 from xamc.ir.weights.files import FileTensor
 from xamc.ir.weights.lazy import LazyTensor

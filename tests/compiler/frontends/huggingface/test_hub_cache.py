@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from tests.checkpoints import write_tiny
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
-from xamc.compiler.frontends.hub_cache import find_in_hub_cache, hub_cache_folder, snapshot
+from xamc.compiler.frontends.huggingface.hub_cache import find_in_hub_cache, hub_cache_folder, snapshot
 from xamc.compiler.spec import load_spec
 from xamc.errors import InputError
 
@@ -98,9 +98,9 @@ def test_snapshots(cache: Path) -> None:
 def test_the_folder_is_the_librarys(tmp_path: Path) -> None:
     """Every spelling of the environment, as huggingface_hub reads it in a process of its own."""
     program = (
-        "import os; from huggingface_hub.constants import HF_HUB_CACHE; from xamc.compiler.frontends.hub_cache import "
-        "hub_cache_folder; assert os.path.abspath(HF_HUB_CACHE) == str(hub_cache_folder()), (HF_HUB_CACHE, "
-        "hub_cache_folder())"
+        "import os; from huggingface_hub.constants import HF_HUB_CACHE; "
+        "from xamc.compiler.frontends.huggingface.hub_cache import hub_cache_folder; "
+        "assert os.path.abspath(HF_HUB_CACHE) == str(hub_cache_folder()), (HF_HUB_CACHE, hub_cache_folder())"
     )
     names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
     plain = {key: value for key, value in os.environ.items() if key not in names}

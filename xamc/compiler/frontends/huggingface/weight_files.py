@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from xamc.compiler.frontends import pickled
+from xamc.compiler.frontends.huggingface import pickled
 from xamc.compiler.frontends.json_file import is_file_name, read_json
 from xamc.compiler.frontends.safetensors import read_header
 from xamc.errors import InputError

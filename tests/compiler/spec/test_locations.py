@@ -13,7 +13,7 @@ from xamc.cli.render import render
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan.plan import make_plan
 from xamc.compiler.spec import load_spec
-from xamc.compiler.spec.places import PlacedErrors
+from xamc.compiler.spec.locations import PlacedErrors
 from xamc.errors import InputError, XamcError
 
 SPEC = """\

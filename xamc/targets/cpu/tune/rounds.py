@@ -24,27 +24,27 @@ Progress = Callable[[float, float, str], None]
 _EXPECTED_FINALISTS = 2
 
 
-def search(problems: Sequence[Problem], isa: Isa, activations: str, workshop: Workshop) -> dict[Problem, Winner | None]:
+def search(
+    problems: Sequence[Problem], isa: Isa, activations: str, runner: CandidateRunner
+) -> dict[Problem, Winner | None]:
     """The two rounds, for all problems together: everything is compiled before anything is timed.
 
     Args:
         problems: distinct ones, as they are timed.
         isa: the level of this machine.
         activations: what integer weights are multiplied with.
-        workshop: compiles and times.
+        runner: compiles and times.
     """
     candidates = {problem: first_round(problem, isa, activations) for problem in problems}
     tried = sum(len(tiles) for tiles in candidates.values())
-    workshop.expect(2 * tried + len(problems) * (1 + 2 * _EXPECTED_FINALISTS))
-    workshop.compile([(p, tiles) for p in problems for tiles in (default_of(p), *candidates[p])])
+    runner.expect(2 * tried + len(problems) * (1 + 2 * _EXPECTED_FINALISTS))
+    runner.compile([(p, tiles) for p in problems for tiles in (default_of(p), *candidates[p])])
     final = {
-        problem: finalists(candidates[problem], workshop.time(problem, candidates[problem], FIRST_PAIRS))
+        problem: finalists(candidates[problem], runner.time(problem, candidates[problem], FIRST_PAIRS))
         for problem in problems
     }
-    workshop.compile([(problem, tiles) for problem in problems for tiles in final[problem]])
-    return {
-        problem: choose(final[problem], workshop.time(problem, final[problem], FINAL_PAIRS)) for problem in problems
-    }
+    runner.compile([(problem, tiles) for problem in problems for tiles in final[problem]])
+    return {problem: choose(final[problem], runner.time(problem, final[problem], FINAL_PAIRS)) for problem in problems}
 
 
 def default_of(problem: Problem) -> KernelTiles:
@@ -53,7 +53,7 @@ def default_of(problem: Problem) -> KernelTiles:
 
 
 @dataclass
-class Workshop:
+class CandidateRunner:
     """Compiles candidates in as many processes as there are CPUs, and times them in one.
 
     Attributes:

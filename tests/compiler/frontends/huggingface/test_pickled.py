@@ -19,8 +19,9 @@ import torch
 from tests.checkpoints import write_tiny
 from tests.pickles import Runs, to_pickles, write_pickles
 from xamc.compiler.export import pickled_tensors
-from xamc.compiler.frontends import Checkpoint, open_checkpoint, pickled
-from xamc.compiler.frontends.pickled import read_pickled
+from xamc.compiler.frontends import Checkpoint, open_checkpoint
+from xamc.compiler.frontends.huggingface import pickled
+from xamc.compiler.frontends.huggingface.pickled import read_pickled
 from xamc.compiler.plan.plan import make_plan
 from xamc.errors import InputError, UnsupportedError, XamcError
 from xamc.ir.weights.files import FileTensor
