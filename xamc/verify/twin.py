@@ -58,41 +58,24 @@ def twin_config(config: ModelConfig, group: int = 32, tp: int = 1) -> ModelConfi
     original = TWIN_POSITIONS // 2 if config.rope.original_max_position_embeddings else 0
     rope = replace(config.rope, original_max_position_embeddings=original)
 
-    hf = dict(config.hf_config)
-    hf.update(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        vocab_size=vocab,
-        max_position_embeddings=TWIN_POSITIONS,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    if config.hidden_size != real_width or "head_dim" in hf:
-        hf["head_dim"] = head_dim
-    for key in ("rope_parameters", "rope_scaling"):
-        if hf.get(key) and "original_max_position_embeddings" in hf[key]:
-            hf[key] = {**hf[key], "original_max_position_embeddings": original}
-    hf.update(_window_keys(hf, windows))
-    return replace(
-        config,
+    small = config.changed(
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=head_dim,
         vocab_size=vocab,
         max_position_embeddings=TWIN_POSITIONS,
-        rope=rope,
-        sliding_windows=windows,
         bos_token_id=None,
         eos_token_ids=(),
-        hf_config=hf,
     )
+    hf = {**small.hf_config, "pad_token_id": None, **_window_keys(config.hf_config, windows)}
+    if config.hidden_size != real_width or "head_dim" in hf:
+        hf["head_dim"] = head_dim
+    for key in ("rope_parameters", "rope_scaling"):
+        if hf.get(key) and "original_max_position_embeddings" in hf[key]:
+            hf[key] = {**hf[key], "original_max_position_embeddings": original}
+    return replace(small, head_dim=head_dim, rope=rope, sliding_windows=windows, hf_config=hf)
 
 
 def _layer_pattern(windows: tuple[int | None, ...]) -> tuple[int | None, ...]:

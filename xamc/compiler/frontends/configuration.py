@@ -14,7 +14,7 @@ from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.function_keys import refuse_function_keys
 from xamc.compiler.frontends.windows import read_windows
 from xamc.errors import InputError, UnsupportedError
-from xamc.model.config import ModelConfig, RopeConfig
+from xamc.model.config import ModelConfig, RopeConfig, transformers_arguments
 from xamc.model.layer import Family
 
 
@@ -179,44 +179,32 @@ def model_config(
     eos = _ids(config, "eos_token_id", defaults.get("eos_token_id"), vocab)
     bos = _ids(config, "bos_token_id", defaults.get("bos_token_id"), vocab)
     config.used.add("pad_token_id")  # batches are padded by length, no token is special for it
-    tied = config.flag("tie_word_embeddings", False)
-    eps = config.number("rms_norm_eps", 1e-6)
-    intermediate = config.integer("intermediate_size")
-    hf_config: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
+        "intermediate_size": config.integer("intermediate_size"),
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
         "head_dim": width,
-        "hidden_act": "silu",
         "vocab_size": vocab,
         "max_position_embeddings": positions,
-        "rms_norm_eps": eps,
-        "rope_parameters": rope_parameters(rope),
-        "tie_word_embeddings": tied,
+        "rms_norm_eps": config.number("rms_norm_eps", 1e-6),
+        "tie_word_embeddings": config.flag("tie_word_embeddings", False),
         "bos_token_id": bos[0] if bos else None,
-        "eos_token_id": list(eos) or None,
-        **window_keys,
-        **{name: flags.get(name, False) for name in family.layer.flags},
+        "eos_token_ids": eos,
     }
     return ModelConfig(
         model_type=str(config.values.get("model_type")),
         architecture=family.architecture,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=width,
-        vocab_size=vocab,
-        max_position_embeddings=positions,
-        rms_norm_eps=eps,
         rope=rope,
-        tie_word_embeddings=tied,
         qk_norm=family.layer.has_qk_norm,
         sliding_windows=windows,
-        bos_token_id=bos[0] if bos else None,
-        eos_token_ids=eos,
-        hf_config=hf_config,
+        hf_config={
+            **transformers_arguments(fields),
+            "hidden_act": "silu",
+            "rope_parameters": rope_parameters(rope),
+            **window_keys,
+            **{name: flags.get(name, False) for name in family.layer.flags},
+        },
+        **fields,
     )

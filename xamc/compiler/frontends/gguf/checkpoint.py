@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
 from xamc.compiler.frontends.config_reader import ConfigReader
-from xamc.compiler.frontends.configuration import model_config, rope_parameters
+from xamc.compiler.frontends.configuration import model_config
 from xamc.compiler.frontends.gguf.file import GgufFile
 from xamc.compiler.frontends.gguf.keys import leftover_keys
 from xamc.compiler.frontends.gguf.parts import read_parts
-from xamc.compiler.frontends.gguf.rope import read_gguf_rope
+from xamc.compiler.frontends.gguf.rope import ROPE_DIVISORS, read_gguf_rope
 from xamc.compiler.frontends.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.frontends.tokenizers.chat_defaults import with_stop
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.ir.weights.transforms import UninterleaveHeads, Zeros
-from xamc.model.config import ModelConfig, RopeConfig
+from xamc.model.config import ModelConfig
 from xamc.model.families import FAMILIES
-from xamc.model.layer import Family, GgufArchitecture, Linear
+from xamc.model.layer import EMBEDDING, HEAD, Family, GgufArchitecture, Linear
 from xamc.model.parameters import Parameter, parameters
 
 # what may stand for three tensors, one after the other
@@ -51,7 +50,7 @@ def open_gguf(path: Path) -> Checkpoint:
         lambda name: file.tensors[name].path,
         file.path,
         # elsewhere it would be one that nobody reads
-        lambda name: name == "rope_freqs.weight" and gguf.rope_divisors,
+        lambda name: name == ROPE_DIVISORS and gguf.rope_divisors,
         config_name="its metadata",
         remedy="metadata and tensors are not of one model: " + REMEDY,
         missing_remedy="download the file again, or " + REMEDY,
@@ -82,10 +81,7 @@ def _warnings(file: GgufFile, ignored: tuple[str, ...]) -> Iterator[str]:
 
 
 def _with_special_tokens(config: ModelConfig, tokenizer: GgufTokenizer) -> ModelConfig:
-    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": list(tokenizer.ends) or None}
-    config = replace(
-        config, bos_token_id=tokenizer.bos, eos_token_ids=tokenizer.ends, hf_config={**config.hf_config, **ids}
-    )
+    config = config.changed(bos_token_id=tokenizer.bos, eos_token_ids=tokenizer.ends)
     return with_stop(config, tokenizer.stop) if tokenizer.stop is not None else config
 
 
@@ -163,8 +159,9 @@ def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
             file,
             f"{prefix}attention.head_count {heads} is not a multiple of {prefix}attention.head_count_kv {kv_heads}",
         )
-    embedding = file.tensors.get("token_embd.weight")
+    embedding = file.tensors.get(f"{EMBEDDING.gguf}.weight")
     family, gguf = architectures()[architecture]
+    width = _head_dim(file, reader, prefix, hidden, heads)
     values = {
         "model_type": architecture,
         "hidden_size": hidden,
@@ -172,22 +169,20 @@ def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
         "num_hidden_layers": reader.integer(prefix + "block_count", high=4096),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "head_dim": _head_dim(file, reader, prefix, hidden, heads),
+        "head_dim": width,
         "max_position_embeddings": context,
         "rms_norm_eps": reader.number(prefix + "attention.layer_norm_rms_epsilon"),
         "vocab_size": embedding.shape[0] if embedding else reader.integer(prefix + "vocab_size"),
-        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "tie_word_embeddings": f"{HEAD.gguf}.weight" not in file.tensors,
     }
-    config = model_config(
+    divisors = file.tensors.get(ROPE_DIVISORS) if gguf.rope_divisors else None
+    return model_config(
         ConfigReader(values, file.path, remedy=REMEDY),
         family,
-        rope=RopeConfig("default", 10000.0),
+        rope=read_gguf_rope(reader, prefix, divisors, width),
         flags={flag: _any_bias(file, linears) for flag, linears in family.layer.flags.items()},
         has_window_keys=False,
     )
-    divisors = file.tensors.get("rope_freqs.weight") if gguf.rope_divisors else None
-    rope = read_gguf_rope(reader, prefix, divisors, config.head_dim)
-    return replace(config, rope=rope, hf_config={**config.hf_config, "rope_parameters": rope_parameters(rope)})
 
 
 def _any_bias(file: GgufFile, linears: Collection[Linear]) -> bool:

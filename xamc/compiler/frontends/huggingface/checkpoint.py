@@ -26,6 +26,7 @@ from xamc.compiler.frontends.tokenizers.huggingface import TokenizerFiles, token
 from xamc.errors import InputError
 from xamc.ir.weights.files import FileTensor
 from xamc.ir.weights.lazy import LazyTensor
+from xamc.model.families import FAMILIES
 from xamc.model.layer import EMBEDDING_WEIGHT, HEAD
 
 # Buffers that old checkpoints saved beside their parameters; they are computed anew.
@@ -158,7 +159,7 @@ def _config_warnings(path: Path, reader: ConfigReader, untied: bool) -> Iterator
         )
     classes = code.values() if isinstance(code, dict) else ()
     own = sorted({name for name in classes if isinstance(name, str) and "model" in name.lower().partition(".")[0]})
-    if own and not str(reader.values.get("model_type")).startswith("internlm"):
+    if own and any(family.model_type == reader.values.get("model_type") for family in FAMILIES.values()):
         yield (
             f"{file}: auto_map names code of the folder ({', '.join(own)}), which is never run: the model is computed "
             "as transformers' own class of this model_type"

@@ -6,7 +6,6 @@ file is believed and both are kept; where one alone is stored, it serves as both
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +39,7 @@ def read_parameters(
     """
     if not config.tie_word_embeddings or family.head_name not in source:
         return config, family.parameters(config, source)
-    untied = with_tied(config, False)
+    untied = config.changed(tie_word_embeddings=False)
     tensors = family.parameters(untied, source)
     embedding, head = tensors[EMBEDDING_WEIGHT], tensors.pop(HEAD_WEIGHT)
     if isinstance(embedding, Zeros) and family.head_name not in source.missing and not source.mismatched:
@@ -51,11 +50,6 @@ def read_parameters(
         return untied, tensors | {HEAD_WEIGHT: head}
     source.taken.discard(family.head_name)
     return config, tensors
-
-
-def with_tied(config: ModelConfig, tied: bool) -> ModelConfig:
-    """`config` with another `tie_word_embeddings`, also for transformers."""
-    return replace(config, tie_word_embeddings=tied, hf_config={**config.hf_config, "tie_word_embeddings": tied})
 
 
 def are_different(embedding: LazyTensor, head: LazyTensor) -> bool:
