@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 import transformers
 
+import xamc
 from tests.checkpoints import CONFIGS, write_tiny
 from tests.compiler.frontends.gguf_files import write_gguf
 from xamc.compiler.export.exporter import export_model
@@ -144,3 +147,17 @@ def test_a_new_family_is_handed_off_as_llama(seed_oss: ModelConfig, tmp_path: Pa
     assert llama.config["attention_bias"] is True and "mlp_bias" not in llama.config
     assert any("o_proj got zeros" in note for note in llama.notes)
     assert llama.tensors["model.layers.0.self_attn.o_proj.bias"].shape == (seed_oss.hidden_size,)
+
+
+def test_no_other_file_knows_a_class_or_a_linear_by_its_name() -> None:
+    """Strings of code, not of prose: who wants a linear asks the table for its role."""
+    named = re.compile(r"[\w.]*\b[qkvo]_proj[\w.]*|[\w.]*\b(gate|up|down)_proj[\w.]*|\w+ForCausalLM")
+    root = Path(xamc.__file__).parent
+    found = {
+        f"{file.relative_to(root)}: {node.value}"
+        for file in root.rglob("*.py")
+        if file.parent != root / "model" / "families"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and named.fullmatch(node.value)
+    }
+    assert found == set()

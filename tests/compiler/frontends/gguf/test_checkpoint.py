@@ -350,3 +350,19 @@ def test_damaged_bytes_raise_our_errors_only(
         return
     for tensor in checkpoint.tensors.values():
         tensor.read_rows(0, min(2, tensor.shape[0]))
+
+
+def test_norms_per_head_are_those_of_the_architecture(tmp_path: Path) -> None:
+    """Which architectures have them is known; a file that differs is not the model it says it is."""
+
+    def without(tensors: dict[str, np.ndarray]) -> None:
+        del tensors["blk.1.attn_q_norm.weight"]
+
+    def with_one(tensors: dict[str, np.ndarray]) -> None:
+        tensors["blk.0.attn_q_norm.weight"] = np.ones(16, np.float32)
+
+    for name, adjust, code in (("qwen3", without, "E1120"), ("llama", with_one, "E1121")):
+        folder = write_tiny(tmp_path / name, name)
+        write_gguf(tmp_path / "m.gguf", folder, adjust=adjust)
+        with pytest.raises(InputError, match=f"{code}.*attn_q_norm"):
+            open_checkpoint(tmp_path / "m.gguf", "gguf")
