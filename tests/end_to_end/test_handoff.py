@@ -105,7 +105,7 @@ def test_the_loop_says_what_xamc_run_says(prompt: str, handoff: Handoff, vacc: M
 
 def test_the_artifact_is_enough(artifact: Compiled, handoff: Handoff, wish: dict[str, Any], tmp_path: Path) -> None:
     """Its Llama checkpoint is byte by byte the one that is made of the checkpoint; the vendor's build file is, too."""
-    options = HandoffOptions(output=tmp_path / "out", roads=("llama",))
+    options = HandoffOptions(output=tmp_path / "out", routes=("llama",))
     of_checkpoint = export_vamc(wish, options=options).path / "llama"
     for name in ("checkpoint/model.safetensors", "checkpoint/config.json", "checkpoint/tokenizer.json"):
         assert (handoff.path / "llama" / name).read_bytes() == (of_checkpoint / name).read_bytes(), name
@@ -113,7 +113,7 @@ def test_the_artifact_is_enough(artifact: Compiled, handoff: Handoff, wish: dict
     assert mine["frontend"]["model_kwargs"]["tp"] == 2 and mine["workspace"]["path"] == "./vacc_deploy"
     assert mine | {"workspace": None} == theirs | {"workspace": None}
     # beside the artifact, if nobody says where
-    beside = export_vamc(artifact.path, options=HandoffOptions(roads=("llama",)))
+    beside = export_vamc(artifact.path, options=HandoffOptions(routes=("llama",)))
     assert beside.path == artifact.path.parent / "in-two-ranks-vamc"
 
 

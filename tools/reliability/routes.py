@@ -31,7 +31,7 @@ file.unlink()
 
 
 @dataclass(frozen=True)
-class Road:
+class Route:
     """A command that writes files.
 
     Attributes:
@@ -49,21 +49,21 @@ def _compile(name: str, *options: str) -> Callable[[Path, Place], list[str]]:
     return lambda models, place: ["compile", str(models / f"{name}.yaml"), "-o", str(place.artifact), *options]
 
 
-ROADS: Mapping[str, Road] = {
-    "CPU": Road(_compile("cpu"), slow=("export", "codegen")),
-    "VACC": Road(_compile("vacc"), slow=("export", "codegen")),
-    "Ascend": Road(_compile("ascend"), slow=("export",)),
-    "ONNX graph": Road(_compile("graph"), slow=("import", "codegen")),
-    "pickles": Road(_compile("pickled", "--allow-pickle"), slow=("export", "codegen")),
-    "convert-weights": Road(lambda models, place: ["convert-weights", str(models / "model"), str(place.artifact)]),
-    "golden record": Road(
+ROUTES: Mapping[str, Route] = {
+    "CPU": Route(_compile("cpu"), slow=("export", "codegen")),
+    "VACC": Route(_compile("vacc"), slow=("export", "codegen")),
+    "Ascend": Route(_compile("ascend"), slow=("export",)),
+    "ONNX graph": Route(_compile("graph"), slow=("import", "codegen")),
+    "pickles": Route(_compile("pickled", "--allow-pickle"), slow=("export", "codegen")),
+    "convert-weights": Route(lambda models, place: ["convert-weights", str(models / "model"), str(place.artifact)]),
+    "golden record": Route(
         lambda models, place: [
             "golden", "record", str(models / "artifact"), "-o", str(place.out / "tiny.json"),
             *["--prompt", "a b c d"] * 20,
         ],
         output="out/tiny.json",
     ),
-    "export-vamc": Road(
+    "export-vamc": Route(
         lambda models, place: ["export-vamc", str(models / "vacc.yaml"), "-o", str(place.artifact)],
         slow=("export", "codegen"),
     ),

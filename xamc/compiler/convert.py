@@ -100,8 +100,7 @@ def convert_weights(
         progress.warn(warning)
     for name in conversion.left_out[:1]:
         progress.warn(f"{len(conversion.left_out)} tensors are left out, {name} is the first: they are computed anew")
-    staging = StagingFolder(destination, _require_empty)
-    try:
+    with StagingFolder(destination, _require_empty) as staging:
         if needed > (free := free_bytes(destination)):
             raise InputError(
                 "E1720",
@@ -116,17 +115,15 @@ def convert_weights(
                 done += count
                 stage.progress(done, total, "parameters")
 
-            written = write_shards(staging.path, tensors, shard_bytes, advance)
+            written = write_shards(staging.folder, tensors, shard_bytes, advance)
             for name, content in _with_dtype(conversion.files, dtype).items():
-                (staging.path / name).parent.mkdir(exist_ok=True)
+                (staging.folder / name).parent.mkdir(exist_ok=True)
                 if isinstance(content, Path):
-                    shutil.copyfile(content, staging.path / name)
+                    shutil.copyfile(content, staging.folder / name)
                 else:
-                    (staging.path / name).write_bytes(content)
+                    (staging.folder / name).write_bytes(content)
             stage.result(f"{total / 1e6:.1f} M parameters in {sum(n.endswith('.safetensors') for n in written)} files")
-        staging.publish()
-    finally:
-        staging.discard()
+        staging.put_in_place()
     return {
         "path": str(destination),
         "nbytes": needed,

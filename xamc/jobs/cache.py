@@ -225,21 +225,18 @@ class StageCache:
         return {file.path: file for file in _read_entry(place).files}
 
     def _build(self, key: StageKey, build: Callable[[Path], None], place: Path) -> Path:
-        staging = StagingFolder(place)
-        try:
+        with StagingFolder(place) as staging:
             with disk_errors(place):
-                build(staging.path)
-                names = sorted(path for path in staging.path.rglob("*") if path.is_file())
+                build(staging.folder)
+                names = sorted(path for path in staging.folder.rglob("*") if path.is_file())
                 files = []
                 for path in names:
                     path.chmod(0o444)
-                    relative = path.relative_to(staging.path).as_posix()
+                    relative = path.relative_to(staging.folder).as_posix()
                     files.append(FileDigest(relative, path.stat().st_size, sha256_of(path)))
                 entry = Entry(key.stage, key.digest, tuple(files))
-                (staging.path / ENTRY).write_text(json.dumps(to_json(entry)), encoding="utf-8")
-            staging.publish()
-        finally:
-            staging.discard()
+                (staging.folder / ENTRY).write_text(json.dumps(to_json(entry)), encoding="utf-8")
+            staging.put_in_place()
         self._remember(key, place)
         return place
 
@@ -285,7 +282,7 @@ class StageCache:
         if self._scratch is None:
             # Never published; a staging folder because a killed compile's is swept by the next one.
             self._scratch = StagingFolder(self._scratch_parent / "scratch")
-        return self._scratch.path / _LAYOUT  # a level below, as the staging folder itself is locked
+        return self._scratch.folder / _LAYOUT  # a level below, as the staging folder itself is locked
 
     @contextmanager
     def _key_lock(self, key: StageKey) -> Iterator[None]:

@@ -13,7 +13,7 @@ from xamc.cli.render import render
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan.plan import make_plan
 from xamc.compiler.spec import load_spec
-from xamc.compiler.spec.locations import PlacedErrors
+from xamc.compiler.spec.locations import LocatedErrors
 from xamc.errors import InputError, XamcError
 
 SPEC = """\
@@ -117,7 +117,7 @@ def placed(tmp_path: Path) -> Callable[..., XamcError]:
     (tmp_path / "build.yaml").write_text(text)
 
     def place(error: XamcError) -> XamcError:
-        with pytest.raises(XamcError) as caught, PlacedErrors(load_spec(tmp_path / "build.yaml")):
+        with pytest.raises(XamcError) as caught, LocatedErrors(load_spec(tmp_path / "build.yaml")):
             raise error
         assert caught.value is error
         return error

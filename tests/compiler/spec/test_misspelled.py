@@ -1,4 +1,4 @@
-"""Misspelt keys are named with their line and what was meant, in every section; a few of them are errors."""
+"""Misspelled keys are named with their line and what was meant, in every section; a few of them are errors."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_default_is_no_error() -> None:
     assert [warning.code for warning in loaded.warnings] == ["E1021", "E1021"]
 
 
-def test_an_error_about_a_missing_key_shows_where_it_is_misspelt(tmp_path: Path) -> None:
+def test_an_error_about_a_missing_key_shows_where_it_is_misspelled(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny", "llama")
     file = tmp_path / "build.yaml"
     file.write_text("frontend:\n  checkpoint: tiny\n  type: huggingface\n  shpae: {input_ids: [[16], [32]]}\n")

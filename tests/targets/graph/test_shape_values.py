@@ -1,4 +1,4 @@
-"""What a graph computes from extents that vary: every size against ONNX Runtime, from one compiled graph."""
+"""What a graph computes from dimensions that vary: every size against ONNX Runtime, from one compiled graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tvm import tirx
 from tests.onnx_models import reference
 from tests.targets.graph.operators import Compiled, Node, graph
 from xamc.errors import UnsupportedError
-from xamc.targets.graph.shape_values import Evaluator, Extents, extents
+from xamc.targets.graph.shape_values import Evaluator, ShapeValue, shape_value
 
 RANGE = {"x": [[1, 2, 4], [4, 8, 4]]}
 SIZES = [(1, 2), (2, 5), (4, 8)]
@@ -132,13 +132,13 @@ def test_a_shape_that_depends_on_data(tmp_path: Path) -> None:
 
 
 def test_arithmetic() -> None:
-    """Comparisons that no extent decides are not evaluated."""
+    """Comparisons that no dimension decides are not evaluated."""
     n = tirx.Var("n", "int64")
     evaluator = Evaluator({"n": (2, 8)})
     evaluator.arithmetic.learn([n])
 
     def result(op: str, *inputs: Any) -> Any:
-        made = evaluator.evaluate(op, [extents(value) for value in inputs], {}, 18)
+        made = evaluator.evaluate(op, [shape_value(value) for value in inputs], {}, 18)
         return None if made is None else made[0].values.tolist()
 
     assert result("Sub", [n, 3], [n, 1]) == [0, 2]
@@ -146,4 +146,4 @@ def test_arithmetic() -> None:
     assert n.same_as(result("Min", n, 9)) and n.same_as(result("Max", n, 1)) and result("Min", n, 2) == 2
     assert result("Div", -7, 2) == -3 and result("Mod", -7, 2) == 1 and result("Div", n, 0) is None
     assert n.same_as(result("Div", [n * 4], [4])[0])
-    assert evaluator.evaluate("Sqrt", [Extents(np.array([4], object))], {}, 18) is None
+    assert evaluator.evaluate("Sqrt", [ShapeValue(np.array([4], object))], {}, 18) is None

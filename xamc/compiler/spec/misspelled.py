@@ -1,4 +1,4 @@
-"""Misspelt keys that choose the road of a compile: with their default in their place, something else would be made.
+"""Misspelled keys that choose the route of a compile: with their default instead, something else would be made.
 
 Any other unknown key of vamc's sections is a warning. These few stop the compile, when the written value is one that
 the key takes and not what its default comes to: ``backend: {tpye: tvm_cpu}`` must not compile for VACC.
@@ -25,7 +25,7 @@ _DEFAULTS: Mapping[str, Callable[[Checked], str | None]] = {
 }
 
 
-def refuse_misspelt(checked: Checked) -> None:
+def refuse_misspelled(checked: Checked) -> None:
     """Makes errors of warnings about unknown keys that were meant to be one of `_DEFAULTS`."""
     for path, default in _DEFAULTS.items():
         if checked.is_bad(path) or checked.get(path) is not None:
@@ -57,12 +57,12 @@ def warn_of_similar_input(checked: Checked) -> None:
         if get_close_matches(str(name), [_INPUT], 1, 0.75):
             at, meant = ("frontend", "shape", name), f"frontend.shape.{_INPUT}"
             message = f"{dotted(at)} is no input of a language model, and is ignored"
-            place = checked.document.at(at, key=True)
-            checked.warnings.append(SpecWarning("E1021", message, f"did you mean {meant}?", place, meant))
+            location = checked.document.at(at, key=True)
+            checked.warnings.append(SpecWarning("E1021", message, f"did you mean {meant}?", location, meant))
 
 
 def _meant(checked: Checked, path: str) -> list[tuple[KeyPath, Any]]:
-    """Unknown keys that were meant to be `path`, also in a misspelt section, whose value it takes."""
+    """Unknown keys that were meant to be `path`, also in a misspelled section, whose value it takes."""
     section, _, name = path.rpartition(".")
     found: list[tuple[KeyPath, Any]] = []
     for at, warning in checked.unknown.items():

@@ -168,7 +168,7 @@ class _Planner:
     # -- one handler per dialect call ---------------------------------------------------------------------------
 
     def _embedding(self, var: Any, call: DialectCall) -> None:
-        vocabulary, width = (int(extent) for extent in call.tensors[1].ty.shape)
+        vocabulary, width = (int(dim) for dim in call.tensors[1].ty.shape)
         result = self._add(EmbeddingPhase(vocabulary, width, weight_format(call)), self._matrix(call))
         self._stand_for(var, result)
 

@@ -130,7 +130,7 @@ class _Kernels:
 
 @dataclass
 class _Shape:
-    """Symbolic extents of one function."""
+    """Symbolic dimensions of one function."""
 
     batch: Any
     seq: Any

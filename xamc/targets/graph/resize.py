@@ -1,4 +1,4 @@
-"""`Resize` where extents vary: nearest and linear, one axis after the other; TVM's own takes extents that are numbers.
+"""`Resize` where dimensions vary: nearest and linear, one axis after the other; TVM's own takes sizes that are numbers.
 
 An output's place i of O lies at a place of I elements before:
 
@@ -16,7 +16,7 @@ import numpy as np
 from tvm import ir, relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.shape_values import Arithmetic, Extents, as_extents
+from xamc.targets.graph.shape_values import Arithmetic, ShapeValue, as_shape_value
 
 _MODES = ("nearest", "linear")
 _PLACES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
@@ -32,14 +32,14 @@ class _Resize(onnx_frontend.Resize):
     @classmethod
     def _impl_v18(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
         x, scales, sizes = inputs[0], inputs[2], inputs[3]
-        shape = as_extents(x.ty.shape)
+        shape = as_shape_value(x.ty.shape)
         if scales is not None and isinstance(scales, ir.GenericConst) and scales.value.numpy().size == 0:
             scales = None  # older exporters leave it out so
         if len(inputs) < 3 or shape is None or (scales is None) == (sizes is None):
             return super()._impl_v18(bb, inputs, attr, params)
         given = shape.values.tolist()
-        wanted = sizes.values.tolist() if isinstance(sizes, Extents) else None
-        known = all(isinstance(extent, int) for extent in (*given[2:], *(wanted or [])[2:]))
+        wanted = sizes.values.tolist() if isinstance(sizes, ShapeValue) else None
+        known = all(isinstance(dim, int) for dim in (*given[2:], *(wanted or [])[2:]))
         if known:
             if wanted is not None:  # of the batch and the channels, which are as they were
                 sizes = relax.const(np.array([1, 1, *wanted[2:]], np.int64), "int64")
@@ -54,7 +54,7 @@ class _Resize(onnx_frontend.Resize):
         mode = attr.get("mode", b"nearest").decode()
         places = attr.get("coordinate_transformation_mode", b"half_pixel").decode()
         if mode not in _MODES or places not in _PLACES or attr.get("exclude_outside", 0):
-            raise ValueError(f"it has mode {mode} with {places}, over extents that vary")
+            raise ValueError(f"it has mode {mode} with {places}, over dimensions that vary")
         arithmetic: Arithmetic = attr["xamc_arithmetic"]
         factors: list[Any] = [None] * len(given) if scales is None else scales.value.numpy().tolist()
         nearest = attr.get("nearest_mode", b"round_prefer_floor").decode()
@@ -65,7 +65,7 @@ class _Resize(onnx_frontend.Resize):
             compute = partial(
                 _along,
                 axis=axis,
-                extent=target,
+                dim=target,
                 scale=factors[axis],
                 places=places,
                 rounded=_ROUNDED[nearest] if mode == "nearest" else None,
@@ -74,28 +74,28 @@ class _Resize(onnx_frontend.Resize):
         return x
 
 
-def _scaled(arithmetic: Arithmetic, extent: Any, scale: float) -> Any:
-    """An extent times a scale, rounded down: of a whole scale, or one over a whole number."""
-    if isinstance(extent, int):
-        return int(np.floor(np.float32(extent) * np.float32(scale)))
+def _scaled(arithmetic: Arithmetic, dim: Any, scale: float) -> Any:
+    """A dimension times a scale, rounded down: of a whole scale, or one over a whole number."""
+    if isinstance(dim, int):
+        return int(np.floor(np.float32(dim) * np.float32(scale)))
     if scale >= 1 and scale == int(scale):
-        return arithmetic.simplified(extent * int(scale))
+        return arithmetic.simplified(dim * int(scale))
     divisor = round(1 / scale)
     if np.float32(1 / divisor) != np.float32(scale):
-        raise ValueError(f"it scales an extent that varies by {scale:g}, which is neither whole nor one over a whole")
-    return arithmetic.divide(extent, divisor)
+        raise ValueError(f"it scales a dimension that varies by {scale:g}, which is neither whole nor one over a whole")
+    return arithmetic.divide(dim, divisor)
 
 
 def _along(
-    x: te.Tensor, axis: int, extent: Any, scale: float | None, places: str, rounded: Callable[[Any], Any] | None
+    x: te.Tensor, axis: int, dim: Any, scale: float | None, places: str, rounded: Callable[[Any], Any] | None
 ) -> te.Tensor:
     """Resizes one axis; linear without a rounding."""
     before = x.shape[axis]
-    shape = [extent if other == axis else size for other, size in enumerate(x.shape)]
+    shape = [dim if other == axis else size for other, size in enumerate(x.shape)]
     number = partial(tirx.const, dtype="float32")
 
     def source(index: Any) -> Any:
-        i, old, new = (tirx.Cast("float32", value) for value in (index, before, extent))
+        i, old, new = (tirx.Cast("float32", value) for value in (index, before, dim))
         if places == "align_corners":
             return tirx.Select(new > number(1), i * (old - number(1)) / tirx.max(new - number(1), number(1)), number(0))
         factor = number(scale) if scale is not None else new / old

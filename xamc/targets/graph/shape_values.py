@@ -1,4 +1,4 @@
-"""Integers that a graph computes from its extents, as expressions: what `Reshape` and the like are told.
+"""Integers that a graph computes from its dimensions, as expressions: what `Reshape` and the like are told.
 
     x ─► Shape ─► Gather ─► Concat ─► Reshape      needs the shape [n, 4], not a tensor that will hold n and 4
 
@@ -21,20 +21,20 @@ from tvm import ir, relax, sym, tirx
 _MOST = 1024
 """Elements of a constant that takes part."""
 _LARGEST = 2**31
-"""No extent is larger."""
+"""No dimension is larger."""
 _INTEGERS = {6: "int32", 7: "int64", 9: "bool"}  # of TensorProto
 
 
 class _Undecided(Exception):
-    """A comparison whose result depends on the extents of a call."""
+    """A comparison whose result depends on the dimensions of a call."""
 
 
 @dataclass(frozen=True)
-class Extents:
+class ShapeValue:
     """A small tensor of integers.
 
     Attributes:
-        values: Python ints, booleans, or int64 expressions of extents.
+        values: Python ints, booleans, or int64 expressions of dimensions.
         dtype: int64, int32 or bool.
     """
 
@@ -49,10 +49,10 @@ class Extents:
         return all(isinstance(value, int) for value in self.values.flat)
 
 
-def extents(values: Any, dtype: str = "int64") -> Extents:
+def shape_value(values: Any, dtype: str = "int64") -> ShapeValue:
     """From a nested list or an array of numbers and expressions."""
     array = np.asarray(values, object) if not isinstance(values, ir.Expr) else _filled((), [values])
-    return Extents(_filled(array.shape, [_number(value) for value in array.flat]), dtype)
+    return ShapeValue(_filled(array.shape, [_number(value) for value in array.flat]), dtype)
 
 
 def _filled(shape: Sequence[int], values: Sequence[Any]) -> NDArray[np.object_]:
@@ -68,24 +68,24 @@ def _number(value: Any) -> Any:
     return value if isinstance(value, ir.Expr) else value.item() if isinstance(value, np.generic) else value
 
 
-def as_extents(value: Any) -> Extents | None:
-    """A constant of integers, or extents, as such; None for anything else."""
-    if isinstance(value, Extents):
+def as_shape_value(value: Any) -> ShapeValue | None:
+    """A constant of integers, or dimensions, as such; None for anything else."""
+    if isinstance(value, ShapeValue):
         return value
     if isinstance(value, relax.ShapeExpr):
-        return extents(list(value.values))
+        return shape_value(list(value.values))
     if isinstance(value, ir.GenericConst):
         array = value.value.numpy()
         if array.dtype.kind in "iub" and array.size <= _MOST:
-            return extents(array, "bool" if array.dtype.kind == "b" else str(array.dtype))
+            return shape_value(array, "bool" if array.dtype.kind == "b" else str(array.dtype))
     return None
 
 
 def as_tensor(builder: Any, value: Any) -> Any:
-    """Extents as a tensor of a Relax function; others as they are."""
+    """Dimensions as a tensor of a Relax function; others as they are."""
     if isinstance(value, relax.ShapeExpr):
-        value = extents(list(value.values))
-    if not isinstance(value, Extents):
+        value = shape_value(list(value.values))
+    if not isinstance(value, ShapeValue):
         return value
     if value.known:
         return relax.const(value.values.astype(value.dtype), value.dtype)
@@ -103,10 +103,10 @@ def _expression(value: Any) -> Any:
 
 
 class Arithmetic:
-    """Sums, products and comparisons of extents, simplified.
+    """Sums, products and comparisons of dimensions, simplified.
 
     Args:
-        ranges: symbol → the smallest and largest extent that it stands for; others are at least 1.
+        ranges: symbol → the smallest and largest dimension that it stands for; others are at least 1.
     """
 
     def __init__(self, ranges: Mapping[str, tuple[int, int]]) -> None:
@@ -115,12 +115,12 @@ class Arithmetic:
         self._seen: set[Any] = set()
 
     def learn(self, shape: Any) -> None:
-        """Takes the symbols of a shape for extents."""
-        for extent in shape:
-            if isinstance(extent, tirx.Var) and extent not in self._seen:
-                self._seen.add(extent)
-                least, most = self._ranges.get(extent.name, (1, _LARGEST))
-                self._analyzer.bind(extent, ir.Range.from_min_extent(least, most - least + 1))
+        """Takes the symbols of a shape for dimensions."""
+        for dim in shape:
+            if isinstance(dim, tirx.Var) and dim not in self._seen:
+                self._seen.add(dim)
+                least, most = self._ranges.get(dim.name, (1, _LARGEST))
+                self._analyzer.bind(dim, ir.Range.from_min_extent(least, most - least + 1))
 
     def simplified(self, value: Any) -> Any:
         return _number(self._analyzer.simplify(value)) if isinstance(value, ir.Expr) else value
@@ -188,12 +188,14 @@ _OPPOSITE: dict[Callable[[Any, Any], Any], Callable[[Any, Any], Any]] = {
 
 
 class Evaluator:
-    """Evaluates operators of extents."""
+    """Evaluates operators of dimensions."""
 
     def __init__(self, ranges: Mapping[str, tuple[int, int]]) -> None:
         self.arithmetic = Arithmetic(ranges)
 
-    def evaluate(self, op: str, inputs: Sequence[Any], attributes: dict[str, Any], opset: int) -> list[Extents] | None:
+    def evaluate(
+        self, op: str, inputs: Sequence[Any], attributes: dict[str, Any], opset: int
+    ) -> list[ShapeValue] | None:
         """The outputs of an operator if it can be evaluated, else None.
 
         Args:
@@ -204,9 +206,9 @@ class Evaluator:
         """
         if op in ("Shape", "Size"):
             return self._shape(op, inputs[0], attributes)
-        if not any(isinstance(value, Extents) for value in inputs):
+        if not any(isinstance(value, ShapeValue) for value in inputs):
             return None
-        given = [None if value is None else as_extents(value) for value in inputs]
+        given = [None if value is None else as_shape_value(value) for value in inputs]
         if any(one is None and value is not None for one, value in zip(given, inputs)):
             return None
         method = getattr(self, f"_{op.lower()}", None)
@@ -218,19 +220,19 @@ class Evaluator:
             return None
         return made if made is None or isinstance(made, list) else [made]
 
-    def _shape(self, op: str, value: Any, attributes: dict[str, Any]) -> list[Extents] | None:
-        if isinstance(value, Extents):
+    def _shape(self, op: str, value: Any, attributes: dict[str, Any]) -> list[ShapeValue] | None:
+        if isinstance(value, ShapeValue):
             shape: list[Any] = list(value.values.shape)
         elif isinstance(getattr(value, "ty", None), relax.TensorType) and isinstance(value.ty.shape, relax.ShapeExpr):
-            shape = [_number(extent) for extent in value.ty.shape.values]
+            shape = [_number(dim) for dim in value.ty.shape.values]
             self.arithmetic.learn(shape)
         else:
             return None
         if op == "Size":
-            return [extents(self.arithmetic.simplified(reduce(operator.mul, shape, 1)))]
-        return [extents(shape[attributes.get("start", 0) : attributes.get("end")])]
+            return [shape_value(self.arithmetic.simplified(reduce(operator.mul, shape, 1)))]
+        return [shape_value(shape[attributes.get("start", 0) : attributes.get("end")])]
 
-    def _elementwise(self, op: str, operands: list[Extents]) -> Extents:
+    def _elementwise(self, op: str, operands: list[ShapeValue]) -> ShapeValue:
         compute, count, boolean = _ELEMENTWISE[op]
         arrays = np.broadcast_arrays(*(operand.values for operand in operands))
         rows = list(zip(*(array.flat for array in arrays), strict=True))
@@ -240,27 +242,27 @@ class Evaluator:
             values = [compute(self.arithmetic, *row) for row in rows]
         values = [self.arithmetic.simplified(value) for value in values]
         dtype = "bool" if boolean else operands[-1].dtype
-        return Extents(_filled(arrays[0].shape, values), dtype)
+        return ShapeValue(_filled(arrays[0].shape, values), dtype)
 
     # -- operators by name: of given inputs, attributes and the operator set ------------------------------------------
 
-    def _identity(self, given: Any, attributes: Any, opset: int) -> Extents:
+    def _identity(self, given: Any, attributes: Any, opset: int) -> ShapeValue:
         return given[0]  # type: ignore[no-any-return]
 
-    def _cast(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _cast(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         dtype = _INTEGERS.get(attributes["to"])
         if dtype is None or (dtype == "bool") != (given[0].dtype == "bool"):
             return None
-        return Extents(given[0].values, dtype)
+        return ShapeValue(given[0].values, dtype)
 
-    def _gather(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _gather(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         data, places = given
         if not places.known:
             return None
         taken = np.take(data.values, places.values.astype(np.int64), attributes.get("axis", 0))
-        return Extents(_array(taken), data.dtype)
+        return ShapeValue(_array(taken), data.dtype)
 
-    def _slice(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _slice(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         data, *bounds = given
         starts, ends, axes, steps = [*(None if one is None else one.values.tolist() for one in bounds), None, None][:4]
         if starts is None or ends is None:
@@ -273,105 +275,107 @@ class Evaluator:
             axis = axes[index] if axes else index
             low = -data.values.shape[axis] - 1
             places[axis] = slice(start, None if step < 0 and end < low else end, step)
-        return Extents(data.values[tuple(places)], data.dtype)
+        return ShapeValue(data.values[tuple(places)], data.dtype)
 
-    def _concat(self, given: Any, attributes: Any, opset: int) -> Extents:
-        return Extents(np.concatenate([one.values for one in given], attributes["axis"]), given[0].dtype)
+    def _concat(self, given: Any, attributes: Any, opset: int) -> ShapeValue:
+        return ShapeValue(np.concatenate([one.values for one in given], attributes["axis"]), given[0].dtype)
 
-    def _unsqueeze(self, given: Any, attributes: Any, opset: int) -> Extents:
+    def _unsqueeze(self, given: Any, attributes: Any, opset: int) -> ShapeValue:
         axes = attributes["axes"] if "axes" in attributes else given[1].values.tolist()
         rank = given[0].values.ndim + len(axes)
-        return Extents(np.expand_dims(given[0].values, tuple(int(axis) % rank for axis in axes)), given[0].dtype)
+        return ShapeValue(np.expand_dims(given[0].values, tuple(int(axis) % rank for axis in axes)), given[0].dtype)
 
-    def _squeeze(self, given: Any, attributes: Any, opset: int) -> Extents:
+    def _squeeze(self, given: Any, attributes: Any, opset: int) -> ShapeValue:
         axes = attributes.get("axes") or (given[1].values.tolist() if len(given) > 1 and given[1] else None)
         squeezed = np.squeeze(given[0].values, None if axes is None else tuple(int(axis) for axis in axes))
-        return Extents(_array(squeezed), given[0].dtype)
+        return ShapeValue(_array(squeezed), given[0].dtype)
 
-    def _reshape(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _reshape(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         data, shape = given
         if not shape.known:
             return None
         wanted = [
-            data.values.shape[axis] if extent == 0 and not attributes.get("allowzero", 0) else extent
-            for axis, extent in enumerate(shape.values.tolist())
+            data.values.shape[axis] if dim == 0 and not attributes.get("allowzero", 0) else dim
+            for axis, dim in enumerate(shape.values.tolist())
         ]
-        return Extents(data.values.reshape(wanted), data.dtype)
+        return ShapeValue(data.values.reshape(wanted), data.dtype)
 
-    def _expand(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _expand(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         data, shape = given
         if not shape.known:
             return None
         target = np.broadcast_shapes(data.values.shape, tuple(shape.values.tolist()))
-        return Extents(np.broadcast_to(data.values, target).copy(), data.dtype)
+        return ShapeValue(np.broadcast_to(data.values, target).copy(), data.dtype)
 
-    def _transpose(self, given: Any, attributes: Any, opset: int) -> Extents:
-        return Extents(np.transpose(given[0].values, attributes.get("perm")), given[0].dtype)
+    def _transpose(self, given: Any, attributes: Any, opset: int) -> ShapeValue:
+        return ShapeValue(np.transpose(given[0].values, attributes.get("perm")), given[0].dtype)
 
-    def _split(self, given: Any, attributes: Any, opset: int) -> list[Extents]:
+    def _split(self, given: Any, attributes: Any, opset: int) -> list[ShapeValue]:
         data, axis, count = given[0], attributes.get("axis", 0), attributes["tvm_custom"]["num_outputs"]
         sizes = list(attributes.get("split", ())) or (given[1].values.tolist() if len(given) > 1 and given[1] else [])
-        extent = data.values.shape[axis]
-        part = -(-extent // count)
-        sizes = sizes or [part] * (count - 1) + [extent - part * (count - 1)]
-        return [Extents(one, data.dtype) for one in np.split(data.values, np.cumsum(sizes)[:-1], axis)]
+        dim = data.values.shape[axis]
+        part = -(-dim // count)
+        sizes = sizes or [part] * (count - 1) + [dim - part * (count - 1)]
+        return [ShapeValue(one, data.dtype) for one in np.split(data.values, np.cumsum(sizes)[:-1], axis)]
 
-    def _where(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _where(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         condition, *both = given
         if not condition.known:
             return None
-        return Extents(_array(np.where(condition.values.astype(bool), *(one.values for one in both))), both[0].dtype)
+        return ShapeValue(_array(np.where(condition.values.astype(bool), *(one.values for one in both))), both[0].dtype)
 
-    def _constantofshape(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _constantofshape(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         from onnx import numpy_helper
 
         value = numpy_helper.to_array(attributes["value"]).reshape(-1) if "value" in attributes else None
         if value is None or value.dtype.kind not in "ib" or not given[0].known:
             return None
         shape = given[0].values.tolist()
-        return Extents(np.full(shape, value[0].item(), object), "bool" if value.dtype.kind == "b" else str(value.dtype))
+        return ShapeValue(
+            np.full(shape, value[0].item(), object), "bool" if value.dtype.kind == "b" else str(value.dtype)
+        )
 
-    def _range(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _range(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         if not all(one.known for one in given):
             return None
         values = np.arange(*(int(one.values.reshape(())[()]) for one in given))
-        return extents(values, given[0].dtype) if values.size <= _MOST else None
+        return shape_value(values, given[0].dtype) if values.size <= _MOST else None
 
-    def _scatterelements(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _scatterelements(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         data, places, updates = given
         if data.values.ndim != 1 or not places.known or attributes.get("reduction", b"none") != b"none":
             return None
         values = data.values.copy()
         for place, update in zip(places.values.tolist(), updates.values, strict=True):
             values[place] = update
-        return Extents(values, data.dtype)
+        return ShapeValue(values, data.dtype)
 
-    def _scatternd(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _scatternd(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         data, places, updates = given
         if places.values.shape[-1] != 1:
             return None
-        flat = Extents(places.values.reshape(-1), places.dtype)
+        flat = ShapeValue(places.values.reshape(-1), places.dtype)
         return self._scatterelements([data, flat, updates], attributes, opset)
 
-    def _reduced(self, given: Any, attributes: Any, combine: Callable[[Any, Any], Any]) -> Extents | None:
+    def _reduced(self, given: Any, attributes: Any, combine: Callable[[Any, Any], Any]) -> ShapeValue | None:
         """Of a vector as a whole."""
         data = given[0]
         axes = attributes.get("axes") or (given[1].values.tolist() if len(given) > 1 and given[1] else None)
         if data.values.ndim != 1 or not data.values.size or (not axes and attributes.get("noop_with_empty_axes", 0)):
             return None
         total = self.arithmetic.simplified(reduce(combine, data.values.tolist()))
-        return extents([total] if attributes.get("keepdims", 1) else total, data.dtype)
+        return shape_value([total] if attributes.get("keepdims", 1) else total, data.dtype)
 
-    def _reduceprod(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _reduceprod(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         return self._reduced(given, attributes, operator.mul)
 
-    def _reducesum(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _reducesum(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         return self._reduced(given, attributes, operator.add)
 
-    def _reducemax(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _reducemax(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         return self._reduced(given, attributes, self.arithmetic.largest)
 
-    def _reducemin(self, given: Any, attributes: Any, opset: int) -> Extents | None:
+    def _reducemin(self, given: Any, attributes: Any, opset: int) -> ShapeValue | None:
         return self._reduced(given, attributes, self.arithmetic.smallest)
 
 

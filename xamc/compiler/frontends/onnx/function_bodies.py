@@ -228,7 +228,7 @@ def _one_hot(node: ir.Node) -> Any:
     depth, rank = constant(node, 1), _rank(node)
     if depth is None or rank is None or node.graph is None:
         return None
-    extent, axis = int(depth.reshape(())), node.attributes.get_int("axis", -1) % (rank + 1)
+    dim, axis = int(depth.reshape(())), node.attributes.get_int("axis", -1) % (rank + 1)
     late = node.graph.opset_imports.get("", 1) >= 13  # axes became an input
     unsqueeze = "Unsqueeze(place, axes)" if late else f"Unsqueeze<axes = [{axis}]>(place)"
     made = function(
@@ -236,7 +236,7 @@ def _one_hot(node: ir.Node) -> Any:
             wide = Cast<to = 7>(indices)
             zero = Constant<value_int = 0>()
             one = Constant<value_int = 1>()
-            extent = Constant<value_int = {extent}>()
+            extent = Constant<value_int = {dim}>()
             below = Less(wide, zero)
             from_end = Add(wide, extent)
             place = Where(below, from_end, wide)
@@ -249,7 +249,7 @@ def _one_hot(node: ir.Node) -> Any:
             y = Where(hit, on, off)
         }}"""
     )
-    set_constant(made, "classes", np.arange(extent).reshape([-1, *[1] * (rank - axis)]))
+    set_constant(made, "classes", np.arange(dim).reshape([-1, *[1] * (rank - axis)]))
     return made
 
 
@@ -259,10 +259,10 @@ def _eye_like(node: ir.Node) -> Any:
     value = node.inputs[0]
     if value is None or value.shape is None or len(value.shape) != 2 or value.dtype is None:
         return None
-    if not all(isinstance(extent, int) for extent in value.shape):
+    if not all(isinstance(dim, int) for dim in value.shape):
         return None
     dtype = ir.DataType(node.attributes.get_int("dtype", int(value.dtype)))
-    rows, columns = (int(extent) for extent in value.shape)
+    rows, columns = (int(dim) for dim in value.shape)
     made = function("EyeLike(x) => (y) {\n y = Constant<value_float = 0.0>()\n}")
     set_constant(made, "y", np.eye(rows, columns, node.attributes.get_int("k", 0)).astype(dtype.numpy()))
     return made

@@ -78,7 +78,7 @@ def _resize(node: ir.Node) -> Any:
 
 
 def _as_tvm_does(node: ir.Node, rank: int) -> bool:
-    """Whether the importer has this use, and right: it knows all axes from the third on, and whole extents."""
+    """Whether the importer has this use, and right: it knows all axes from the third on, and whole dimensions."""
     attributes = node.attributes
     if attributes.get_int("antialias", 0) or "axes" in attributes or rank not in _RESIZED_BY_TVM:
         return False

@@ -17,8 +17,8 @@ def _reverse_sequence(node: ir.Node) -> Any:
     if data is None or data.shape is None or len(data.shape) < 2:
         return None
     batch, time = node.attributes.get_int("batch_axis", 1), node.attributes.get_int("time_axis", 0)
-    extent, rank = data.shape[time], len(data.shape)
-    if not isinstance(extent, int):
+    dim, rank = data.shape[time], len(data.shape)
+    if not isinstance(dim, int):
         return None
     rows = [-1 if axis == batch else 1 for axis in range(rank)]
     made = function(
@@ -36,7 +36,7 @@ def _reverse_sequence(node: ir.Node) -> Any:
             y = GatherElements<axis = {time}>(x, places)
         }}"""
     )
-    set_constant(made, "steps", np.arange(extent).reshape([-1 if axis == time else 1 for axis in range(rank)]))
+    set_constant(made, "steps", np.arange(dim).reshape([-1 if axis == time else 1 for axis in range(rank)]))
     return made
 
 

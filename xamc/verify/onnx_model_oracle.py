@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.artifact.graph_manifest import GraphTensor
+from xamc.artifact.onnx_manifest import GraphTensor
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime.seeded_feeds import Integers, seeded_feeds
@@ -20,7 +20,7 @@ Array = NDArray[np.generic]
 MOST_IR_VERSION = 10
 _KINDS: tuple[Integers, ...] = ("signed", "positive")
 #: 16-bit float of a file → the bound of what the file computes in it against float32.
-FROM_HALVES = {"float16": "graph_from_float16", "bfloat16": "graph_from_bfloat16"}
+FROM_HALF_PRECISION = {"float16": "graph_from_float16", "bfloat16": "graph_from_bfloat16"}
 
 
 def answers(model: ir.Model, weights: Mapping[str, Array], feeds: Mapping[str, Array]) -> dict[str, Array]:

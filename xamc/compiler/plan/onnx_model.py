@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xamc.artifact.graph_manifest import GraphTensor
+from xamc.artifact.onnx_manifest import GraphTensor
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.spec import KeyUse, LoadedSpec, SpecWarning, key_uses
 from xamc.compiler.spec.model_kind import model_kind
@@ -22,8 +22,8 @@ from xamc.targets.graph.names import FILES
 
 
 @dataclass(frozen=True)
-class GraphPlan:
-    """What `make_graph_plan` finds.
+class OnnxPlan:
+    """What `make_onnx_plan` finds.
 
     Attributes:
         storage: how the weights of large operators are stored.
@@ -89,7 +89,7 @@ class GraphPlan:
         return dataclasses.asdict(self) | {"keys": keys, "warnings": warnings, "nbytes": self.nbytes}
 
 
-def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
+def make_onnx_plan(loaded: LoadedSpec, allow_rtn: bool) -> OnnxPlan:
     """Works out the plan of a build file whose model is an ONNX graph.
 
     Raises:
@@ -101,7 +101,7 @@ def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
     path = resolve_checkpoint(spec.frontend.checkpoint)
     facts = look_at_graph(path, spec.frontend.shape, request.storage, default_cache_folder())
     files = FILES[spec.backend.type]
-    return GraphPlan(
+    return OnnxPlan(
         name=spec.name,
         kind=model_kind(spec).name,
         target=spec.backend.type,
@@ -113,7 +113,7 @@ def make_graph_plan(loaded: LoadedSpec, allow_rtn: bool) -> GraphPlan:
         parameters=facts.count,
         storage=request.storage,
         quantized=facts.quantized,
-        halves=facts.halves,
+        halves=facts.half_dtype,
         params_file=files.params,
         params_bytes=facts.nbytes,
         packed_bytes=4 * facts.count if spec.backend.type == "tvm_cpu" else 0,

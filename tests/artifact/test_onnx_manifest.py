@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from xamc.artifact import Cpu, GraphArtifact, Quantization, read_any, read_artifact, read_graph
-from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
+from xamc.artifact import Cpu, OnnxArtifact, Quantization, read_any, read_artifact, read_onnx_artifact
 from xamc.artifact.manifest_file import dumps, loads
+from xamc.artifact.onnx_manifest import GraphTensor, OnnxManifest
 from xamc.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.artifact.records import RecordError
 from xamc.errors import InputError
 
-MANIFEST = GraphManifest(
+MANIFEST = OnnxManifest(
     name="net",
     target="tvm_vacc",
     xamc_version="0",
@@ -34,7 +34,7 @@ MANIFEST = GraphManifest(
 )
 
 
-def publish(folder: Path) -> GraphManifest:
+def publish(folder: Path) -> OnnxManifest:
     with ArtifactWriter(folder) as writer:
         for name in ("mod.so", "mod.json", "mod.params"):
             writer.add_bytes(name, name.encode())
@@ -50,8 +50,8 @@ def test_round_trip() -> None:
 def test_an_artifact_of_a_graph(tmp_path: Path) -> None:
     manifest = publish(tmp_path / "net")
     artifact = read_any(tmp_path / "net")
-    assert isinstance(artifact, GraphArtifact) and artifact.manifest == manifest
-    assert read_graph(tmp_path / "net").manifest == manifest
+    assert isinstance(artifact, OnnxArtifact) and artifact.manifest == manifest
+    assert read_onnx_artifact(tmp_path / "net").manifest == manifest
     with pytest.raises(InputError, match="it takes x, ids, no prompt") as caught:
         read_artifact(tmp_path / "net")
     assert caught.value.code == "E1640"

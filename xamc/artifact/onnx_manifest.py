@@ -1,4 +1,4 @@
-"""`manifest.json` of an artifact that is one graph: an ONNX model, no language model.
+"""`manifest.json` of an artifact that is an ONNX model, and no language model.
 
 ``"kind": "graph"`` tells it from a language model's manifest, which has no such key. Layout of the folder::
 
@@ -24,7 +24,6 @@ from xamc.artifact.records import RecordError
 from xamc.model.dtypes import DTYPE_BYTES
 
 HOST_SIMULATOR = "host-simulator"
-GRAPH_KIND = "graph"
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,10 @@ class GraphTensor:
     Attributes:
         name: in the graph.
         dtype: of its elements.
-        shape: its extents, the largest where they vary.
+        shape: its dimensions, the largest where they vary.
         limit: bounds an input that indexes a table: its elements lie in [-limit, limit), those below 0 from its end.
-        least: its smallest extents; empty when none varies.
-        symbols: of an input whose extents vary: a name per axis, empty for a fixed one. Equal names are equal extents.
+        least: its smallest dimensions; empty when none varies.
+        symbols: of an input whose dimensions vary: a name per axis, empty for a fixed one. Equal names are equal sizes.
     """
 
     name: str
@@ -54,18 +53,18 @@ class GraphTensor:
             raise RecordError("least", f"{self.name}: {list(self.least)} is beyond {list(self.shape)}")
         if self.dtype not in DTYPE_BYTES and self.dtype not in ("float64", "uint32", "uint64", "int16"):
             raise RecordError("dtype", f"{self.name}: unknown dtype {self.dtype!r}")
-        if any(extent < 0 for extent in self.shape):
-            raise RecordError("shape", f"{self.name}: negative extent in {list(self.shape)}")
+        if any(dim < 0 for dim in self.shape):
+            raise RecordError("shape", f"{self.name}: negative dimension in {list(self.shape)}")
 
     @property
-    def extents(self) -> str:
-        """The shape as a person reads it; an extent that varies as ``1..8``."""
+    def shape_text(self) -> str:
+        """The shape as a person reads it; a dimension that varies as ``1..8``."""
         parts = [str(a) if a == b else f"{a}..{b}" for a, b in zip(self.least or self.shape, self.shape)]
         return f"[{', '.join(parts)}]"
 
 
 @dataclass(frozen=True)
-class GraphManifest:
+class OnnxManifest:
     """Everything a runtime must know to run a static graph, and everything a person needs to trace it.
 
     Attributes:
@@ -123,7 +122,7 @@ class GraphManifest:
 
     @property
     def varies(self) -> bool:
-        """Whether inputs have extents that a call chooses."""
+        """Whether inputs have dimensions that a call chooses."""
         return any(tensor.least for tensor in self.graph_inputs)
 
     @property

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xamc.artifact.graph_manifest import GraphTensor
+from xamc.artifact.onnx_manifest import GraphTensor
 from xamc.errors import InternalError, UnsupportedError
-from xamc.verify.graph_oracle import require_same_nan, varied_case
+from xamc.verify.onnx_model_oracle import require_same_nan, varied_case
 
 MASK = (GraphTensor("m", "int64", (2, 8)),)
 USUAL: dict[str, Any] = {"y": np.ones(4, np.float32)}

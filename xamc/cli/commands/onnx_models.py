@@ -1,4 +1,4 @@
-"""What the commands do with graphs: plan, run, inspect and verify artifacts that hold no language model."""
+"""What the commands do with ONNX models: plan, run, inspect and verify what is no language model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.artifact import GraphArtifact
-from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
+from xamc.artifact import OnnxArtifact
 from xamc.artifact.manifest_file import digest
+from xamc.artifact.onnx_manifest import GraphTensor, OnnxManifest
 from xamc.artifact.staging import write_file
 from xamc.cli.commands.output import message_console, print_json, print_table, result_console
 from xamc.compiler.spec import LoadedSpec
@@ -22,16 +22,16 @@ from xamc.ir.tolerances import tolerance
 from xamc.jobs.progress import Stage, size
 
 if TYPE_CHECKING:
-    from xamc.compiler.plan.onnx_graph import GraphPlan
+    from xamc.compiler.plan.onnx_model import OnnxPlan
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def plan_graph(loaded: LoadedSpec, allow_rtn: bool, die_memory: int | None, *, as_json: bool) -> None:
+def plan_onnx_model(loaded: LoadedSpec, allow_rtn: bool, die_memory: int | None, *, as_json: bool) -> None:
     """Print the plan of a graph; then refuse it if a die of `die_memory` bytes can't hold it."""
-    from xamc.compiler.plan.onnx_graph import make_graph_plan
+    from xamc.compiler.plan.onnx_model import make_onnx_plan
 
-    plan = make_graph_plan(loaded, allow_rtn)
+    plan = make_onnx_plan(loaded, allow_rtn)
     if as_json:
         print_json(plan.to_dict())
     else:
@@ -42,7 +42,7 @@ def plan_graph(loaded: LoadedSpec, allow_rtn: bool, die_memory: int | None, *, a
         plan.require_die(die_memory)
 
 
-def _print_plan(plan: GraphPlan) -> None:
+def _print_plan(plan: OnnxPlan) -> None:
     console = result_console()
     console.print("\ninputs and outputs", style="bold")
     rows = [("input", *_tensor(tensor)) for tensor in plan.inputs]
@@ -63,7 +63,7 @@ def _print_plan(plan: GraphPlan) -> None:
     console.print(f"runs on  {plan.executes_on}" + (", simulated" if plan.executes_on == "host-simulator" else ""))
 
 
-def run_graph_command(
+def run_onnx_command(
     artifact: Path,
     prompt: str | None,
     inputs: Path | None,
@@ -145,7 +145,7 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     write_file(path, write)
 
 
-def inspect_graph(artifact: GraphArtifact, report: Mapping[str, Any]) -> None:
+def inspect_onnx(artifact: OnnxArtifact, report: Mapping[str, Any]) -> None:
     """The manifest and the report of a graph, for a person."""
     manifest, console = artifact.manifest, result_console()
     print_table(console, ("", ""), _rows(manifest))
@@ -164,7 +164,7 @@ def inspect_graph(artifact: GraphArtifact, report: Mapping[str, Any]) -> None:
         print_table(console, ("output", "off from ONNX Runtime, same weights", "off from the fp32 model"), table)
 
 
-def _rows(manifest: GraphManifest) -> Iterable[tuple[str, str]]:
+def _rows(manifest: OnnxManifest) -> Iterable[tuple[str, str]]:
     quantization = manifest.quantization
     used = quantization.used or "not quantized"
     if quantization.requested != quantization.used:
@@ -183,7 +183,7 @@ def _rows(manifest: GraphManifest) -> Iterable[tuple[str, str]]:
     )
 
 
-def check_graph_golden(artifact: GraphArtifact, threads: int | None, stage: Stage) -> dict[str, Any] | None:
+def check_onnx_golden(artifact: OnnxArtifact, threads: int | None, stage: Stage) -> dict[str, Any] | None:
     """Runs a graph on its golden inputs and compares; returns what was found, for scripts.
 
     Raises:
@@ -242,7 +242,7 @@ def _off(path: Path, actual: Arrays, golden: Arrays) -> float:
 
 
 def _tensor(tensor: GraphTensor) -> tuple[str, str, str]:
-    shape = tensor.extents
+    shape = tensor.shape_text
     if tensor.symbols:
         shape += f" ({', '.join(dict.fromkeys(filter(None, tensor.symbols)))})"
     return tensor.name, tensor.dtype, shape if tensor.limit is None else f"{shape}, each below {tensor.limit}"
