@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from xamc.model.families import FAMILIES
 from xamc.model.families.llama import llama_layer
-from xamc.model.layer import EMBEDDING, FINAL_NORM, HEAD, Layer, Linear, Part, Size
+from xamc.model.layer import EMBEDDING, FINAL_NORM, HEAD, Layer, Part, Size
 from xamc.model.parameters import layer_name
 
 Shape = tuple[int, ...]
@@ -162,8 +162,7 @@ def tensor_layout(config: Mapping[str, Any]) -> dict[str, Shape]:
         elif packed and part.name in ("self_attn.k_proj", "self_attn.v_proj"):
             return
         layout[f"{prefix}{name}.weight"] = (rows, *columns)
-        flag = part.bias if isinstance(part, Linear) else False
-        if flag and (flag is True or config.get(str(flag), biased)):
+        if part.bias is True or (part.bias and config.get(part.bias, biased)):
             layout[f"{prefix}{name}.bias"] = (rows,)
 
     add(EMBEDDING, "model." if packed else "")

@@ -1,7 +1,7 @@
-"""The layer table: what a decoder layer is made of.
+"""The layer table: what a decoder layer is made of, said once by each family.
 
-A family says its layer once, as linears and norms with symbolic sizes. The parameters and their shapes, what each rank
-of a tensor-parallel model holds, names in GGUF files, operator counts and bytes of a plan follow from it.
+Parameters and their shapes, what each rank of a tensor-parallel model holds, names in GGUF files, operator counts and
+the bytes of a plan follow from it.
 """
 
 from __future__ import annotations
@@ -14,79 +14,47 @@ from typing import Any, Literal
 Size = Literal["hidden", "head_dim", "head", "kv_head", "intermediate", "vocab"]
 """A width of the model; ``head`` and ``kv_head`` are all heads, one after the other, `head_dim` numbers each."""
 
-Role = Literal["query", "key", "value", "output", "gate", "up", "down", "logits"]
+Role = Literal["embedding", "norm", "query", "key", "value", "output", "gate", "up", "down", "logits"]
 
 
 @dataclass(frozen=True)
-class Linear:
-    """``y = x Wᵀ + b`` with W [rows, columns].
+class Part:
+    """A row of the table: a linear, ``y = x Wᵀ + b`` with W [rows, columns], a norm or the embedding.
 
     Ranks share out heads, MLP columns and the vocabulary (Shoeybi et al. 2019): rows of the linears that widen, columns
-    of those that narrow, whose results are summed.
+    of those that narrow, whose results are summed. Norms and the embedding lie on every rank whole.
 
     Attributes:
         role: what it computes.
         name: path of its module in the transformers model, within a layer.
-        rows, columns: its sizes.
+        axes: the sizes of its weight; a norm over ``head_dim`` is one of each query and key, before RoPE.
         gguf: its name in GGUF files, within a block.
-        meta: its name in Meta's own files, within a layer; none where they hold it in another form.
+        meta: its name in Meta's own files, within a layer; none where they have no such part.
         bias: whether it has a bias, or the argument of transformers' config class that says so.
     """
 
     role: Role
     name: str
-    rows: Size
-    columns: Size
+    axes: tuple[Size, ...]
     gguf: str
     meta: str = ""
     bias: bool | str = False
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a matrix to multiply by."""
+        return self.role not in ("embedding", "norm")
 
     @property
     def block(self) -> str:
         """Path of the module it lies in: ``self_attn``."""
         return self.name.rpartition(".")[0]
 
-    @property
-    def axes(self) -> tuple[Size, ...]:
-        """Sizes of its weight; of its bias, the first."""
-        return (self.rows, self.columns)
-
-
-@dataclass(frozen=True)
-class Norm:
-    """RMSNorm over `width` (of each head where that is ``head_dim``); the other attributes as those of `Linear`."""
-
-    name: str
-    width: Size
-    gguf: str
-    meta: str = ""
-
-    @property
-    def axes(self) -> tuple[Size, ...]:
-        """Size of its weight."""
-        return (self.width,)
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """Rows looked up by token id, which lie on every rank whole; the attributes as those of `Linear`."""
-
-    name: str
-    gguf: str
-    meta: str
-
-    @property
-    def axes(self) -> tuple[Size, ...]:
-        """Sizes of its weight."""
-        return ("vocab", "hidden")
-
-
-Part = Linear | Norm | Embedding
 
 # round the layers of every family
-EMBEDDING = Embedding("model.embed_tokens", "token_embd", "tok_embeddings")
-FINAL_NORM = Norm("model.norm", "hidden", "output_norm", "norm")
-HEAD = Linear("logits", "lm_head", "vocab", "hidden", "output", "output")
+EMBEDDING = Part("embedding", "model.embed_tokens", ("vocab", "hidden"), "token_embd", "tok_embeddings")
+FINAL_NORM = Part("norm", "model.norm", ("hidden",), "output_norm", "norm")
+HEAD = Part("logits", "lm_head", ("vocab", "hidden"), "output", "output")
 EMBEDDING_WEIGHT, HEAD_WEIGHT = f"{EMBEDDING.name}.weight", f"{HEAD.name}.weight"
 
 
@@ -94,40 +62,32 @@ EMBEDDING_WEIGHT, HEAD_WEIGHT = f"{EMBEDDING.name}.weight", f"{HEAD.name}.weight
 class Layer:
     """The parts of a decoder layer, in the order in which its parameters are listed and stored."""
 
-    parts: tuple[Linear | Norm, ...]
+    parts: tuple[Part, ...]
 
     @cached_property
-    def linears(self) -> tuple[Linear, ...]:
+    def linears(self) -> tuple[Part, ...]:
         """The linears alone."""
-        return tuple(part for part in self.parts if isinstance(part, Linear))
+        return tuple(part for part in self.parts if part.is_linear)
 
     @cached_property
-    def norms(self) -> tuple[Norm, ...]:
+    def norms(self) -> tuple[Part, ...]:
         """The norms alone."""
-        return tuple(part for part in self.parts if isinstance(part, Norm))
+        return tuple(part for part in self.parts if part.role == "norm")
 
     @property
     def has_qk_norm(self) -> bool:
         """Whether queries and keys are normalized per head, between their projection and RoPE."""
-        return any(norm.width == "head_dim" for norm in self.norms)
+        return any(norm.axes == ("head_dim",) for norm in self.norms)
 
     @cached_property
-    def flags(self) -> Mapping[str, tuple[Linear, ...]]:
+    def flags(self) -> Mapping[str, tuple[Part, ...]]:
         """Each argument of transformers' config class that gives biases, with the linears that it gives them to."""
-        names = dict.fromkeys(linear.bias for linear in self.linears if isinstance(linear.bias, str))
-        return {name: tuple(linear for linear in self.linears if linear.bias == name) for name in names}
+        names = dict.fromkeys(part.bias for part in self.parts if isinstance(part.bias, str))
+        return {name: tuple(part for part in self.parts if part.bias == name) for name in names}
 
-    def linear(self, role: Role) -> Linear:
-        """The linear of a role.
-
-        Raises:
-            StopIteration: there is none.
-        """
-        return next(linear for linear in self.linears if linear.role == role)
-
-    def part(self, name: str) -> Part | None:
-        """The part of the layer, or of what lies round the layers, with this name."""
-        return next((part for part in (*self.parts, EMBEDDING, FINAL_NORM, HEAD) if part.name == name), None)
+    def linear(self, role: Role) -> Part:
+        """The linear of a role."""
+        return next(part for part in self.linears if part.role == role)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from xamc.model.config import ModelConfig
 from xamc.model.families import family_of
-from xamc.model.layer import EMBEDDING, FINAL_NORM, HEAD, Layer, Linear, Part, Role, Size
+from xamc.model.layer import EMBEDDING, FINAL_NORM, HEAD, Layer, Part, Role, Size
 
 Shape = tuple[int, ...]
 _IN_LAYER = re.compile(r"^model\.layers\.\d+\.")
@@ -37,9 +37,9 @@ def size_of(config: ModelConfig, size: Size) -> int:
     return sizes[size]
 
 
-def has_bias(config: ModelConfig, linear: Linear) -> bool:
-    """Whether a linear has a bias in this model."""
-    return linear.bias if isinstance(linear.bias, bool) else bool(config.hf_config.get(linear.bias, False))
+def has_bias(config: ModelConfig, part: Part) -> bool:
+    """Whether a part has a bias in this model."""
+    return part.bias if isinstance(part.bias, bool) else bool(config.hf_config.get(part.bias, False))
 
 
 def has_key_biases(config: ModelConfig) -> bool:
@@ -70,11 +70,6 @@ class Parameter:
     layer: int | None
 
     @property
-    def role(self) -> Role | None:
-        """The role of the linear that it belongs to."""
-        return self.part.role if isinstance(self.part, Linear) else None
-
-    @property
     def gguf(self) -> str:
         """llama.cpp's name: ``blk.3.ffn_up.weight``."""
         return f"{'' if self.layer is None else f'blk.{self.layer}.'}{self.part.gguf}.{self.kind}"
@@ -95,7 +90,7 @@ def _of_part(config: ModelConfig, part: Part, layer: int | None) -> Iterator[Par
     path = part.name if layer is None else f"{layer_name(layer)}.{part.name}"
     shape = tuple(size_of(config, axis) for axis in part.axes)
     yield Parameter(f"{path}.weight", part, "weight", shape, layer)
-    if isinstance(part, Linear) and has_bias(config, part):
+    if has_bias(config, part):
         yield Parameter(f"{path}.bias", part, "bias", shape[:1], layer)
 
 
@@ -106,7 +101,8 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 def part_of(layer: Layer, parameter: str) -> Part | None:
     """Whose parameter has this name; None for names that no parameter has."""
-    return layer.part(_IN_LAYER.sub("", parameter).rpartition(".")[0])
+    name = _IN_LAYER.sub("", parameter).rpartition(".")[0]
+    return next((part for part in (*layer.parts, EMBEDDING, FINAL_NORM, HEAD) if part.name == name), None)
 
 
 def bias_name(config: ModelConfig, layer: int, role: Role) -> str:
@@ -114,11 +110,11 @@ def bias_name(config: ModelConfig, layer: int, role: Role) -> str:
     return f"{layer_name(layer)}.{layer_of(config).linear(role).name}.bias"
 
 
-def merged_linears(config: ModelConfig) -> list[tuple[Linear, ...]]:
+def merged_linears(config: ModelConfig) -> list[tuple[Part, ...]]:
     """The linears of a layer, those together that read the same input: q, k and v; o; gate and up; down."""
-    groups: dict[tuple[str, Size], list[Linear]] = {}
+    groups: dict[tuple[str, Size], list[Part]] = {}
     for linear in layer_of(config).linears:
-        groups.setdefault((linear.block, linear.columns), []).append(linear)
+        groups.setdefault((linear.block, linear.axes[1]), []).append(linear)
     return [tuple(group) for group in groups.values()]
 
 

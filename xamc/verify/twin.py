@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.model.config import ModelConfig
-from xamc.model.layer import EMBEDDING, Layer, Linear, Part
+from xamc.model.layer import Layer, Part
 from xamc.model.parameters import part_of, size_of
 
 TWIN_POSITIONS = 64
@@ -143,8 +143,9 @@ def _twin_weight(name: str, shape: tuple[int, ...], part: Part | None, seed: int
         if name.endswith(".bias"):
             return random.normal(0.0, 0.3, shape).astype(np.float32)
         return random.uniform(0.5, 1.5, shape).astype(np.float32)
-    if part is EMBEDDING:
+    role = part.role if part is not None else None
+    if role == "embedding":
         return random.standard_normal(shape).astype(np.float32)
-    gain = 2.0 if isinstance(part, Linear) and part.role in ("query", "key") else 1.0
+    gain = 2.0 if role in ("query", "key") else 1.0
     weight: NDArray[np.float32] = random.normal(0.0, gain / math.sqrt(shape[-1]), shape).astype(np.float32)
     return weight

@@ -24,7 +24,7 @@ _BOTH: tuple[Rows, ...] = ("one", "any")
 def planned_problems(config: ModelConfig, request: TargetRequest) -> Iterator[Problem]:
     """The distinct problems of a model whose projections are merged as the CPU's passes do it."""
     shapes = [
-        ("", sum(size_of(config, linear.rows) for linear in group), size_of(config, group[0].columns))
+        ("", sum(size_of(config, linear.axes[0]) for linear in group), size_of(config, group[0].axes[1]))
         for group in merged_linears(config)
     ]
     shapes.append((HEAD_WEIGHT, config.vocab_size, config.hidden_size))

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from xamc.model.layer import Family, GgufArchitecture, Layer, Linear, Norm
+from xamc.model.layer import Family, GgufArchitecture, Layer, Part
 
 
 def llama_layer(
     *, qkv_bias: bool | str = False, o_bias: bool | str = False, mlp_bias: bool | str = False, qk_norm: bool = False
 ) -> Layer:
-    """Llama's layer, of which other families have variants; for biases see `Linear.bias`."""
+    """Llama's layer, of which other families have variants; for biases see `Part.bias`."""
     qk_norms = (
-        Norm("self_attn.q_norm", "head_dim", "attn_q_norm"),
-        Norm("self_attn.k_norm", "head_dim", "attn_k_norm"),
+        Part("norm", "self_attn.q_norm", ("head_dim",), "attn_q_norm"),
+        Part("norm", "self_attn.k_norm", ("head_dim",), "attn_k_norm"),
     )
     return Layer(
         (
-            Norm("input_layernorm", "hidden", "attn_norm", "attention_norm"),
-            Linear("query", "self_attn.q_proj", "head", "hidden", "attn_q", "attention.wq", qkv_bias),
-            Linear("key", "self_attn.k_proj", "kv_head", "hidden", "attn_k", "attention.wk", qkv_bias),
-            Linear("value", "self_attn.v_proj", "kv_head", "hidden", "attn_v", "attention.wv", qkv_bias),
-            Linear("output", "self_attn.o_proj", "hidden", "head", "attn_output", "attention.wo", o_bias),
-            Linear("gate", "mlp.gate_proj", "intermediate", "hidden", "ffn_gate", "feed_forward.w1", mlp_bias),
-            Linear("up", "mlp.up_proj", "intermediate", "hidden", "ffn_up", "feed_forward.w3", mlp_bias),
-            Linear("down", "mlp.down_proj", "hidden", "intermediate", "ffn_down", "feed_forward.w2", mlp_bias),
+            Part("norm", "input_layernorm", ("hidden",), "attn_norm", "attention_norm"),
+            Part("query", "self_attn.q_proj", ("head", "hidden"), "attn_q", "attention.wq", qkv_bias),
+            Part("key", "self_attn.k_proj", ("kv_head", "hidden"), "attn_k", "attention.wk", qkv_bias),
+            Part("value", "self_attn.v_proj", ("kv_head", "hidden"), "attn_v", "attention.wv", qkv_bias),
+            Part("output", "self_attn.o_proj", ("hidden", "head"), "attn_output", "attention.wo", o_bias),
+            Part("gate", "mlp.gate_proj", ("intermediate", "hidden"), "ffn_gate", "feed_forward.w1", mlp_bias),
+            Part("up", "mlp.up_proj", ("intermediate", "hidden"), "ffn_up", "feed_forward.w3", mlp_bias),
+            Part("down", "mlp.down_proj", ("hidden", "intermediate"), "ffn_down", "feed_forward.w2", mlp_bias),
             *(qk_norms if qk_norm else ()),
-            Norm("post_attention_layernorm", "hidden", "ffn_norm", "ffn_norm"),
+            Part("norm", "post_attention_layernorm", ("hidden",), "ffn_norm", "ffn_norm"),
         )
     )
 

@@ -22,14 +22,14 @@ def configure(reader: ConfigReader) -> ModelConfig:
 def parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:
     group, width = config.num_heads // config.num_kv_heads, config.head_dim
     # wqkv is [kv_head, group + 2, head_dim]: a group's queries, its key, its value
-    packed: dict[Role | None, tuple[int, int]] = {"query": (0, group), "key": (group, 1), "value": (group + 1, 1)}
+    packed: dict[Role, tuple[int, int]] = {"query": (0, group), "key": (group, 1), "value": (group + 1, 1)}
     tensors: dict[str, LazyTensor] = {}
     for parameter in all_parameters(config):
         part, prefix = parameter.part, "model" if parameter.layer is None else layer_name(parameter.layer)
-        if parameter.role in packed:
+        if part.role in packed:
             shape = (config.num_kv_heads * (group + 2) * width, *parameter.shape[1:])
             wqkv = source.take(f"{prefix}.attention.wqkv.{parameter.kind}", shape)
-            first, count = packed[parameter.role]
+            first, count = packed[part.role]
             heads = (head * (group + 2) + first for head in range(config.num_kv_heads))
             rows = tuple((head * width, (head + count) * width) for head in heads)
             tensors[parameter.name] = RowRanges(wqkv, rows)

@@ -12,7 +12,7 @@ from xamc.model.families.llama import LLAMA
 from xamc.model.layer import Role
 from xamc.model.parameters import parameters as all_parameters
 
-_FLAGS: dict[Role | None, str] = {"query": "qkv_bias", "key": "qkv_bias", "value": "qkv_bias", "output": "bias"}
+_FLAGS: dict[Role, str] = {"query": "qkv_bias", "key": "qkv_bias", "value": "qkv_bias", "output": "bias"}
 
 
 def configure(reader: ConfigReader) -> ModelConfig:
@@ -25,7 +25,7 @@ def configure(reader: ConfigReader) -> ModelConfig:
 def parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:
     tensors: dict[str, LazyTensor] = {}
     for parameter in all_parameters(config):
-        flag = _FLAGS.get(parameter.role) if parameter.kind == "bias" else None
+        flag = _FLAGS.get(parameter.part.role) if parameter.kind == "bias" else None
         absent = flag is not None and not source.raw_config.get(flag, False)
         name, shape = parameter.name, parameter.shape
         tensors[name] = Zeros(shape, "float32") if absent else source.take(name, shape)

@@ -21,7 +21,7 @@ from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.ir.weights.transforms import UninterleaveHeads, Zeros
 from xamc.model.config import ModelConfig
 from xamc.model.families import FAMILIES
-from xamc.model.layer import EMBEDDING, HEAD, Family, GgufArchitecture, Linear
+from xamc.model.layer import EMBEDDING, HEAD, Family, GgufArchitecture, Part
 from xamc.model.parameters import Parameter, parameters
 
 # what may stand for three tensors, one after the other
@@ -185,7 +185,7 @@ def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
     )
 
 
-def _any_bias(file: GgufFile, linears: Collection[Linear]) -> bool:
+def _any_bias(file: GgufFile, linears: Collection[Part]) -> bool:
     """Whether any layer has a bias of one of these: llama.cpp takes each of them as it comes."""
     names = {f"{linear.gguf}.bias" for linear in linears}
     if any(linear.gguf in _QKV for linear in linears):
@@ -233,7 +233,7 @@ def map_parameters(config: ModelConfig, source: TensorSource, interleaved: bool)
     tensors: dict[str, LazyTensor] = {}
     for parameter in parameters(config):
         tensor = _stored(config, source, parameter)
-        if interleaved and parameter.role in ("query", "key"):
+        if interleaved and parameter.part.role in ("query", "key"):
             tensor = UninterleaveHeads(tensor, config.head_dim)
         tensors[parameter.name] = tensor
     return tensors

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xamc.errors import InternalError
 from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.ir.weights.transforms import ColumnSlice, Pad, Zeros
-from xamc.model.layer import Layer, Linear, Size
+from xamc.model.layer import Layer, Size
 from xamc.model.parameters import part_of
 from xamc.passes.graph.shard.plan import Kind, ShardPlan, Share
 
@@ -53,11 +53,11 @@ def role_of(name: str, shape: tuple[int, ...], layer: Layer, plan: ShardPlan) ->
     match = _QUANTIZED.search(name)
     part = match["part"] if match else None
     parameter = name if match is None else name[: match.start()]
-    linear = part_of(layer, parameter)
+    owner = part_of(layer, parameter)
     whole: Axes = (None,) * len(shape)
-    if not isinstance(linear, Linear):
+    if owner is None or not owner.is_linear:
         return Role(whole)
-    rows, columns = (_cut(size, plan) for size in linear.axes)
+    rows, columns = (_cut(size, plan) for size in owner.axes)
     if columns is None:
         return _checked(name, shape, Role((rows, *whole[1:]), fill=1.0 if part == "scales" else 0.0), plan)
     if parameter.endswith(".bias"):
