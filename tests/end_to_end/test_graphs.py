@@ -164,13 +164,13 @@ def test_dimensions_that_vary(kind: str, folder: Path, worker: Worker, capsys: p
     assert f"{low[0]}..{high[0]}" in capsys.readouterr().out
 
 
-HALVES = [
+HALF_PRECISION = [
     ("vit", "float16", "tvm_vacc", "fp16", True),
     ("resnet", "bfloat16", "tvm_cpu", "fp32", False),
 ]
 
 
-@pytest.mark.parametrize(("kind", "half", "target", "storage", "varies"), HALVES)
+@pytest.mark.parametrize(("kind", "half", "target", "storage", "varies"), HALF_PRECISION)
 def test_models_in_16_bits(
     kind: str,
     half: str,

@@ -101,7 +101,7 @@ class ArtifactWriter(StagingFolder):
             raise InternalError("E1509", f"the manifest names {sorted(missing)}, never added")
         with disk_errors(self.destination):
             (self.folder / MANIFEST).write_text(dumps(complete), encoding="utf-8")
-            shown = report if self._date is None else repeatable(report)
+            shown = report if self._date is None else reproducible(report)
             text = json.dumps(shown, indent=1, ensure_ascii=False, default=str)
             (self.folder / REPORT).write_text(text + "\n", encoding="utf-8")
             if self._date is not None:
@@ -133,12 +133,12 @@ def source_date() -> int | None:
     return int(text)
 
 
-def repeatable(report: Mapping[str, Any]) -> dict[str, Any]:
+def reproducible(report: Mapping[str, Any]) -> dict[str, Any]:
     """A build report without what differs from run to run: times, memory, what the cache had, and warnings of it."""
 
     def kept(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: kept(item) for key, item in value.items() if not _passing(key)}
+            return {key: kept(item) for key, item in value.items() if not _is_transient(key)}
         return [kept(item) for item in value] if isinstance(value, list | tuple) else value
 
     result: dict[str, Any] = kept(report)
@@ -147,7 +147,7 @@ def repeatable(report: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _passing(key: object) -> bool:
+def _is_transient(key: object) -> bool:
     """Whether a value follows from the moment, the machine's state, or (keys of the stage cache) a path."""
     return isinstance(key, str) and (
         key.endswith("seconds") or key.startswith("input ") or key in ("peak_bytes", "state", "warnings", "key")

@@ -15,45 +15,24 @@ from typing import Annotated, Any
 import typer
 
 import xamc
+from xamc.cli import options as opt
 from xamc.cli.commands.signals import Terminated, unwinding
 from xamc.cli.commands.target_names import target_name
 from xamc.cli.golden import golden_app
-from xamc.cli.options import (
-    CONTEXT,
-    AllowPickleOption,
-    AllowRtnOption,
-    AnswerTokensOption,
-    ArtifactArgument,
-    CpuListOption,
-    JsonOption,
-    NewTokensOption,
-    NoPrefixCacheOption,
-    PenaltyOption,
-    PrefaultOption,
-    SeedOption,
-    SetOption,
-    SpecArgument,
-    StopOption,
-    TargetOption,
-    TemperatureOption,
-    ThreadsOption,
-    TopKOption,
-    TopPOption,
-    VerifyWeightsOption,
-    overrides_of,
-    use_cpus,
-)
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help as plain text: frames cost a third of the time in which it answers
-    context_settings=CONTEXT,
+    context_settings=opt.CONTEXT,
     help="Compile a language model for an accelerator from one build.yaml, prove every rewrite, and run the artifact.",
 )
 cache_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, context_settings=CONTEXT, help="Look at and shrink the stage cache."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=opt.CONTEXT,
+    help="Look at and shrink the stage cache.",
 )
 app.add_typer(cache_app, name="cache")
 app.add_typer(golden_app, name="golden")
@@ -77,25 +56,25 @@ def _root(
 
 @app.command("compile")
 def _compile(
-    spec: SpecArgument,
-    set_: SetOption = None,
-    target: TargetOption = None,
+    spec: opt.SpecArgument,
+    set_: opt.SetOption = None,
+    target: opt.TargetOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The artifact's folder; default: workspace.path/name.")
     ] = None,
-    allow_rtn: AllowRtnOption = False,
+    allow_rtn: opt.AllowRtnOption = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR after every stage to DIR.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; default: workspace.workers.")] = None,
-    allow_pickle: AllowPickleOption = False,
+    allow_pickle: opt.AllowPickleOption = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Compile a spec to an artifact."""
     from xamc.cli.commands.build import compile_command
 
-    overrides = overrides_of(set_, target)
+    overrides = opt.overrides_of(set_, target)
     if workers is not None:
         overrides.append(f"workspace.workers={workers}")
     with unwinding():
@@ -113,23 +92,23 @@ def _compile(
 
 @app.command("plan")
 def _plan(
-    spec: SpecArgument,
-    set_: SetOption = None,
-    target: TargetOption = None,
-    allow_rtn: AllowRtnOption = False,
+    spec: opt.SpecArgument,
+    set_: opt.SetOption = None,
+    target: opt.TargetOption = None,
+    allow_rtn: opt.AllowRtnOption = False,
     die_memory: Annotated[
         str | None,
         typer.Option("--die-memory", metavar="SIZE", help="Refuse graphs that a die of SIZE can't hold, e.g. 16GB."),
     ] = None,
-    allow_pickle: AllowPickleOption = False,
-    json: JsonOption = False,
+    allow_pickle: opt.AllowPickleOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Say what a compile would do, and what it would take, before any weight is read."""
     from xamc.cli.commands.build import plan_command
 
     plan_command(
         spec,
-        overrides_of(set_, target),
+        opt.overrides_of(set_, target),
         allow_rtn=allow_rtn,
         die_memory=die_memory,
         as_json=json,
@@ -142,8 +121,8 @@ def _export_vamc(
     source: Annotated[
         Path, typer.Argument(metavar="SPEC_OR_ARTIFACT", help="A build.yaml, or an artifact.", show_default=False)
     ],
-    set_: SetOption = None,
-    target: TargetOption = None,
+    set_: opt.SetOption = None,
+    target: opt.TargetOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The folder; default: workspace.path/name-vamc.")
     ] = None,
@@ -169,8 +148,8 @@ def _export_vamc(
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR of every graph to DIR.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
-    allow_pickle: AllowPickleOption = False,
-    json: JsonOption = False,
+    allow_pickle: opt.AllowPickleOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Write a folder that a machine with Vastai's own vamc can compile."""
     from xamc.cli.commands.handoff import export_vamc_command, handoff_options
@@ -178,7 +157,7 @@ def _export_vamc(
     routes = [*(route or ()), *(road or ())] or None
     options = handoff_options(routes, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache, allow_pickle)
     with unwinding():
-        export_vamc_command(source, overrides_of(set_, target), options, as_json=json, former_option=bool(road))
+        export_vamc_command(source, opt.overrides_of(set_, target), options, as_json=json, former_option=bool(road))
 
 
 @app.command("convert-weights")
@@ -198,7 +177,7 @@ def _convert_weights(
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, float32, or source: as stored.")] = "source",
     shard_size: Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Largest file.")] = "5GB",
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Write pickled weights or a GGUF file as safetensors, without running anything of theirs."""
     from xamc.cli.commands.convert import convert_weights_command
@@ -208,7 +187,7 @@ def _convert_weights(
 
 @app.command("run")
 def _run(
-    artifact: ArtifactArgument,
+    artifact: opt.ArtifactArgument,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The text to continue; - reads it from stdin.")
     ] = None,
@@ -222,23 +201,23 @@ def _run(
         str | None, typer.Option("--target", metavar="TARGET", help="Refuse an artifact of another target (vacc, cpu).")
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
-    max_new_tokens: NewTokensOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    repetition_penalty: PenaltyOption = 1.0,
-    stop: StopOption = None,
-    seed: SeedOption = None,
+    max_new_tokens: opt.NewTokensOption = None,
+    temperature: opt.TemperatureOption = 0.0,
+    top_k: opt.TopKOption = 0,
+    top_p: opt.TopPOption = 1.0,
+    repetition_penalty: opt.PenaltyOption = 1.0,
+    stop: opt.StopOption = None,
+    seed: opt.SeedOption = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")] = False,
-    no_prefix_cache: NoPrefixCacheOption = False,
-    prefault: PrefaultOption = False,
-    verify_weights: VerifyWeightsOption = False,
-    threads: ThreadsOption = None,
-    cpu_list: CpuListOption = None,
-    json: JsonOption = False,
+    no_prefix_cache: opt.NoPrefixCacheOption = False,
+    prefault: opt.PrefaultOption = False,
+    verify_weights: opt.VerifyWeightsOption = False,
+    threads: opt.ThreadsOption = None,
+    cpu_list: opt.CpuListOption = None,
+    json: opt.JsonOption = False,
 ) -> None:
     """Let an artifact continue a prompt, or run a graph on arrays, and say how fast it was."""
-    use_cpus(cpu_list)
+    opt.use_cpus(cpu_list)
     if prompt is None or inputs is not None or outputs is not None:
         from xamc.cli.commands.onnx_models import run_onnx_command
 
@@ -264,25 +243,25 @@ def _run(
 
 @app.command("chat")
 def _chat(
-    artifact: ArtifactArgument,
+    artifact: opt.ArtifactArgument,
     system: Annotated[str | None, typer.Option("--system", help="A system message before the conversation.")] = None,
     chat_template: Annotated[
         Path | None, typer.Option("--chat-template", metavar="FILE", help="A Jinja template instead of the model's.")
     ] = None,
-    max_new_tokens: AnswerTokensOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    repetition_penalty: PenaltyOption = 1.0,
-    seed: SeedOption = None,
-    no_prefix_cache: NoPrefixCacheOption = False,
-    prefault: PrefaultOption = False,
-    verify_weights: VerifyWeightsOption = False,
-    threads: ThreadsOption = None,
-    cpu_list: CpuListOption = None,
+    max_new_tokens: opt.AnswerTokensOption = None,
+    temperature: opt.TemperatureOption = 0.0,
+    top_k: opt.TopKOption = 0,
+    top_p: opt.TopPOption = 1.0,
+    repetition_penalty: opt.PenaltyOption = 1.0,
+    seed: opt.SeedOption = None,
+    no_prefix_cache: opt.NoPrefixCacheOption = False,
+    prefault: opt.PrefaultOption = False,
+    verify_weights: opt.VerifyWeightsOption = False,
+    threads: opt.ThreadsOption = None,
+    cpu_list: opt.CpuListOption = None,
 ) -> None:
     """Talk with an artifact; an empty line or end of file leaves, /help lists commands."""
-    use_cpus(cpu_list)
+    opt.use_cpus(cpu_list)
     from xamc.cli.commands.chat import chat_command
 
     options = {
@@ -299,20 +278,20 @@ def _chat(
 
 @app.command("verify")
 def _verify(
-    artifact: ArtifactArgument,
-    threads: ThreadsOption = None,
-    cpu_list: CpuListOption = None,
-    json: JsonOption = False,
+    artifact: opt.ArtifactArgument,
+    threads: opt.ThreadsOption = None,
+    cpu_list: opt.CpuListOption = None,
+    json: opt.JsonOption = False,
 ) -> None:
     """Check an artifact's digests, then run it and compare its golden logits."""
-    use_cpus(cpu_list)
+    opt.use_cpus(cpu_list)
     from xamc.cli.commands.inspection import verify_command
 
     verify_command(artifact, threads, as_json=json)
 
 
 @app.command("inspect")
-def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
+def _inspect(artifact: opt.ArtifactArgument, json: opt.JsonOption = False) -> None:
     """Show what an artifact holds: model, sizes, passes, tolerances reached."""
     from xamc.cli.commands.inspection import inspect_command
 
@@ -323,7 +302,7 @@ def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
 def _diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="An artifact's folder.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.", show_default=False)],
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Say which stage made two artifacts differ; exit code 0 for equal ones, 1 otherwise."""
     from xamc.cli.commands.differences import diff_command
@@ -333,7 +312,7 @@ def _diff(
 
 
 @app.command("targets")
-def _targets(json: JsonOption = False) -> None:
+def _targets(json: opt.JsonOption = False) -> None:
     """List the targets and what they can do."""
     from xamc.cli.commands.inspection import targets_command
 
@@ -352,7 +331,7 @@ def _schema() -> None:
 @app.command("explain")
 def _explain(
     code: Annotated[str | None, typer.Argument(help="E1042 for example; none lists all.", show_default=False)] = None,
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Describe an error code."""
     from xamc.cli.commands.inspection import explain_command
@@ -361,7 +340,7 @@ def _explain(
 
 
 @app.command("doctor")
-def _doctor(json: JsonOption = False) -> None:
+def _doctor(json: opt.JsonOption = False) -> None:
     """Check this machine: pins that are known to crash, compiler, CPU, memory, disk, cache."""
     from xamc.cli.commands.inspection import doctor_command
 
@@ -369,7 +348,7 @@ def _doctor(json: JsonOption = False) -> None:
 
 
 @cache_app.command("info")
-def _cache_info(json: JsonOption = False) -> None:
+def _cache_info(json: opt.JsonOption = False) -> None:
     """Show where the cache is and what it holds."""
     from xamc.cli.commands.inspection import cache_info_command
 
@@ -381,7 +360,7 @@ def _cache_prune(
     max_size: Annotated[
         str, typer.Option("--max-size", metavar="SIZE", help="What may stay, e.g. 20GB; 0 empties the cache.")
     ],
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Remove the entries used longest ago until the cache is small enough."""
     from xamc.cli.commands.inspection import cache_prune_command

@@ -73,8 +73,8 @@ def convert_weights(
         source: a folder with safetensors or pickles, or a .gguf file.
         destination: doesn't exist, or is empty.
         progress: where the stages are shown.
-        layout: how the source's tensors are fused and named, see `frontends.layouts`; ``family`` for those that the
-            family of config.json maps itself.
+        layout: how the source's tensors are fused and named, see `frontends.huggingface.layouts`; ``family`` for
+            those that the family of config.json maps itself.
         dtype: float32, float16, bfloat16, or source for the stored one (float32 for GGUF's blocks).
         shard_bytes: largest data of one file.
 

@@ -165,8 +165,8 @@ def test_half_precision_weights(made: tuple[Path, Handoff], tmp_path: Path) -> N
 
 
 def test_embedding_model_has_no_loop(made: tuple[Path, Handoff], tmp_path: Path) -> None:
-    wish = spec(made[0], shape={"input_ids": [[PREFILL], []]})
-    handoff = export_vamc(wish, options=_options(tmp_path / "out"))
+    document = spec(made[0], shape={"input_ids": [[PREFILL], []]})
+    handoff = export_vamc(document, options=_options(tmp_path / "out"))
     files = {path.name for path in (handoff.path / "onnx").iterdir()}
     assert "run_onnx.py" not in files and "prefill_16.onnx" in files and not any("decode" in name for name in files)
     assert "hidden states" in (handoff.path / "README.md").read_text()
@@ -252,19 +252,19 @@ def test_of_an_artifact(made: tuple[Path, Handoff], tmp_path: Path) -> None:
 
     checkpoint = made[0]
     artifact = xamc.compiler.compile(spec(checkpoint) | {"backend": {"type": "reference", "dtype": "fp16"}}).path
-    wish = ["backend.type=tvm_vacc"]
+    overrides = ["backend.type=tvm_vacc"]
     with pytest.raises(MisuseError, match="E1455"):
-        export_vamc(artifact, wish)
+        export_vamc(artifact, overrides)
     options = _options(tmp_path / "out", routes=("llama",), checkpoint=str(checkpoint))
-    handoff = export_vamc(artifact, wish, options)
+    handoff = export_vamc(artifact, overrides, options)
     build = yaml.safe_load((handoff.path / "llama" / "build.yaml").read_text())
     assert build["frontend"]["model_kwargs"] == {"tp": 2, "model_arch": "vacc", "b2s": True}
     other = write_tiny(tmp_path / "other", "internlm2", seed=1)
     with pytest.raises(InputError, match="E1456"):
-        export_vamc(artifact, wish, _options(tmp_path / "out", routes=("llama",), checkpoint=str(other)))
+        export_vamc(artifact, overrides, _options(tmp_path / "out", routes=("llama",), checkpoint=str(other)))
 
 
 def test_onnx_checkpoints_need_no_handoff(tmp_path: Path) -> None:
-    wish = spec(tmp_path / "model.onnx") | {"frontend": {"checkpoint": "model.onnx", "shape": {"x": [1, 3]}}}
+    document = spec(tmp_path / "model.onnx") | {"frontend": {"checkpoint": "model.onnx", "shape": {"x": [1, 3]}}}
     with pytest.raises(UnsupportedError, match="E1451"):
-        export_vamc(wish)
+        export_vamc(document)

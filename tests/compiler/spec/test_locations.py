@@ -67,11 +67,11 @@ def test_the_key_is_underlined(
     file.write_text(text)
     # not all targets have as many types as the spec knows, or the same options
     targets = {"fp16": "reference", "bf16": "tvm_ascend", "kernels": "tvm_ascend"}
-    wishes = [f"backend.type={targets[underlined]}"] if underlined in targets else []
+    overrides = [f"backend.type={targets[underlined]}"] if underlined in targets else []
     if code == "E1415":
-        wishes.append("frontend.shape.input_ids=[[16], [32]]")
+        overrides.append("frontend.shape.input_ids=[[16], [32]]")
     with pytest.raises(XamcError) as caught:
-        compile_spec(file, wishes)
+        compile_spec(file, overrides)
     error = caught.value
     assert error.code == code
     (place,) = error.locations
@@ -79,7 +79,7 @@ def test_the_key_is_underlined(
     shown = text.splitlines()[line - 1][place.column - 1 :][: place.length]
     assert shown == underlined or shown.endswith(f"/{underlined}")
     with pytest.raises(XamcError) as planned:
-        make_plan(file, wishes)
+        make_plan(file, overrides)
     assert (planned.value.code, planned.value.locations) == (code, (place,))
 
 

@@ -102,5 +102,5 @@ don't fit. The file itself needs a change.""",
 for tvm_vacc, tvm_cpu and reference.""",
     "E1417": """A kernel of the CPU's decode step asked for other operands than it had announced, so that its program
 would hand it the wrong memory. Nothing was compiled. This is a defect of that kernel, in
-xamc/targets/kernels/decode_phases.py; please report it with the model's config.json.""",
+xamc/targets/kernels/decode_kernels.py; please report it with the model's config.json.""",
 }

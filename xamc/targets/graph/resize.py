@@ -1,6 +1,6 @@
 """`Resize` where dimensions vary: nearest and linear, one axis after the other; TVM's own takes sizes that are numbers.
 
-An output's place i of O lies at a place of I elements before:
+Element i of O lies at this coordinate among the I elements before:
 
     asymmetric     i / s                      half_pixel     (i + 1/2) / s - 1/2
     align_corners  i (I - 1) / (O - 1)        with s = O / I, or the scale that is given
@@ -16,10 +16,10 @@ import numpy as np
 from tvm import ir, relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.shape_values import Arithmetic, ShapeValue, as_shape_value
+from xamc.targets.graph.shape_values import DimArithmetic, ShapeValue, as_shape_value
 
 _MODES = ("nearest", "linear")
-_PLACES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
+_COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
 _ROUNDED: dict[str, Callable[[Any], Any]] = {
     "round_prefer_floor": lambda x: tirx.ceil(x - tirx.const(0.5, "float32")),
     "round_prefer_ceil": lambda x: tirx.floor(x + tirx.const(0.5, "float32")),
@@ -52,10 +52,10 @@ class _Resize(onnx_frontend.Resize):
     @classmethod
     def _varying(cls, bb: Any, x: Any, given: list[Any], wanted: Any, scales: Any, attr: Any) -> Any:
         mode = attr.get("mode", b"nearest").decode()
-        places = attr.get("coordinate_transformation_mode", b"half_pixel").decode()
-        if mode not in _MODES or places not in _PLACES or attr.get("exclude_outside", 0):
-            raise ValueError(f"it has mode {mode} with {places}, over dimensions that vary")
-        arithmetic: Arithmetic = attr["xamc_arithmetic"]
+        coordinates = attr.get("coordinate_transformation_mode", b"half_pixel").decode()
+        if mode not in _MODES or coordinates not in _COORDINATES or attr.get("exclude_outside", 0):
+            raise ValueError(f"it has mode {mode} with {coordinates}, over dimensions that vary")
+        arithmetic: DimArithmetic = attr["xamc_arithmetic"]
         factors: list[Any] = [None] * len(given) if scales is None else scales.value.numpy().tolist()
         nearest = attr.get("nearest_mode", b"round_prefer_floor").decode()
         for axis in range(len(given)):
@@ -67,14 +67,14 @@ class _Resize(onnx_frontend.Resize):
                 axis=axis,
                 dim=target,
                 scale=factors[axis],
-                places=places,
+                coordinates=coordinates,
                 rounded=_ROUNDED[nearest] if mode == "nearest" else None,
             )
             x = bb.emit_te(compute, x, primfunc_name_hint=f"resize_{mode}")
         return x
 
 
-def _scaled(arithmetic: Arithmetic, dim: Any, scale: float) -> Any:
+def _scaled(arithmetic: DimArithmetic, dim: Any, scale: float) -> Any:
     """A dimension times a scale, rounded down: of a whole scale, or one over a whole number."""
     if isinstance(dim, int):
         return int(np.floor(np.float32(dim) * np.float32(scale)))
@@ -87,7 +87,7 @@ def _scaled(arithmetic: Arithmetic, dim: Any, scale: float) -> Any:
 
 
 def _along(
-    x: te.Tensor, axis: int, dim: Any, scale: float | None, places: str, rounded: Callable[[Any], Any] | None
+    x: te.Tensor, axis: int, dim: Any, scale: float | None, coordinates: str, rounded: Callable[[Any], Any] | None
 ) -> te.Tensor:
     """Resizes one axis; linear without a rounding."""
     before = x.shape[axis]
@@ -96,27 +96,27 @@ def _along(
 
     def source(index: Any) -> Any:
         i, old, new = (tirx.Cast("float32", value) for value in (index, before, dim))
-        if places == "align_corners":
+        if coordinates == "align_corners":
             return tirx.Select(new > number(1), i * (old - number(1)) / tirx.max(new - number(1), number(1)), number(0))
         factor = number(scale) if scale is not None else new / old
-        if places == "asymmetric":
+        if coordinates == "asymmetric":
             return i / factor
         at = (i + number(0.5)) / factor - number(0.5)
-        return tirx.Select(new > number(1), at, number(0)) if places == "pytorch_half_pixel" else at
+        return tirx.Select(new > number(1), at, number(0)) if coordinates == "pytorch_half_pixel" else at
 
-    def inside(place: Any) -> Any:
+    def inside(coordinate: Any) -> Any:
         last = tirx.Cast("int64", before) - tirx.const(1, "int64")
-        return tirx.max(tirx.min(tirx.Cast("int64", place), last), tirx.const(0, "int64"))
+        return tirx.max(tirx.min(tirx.Cast("int64", coordinate), last), tirx.const(0, "int64"))
 
     def element(*at: Any) -> Any:
-        def read(place: Any) -> Any:
-            return x(*(place if other == axis else index for other, index in enumerate(at)))
+        def read(coordinate: Any) -> Any:
+            return x(*(coordinate if other == axis else index for other, index in enumerate(at)))
 
-        place = source(at[axis])
+        coordinate = source(at[axis])
         if rounded is not None:
-            return read(inside(rounded(place)))
-        low = tirx.floor(place)
-        share = (place - low).astype(x.dtype)
+            return read(inside(rounded(coordinate)))
+        low = tirx.floor(coordinate)
+        share = (coordinate - low).astype(x.dtype)
         return read(inside(low)) * (tirx.const(1, x.dtype) - share) + read(inside(low + number(1))) * share
 
     return te.compute(shape, element, name="resize")

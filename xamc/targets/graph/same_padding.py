@@ -12,7 +12,7 @@ from tvm import relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from xamc.targets.graph.legalize import max_pool_indices
-from xamc.targets.graph.shape_values import Arithmetic, as_shape_value
+from xamc.targets.graph.shape_values import DimArithmetic, as_shape_value
 
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 
@@ -23,7 +23,7 @@ def _auto_pad(attr: Any) -> str:
 
 def _padding(attr: Any, dims: list[Any], kernel: list[int]) -> tuple[list[Any], list[Any]]:
     """Per axis the elements before the first one, and the size with all padding."""
-    arithmetic: Arithmetic = attr["xamc_arithmetic"]
+    arithmetic: DimArithmetic = attr["xamc_arithmetic"]
     rank = len(kernel)
     strides, dilations = (list(attr.get(name, [1] * rank)) for name in ("strides", "dilations"))
     before, padded = [], []
@@ -57,7 +57,7 @@ def _with_numbers(attr: Any, inputs: Any) -> Any:
         return attr
     dims = _spatial(inputs[0])
     before, padded = _padding(attr, dims, _kernel(attr, inputs))
-    arithmetic: Arithmetic = attr["xamc_arithmetic"]
+    arithmetic: DimArithmetic = attr["xamc_arithmetic"]
     after = [arithmetic.simplified(whole - dim - first) for whole, dim, first in zip(padded, dims, before)]
     if not all(isinstance(pad, int) and pad >= 0 for pad in (*before, *after)):
         return None

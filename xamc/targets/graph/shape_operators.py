@@ -9,7 +9,7 @@ from typing import Any
 from tvm import relax, te, tirx, topi
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.shape_values import Arithmetic, ShapeValue, as_shape_value, as_tensor
+from xamc.targets.graph.shape_values import DimArithmetic, ShapeValue, as_shape_value, as_tensor
 
 SHAPE_INPUTS = {
     "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (3,),
@@ -40,7 +40,7 @@ class _Reshape(onnx_frontend.Reshape):
         if wanted.known:
             return super()._impl_v13(bb, inputs, attr, params)
         data = as_tensor(bb, inputs[0])
-        arithmetic: Arithmetic = attr["xamc_arithmetic"]
+        arithmetic: DimArithmetic = attr["xamc_arithmetic"]
         given, target = _shape(data), wanted.values.tolist()
         if not attr.get("allowzero", 0):
             target = [given[i] if isinstance(one, int) and one == 0 else one for i, one in enumerate(target)]
@@ -85,7 +85,7 @@ class _Tile(onnx_frontend.Tile):
         if not isinstance(inputs[1], ShapeValue):
             return super()._impl_v13(bb, inputs, attr, params)
         given, repeats = _shape(inputs[0]), inputs[1].values.tolist()
-        arithmetic: Arithmetic = attr["xamc_arithmetic"]
+        arithmetic: DimArithmetic = attr["xamc_arithmetic"]
         shape = [arithmetic.simplified(a * b) for a, b in zip(given, repeats, strict=True)]
 
         def compute(x: te.Tensor) -> te.Tensor:
@@ -107,7 +107,7 @@ class _Range(onnx_frontend.Range):
         start, limit, step = (one.values.reshape(()).item() for one in given if one is not None)
         if not isinstance(step, int):
             raise ValueError("its step is not known before a run")
-        arithmetic: Arithmetic = attr["xamc_arithmetic"]
+        arithmetic: DimArithmetic = attr["xamc_arithmetic"]
         distance = (limit - start) if step > 0 else (start - limit)
         size = abs(step)
         count = arithmetic.divide(arithmetic.simplified(distance + (size - 1)), size)
@@ -139,7 +139,7 @@ class _Slice(onnx_frontend.Slice):
         strides = steps.values.tolist() if steps is not None else [1] * count
         if min(strides) < 1:
             raise ValueError("it runs backward from a bound that is computed from dimensions")
-        arithmetic: Arithmetic = attr["xamc_arithmetic"]
+        arithmetic: DimArithmetic = attr["xamc_arithmetic"]
         begin, end = [], []
         for axis, first, last in zip(along, starts.values.tolist(), ends.values.tolist(), strict=True):
             first, last = (_inside(arithmetic, bound, shape[axis]) for bound in (first, last))
@@ -153,7 +153,7 @@ def _int64(value: Any) -> Any:
     return tirx.IntImm("int64", value) if isinstance(value, int) else value
 
 
-def _inside(arithmetic: Arithmetic, bound: Any, dim: Any) -> Any:
+def _inside(arithmetic: DimArithmetic, bound: Any, dim: Any) -> Any:
     """A bound of a slice as a place from 0 to the dimension; one below 0 counts from the end."""
     if arithmetic.proves(bound < 0):
         bound = arithmetic.simplified(bound + dim)

@@ -102,7 +102,7 @@ def _expression(value: Any) -> Any:
     return tirx.IntImm("int64", int(value)) if isinstance(value, int) else value
 
 
-class Arithmetic:
+class DimArithmetic:
     """Sums, products and comparisons of dimensions, simplified.
 
     Args:
@@ -191,7 +191,7 @@ class Evaluator:
     """Evaluates operators of dimensions."""
 
     def __init__(self, ranges: Mapping[str, tuple[int, int]]) -> None:
-        self.arithmetic = Arithmetic(ranges)
+        self.arithmetic = DimArithmetic(ranges)
 
     def evaluate(
         self, op: str, inputs: Sequence[Any], attributes: dict[str, Any], opset: int
@@ -394,15 +394,15 @@ _ELEMENTWISE: dict[str, tuple[Callable[..., Any], int, bool]] = {
     "Abs": (lambda a, x: x if a.proves(x >= 0) else a.largest(x, 0 - x), 1, False),
     "Add": (lambda a, x, y: x + y, 2, False),
     "And": (lambda a, x, y: bool(x) and bool(y), 2, True),
-    "Div": (Arithmetic.divide, 2, False),
+    "Div": (DimArithmetic.divide, 2, False),
     "Equal": (lambda a, x, y: a.compare(_equal, x, y), 2, True),
     "Greater": (lambda a, x, y: a.compare(operator.gt, x, y), 2, True),
     "GreaterOrEqual": (lambda a, x, y: a.compare(operator.ge, x, y), 2, True),
     "Less": (lambda a, x, y: a.compare(operator.lt, x, y), 2, True),
     "LessOrEqual": (lambda a, x, y: a.compare(operator.le, x, y), 2, True),
-    "Max": (Arithmetic.largest, 0, False),
-    "Min": (Arithmetic.smallest, 0, False),
-    "Mod": (Arithmetic.modulo, 2, False),
+    "Max": (DimArithmetic.largest, 0, False),
+    "Min": (DimArithmetic.smallest, 0, False),
+    "Mod": (DimArithmetic.modulo, 2, False),
     "Mul": (lambda a, x, y: x * y, 2, False),
     "Neg": (lambda a, x: 0 - x, 1, False),
     "Not": (lambda a, x: not x, 1, True),

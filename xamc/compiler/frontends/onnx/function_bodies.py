@@ -131,10 +131,10 @@ def _softplus(node: ir.Node) -> Any:
     dtype = _dtype(node, 0)
     terms = 18 if dtype == ir.DataType.DOUBLE else 8
     lines = []
-    for place in range(terms):
-        lines.append(f"f{place} = Constant<value_float = 0.0>()")
-        lines.append(f"p{place} = Mul(s{place - 1}, square)" if place else "p0 = Identity(f0)")
-        lines.append(f"s{place} = Add(p{place}, f{place})" if place else "s0 = Identity(p0)")
+    for term in range(terms):
+        lines.append(f"f{term} = Constant<value_float = 0.0>()")
+        lines.append(f"p{term} = Mul(s{term - 1}, square)" if term else "p0 = Identity(f0)")
+        lines.append(f"s{term} = Add(p{term}, f{term})" if term else "s0 = Identity(p0)")
     made = function(
         f"""Softplus(x) => (y) {{
             two = Constant<value_float = 0.0>()
@@ -152,7 +152,7 @@ def _softplus(node: ir.Node) -> Any:
             y = Add(positive, small)
         }}"""
     )
-    factors = {f"f{place}": 1 / divisor for place, divisor in enumerate(range(2 * terms - 1, 0, -2))}
+    factors = {f"f{term}": 1 / divisor for term, divisor in enumerate(range(2 * terms - 1, 0, -2))}
     for name, number in ({"two": 2, "zero": 0} | factors).items():
         set_constant(made, name, np.asarray(number, ir.DataType(dtype).numpy()))
     return made

@@ -65,12 +65,12 @@ def _col2im(node: ir.Node) -> Any:
     pads = list(node.attributes.get_ints("pads", [0] * (2 * rank)))
     reach = [(int(block[i]) - 1) * dilations[i] + 1 for i in range(rank)]
     padded = [int(image[i]) + pads[i] + pads[rank + i] for i in range(rank)]
-    places = [(padded[i] - reach[i]) // strides[i] + 1 for i in range(rank)]
-    more = [padded[i] - reach[i] - strides[i] * (places[i] - 1) for i in range(rank)]
+    counts = [(padded[i] - reach[i]) // strides[i] + 1 for i in range(rank)]
+    more = [padded[i] - reach[i] - strides[i] * (counts[i] - 1) for i in range(rank)]
     channels = columns.shape[1] // taps
     made = function(
         f"""Col2Im(x, image, block) => (y) {{
-            shape = Constant<value_ints = {[0, columns.shape[1], *places]}>()
+            shape = Constant<value_ints = {[0, columns.shape[1], *counts]}>()
             parts = Reshape(x, shape)
             filters = Constant<value_float = 0.0>()
             typed = CastLike(filters, x)

@@ -177,13 +177,13 @@ def tune(program: Program, request: TargetRequest, cache: StageCache, progress: 
 def _problems(program: Program, request: TargetRequest, cache: StageCache) -> list[Problem]:
     """The distinct problems of the model, from the cache or from a child process."""
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    wishes = {"kv_dtype": request.kv_dtype, "disable": sorted(request.disable)}
+    options = {"kv_dtype": request.kv_dtype, "disable": sorted(request.disable)}
     weights = {name: [list(tensor.shape), tensor.dtype] for name, tensor in program.weights.items()}
     inputs = {
         "graph": hashlib.sha256(graph).hexdigest(),
         "config": to_json(program.config),
         "weights": weights,
-        **wishes,
+        **options,
     }
     key = stage_key("problems", __name__, (_PROBLEMS_CHILD,), inputs)
 
@@ -194,7 +194,7 @@ def _problems(program: Program, request: TargetRequest, cache: StageCache) -> li
                 "graph": str(folder / "graph.onnx"),
                 "config": to_json(program.config),
                 "weights": weights,
-                **wishes,
+                **options,
             }
             reproducers = cache.folder / "reproducers"
             found = run_child(_PROBLEMS_CHILD, call, folder=folder, limits=LIMITS, reproducers=reproducers)

@@ -1,7 +1,7 @@
-"""The kernels of a decode step: each does in one go what lies between two points where all threads have to meet.
+"""The kernels of a decode step: each does in one go what lies between two barriers of all threads.
 
 What is cheap and comes before the work that is shared out (norms, the gate, merging the parts of attention, rounding
-activations) every thread does for itself, in memory of its own: that costs less than meeting once more. A kernel asks
+activations) every thread does for itself, in memory of its own: that costs less than another barrier. A kernel asks
 for its operands one by one, in the order that `operands` lists them by region; see `decode_step`.
 """
 
@@ -70,7 +70,7 @@ class Operands:
             yield
 
 
-class Phase(Protocol):
+class DecodeKernel(Protocol):
     """A kernel of a decode step; equal ones are compiled once."""
 
     @property
@@ -94,7 +94,7 @@ class Phase(Protocol):
 
 
 @dataclass(frozen=True)
-class EmbeddingPhase:
+class EmbeddingKernel:
     """Operands: the packed buffers of the table, y [1, width]."""
 
     vocabulary: int
@@ -175,7 +175,7 @@ class GateSource:
 
 @dataclass(frozen=True)
 class AttentionSource:
-    """The merged parts of attention. Operands: the partial results of an `AttentionPhase`."""
+    """The merged parts of attention. Operands: the partial results of an `AttentionKernel`."""
 
     heads: int
     kv_heads: int
@@ -210,7 +210,7 @@ Source = PlainSource | NormSource | GateSource | AttentionSource
 
 
 @dataclass(frozen=True)
-class LinearPhase:
+class LinearKernel:
     """y = W source (+ bias) (+ residual), or silu of W's first half times its second.
 
     Operands: the source's, the packed buffers of W [N, K], bias [N] if any, residual [1, N] if any, y.
@@ -270,7 +270,7 @@ class LinearPhase:
 
 
 @dataclass(frozen=True)
-class AttentionPhase:
+class AttentionKernel:
     """RoPE, the update of the cache, and attention in parts, from what the projection of a token yields.
 
     The thread that attends to the last part of a KV head writes the head's key and value before, and every part rotates

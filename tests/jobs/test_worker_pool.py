@@ -19,7 +19,7 @@ RUN = """
 import sys
 from pathlib import Path
 from tests.targets.block_functions import {function}
-from xamc.targets.block_pool import run_blocks
+from xamc.jobs.worker_pool import run_blocks
 run_blocks({function}, [(Path(sys.argv[1]) / str(n),) for n in range(2)], 2, lambda done: None)
 """
 
