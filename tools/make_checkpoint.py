@@ -157,9 +157,9 @@ def tensor_layout(config: Mapping[str, Any]) -> dict[str, Shape]:
 
     def add(part: Part, prefix: str) -> None:
         name, rows, *columns = part.meta if packed else part.name, *(sizes[axis] for axis in part.axes)
-        if packed and part.name == "self_attn.q_proj":
+        if packed and part.role == "query":
             name, rows = "attention.wqkv", (heads + 2 * kv) * width
-        elif packed and part.name in ("self_attn.k_proj", "self_attn.v_proj"):
+        elif packed and part.role in ("key", "value"):
             return
         layout[f"{prefix}{name}.weight"] = (rows, *columns)
         if part.bias is True or (part.bias and config.get(part.bias, biased)):
