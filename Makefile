@@ -14,8 +14,12 @@ ARTIFACT ?=
 WHEELHOUSE ?= wheelhouse
 WHEELS ?=
 XDIST  ?= 2
+# The tier that pays most for its time: tiny models, proofs and goldens, and no whole compile.
+QUICK  := tests/errors tests/model tests/ir tests/artifact tests/jobs tests/passes tests/verify tests/compiler/spec \
+          tests/compiler/plan tests/compiler/stages tests/targets/vacc tests/targets/ascend tests/runtime \
+          --ignore=tests/runtime/executors --ignore=tests/jobs/test_import_closure.py
 
-.PHONY: help venv wheelhouse compile test test-levels test-wide-levels lint format golden bench bench-long verify scale reliability clean
+.PHONY: help venv wheelhouse compile test test-quick test-levels test-wide-levels lint format golden bench bench-long verify scale reliability clean
 
 help: ## this list
 	@awk -F ':.*## ' -v columns="$${COLUMNS:-$$(tput cols 2>/dev/null || echo 100)}" ' \
@@ -44,6 +48,9 @@ compile: $(STAMP) ## compile SPEC (and TARGET), then let the model answer PROMPT
 
 test: $(STAMP) ## the whole test suite; JUNIT=FILE also writes JUnit XML, XAMC_TEST_LEVEL=LEVEL runs it as on another CPU
 	@OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n $(XDIST) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(if $(JUNIT),--junitxml=$(JUNIT)) $(if $(RECORD),-p tools.reliability.suite) $(PYTEST_ARGS)
+
+test-quick: $(STAMP) ## the tests that pay most for their time, in less than two minutes
+	@$(MAKE) --no-print-directory test PYTEST_ARGS="$(QUICK)"
 
 test-levels: $(STAMP) ## every kernel family on x86-64 to x86-64-v3 and, under QEMU's user-mode emulator, on aarch64
 	@$(BIN)/python -m tools.levels narrow

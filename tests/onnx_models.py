@@ -88,7 +88,7 @@ def resnet() -> onnx.ModelProto:
 
 
 def _attention(g: Graph, x: str, width: int, heads: int, tokens: str, mask: str | None = None) -> str:
-    """Multi-head attention as exporters write it, with reshapes whose first extent is read from the input."""
+    """Multi-head attention as exporters write it, with reshapes whose first dimension is read from the input."""
     batch = g.add("Gather", g.add("Shape", tokens), g.const(np.int64(0)), axis=0)
     rest = g.const(np.array([-1, heads, width // heads]))
     shape = g.add("Concat", g.add("Unsqueeze", batch, g.const(np.array([0]))), rest, axis=0)

@@ -17,7 +17,8 @@ from xamc.cli import main as cli
 from xamc.compiler.spec import load_spec
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+NAMED = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in NAMED), *sorted((ROOT / "docs").glob("**/*.md"))]
 CHEAP = {"targets", "schema", "explain", "cache", "--help", "doctor"}
 # specs whose weights ship inside a Python package
 SHIPPED_SPECS = ("build_configs/smollm2/", "build_configs/ascend/smollm2")

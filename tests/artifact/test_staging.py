@@ -29,7 +29,7 @@ import os, signal, sys
 from pathlib import Path
 from xamc.artifact.staging import StagingFolder, temporary_folder
 staging = StagingFolder(Path(sys.argv[1]) / "model")
-(staging.path / "half").write_text("x")
+(staging.folder / "half").write_text("x")
 with temporary_folder("codegen") as folder:
     (folder / "half").write_text("x")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_what_is_in_use_is_left_alone(tmp_path: Path, temporary: Path) -> None:
     with temporary_folder("codegen") as folder:
         sweep(tmp_path / "out")
         sweep_temporary()
-        assert staging.path.is_dir() and folder.is_dir()
+        assert staging.folder.is_dir() and folder.is_dir()
         assert folder.stat().st_mode & 0o077 == 0
     assert not folder.exists()
     staging.discard()
@@ -76,7 +76,7 @@ def test_a_folder_can_be_built_aside_in_a_temporary_one(temporary: Path) -> None
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(descriptor)
         staging = StagingFolder(folder / "entry")
-        staging.publish()
+        staging.put_in_place()
         assert (folder / "entry").is_dir()
     assert list(temporary.iterdir()) == []
 

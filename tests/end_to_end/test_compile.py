@@ -163,7 +163,7 @@ def test_dumps_are_readable(built: Built) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "code", "words", "place"),
+    ("override", "code", "words", "place"),
     [
         ("passes.disable=[swigluu]", "E1306", "did you mean swiglu?", "^^^^^^^"),
         ("passes.disable=[norms, kv_cache]", "E1314", "can't do without kv_cache", "^^^^^^^^"),
@@ -173,18 +173,19 @@ def test_dumps_are_readable(built: Built) -> None:
     ],
 )
 def test_wishes_that_can_not_be_met(
-    wish: str, code: str, words: str, place: str, built: Built, command: Callable[..., Result]
+    override: str, code: str, words: str, place: str, built: Built, command: Callable[..., Result]
 ) -> None:
     """The key is underlined, also where a child process found the fault."""
-    status, _, err = command("compile", built.file, *ON_CPU, "--allow-rtn", "--set", "name=wish", "--set", wish)
+    status, _, err = command("compile", built.file, *ON_CPU, "--allow-rtn", "--set", "name=override", "--set", override)
     assert status == 1 and code in err and words in err, err
-    assert f"--set:4:{wish.rindex(wish.split('=')[1].strip('[{}]').split(' ')[-1]) + 1}" in err and f" {place} " in err
-    assert not (built.artifact.parent / "wish").exists()
+    column = override.rindex(override.split("=")[1].strip("[{}]").split(" ")[-1]) + 1
+    assert f"--set:4:{column}" in err and f" {place} " in err
+    assert not (built.artifact.parent / "override").exists()
 
 
 def test_wishes_that_passes_meet(built: Built, command: Callable[..., Result]) -> None:
-    wish = "passes.expect={swiglu: 2, rope_cache: 2}"
-    status, _, err = command("compile", built.file, *ON_CPU, "--allow-rtn", "--set", "name=met", "--set", wish)
+    override = "passes.expect={swiglu: 2, rope_cache: 2}"
+    status, _, err = command("compile", built.file, *ON_CPU, "--allow-rtn", "--set", "name=met", "--set", override)
     assert status == 0, err
 
 
@@ -233,9 +234,9 @@ def test_an_artifact_for_a_cpu_above_this_one(
 ) -> None:
     """It is published without logits of its own, and everyone is told; transformers' are recorded if asked for."""
     name = f"above-{final}"
-    wishes = [f"name={name}", f"backend.compile.mcpu={level_above}", f"verify.final={str(final).lower()}"]
-    wishes.append(f"verify.prompts={json.dumps(PROMPTS)}")
-    arguments = [part for wish in wishes for part in ("--set", wish)]
+    overrides = [f"name={name}", f"backend.compile.mcpu={level_above}", f"verify.final={str(final).lower()}"]
+    overrides.append(f"verify.prompts={json.dumps(PROMPTS)}")
+    arguments = [part for override in overrides for part in ("--set", override)]
     with worker.active():
         status, out, err = command("compile", built.file, *ON_CPU, *arguments, "--allow-rtn")
     assert status == 0, err

@@ -84,9 +84,9 @@ def test_inspect_and_run_say_which(fat: Compiled, capsys: pytest.CaptureFixture[
     ],
 )
 def test_levels_that_make_no_sense(workshop: Workshop, options: dict[str, Any], code: str) -> None:
-    wishes = spec(workshop.checkpoint("llama"), backend={"type": "tvm_cpu", "dtype": "fp32", "compile": options})
+    document = spec(workshop.checkpoint("llama"), backend={"type": "tvm_cpu", "dtype": "fp32", "compile": options})
     with pytest.raises(XamcError) as caught:
-        xamc.compiler.compile(wishes)
+        xamc.compiler.compile(document)
     assert caught.value.code == code
     assert isinstance(caught.value, InputError) is (code == "E1481")
 

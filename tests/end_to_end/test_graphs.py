@@ -18,7 +18,7 @@ import yaml
 
 from tests.onnx_models import MODELS, RANGES, SHAPES, feeds, narrowed, reference, write
 from tests.worker import Worker
-from xamc.artifact import read_graph
+from xamc.artifact import read_onnx_artifact
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.manifest_file import dumps
 from xamc.artifact.params_index import read_params_index
@@ -133,7 +133,7 @@ def test_many_threads_get_the_outputs_they_would_get_alone(compiled: Callable[..
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_extents_that_vary(kind: str, folder: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dimensions_that_vary(kind: str, folder: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
     """One artifact for a range of batches, and of tokens or samples where the model takes them."""
     build = spec(kind, folder, "tvm_cpu", "fp32")
     build["name"], build["frontend"]["shape"] = f"{kind}_varies", RANGES[kind]
@@ -164,13 +164,13 @@ def test_extents_that_vary(kind: str, folder: Path, worker: Worker, capsys: pyte
     assert f"{low[0]}..{high[0]}" in capsys.readouterr().out
 
 
-HALVES = [
+HALF_PRECISION = [
     ("vit", "float16", "tvm_vacc", "fp16", True),
     ("resnet", "bfloat16", "tvm_cpu", "fp32", False),
 ]
 
 
-@pytest.mark.parametrize(("kind", "half", "target", "storage", "varies"), HALVES)
+@pytest.mark.parametrize(("kind", "half", "target", "storage", "varies"), HALF_PRECISION)
 def test_models_in_16_bits(
     kind: str,
     half: str,
@@ -221,7 +221,7 @@ def test_what_an_artifact_holds(compiled: Callable[..., Path]) -> None:
     assert {file.name for file in path.iterdir()} == {
         "mod.so", "mod.json", "mod.params", "manifest.json", "report.json", "golden",
     }  # fmt: skip
-    manifest = read_graph(path).manifest
+    manifest = read_onnx_artifact(path).manifest
     graph, report = json.loads((path / "mod.json").read_text()), json.loads((path / "report.json").read_text())
     for holder in (graph, json.loads((path / "manifest.json").read_text())):
         assert holder["executes_on"] == "host-simulator" and holder["compute_dtype"] == "float32"
@@ -241,11 +241,11 @@ def test_parameters_are_readable_by_tvm(compiled: Callable[..., Path]) -> None:
     import tvm
 
     loaded = tvm.runtime.load_param_dict_from_file(str(compiled("resnet") / "mod.params"))
-    assert set(loaded) == set(read_graph(compiled("resnet")).manifest.parameters)
+    assert set(loaded) == set(read_onnx_artifact(compiled("resnet")).manifest.parameters)
 
 
 def test_int8_says_what_was_asked_and_used(compiled: Callable[..., Path], folder: Path) -> None:
-    quantization = read_graph(compiled("bert", "tvm_vacc", "int8")).manifest.quantization
+    quantization = read_onnx_artifact(compiled("bert", "tvm_vacc", "int8")).manifest.quantization
     assert quantization.used == "w8a16_rtn" and "backend.quantize" in str(quantization.requested)
     build = spec("bert", folder, "tvm_vacc", "int8")
     build["backend"]["quantize"] = {"calibrate_mode": "percentile"}
@@ -307,7 +307,7 @@ def test_a_wrong_parameter_is_noticed(compiled: Callable[..., Path], tmp_path: P
     (copy / "mod.params").write_bytes(content)
     with pytest.raises(InputError, match="E1505"):  # before anything is computed
         run_cases(request)
-    manifest = read_graph(copy).manifest
+    manifest = read_onnx_artifact(copy).manifest
     files = tuple(replace(file, sha256=sha256_of(copy / file.path)) for file in manifest.files)
     (copy / "manifest.json").write_text(dumps(replace(manifest, files=files)))
     with pytest.raises(InternalError) as caught:
@@ -348,7 +348,7 @@ def test_plan(
         found.append(found[0] if found else look_at_graph(*arguments))
         return found[0]
 
-    monkeypatch.setattr("xamc.compiler.plan.onnx_graph.look_at_graph", once)
+    monkeypatch.setattr("xamc.compiler.plan.onnx_model.look_at_graph", once)
     file = tmp_path / "build.yaml"
     file.write_text(yaml.safe_dump(spec("vit", folder, "tvm_vacc", "fp16")))
     assert cli.run(["plan", str(file)]) == 0
@@ -412,7 +412,7 @@ def test_external_data(folder: Path, tmp_path: Path) -> None:
     given = feeds("vit", seed=2)
     actual, expected = load(path).run(given), reference(MODELS["vit"](), given)
     assert relative_error(actual["logits"], expected["logits"]) <= tolerance("graph_fp32")
-    assert [digest.name for digest in read_graph(path).manifest.inputs] == ["vit.data", "vit.onnx"]
+    assert [digest.name for digest in read_onnx_artifact(path).manifest.inputs] == ["vit.data", "vit.onnx"]
     content = bytearray((tmp_path / "vit.data").read_bytes())
     content[100:104] = np.float32(3).tobytes()
     (tmp_path / "vit.data").write_bytes(content)
@@ -428,7 +428,7 @@ def test_code_for_another_cpu(
         monkeypatch.setattr(f"{module}.missing_features", lambda cpu, *rest: ["avx512f"])
     build = spec("bert", folder, "reference", "fp32")
     compiled = compile_spec(build, options=CompileOptions(output=tmp_path / "out"))
-    assert read_graph(compiled.path).manifest.golden is None
+    assert read_onnx_artifact(compiled.path).manifest.golden is None
     assert any("avx512f" in warning for warning in compiled.report["warnings"])
     assert compiled.report["deviation"]["compiled_from_original"] is None
     for command in ("verify", "inspect"):
@@ -446,8 +446,8 @@ def test_the_page_has_a_build_file_that_loads(repository: Path, tmp_path: Path) 
 
 
 def test_prompts_and_arrays_do_not_mix(compiled: Callable[..., Path]) -> None:
-    from xamc.cli.commands.graphs import run_graph_command
+    from xamc.cli.commands.onnx_models import run_onnx_command
 
     with pytest.raises(MisuseError) as caught:
-        run_graph_command(compiled("resnet"), "text", None, None, None, None, None, as_json=False)
+        run_onnx_command(compiled("resnet"), "text", None, None, None, None, None, as_json=False)
     assert caught.value.code == "E1644"

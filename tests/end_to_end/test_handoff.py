@@ -28,7 +28,7 @@ PREFILL, TOTAL = 16, 48
 
 
 @pytest.fixture(scope="module")
-def wish(workshop: Workshop) -> dict[str, Any]:
+def document(workshop: Workshop) -> dict[str, Any]:
     """Both targets' build file, but for the target."""
     document = spec(workshop.checkpoint("internlm2"), backend={"type": "tvm_vacc", "dtype": "fp16"})
     document["frontend"]["shape"] = {"input_ids": [[PREFILL], [TOTAL]]}
@@ -37,9 +37,9 @@ def wish(workshop: Workshop) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def artifact(wish: dict[str, Any], worker: Worker) -> Iterator[Compiled]:
+def artifact(document: dict[str, Any], worker: Worker) -> Iterator[Compiled]:
     with worker.active():
-        yield compile_spec(wish)
+        yield compile_spec(document)
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +103,17 @@ def test_the_loop_says_what_xamc_run_says(prompt: str, handoff: Handoff, vacc: M
     assert alike >= 8 and (alike < len(said["tokens"]) or said["text"] == simulated.text)
 
 
-def test_the_artifact_is_enough(artifact: Compiled, handoff: Handoff, wish: dict[str, Any], tmp_path: Path) -> None:
+def test_the_artifact_is_enough(artifact: Compiled, handoff: Handoff, document: dict[str, Any], tmp_path: Path) -> None:
     """Its Llama checkpoint is byte by byte the one that is made of the checkpoint; the vendor's build file is, too."""
-    options = HandoffOptions(output=tmp_path / "out", roads=("llama",))
-    of_checkpoint = export_vamc(wish, options=options).path / "llama"
+    options = HandoffOptions(output=tmp_path / "out", routes=("llama",))
+    of_checkpoint = export_vamc(document, options=options).path / "llama"
     for name in ("checkpoint/model.safetensors", "checkpoint/config.json", "checkpoint/tokenizer.json"):
         assert (handoff.path / "llama" / name).read_bytes() == (of_checkpoint / name).read_bytes(), name
     mine, theirs = (yaml.safe_load((p / "build.yaml").read_text()) for p in (handoff.path / "llama", of_checkpoint))
     assert mine["frontend"]["model_kwargs"]["tp"] == 2 and mine["workspace"]["path"] == "./vacc_deploy"
     assert mine | {"workspace": None} == theirs | {"workspace": None}
     # beside the artifact, if nobody says where
-    beside = export_vamc(artifact.path, options=HandoffOptions(roads=("llama",)))
+    beside = export_vamc(artifact.path, options=HandoffOptions(routes=("llama",)))
     assert beside.path == artifact.path.parent / "in-two-ranks-vamc"
 
 

@@ -80,7 +80,7 @@ def test_the_hand_off_holds_both_matrices_and_says_so(workshop: Workshop, tmp_pa
     path = folder(workshop)
     document = spec(path, backend={"type": "tvm_vacc", "dtype": "fp16"}, workspace={"path": str(tmp_path)})
     document["frontend"] = document["frontend"] | {"shape": {"input_ids": [[LENGTH], [32]]}}
-    result = export_vamc(document, options=HandoffOptions(roads=("llama",), dtype="source"))
+    result = export_vamc(document, options=HandoffOptions(routes=("llama",), dtype="source"))
     written = next(Path(result.path).glob("**/checkpoint"))
     assert json.loads((written / "config.json").read_text())["tie_word_embeddings"] is False
     stored, given = load_file(next(written.glob("*.safetensors"))), load_file(path / "model.safetensors")

@@ -29,7 +29,7 @@ STAGES: dict[tuple[str, str], str | None] = {
     ("xamc.targets.cpu.generate", "kernel_proof"): "_PROOF_CHILD",
     ("xamc.targets.cpu.generate", "proof"): "_PROOF_CHILD",
     ("xamc.targets.cpu.tune.tune", "problems"): "_PROBLEMS_CHILD",
-    ("xamc.targets.cpu.tune.tune", "tune"): "_WORKSHOP",
+    ("xamc.targets.cpu.tune.tune", "tune"): "_SEARCH",
     ("xamc.targets.graph.generate", "codegen"): "_CHILD",
     ("xamc.targets.reference.generate", "reference"): None,
     ("xamc.targets.vacc.generate", "codegen"): "_CHILD",

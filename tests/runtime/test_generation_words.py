@@ -19,9 +19,9 @@ VOCAB = 97
 PROMPT = [5, 17, 33, 8, 21]
 
 
-@pytest.fixture(scope="module")
-def theirs() -> Any:
-    torch.manual_seed(3)
+def random_llama(seed: int) -> Any:
+    """A Llama of transformers, of one layer, whose logits are far apart."""
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=32,
@@ -37,6 +37,11 @@ def theirs() -> Any:
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
     return model
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    return random_llama(3)
 
 
 class Foreign:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xamc.artifact.graph_manifest import GraphTensor
+from xamc.artifact.onnx_manifest import GraphTensor
 from xamc.runtime.seeded_feeds import seeded_feeds
 
 INPUTS = (

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from tests.runtime.test_generation_words import Foreign
+from tests.runtime.test_generation_words import VOCAB, Foreign, random_llama
 from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime import Model, TextGenerationPipeline, load, pipeline
 
-VOCAB = 97
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }} : {{ m.content }} ;\n{% endfor %}"
     "{% if tools %}w7 {% endif %}{% if add_generation_prompt %}assistant :{% endif %}"
@@ -44,22 +42,7 @@ def tokenizer_of(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def theirs_model() -> Any:
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.3)
-    return model
+    return random_llama(5)
 
 
 @pytest.fixture(scope="module", params=[TEMPLATE, STRIPPING], ids=["template", "stripping template"])

@@ -48,11 +48,11 @@ def test_values_are_those_of_the_whole_model(name: str, tmp_path: Path) -> None:
         module.register_forward_hook(lambda _, __, y, path=path: seen.update({path: y[0] if type(y) is tuple else y}))
     with torch.no_grad():
         model(input_ids=torch.from_numpy(PROMPTS[0][None]))
-    mine = {extent.module: extent.largest for extent in found.extents if extent.what == "output"}
+    mine = {magnitude.module: magnitude.largest for magnitude in found.magnitudes if magnitude.what == "output"}
     assert {"model.embed_tokens", "model.layers.1", "model.layers.0.mlp.down_proj", "lm_head"} < set(mine)
     for path, largest in mine.items():
         assert largest == pytest.approx(float(seen[path].abs().max()), rel=1e-4)
-    whats = {extent.what for extent in found.extents if extent.module == "model.layers.0.self_attn"}
+    whats = {magnitude.what for magnitude in found.magnitudes if magnitude.module == "model.layers.0.self_attn"}
     assert whats >= {"queries", "keys", "values", "scores"}
     assert (found.mean_kl, found.top1_agreement, found.positions) == (0.0, 1.0, 40)
 
@@ -63,7 +63,7 @@ def test_a_value_beyond_float16_is_found_where_it_is(tmp_path: Path) -> None:
     for part in ("gate_proj", "up_proj"):
         name = f"model.layers.1.mlp.{part}.weight"
         tensors[name] = ArrayTensor(tensors[name].read_rows(0, tensors[name].shape[0]) * 600)
-    beyond = [e for e in observed(config, tensors, PROMPTS, EXACT).extents if e.largest > 65504]
+    beyond = [e for e in observed(config, tensors, PROMPTS, EXACT).magnitudes if e.largest > 65504]
     assert (beyond[0].module, beyond[0].what) == ("model.layers.1.mlp.down_proj", "input")
     assert not any(e.module.startswith("model.layers.0") for e in beyond)
 
@@ -103,4 +103,4 @@ def test_in_a_child_process(tmp_path: Path) -> None:
         tmp_path / "scratch",
         tmp_path / "reproducers",
     )
-    assert found.positions == 47 and found.mean_kl > 0 and found.extents
+    assert found.positions == 47 and found.mean_kl > 0 and found.magnitudes

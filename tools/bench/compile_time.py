@@ -87,15 +87,15 @@ def measure(folder: Path, shape: str, layers: int, width: str, mcpu: str) -> Mea
     checkpoint_folder = folder / "checkpoint"
     if not checkpoint_folder.is_dir():
         hollow_checkpoint(checkpoint_folder, shape, layers)
-    wish = WIDTHS[width]
+    options = WIDTHS[width]
     frontend = {"checkpoint": str(checkpoint_folder), "type": "huggingface", "shape": {"input_ids": [[512], [8192]]}}
-    if wish["quantize"]:
-        frontend["quantize"] = wish["quantize"]
+    if options["quantize"]:
+        frontend["quantize"] = options["quantize"]
     spec = load_spec(
         {
             "name": "compile-time",
             "frontend": frontend,
-            "backend": {"type": "tvm_cpu", "dtype": wish["dtype"], "compile": {"mcpu": mcpu}},
+            "backend": {"type": "tvm_cpu", "dtype": options["dtype"], "compile": {"mcpu": mcpu}},
             "workspace": {"path": str(folder / "deploy")},
         }
     ).spec

@@ -1,4 +1,4 @@
-"""Models that the ONNX road is measured with: transformers' architectures of the usual sizes, with random weights."""
+"""Models that the ONNX route is measured with: transformers' architectures of the usual sizes, with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of the ONNX project's backend node tests through the generic road: the functions of a compile, in one process.
+"""One of the ONNX project's backend node tests through the generic route: the functions of a compile, in one process.
 
 A node test feeds every operand of an operator at run time, also those that say how large the result is (the shape of a
 Reshape, the axes of a reduction). Models hold these as constants, and a graph whose shapes depend on data is not

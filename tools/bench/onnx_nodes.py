@@ -1,4 +1,4 @@
-"""`python -m tools.bench.onnx_nodes`: the ONNX project's own node tests through the generic road, counted per operator.
+"""`python -m tools.bench.onnx_nodes`: the ONNX project's node tests through the generic route, counted per operator.
 
 Every case of `onnx.backend.test.case.node` is compiled for x86-64-v3 with the functions of `xamc compile`, run and
 compared with the outputs that ship with it, within its own tolerances. Each runs in a fork, which may crash. Results
@@ -169,7 +169,7 @@ def page(rows: Sequence[Row], left: int = 0) -> str:
         "# ONNX's node tests",
         "",
         "Written by `python -m tools.bench.onnx_nodes`; every case is in [onnx_nodes.csv](onnx_nodes.csv).",
-        "The cases are those of the `onnx` package, its expected outputs and tolerances; they take the road of",
+        "The cases are those of the `onnx` package, its expected outputs and tolerances; they take the route of",
         "[ONNX models](../onnx.md): simplification, TVM's importer, code for x86-64-v3, run on this CPU.",
         "Expected results in bfloat16 were rounded after every operator: they may be off by `node_bfloat16`",
         "(`xamc/ir/tolerances.py`) of the largest element where the case's own tolerance is smaller.",

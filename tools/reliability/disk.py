@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tools.reliability.kill import MARK, Place, alive_with, finish, leftovers, start_command, survivors
 from tools.reliability.results import Counter, Row, done_before, end_tidily, record, today
-from tools.reliability.roads import ROADS, prepare, state
+from tools.reliability.routes import ROUTES, prepare, state
 
 _PAGE = 4096
 _FULL = ("E1506", "E1720", "E1454")  # the last two are found before anything is written
@@ -43,27 +43,27 @@ def _unmount(folder: Path) -> None:
 
 
 class DiskTest:
-    """The trials of one road."""
+    """The trials of one route."""
 
     def __init__(self, root: Path, name: str, warm: Path) -> None:
         """Runs the command undisturbed, beginning with the cache `warm`; a failure raises."""
-        self.root, self.road, self.models = root, ROADS[name], root / "models"
-        self.template = Place(root / f"template-{list(ROADS).index(name)}")
+        self.root, self.route, self.models = root, ROUTES[name], root / "models"
+        self.template = Place(root / f"template-{list(ROUTES).index(name)}")
         self.template.root.mkdir()
         shutil.copytree(warm, self.template.cache, copy_function=os.link)
         log, began = root / "log", time.time()
-        if finish(start_command(self.road.arguments(self.models, self.template), self.template, log)):
+        if finish(start_command(self.route.arguments(self.models, self.template), self.template, log)):
             raise SystemExit(f"{name}: the undisturbed run failed:\n{log.read_text()}")
-        self.expected = state(self.template.root / self.road.output)
+        self.expected = state(self.template.root / self.route.output)
         shutil.copytree(self.template.cache, warm, copy_function=_link_once, dirs_exist_ok=True)
         for entry in self.template.cache.glob("v1/*"):
-            if (entry / "entry.json").stat().st_mtime < began - 1:  # neither made nor used: another road's
+            if (entry / "entry.json").stat().st_mtime < began - 1:  # neither made nor used: another route's
                 shutil.rmtree(entry)
 
     def held(self, slow: bool) -> list[Path]:
         """What the cache holds before a trial."""
         entries = [] if slow else list(self.template.cache.glob("v1/*"))
-        return [entry for entry in entries if entry.name.startswith(self.road.slow or "-")]
+        return [entry for entry in entries if entry.name.startswith(self.route.slow or "-")]
 
     def needed(self) -> int:
         """Bytes of all that the command adds to what the cache holds."""
@@ -73,7 +73,7 @@ class DiskTest:
         """Bytes until, beginning with an empty cache, so much of what a stage makes is written."""
         entries = set(self.template.cache.glob("v1/*"))
         around = {path for path in self.template.root.rglob("*") if self.template.artifact not in (path, *path.parents)}
-        before = self.road.slow[: self.road.slow.index(stage)]
+        before = self.route.slow[: self.route.slow.index(stage)]
         done = [path for path in entries if path.name.startswith(before)] if before else []
         own = [path for path in entries if path.name.startswith(stage)]
         return _on_disk(around - _below(entries)) + _on_disk(_below(done)) + round(share * _on_disk(_below(own)))
@@ -91,10 +91,10 @@ class DiskTest:
         try:
             for entry in held:
                 shutil.copytree(entry, place.cache / "v1" / entry.name)
-            status = _finish_or_end(start_command(self.road.arguments(self.models, place), place, log), place)
+            status = _finish_or_end(start_command(self.route.arguments(self.models, place), place, log), place)
             text = log.read_text(errors="replace")
-            problems = [f"it left {left}"] if (left := leftovers(place, place.root / self.road.output)) else []
-            found = state(place.root / self.road.output)
+            problems = [f"it left {left}"] if (left := leftovers(place, place.root / self.route.output)) else []
+            found = state(place.root / self.route.output)
             if status == 0:
                 stage = "none"
                 problems += [] if found == self.expected else [f"what it made is {found}"]
@@ -137,13 +137,13 @@ def _link_once(source: str, target: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the sizes of every road and records how many were tried; exit code 1 when one went wrong."""
+    """Runs the sizes of every route and records how many were tried; exit code 1 when one went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=10, help="sizes of the disk for each road")
+    parser.add_argument("--steps", type=int, default=10, help="sizes of the disk for each route")
     parser.add_argument("--cold", type=int, default=2, help="of them, runs with an empty cache")
-    parser.add_argument("--road", action="append", choices=ROADS, help="repeatable; default: all")
+    parser.add_argument("--route", action="append", choices=ROUTES, help="repeatable; default: all")
     parser.add_argument("--warm", type=Path, help="a stage cache for the undisturbed runs to begin with")
-    parser.add_argument("--go-on", action="store_true", help="without the roads whose sizes are recorded")
+    parser.add_argument("--go-on", action="store_true", help="without the routes whose sizes are recorded")
     parser.add_argument("--no-record", action="store_true", help="leave docs/reliability.csv alone")
     options = parser.parse_args(arguments)
     end_tidily()
@@ -158,29 +158,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.copytree(options.warm, warm)
         else:
             (warm / "v1").mkdir(parents=True)
-        for road in options.road or ROADS:
-            failed += _sizes(root, road, warm, options)
+        for route in options.route or ROUTES:
+            failed += _sizes(root, route, warm, options)
     return 1 if failed else 0
 
 
-def _sizes(root: Path, road: str, warm: Path, options: argparse.Namespace) -> int:
-    """All sizes of one road; returns how many went wrong."""
-    check = f"disk full: {road}"
+def _sizes(root: Path, route: str, warm: Path, options: argparse.Namespace) -> int:
+    """All sizes of one route; returns how many went wrong."""
+    check = f"disk full: {route}"
     counter, failures, stages = Counter(check, options.steps), 0, Counts[str]()
     if options.go_on and (before := done_before(check, 0)) >= options.steps:
         counter.say(f"{before} sizes are recorded")
         return 0
-    if road == "golden record" and not (root / "models" / "artifact").exists():
+    if route == "golden record" and not (root / "models" / "artifact").exists():
         artifact = Place(root / "template-0")
         if not artifact.root.exists():
             DiskTest(root, "CPU", warm)
         shutil.copytree(artifact.artifact, root / "models" / "artifact")
-    test = DiskTest(root, road, warm)
-    cold = min(options.cold, options.steps) if ROADS[road].slow else 0
+    test = DiskTest(root, route, warm)
+    cold = min(options.cold, options.steps) if ROUTES[route].slow else 0
     for step in range(options.steps):
         first = options.steps - cold
         if slow := step >= first:
-            stages_of, rounds = ROADS[road].slow, -(-cold // len(ROADS[road].slow))
+            stages_of, rounds = ROUTES[route].slow, -(-cold // len(ROUTES[route].slow))
             share = ((step - first) // len(stages_of) + 0.5) / rounds
             where = stages_of[(step - first) % len(stages_of)]
             size, what = test.needed_within(where, share), f"{share:.2f} of {where}"

@@ -18,7 +18,7 @@ A target of static graphs has a folder per bucket and rank instead of `code/` an
     prefill_1024_rank0/mod.so, mod.json, mod.params
     decode_2048_rank0/mod.so, mod.json, mod.params
 
-`graph_manifest` is for artifacts that hold one graph and no language model.
+`onnx_manifest` is for artifacts that hold an ONNX model which is no language model.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class TensorEntry:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
             raise RecordError("dtype", f"{self.name}: unknown dtype {self.dtype!r}")
-        if any(extent < 0 for extent in self.shape):
-            raise RecordError("shape", f"{self.name}: negative extent in {list(self.shape)}")
+        if any(dim < 0 for dim in self.shape):
+            raise RecordError("shape", f"{self.name}: negative dimension in {list(self.shape)}")
         if self.offset < 0 or self.offset % ALIGNMENT:
             raise RecordError("offset", f"{self.name}: {self.offset} is not a multiple of {ALIGNMENT}")
         if self.nbytes != tensor_nbytes(self.dtype, self.shape):

@@ -6,23 +6,23 @@ import hashlib
 import json
 from pathlib import Path
 
-from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import FORMAT_VERSION, Manifest
+from xamc.artifact.onnx_manifest import OnnxManifest
 from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.errors import InputError, UnsupportedError
 
 
-def dumps(manifest: Manifest | GraphManifest) -> str:
+def dumps(manifest: Manifest | OnnxManifest) -> str:
     """The manifest's text: keys sorted, one per line, ending in a newline; equal manifests give equal bytes."""
     return json.dumps(to_json(manifest), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def digest(manifest: Manifest | GraphManifest) -> str:
+def digest(manifest: Manifest | OnnxManifest) -> str:
     """SHA-256 of the manifest's text; as it lists every file's digest, it names the whole artifact."""
     return hashlib.sha256(dumps(manifest).encode()).hexdigest()
 
 
-def loads(text: str, path: Path) -> Manifest | GraphManifest:
+def loads(text: str, path: Path) -> Manifest | OnnxManifest:
     """Parse and check a manifest's text, a language model's or a graph's; `path` is named in errors.
 
     Raises:
@@ -44,7 +44,7 @@ def loads(text: str, path: Path) -> Manifest | GraphManifest:
         )
     try:
         if isinstance(value, dict) and value.get("kind") == "graph":
-            return from_json(GraphManifest, value)
+            return from_json(OnnxManifest, value)
         return from_json(Manifest, value)
     except RecordError as error:
         raise InputError(

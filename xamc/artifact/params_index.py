@@ -8,7 +8,7 @@ Layout, all numbers little-endian::
         u64 tensor magic 0xDD5E40F096B4A13F · u64 reserved, 0
         i32 device type, 1 (CPU) · i32 device id · i32 number of dimensions
         u8 type code (0 int, 1 uint, 2 float) · u8 bits · u16 lanes, 1
-        i64 extents · i64 bytes of data · data, C order
+        i64 dimensions · i64 bytes of data · data, C order
 
 Payloads are not aligned. `targets/vacc/params_file.py` writes it.
 """
@@ -139,7 +139,7 @@ class _Reader:
             raise _damaged(self.path, f"{name} has {dimensions} dimensions")
         shape = self.unpack(f"<{dimensions}q", f"the shape of {name}")
         (nbytes,) = self.unpack("<q", f"the size of {name}")
-        if any(extent < 0 for extent in shape) or nbytes != data_bytes(dtype, shape):
+        if any(dim < 0 for dim in shape) or nbytes != data_bytes(dtype, shape):
             raise _damaged(self.path, f"{name} is {dtype} {list(shape)} in {nbytes} bytes")
         offset = self.file.tell()
         if nbytes > self.size - offset:

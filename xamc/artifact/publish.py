@@ -10,25 +10,22 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import MANIFEST, REPORT, FileDigest, Manifest
 from xamc.artifact.manifest_file import dumps, loads
-from xamc.artifact.staging import StagingFolder, disk_errors
+from xamc.artifact.onnx_manifest import OnnxManifest
+from xamc.artifact.staging import StagingFolder, disk_errors, refuse_foreign
 from xamc.errors import InputError, InternalError, MisuseError
 
-M = TypeVar("M", Manifest, GraphManifest)
+M = TypeVar("M", Manifest, OnnxManifest)
 
 _PATH_KEYS = (("frontend", "checkpoint"), ("dataset", "path"), ("workspace", "path"))
 
 
-class ArtifactWriter:
-    """Builds an artifact folder; nothing appears at the destination before `publish`.
-
-    Use as a context manager. Leaving it without having called `publish`, by an error or not, removes everything::
+class ArtifactWriter(StagingFolder):
+    """Builds an artifact folder; write large files straight into `folder`, then call `seal`::
 
         with ArtifactWriter(Path("vacc_deploy/smollm2")) as writer:
             writer.add_file("code/model.so", cached_so)
@@ -45,24 +42,10 @@ class ArtifactWriter:
             InputError: E1501 the destination holds something other than an artifact of ours; E1506, E1507.
             MisuseError: E1525 SOURCE_DATE_EPOCH is not a number.
         """
-        self.destination = Path(os.path.realpath(destination))
         self._date = source_date()
         self.copied: list[str] = []
         self._files: dict[str, FileDigest] = {}
-        self._staging = StagingFolder(self.destination, check_replaceable)
-
-    def __enter__(self) -> ArtifactWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._staging.discard()
-
-    @property
-    def folder(self) -> Path:
-        """The folder being filled; write large files straight into it, then call `seal`."""
-        return self._staging.path
+        super().__init__(Path(os.path.realpath(destination)), check_replaceable)
 
     @property
     def nbytes(self) -> int:
@@ -118,12 +101,12 @@ class ArtifactWriter:
             raise InternalError("E1509", f"the manifest names {sorted(missing)}, never added")
         with disk_errors(self.destination):
             (self.folder / MANIFEST).write_text(dumps(complete), encoding="utf-8")
-            shown = report if self._date is None else repeatable(report)
+            shown = report if self._date is None else reproducible(report)
             text = json.dumps(shown, indent=1, ensure_ascii=False, default=str)
             (self.folder / REPORT).write_text(text + "\n", encoding="utf-8")
             if self._date is not None:
                 _set_dates(self.folder, self._date)
-        self._staging.publish()
+        self.put_in_place()
         return complete
 
     def _new(self, path: str) -> Path:
@@ -150,12 +133,12 @@ def source_date() -> int | None:
     return int(text)
 
 
-def repeatable(report: Mapping[str, Any]) -> dict[str, Any]:
+def reproducible(report: Mapping[str, Any]) -> dict[str, Any]:
     """A build report without what differs from run to run: times, memory, what the cache had, and warnings of it."""
 
     def kept(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: kept(item) for key, item in value.items() if not _passing(key)}
+            return {key: kept(item) for key, item in value.items() if not _is_transient(key)}
         return [kept(item) for item in value] if isinstance(value, list | tuple) else value
 
     result: dict[str, Any] = kept(report)
@@ -164,7 +147,7 @@ def repeatable(report: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _passing(key: object) -> bool:
+def _is_transient(key: object) -> bool:
     """Whether a value follows from the moment, the machine's state, or (keys of the stage cache) a path."""
     return isinstance(key, str) and (
         key.endswith("seconds") or key.startswith("input ") or key in ("peak_bytes", "state", "warnings", "key")
@@ -193,30 +176,22 @@ def check_replaceable(destination: Path) -> None:
     Raises:
         InputError: E1501.
     """
-    if not destination.exists():
-        return
-    advice = "choose another folder (-o, or workspace.path and name in the spec), or move this one away yourself"
-    if not destination.is_dir():
-        raise InputError("E1501", f"{destination} is a file; the artifact would replace it", fix=advice)
-    present = {str(p.relative_to(destination)) for p in destination.rglob("*") if not p.is_dir() or p.is_symlink()}
-    if not present:
-        return
-    if MANIFEST not in present:
-        raise InputError("E1501", f"{destination} has no {MANIFEST}, so it is no artifact of xamc's", fix=advice)
-    try:
-        manifest = loads((destination / MANIFEST).read_text(encoding="utf-8"), destination / MANIFEST)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("E1501", f"{destination / MANIFEST} can't be read: {error}", fix=advice) from None
-    except InputError as error:
-        raise InputError("E1501", f"{destination} is no artifact of this xamc's: {error.message}", fix=advice) from None
-    foreign = sorted(present - {MANIFEST, REPORT} - {file.path for file in manifest.files})
-    if foreign:
-        raise InputError(
-            "E1501",
-            f"{destination} holds files that xamc did not write, which replacing it would delete",
-            fix="move them away, or choose another folder with -o",
-            details=tuple(foreign[:10]),
-        )
+    fix = "choose another folder (-o, or workspace.path and name in the spec), or move this one away yourself"
+
+    def known(present: set[str]) -> set[str]:
+        path = destination / MANIFEST
+        if MANIFEST not in present:
+            raise InputError("E1501", f"{destination} has no {MANIFEST}, so it is no artifact of xamc's", fix=fix)
+        try:
+            manifest = loads(path.read_text(encoding="utf-8"), path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("E1501", f"{path} can't be read: {error}", fix=fix) from None
+        except InputError as error:
+            message = f"{destination} is no artifact of this xamc's: {error.message}"
+            raise InputError("E1501", message, fix=fix) from None
+        return {MANIFEST, REPORT, *(file.path for file in manifest.files)}
+
+    refuse_foreign(destination, "artifact", "E1501", fix, known)
 
 
 def link_or_copy(source: Path, target: Path) -> bool:

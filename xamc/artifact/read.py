@@ -13,7 +13,7 @@ from xamc.artifact.manifest_file import loads
 from xamc.errors import InputError
 
 if TYPE_CHECKING:
-    from xamc.artifact.graph_manifest import GraphManifest
+    from xamc.artifact.onnx_manifest import OnnxManifest
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class GraphArtifact:
+class OnnxArtifact:
     """The folder of an artifact that holds one graph and no language model, and its checked manifest."""
 
     path: Path
-    manifest: GraphManifest
+    manifest: OnnxManifest
 
     def file(self, path: str) -> Path:
         """The place of one of the artifact's files."""
         return self.path / path
 
 
-AnyArtifact = Artifact | GraphArtifact
+AnyArtifact = Artifact | OnnxArtifact
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_artifact(path: Path | str) -> Artifact:
         UnsupportedError: E1503.
     """
     artifact = read_any(path)
-    if isinstance(artifact, GraphArtifact):
+    if isinstance(artifact, OnnxArtifact):
         raise InputError(
             "E1640",
             f"{path} holds the graph {artifact.manifest.name}, not a language model: it takes "
@@ -72,7 +72,7 @@ def read_artifact(path: Path | str) -> Artifact:
     return artifact
 
 
-def read_graph(path: Path | str) -> GraphArtifact:
+def read_onnx_artifact(path: Path | str) -> OnnxArtifact:
     """Open a graph's artifact; see `read_any`.
 
     Raises:
@@ -113,7 +113,7 @@ def read_any(path: Path | str) -> AnyArtifact:
         raise InputError("E1502", f"{manifest_path} is not UTF-8: {error}", fix="compile the model again") from None
     manifest = loads(text, manifest_path)
     artifact: AnyArtifact
-    artifact = Artifact(folder, manifest) if isinstance(manifest, Manifest) else GraphArtifact(folder, manifest)
+    artifact = Artifact(folder, manifest) if isinstance(manifest, Manifest) else OnnxArtifact(folder, manifest)
     refuse(artifact, [damage for file in artifact.manifest.files if (damage := _size_damage(artifact, file))])
     return artifact
 

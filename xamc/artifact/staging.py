@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from xamc.errors import InputError
 
@@ -135,15 +137,22 @@ def free_bytes(path: Path) -> int:
 
 
 class StagingFolder:
-    """A locked, hidden folder beside `destination`, published or removed as a whole."""
+    """A locked, hidden folder beside `destination`, put there or removed as a whole.
+
+    As a context manager it is removed on leaving, unless it was put in place.
+
+    Attributes:
+        destination: what is created or replaced.
+        folder: where it is filled meanwhile.
+    """
 
     def __init__(self, destination: Path, guard: Callable[[Path], None] = lambda destination: None) -> None:
         """Create it; `destination`'s parent is made if needed, and leftovers of dead processes are removed.
 
         Args:
-            destination: what `publish` will create or replace.
-            guard: raises if the destination must not be replaced. It is called now and again when publishing,
-                each time while no other process can publish there.
+            destination: what `put_in_place` will create or replace.
+            guard: raises if the destination must not be replaced. It is called now and again by `put_in_place`,
+                each time while no other process can do the same there.
 
         Raises:
             InputError: E1506 or E1507, when the parent folder can't be written.
@@ -156,12 +165,20 @@ class StagingFolder:
             with locked(self._parent):
                 guard(destination)
                 _sweep_staged(self._parent)
-                self.path = self._parent / f".xamc-{destination.name}-{os.getpid()}-{secrets.token_hex(4)}"
-                self.path.mkdir()
-                self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                self.folder = self._parent / f".xamc-{destination.name}-{os.getpid()}-{secrets.token_hex(4)}"
+                self.folder.mkdir()
+                self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
 
-    def publish(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def put_in_place(self) -> None:
         """Flush every file to the disk, then put the folder at `destination`, replacing what is there.
 
         An existing destination is exchanged in one system call, so that it is there, and whole, at every moment.
@@ -170,26 +187,54 @@ class StagingFolder:
             InputError: E1506 or E1507.
         """
         with disk_errors(self._parent):
-            _sync_tree(self.path)
+            _sync_tree(self.folder)
             with locked(self._parent):
                 self._guard(self.destination)
                 if self.destination.exists():
-                    _exchange(self.path, self.destination)
+                    _exchange(self.folder, self.destination)
                     _sync_folder(self._parent)
                     # Our lock went along with the new version; while the parent is locked nobody sweeps the old one.
-                    _remove_tree(self.path)
+                    _remove_tree(self.folder)
                 else:
-                    self.path.rename(self.destination)
+                    self.folder.rename(self.destination)
                     _sync_folder(self._parent)
         self.discard()
 
     def discard(self) -> None:
-        """Remove the staging folder, if it was not published, and give up the lock."""
+        """Remove the staging folder, if it was not put in place, and give up the lock."""
         if self._lock < 0:
             return
-        _remove_tree(self.path)
+        _remove_tree(self.folder)
         os.close(self._lock)
         self._lock = -1
+
+
+def refuse_foreign(destination: Path, ours: str, code: str, fix: str, known: Callable[[set[str]], set[str]]) -> None:
+    """Refuse to replace anything but nothing, an empty folder, or a folder of ours with no foreign files in it.
+
+    Args:
+        destination: what would be replaced.
+        ours: what it would be replaced by, in words.
+        code: of the errors.
+        fix: of the errors.
+        known: of the files that are there, those that xamc wrote; raises where the folder is none of ours.
+
+    Raises:
+        InputError: `code`.
+    """
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise InputError(code, f"{destination} is a file; the {ours} would replace it", fix=fix)
+    present = {str(p.relative_to(destination)) for p in destination.rglob("*") if not p.is_dir() or p.is_symlink()}
+    foreign = sorted(present - known(present)) if present else []
+    if foreign:
+        raise InputError(
+            code,
+            f"{destination} holds files that xamc did not write, which replacing it would delete",
+            fix="move them away, or choose another folder with -o",
+            details=tuple(foreign[:10]),
+        )
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -207,16 +252,12 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
             write(path)
         return
     path = Path(os.path.realpath(path))  # a link stays one
-    staging = StagingFolder(path)
-    try:
-        with disk_errors(path):
-            written = staging.path / path.name
-            write(written)
-            _sync_file(written)
-            written.replace(path)
-            _sync_folder(path.parent)
-    finally:
-        staging.discard()
+    with StagingFolder(path) as staging, disk_errors(path):
+        written = staging.folder / path.name
+        write(written)
+        _sync_file(written)
+        written.replace(path)
+        _sync_folder(path.parent)
 
 
 def sweep(parent: Path) -> None:

@@ -15,83 +15,27 @@ from typing import Annotated, Any
 import typer
 
 import xamc
+from xamc.cli import options as opt
 from xamc.cli.commands.signals import Terminated, unwinding
-from xamc.cli.commands.target_names import TARGET_NAMES, target_name
+from xamc.cli.commands.target_names import target_name
+from xamc.cli.golden import golden_app
 
-_CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help as plain text: frames cost a third of the time in which it answers
-    context_settings=_CONTEXT,
+    context_settings=opt.CONTEXT,
     help="Compile a language model for an accelerator from one build.yaml, prove every rewrite, and run the artifact.",
 )
 cache_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, context_settings=_CONTEXT, help="Look at and shrink the stage cache."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=opt.CONTEXT,
+    help="Look at and shrink the stage cache.",
 )
 app.add_typer(cache_app, name="cache")
-golden_app = typer.Typer(
-    no_args_is_help=True,
-    context_settings=_CONTEXT,
-    help="Record answers to prompts of your own, and compare with them.",
-)
 app.add_typer(golden_app, name="golden")
-
-SpecArgument = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="The build.yaml; - reads it from stdin.", show_default=False)
-]
-ArtifactArgument = Annotated[
-    Path, typer.Argument(metavar="ARTIFACT", help="The folder that `xamc compile` made.", show_default=False)
-]
-SourceArgument = Annotated[
-    Path, typer.Argument(metavar="SPEC_OR_ARTIFACT", help="A build.yaml, or an artifact.", show_default=False)
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. backend.dtype=fp16; repeatable."),
-]
-TargetOption = Annotated[
-    str | None,
-    typer.Option("--target", metavar="TARGET", help=f"{', '.join(TARGET_NAMES)}; overrides backend.type."),
-]
-AllowRtnOption = Annotated[
-    bool, typer.Option("--allow-rtn", help="Round to nearest where the spec asks for a calibrated quantization.")
-]
-AllowPickleOption = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Read weights that are pickles (pytorch_model.bin), in a restricted process."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads; default: all CPUs this process may use.")
-]
-CpuListOption = Annotated[
-    str | None,
-    typer.Option(
-        "--cpu-list", metavar="LIST", help="CPUs to run on, e.g. 0-3,8; default: all that this process may use."
-    ),
-]
-NewTokensOption = Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer; default: as fits.")]
-TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")]
-TopKOption = Annotated[int, typer.Option(min=0, help="Sample among the K likeliest tokens; 0: all.")]
-TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens of sum P.")]
-PenaltyOption = Annotated[float, typer.Option(help="Above 1 makes tokens that occurred less likely.")]
-PrefaultOption = Annotated[
-    bool, typer.Option("--prefault", help="Read all weights from the disk before the first token.")
-]
-VerifyWeightsOption = Annotated[
-    bool, typer.Option("--verify-weights", help="Compare weights of more than 64 MiB with their digest too.")
-]
-NoPrefixCacheOption = Annotated[
-    bool, typer.Option("--no-prefix-cache", help="Compute every prompt from its first token on.")
-]
-SeedOption = Annotated[int | None, typer.Option(help="Makes sampling repeatable.")]
-AnswerTokensOption = Annotated[
-    int | None,
-    typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer; default: 512, as far as they fit."),
-]
-StopOption = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; repeatable.")]
 
 
 def _version(wanted: bool) -> None:
@@ -112,25 +56,25 @@ def _root(
 
 @app.command("compile")
 def _compile(
-    spec: SpecArgument,
-    set_: SetOption = None,
-    target: TargetOption = None,
+    spec: opt.SpecArgument,
+    set_: opt.SetOption = None,
+    target: opt.TargetOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The artifact's folder; default: workspace.path/name.")
     ] = None,
-    allow_rtn: AllowRtnOption = False,
+    allow_rtn: opt.AllowRtnOption = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR after every stage to DIR.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; default: workspace.workers.")] = None,
-    allow_pickle: AllowPickleOption = False,
+    allow_pickle: opt.AllowPickleOption = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Compile a spec to an artifact."""
     from xamc.cli.commands.build import compile_command
 
-    overrides = _overrides(set_, target)
+    overrides = opt.overrides_of(set_, target)
     if workers is not None:
         overrides.append(f"workspace.workers={workers}")
     with unwinding():
@@ -148,23 +92,23 @@ def _compile(
 
 @app.command("plan")
 def _plan(
-    spec: SpecArgument,
-    set_: SetOption = None,
-    target: TargetOption = None,
-    allow_rtn: AllowRtnOption = False,
+    spec: opt.SpecArgument,
+    set_: opt.SetOption = None,
+    target: opt.TargetOption = None,
+    allow_rtn: opt.AllowRtnOption = False,
     die_memory: Annotated[
         str | None,
         typer.Option("--die-memory", metavar="SIZE", help="Refuse graphs that a die of SIZE can't hold, e.g. 16GB."),
     ] = None,
-    allow_pickle: AllowPickleOption = False,
-    json: JsonOption = False,
+    allow_pickle: opt.AllowPickleOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Say what a compile would do, and what it would take, before any weight is read."""
     from xamc.cli.commands.build import plan_command
 
     plan_command(
         spec,
-        _overrides(set_, target),
+        opt.overrides_of(set_, target),
         allow_rtn=allow_rtn,
         die_memory=die_memory,
         as_json=json,
@@ -177,14 +121,15 @@ def _export_vamc(
     source: Annotated[
         Path, typer.Argument(metavar="SPEC_OR_ARTIFACT", help="A build.yaml, or an artifact.", show_default=False)
     ],
-    set_: SetOption = None,
-    target: TargetOption = None,
+    set_: opt.SetOption = None,
+    target: opt.TargetOption = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The folder; default: workspace.path/name-vamc.")
     ] = None,
-    road: Annotated[
-        list[str] | None, typer.Option("--road", metavar="ROAD", help="llama or onnx; repeatable; default: both.")
+    route: Annotated[
+        list[str] | None, typer.Option("--route", metavar="ROUTE", help="llama or onnx; repeatable; default: both.")
     ] = None,
+    road: Annotated[list[str] | None, typer.Option("--road", hidden=True)] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="The Llama checkpoint's weights: float16, bfloat16, float32 or source.")
     ] = "float16",
@@ -203,15 +148,16 @@ def _export_vamc(
         Path | None, typer.Option("--dump-ir", metavar="DIR", help="Write readable IR of every graph to DIR.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the stage cache.")] = False,
-    allow_pickle: AllowPickleOption = False,
-    json: JsonOption = False,
+    allow_pickle: opt.AllowPickleOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Write a folder that a machine with Vastai's own vamc can compile."""
     from xamc.cli.commands.handoff import export_vamc_command, handoff_options
 
-    options = handoff_options(road, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache, allow_pickle)
+    routes = [*(route or ()), *(road or ())] or None
+    options = handoff_options(routes, dtype, onnx_dtype, output, checkpoint, dump_ir, not no_cache, allow_pickle)
     with unwinding():
-        export_vamc_command(source, _overrides(set_, target), options, as_json=json)
+        export_vamc_command(source, opt.overrides_of(set_, target), options, as_json=json, former_option=bool(road))
 
 
 @app.command("convert-weights")
@@ -231,7 +177,7 @@ def _convert_weights(
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, float32, or source: as stored.")] = "source",
     shard_size: Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Largest file.")] = "5GB",
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Write pickled weights or a GGUF file as safetensors, without running anything of theirs."""
     from xamc.cli.commands.convert import convert_weights_command
@@ -241,7 +187,7 @@ def _convert_weights(
 
 @app.command("run")
 def _run(
-    artifact: ArtifactArgument,
+    artifact: opt.ArtifactArgument,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The text to continue; - reads it from stdin.")
     ] = None,
@@ -255,27 +201,27 @@ def _run(
         str | None, typer.Option("--target", metavar="TARGET", help="Refuse an artifact of another target (vacc, cpu).")
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
-    max_new_tokens: NewTokensOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    repetition_penalty: PenaltyOption = 1.0,
-    stop: StopOption = None,
-    seed: SeedOption = None,
+    max_new_tokens: opt.NewTokensOption = None,
+    temperature: opt.TemperatureOption = 0.0,
+    top_k: opt.TopKOption = 0,
+    top_p: opt.TopPOption = 1.0,
+    repetition_penalty: opt.PenaltyOption = 1.0,
+    stop: opt.StopOption = None,
+    seed: opt.SeedOption = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")] = False,
-    no_prefix_cache: NoPrefixCacheOption = False,
-    prefault: PrefaultOption = False,
-    verify_weights: VerifyWeightsOption = False,
-    threads: ThreadsOption = None,
-    cpu_list: CpuListOption = None,
-    json: JsonOption = False,
+    no_prefix_cache: opt.NoPrefixCacheOption = False,
+    prefault: opt.PrefaultOption = False,
+    verify_weights: opt.VerifyWeightsOption = False,
+    threads: opt.ThreadsOption = None,
+    cpu_list: opt.CpuListOption = None,
+    json: opt.JsonOption = False,
 ) -> None:
     """Let an artifact continue a prompt, or run a graph on arrays, and say how fast it was."""
-    _use_cpus(cpu_list)
+    opt.use_cpus(cpu_list)
     if prompt is None or inputs is not None or outputs is not None:
-        from xamc.cli.commands.graphs import run_graph_command
+        from xamc.cli.commands.onnx_models import run_onnx_command
 
-        run_graph_command(
+        run_onnx_command(
             artifact, prompt, inputs, outputs, target_name(target), seed, threads, verify_weights, as_json=json
         )
         return
@@ -297,25 +243,25 @@ def _run(
 
 @app.command("chat")
 def _chat(
-    artifact: ArtifactArgument,
+    artifact: opt.ArtifactArgument,
     system: Annotated[str | None, typer.Option("--system", help="A system message before the conversation.")] = None,
     chat_template: Annotated[
         Path | None, typer.Option("--chat-template", metavar="FILE", help="A Jinja template instead of the model's.")
     ] = None,
-    max_new_tokens: AnswerTokensOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_k: TopKOption = 0,
-    top_p: TopPOption = 1.0,
-    repetition_penalty: PenaltyOption = 1.0,
-    seed: SeedOption = None,
-    no_prefix_cache: NoPrefixCacheOption = False,
-    prefault: PrefaultOption = False,
-    verify_weights: VerifyWeightsOption = False,
-    threads: ThreadsOption = None,
-    cpu_list: CpuListOption = None,
+    max_new_tokens: opt.AnswerTokensOption = None,
+    temperature: opt.TemperatureOption = 0.0,
+    top_k: opt.TopKOption = 0,
+    top_p: opt.TopPOption = 1.0,
+    repetition_penalty: opt.PenaltyOption = 1.0,
+    seed: opt.SeedOption = None,
+    no_prefix_cache: opt.NoPrefixCacheOption = False,
+    prefault: opt.PrefaultOption = False,
+    verify_weights: opt.VerifyWeightsOption = False,
+    threads: opt.ThreadsOption = None,
+    cpu_list: opt.CpuListOption = None,
 ) -> None:
     """Talk with an artifact; an empty line or end of file leaves, /help lists commands."""
-    _use_cpus(cpu_list)
+    opt.use_cpus(cpu_list)
     from xamc.cli.commands.chat import chat_command
 
     options = {
@@ -332,20 +278,20 @@ def _chat(
 
 @app.command("verify")
 def _verify(
-    artifact: ArtifactArgument,
-    threads: ThreadsOption = None,
-    cpu_list: CpuListOption = None,
-    json: JsonOption = False,
+    artifact: opt.ArtifactArgument,
+    threads: opt.ThreadsOption = None,
+    cpu_list: opt.CpuListOption = None,
+    json: opt.JsonOption = False,
 ) -> None:
     """Check an artifact's digests, then run it and compare its golden logits."""
-    _use_cpus(cpu_list)
+    opt.use_cpus(cpu_list)
     from xamc.cli.commands.inspection import verify_command
 
     verify_command(artifact, threads, as_json=json)
 
 
 @app.command("inspect")
-def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
+def _inspect(artifact: opt.ArtifactArgument, json: opt.JsonOption = False) -> None:
     """Show what an artifact holds: model, sizes, passes, tolerances reached."""
     from xamc.cli.commands.inspection import inspect_command
 
@@ -356,7 +302,7 @@ def _inspect(artifact: ArtifactArgument, json: JsonOption = False) -> None:
 def _diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="An artifact's folder.", show_default=False)],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.", show_default=False)],
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Say which stage made two artifacts differ; exit code 0 for equal ones, 1 otherwise."""
     from xamc.cli.commands.differences import diff_command
@@ -366,7 +312,7 @@ def _diff(
 
 
 @app.command("targets")
-def _targets(json: JsonOption = False) -> None:
+def _targets(json: opt.JsonOption = False) -> None:
     """List the targets and what they can do."""
     from xamc.cli.commands.inspection import targets_command
 
@@ -385,7 +331,7 @@ def _schema() -> None:
 @app.command("explain")
 def _explain(
     code: Annotated[str | None, typer.Argument(help="E1042 for example; none lists all.", show_default=False)] = None,
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Describe an error code."""
     from xamc.cli.commands.inspection import explain_command
@@ -394,63 +340,15 @@ def _explain(
 
 
 @app.command("doctor")
-def _doctor(json: JsonOption = False) -> None:
+def _doctor(json: opt.JsonOption = False) -> None:
     """Check this machine: pins that are known to crash, compiler, CPU, memory, disk, cache."""
     from xamc.cli.commands.inspection import doctor_command
 
     doctor_command(as_json=json)
 
 
-@golden_app.command("record")
-def _golden_record(
-    source: SourceArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the answers go, as JSON.")],
-    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt; repeatable.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option("--prompts", metavar="FILE", help="A text file with a prompt per line.")
-    ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of an answer.")] = 16,
-    set_: SetOption = None,
-    target: TargetOption = None,
-    allow_rtn: AllowRtnOption = False,
-    allow_pickle: AllowPickleOption = False,
-    threads: ThreadsOption = None,
-) -> None:
-    """Record what a model answers; commit the file."""
-    from xamc.cli.commands.golden import Subject, record_command
-
-    subject = Subject(source, _overrides(set_, target), allow_rtn, allow_pickle, threads)
-    with unwinding():
-        record_command(subject, output, prompt or (), prompts, tokens)
-
-
-@golden_app.command("check")
-def _golden_check(
-    source: SourceArgument,
-    golden: Annotated[Path, typer.Argument(metavar="FILE", help="What `xamc golden record` made.", show_default=False)],
-    bound: Annotated[
-        float | None, typer.Option("--tolerance", min=0.0, help="Nats that log-probabilities may move by.")
-    ] = None,
-    junit: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", help="Also write the result as JUnit XML.")
-    ] = None,
-    set_: SetOption = None,
-    target: TargetOption = None,
-    allow_rtn: AllowRtnOption = False,
-    allow_pickle: AllowPickleOption = False,
-    threads: ThreadsOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Compare a model's answers with recorded ones; exit code 1 when one differs."""
-    from xamc.cli.commands.golden import Subject, check_command
-
-    subject = Subject(source, _overrides(set_, target), allow_rtn, allow_pickle, threads)
-    with unwinding():
-        check_command(subject, golden, bound, junit, as_json=json)
-
-
 @cache_app.command("info")
-def _cache_info(json: JsonOption = False) -> None:
+def _cache_info(json: opt.JsonOption = False) -> None:
     """Show where the cache is and what it holds."""
     from xamc.cli.commands.inspection import cache_info_command
 
@@ -462,27 +360,12 @@ def _cache_prune(
     max_size: Annotated[
         str, typer.Option("--max-size", metavar="SIZE", help="What may stay, e.g. 20GB; 0 empties the cache.")
     ],
-    json: JsonOption = False,
+    json: opt.JsonOption = False,
 ) -> None:
     """Remove the entries used longest ago until the cache is small enough."""
     from xamc.cli.commands.inspection import cache_prune_command
 
     cache_prune_command(max_size, as_json=json)
-
-
-def _use_cpus(cpu_list: str | None) -> None:
-    if cpu_list is not None:
-        from xamc.runtime.threads import use_cpus
-
-        use_cpus(cpu_list)
-
-
-def _overrides(set_: list[str] | None, target: str | None) -> list[str]:
-    """What --set and --target say, as overrides of the spec; the target wins."""
-    overrides = list(set_ or ())
-    if target is not None:
-        overrides.append(f"backend.type={target_name(target)}")
-    return overrides
 
 
 def run(arguments: Sequence[str]) -> int:

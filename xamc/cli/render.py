@@ -1,7 +1,7 @@
 """Renders errors and warnings for people and for scripts.
 
-An error is one screen that a person can act on: place, code, message, the source lines with what is wrong underlined,
-details, and the fix:
+An error is one screen that a person can act on: location, code, message, the source lines with what is wrong
+underlined, details, and the fix:
 
     build.yaml:9:12  E1042  quantize.type and backend.dtype disagree
        9 |     type: w8a16_gptq
@@ -83,7 +83,7 @@ class _Sources:
             with path.open("rb") as file:
                 return file.read(MAX_READ).decode("utf-8-sig", "replace").splitlines()
         except (OSError, ValueError):
-            return []  # the place is still named; only the line is not shown
+            return []  # the location is still named; only the line is not shown
 
 
 def _block(problem: Problem, sources: _Sources) -> Text:
@@ -91,20 +91,20 @@ def _block(problem: Problem, sources: _Sources) -> Text:
     style = "red" if is_error else "yellow"
     text = Text()
     if problem.locations:
-        text.append(f"{_place(problem.locations[0])}  ", style="bold")
+        text.append(f"{_location(problem.locations[0])}  ", style="bold")
     text.append(problem.code, style=f"bold {style}")
     text.append(f"  {'' if is_error else 'warning: '}{_clean(problem.message)}")
     shown = problem.locations[0].path if problem.locations else None
     groups = list(_by_line(problem.locations))
-    gutter = max([4, *(len(str(places[0].line)) + 2 for places in groups)])
-    for places in groups:
-        line = sources.line(places[0].path, places[0].line)
-        notes = "; ".join(place.note for place in places if place.note) if line is None else ""
-        if places[0].path != shown or notes:
-            text.append(f"\n{' ' * gutter} at {_place(places[0])}{': ' if notes else ''}{_clean(notes)}")
-            shown = places[0].path
+    gutter = max([4, *(len(str(locations[0].line)) + 2 for locations in groups)])
+    for locations in groups:
+        line = sources.line(locations[0].path, locations[0].line)
+        notes = "; ".join(location.note for location in locations if location.note) if line is None else ""
+        if locations[0].path != shown or notes:
+            text.append(f"\n{' ' * gutter} at {_location(locations[0])}{': ' if notes else ''}{_clean(notes)}")
+            shown = locations[0].path
         if line is not None:
-            _snippet(text, line, places, gutter, style)
+            _snippet(text, line, locations, gutter, style)
     details = problem.details if isinstance(problem, XamcError) else ()
     for detail in details:
         for part in detail.splitlines() or [""]:
@@ -123,47 +123,47 @@ def _block(problem: Problem, sources: _Sources) -> Text:
 def _by_line(locations: Iterable[Location]) -> Iterator[list[Location]]:
     """Locations grouped by line, in the order in which a line is first named."""
     groups: dict[tuple[Path, int], list[Location]] = {}
-    for place in locations:
-        groups.setdefault((place.path, place.line), []).append(place)
-    for places in groups.values():
-        yield sorted(places, key=lambda place: place.column)
+    for location in locations:
+        groups.setdefault((location.path, location.line), []).append(location)
+    for on_line in groups.values():
+        yield sorted(on_line, key=lambda location: location.column)
 
 
-def _snippet(text: Text, line: str, places: Sequence[Location], gutter: int, style: str) -> None:
+def _snippet(text: Text, line: str, locations: Sequence[Location], gutter: int, style: str) -> None:
     """Appends a source line and what is underlined in it; a row of carets for each note."""
-    start, shown = _crop(line, places[0])
-    text.append(f"\n{places[0].line:>{gutter}} | ", style="dim")
+    start, shown = _crop(line, locations[0])
+    text.append(f"\n{locations[0].line:>{gutter}} | ", style="dim")
     text.append(_clean(shown))
-    noted = [place for place in places if place.note]
-    rows = [[place] for place in places] if len(noted) > 1 else [list(places)]
+    noted = [location for location in locations if location.note]
+    rows = [[location] for location in locations] if len(noted) > 1 else [list(locations)]
     for row in rows:
         carets, width = "", 0
-        for place in row:
-            first = max(0, min(place.column - 1 - start, len(shown)))
-            last = max(first + 1, min(first + place.length, len(shown)))
+        for location in row:
+            first = max(0, min(location.column - 1 - start, len(shown)))
+            last = max(first + 1, min(first + location.length, len(shown)))
             left = cell_len(_clean(shown[:first]))
             length = max(1, cell_len(_clean(shown[first:last])))
             carets += " " * max(0, left - width) + "^" * length
             width = cell_len(carets)
-        note = next((place.note for place in row if place.note), "")
+        note = next((location.note for location in row if location.note), "")
         text.append(f"\n{'':>{gutter}} | ", style="dim")
         text.append(f"{carets} {_clean(note)}".rstrip(), style=style)
 
 
-def _crop(line: str, place: Location) -> tuple[int, str]:
-    """The part of a line around a place, and where it begins."""
+def _crop(line: str, location: Location) -> tuple[int, str]:
+    """The part of a line around a location, and where it begins."""
     if len(line) <= MAX_LINE:
         return 0, line
-    start = max(0, min(place.column - 1 - MAX_LINE // 3, len(line) - MAX_LINE))
+    start = max(0, min(location.column - 1 - MAX_LINE // 3, len(line) - MAX_LINE))
     return start, line[start : start + MAX_LINE]
 
 
-def _place(place: Location) -> str:
-    path = str(place.path)
-    if place.path.is_absolute():
+def _location(location: Location) -> str:
+    path = str(location.path)
+    if location.path.is_absolute():
         relative = os.path.relpath(path)
         path = path if relative.startswith("..") else relative
-    return f"{_clean(path)}:{place.line}:{place.column}"
+    return f"{_clean(path)}:{location.line}:{location.column}"
 
 
 def printable(text: str) -> str:

@@ -16,14 +16,14 @@ from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.frontends.configuration import ConfigReader, rope_parameters
 from xamc.compiler.frontends.families import find_family
-from xamc.compiler.frontends.huggingface import BUFFERS
+from xamc.compiler.frontends.huggingface.checkpoint import BUFFERS
+from xamc.compiler.frontends.huggingface.layouts import Layout, apply_layout, read_layout
+from xamc.compiler.frontends.huggingface.tied_head import HEAD, are_different, read_parameters
+from xamc.compiler.frontends.huggingface.weight_files import NAMED, read_tensors
 from xamc.compiler.frontends.json_file import read_json
-from xamc.compiler.frontends.layouts import Layout, apply_layout, read_layout
 from xamc.compiler.frontends.safetensors import require_float
 from xamc.compiler.frontends.tensor_source import TensorSource
-from xamc.compiler.frontends.tied_head import HEAD, are_different, read_parameters
 from xamc.compiler.frontends.tokenizers.chat_templates import TEMPLATES
-from xamc.compiler.frontends.weight_files import NAMED, read_tensors
 from xamc.compiler.handoff.safetensors_shards import SHARD_BYTES, tensor_bytes, write_shards
 from xamc.errors import InputError, MisuseError
 from xamc.ir.weights.lazy import LazyTensor
@@ -76,8 +76,8 @@ def convert_weights(
         source: a folder with safetensors or pickles, or a .gguf file.
         destination: doesn't exist, or is empty.
         progress: where the stages are shown.
-        layout: how the source's tensors are fused and named, see `frontends.layouts`; ``family`` for those that the
-            family of config.json maps itself.
+        layout: how the source's tensors are fused and named, see `frontends.huggingface.layouts`; ``family`` for
+            those that the family of config.json maps itself.
         dtype: float32, float16, bfloat16, or source for the stored one (float32 for GGUF's blocks).
         shard_bytes: largest data of one file.
 
@@ -103,8 +103,7 @@ def convert_weights(
         progress.warn(warning)
     for name in conversion.left_out[:1]:
         progress.warn(f"{len(conversion.left_out)} tensors are left out, {name} is the first: they are computed anew")
-    staging = StagingFolder(destination, _require_empty)
-    try:
+    with StagingFolder(destination, _require_empty) as staging:
         if needed > (free := free_bytes(destination)):
             raise InputError(
                 "E1720",
@@ -119,17 +118,15 @@ def convert_weights(
                 done += count
                 stage.progress(done, total, "parameters")
 
-            written = write_shards(staging.path, tensors, shard_bytes, advance)
+            written = write_shards(staging.folder, tensors, shard_bytes, advance)
             for name, content in _with_dtype(conversion.files, dtype).items():
-                (staging.path / name).parent.mkdir(exist_ok=True)
+                (staging.folder / name).parent.mkdir(exist_ok=True)
                 if isinstance(content, Path):
-                    shutil.copyfile(content, staging.path / name)
+                    shutil.copyfile(content, staging.folder / name)
                 else:
-                    (staging.path / name).write_bytes(content)
+                    (staging.folder / name).write_bytes(content)
             stage.result(f"{total / 1e6:.1f} M parameters in {sum(n.endswith('.safetensors') for n in written)} files")
-        staging.publish()
-    finally:
-        staging.discard()
+        staging.put_in_place()
     return {
         "path": str(destination),
         "nbytes": needed,

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import Manifest
+from xamc.artifact.onnx_manifest import OnnxManifest
 from xamc.artifact.publish import ArtifactWriter, check_replaceable
 from xamc.artifact.staging import full_disk_errors, require_writable
 from xamc.compiler.frontends import open_checkpoint
@@ -19,8 +19,8 @@ from xamc.compiler.plan.compile_times import Recording
 from xamc.compiler.plan.disk_space import require_room_for
 from xamc.compiler.plan.files import planned_files
 from xamc.compiler.spec import key_uses, load_spec
+from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.spec.model_kind import require_supported
-from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths, length_warnings
@@ -50,7 +50,7 @@ class Compiled:
     """A finished compile: where the artifact is, its manifest, and the build report (report.json)."""
 
     path: Path
-    manifest: Manifest | GraphManifest
+    manifest: Manifest | OnnxManifest
     report: Mapping[str, Any]
 
 
@@ -72,11 +72,11 @@ def compile_spec(
         XamcError: its class says whose fault it is; nothing is left half-published.
     """
     options = options or CompileOptions()
-    with MemorySampler() as sampler, PlacedErrors() as placed, full_disk_errors(Path(tempfile.gettempdir())):
+    with MemorySampler() as sampler, LocatedErrors() as located, full_disk_errors(Path(tempfile.gettempdir())):
         progress = progress or Progress(Console(quiet=True))
         progress.sampler = progress.sampler or sampler
 
-        placed.loaded = loaded = load_spec(source, overrides)
+        located.loaded = loaded = load_spec(source, overrides)
         require_supported(loaded.spec)
         if not loaded.spec.frontend.is_language_model:
             return Compiled(*compile_graph(loaded, options, progress))

@@ -40,7 +40,7 @@ class XamcError(Exception):
         locations: places in the user's text files, most important first.
         details: further lines (a log's tail, a list of offenders).
         keys: the spec's keys at fault, dotted, the most precise first; whoever loaded the spec knows where the first of
-            them that is written stands (see `xamc.compiler.spec.places`).
+            them that is written stands (see `xamc.compiler.spec.locations`).
         sources: path → text, for locations whose text is not to be read from the disk.
         warnings: what was said of the spec before, for those who read errors as data.
     """

@@ -185,20 +185,20 @@ class StageCache:
 
     def get(self, key: StageKey) -> Path | None:
         """The folder of a kept result, or None; a damaged entry is named, dropped and counts as absent."""
-        place = self._place(key)
-        if not self._readable or not place.is_dir():
+        folder = self._entry_folder(key)
+        if not self._readable or not folder.is_dir():
             return None
-        problem = _problem(place, key)
+        problem = _problem(folder, key)
         if problem is not None:
             self._warn(f"cache entry {key} is damaged ({problem}); the stage runs again")
             if self._writable:
-                shutil.rmtree(place, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             return None
         if self._writable:
-            os.utime(place / ENTRY)
+            os.utime(folder / ENTRY)
         self.hits.append(key)
-        self._remember(key, place)
-        return place
+        self._remember(key, folder)
+        return folder
 
     def publish(self, key: StageKey, build: Callable[[Path], None]) -> Path:
         """The folder of the result of `key`, built by `build` unless another process builds it meanwhile.
@@ -218,39 +218,36 @@ class StageCache:
             if found is not None:
                 return found
             self.misses.append(key)
-            return self._build(key, build, self._place(key))
+            return self._build(key, build, self._entry_folder(key))
 
-    def digests(self, place: Path) -> dict[str, FileDigest]:
+    def digests(self, folder: Path) -> dict[str, FileDigest]:
         """Digests of an entry's files by relative path, as they were when it was made."""
-        return {file.path: file for file in _read_entry(place).files}
+        return {file.path: file for file in _read_entry(folder).files}
 
-    def _build(self, key: StageKey, build: Callable[[Path], None], place: Path) -> Path:
-        staging = StagingFolder(place)
-        try:
-            with disk_errors(place):
-                build(staging.path)
-                names = sorted(path for path in staging.path.rglob("*") if path.is_file())
+    def _build(self, key: StageKey, build: Callable[[Path], None], folder: Path) -> Path:
+        with StagingFolder(folder) as staging:
+            with disk_errors(folder):
+                build(staging.folder)
+                names = sorted(path for path in staging.folder.rglob("*") if path.is_file())
                 files = []
                 for path in names:
                     path.chmod(0o444)
-                    relative = path.relative_to(staging.path).as_posix()
+                    relative = path.relative_to(staging.folder).as_posix()
                     files.append(FileDigest(relative, path.stat().st_size, sha256_of(path)))
                 entry = Entry(key.stage, key.digest, tuple(files))
-                (staging.path / ENTRY).write_text(json.dumps(to_json(entry)), encoding="utf-8")
-            staging.publish()
-        finally:
-            staging.discard()
-        self._remember(key, place)
-        return place
+                (staging.folder / ENTRY).write_text(json.dumps(to_json(entry)), encoding="utf-8")
+            staging.put_in_place()
+        self._remember(key, folder)
+        return folder
 
-    def _remember(self, key: StageKey, place: Path) -> None:
-        outputs = {f.path: f.sha256 for f in _read_entry(place).files if f.path.endswith(_OUTPUT_SUFFIXES)}
+    def _remember(self, key: StageKey, folder: Path) -> None:
+        outputs = {f.path: f.sha256 for f in _read_entry(folder).files if f.path.endswith(_OUTPUT_SUFFIXES)}
         # a stage that makes several results, one per bucket and rank, has a number appended
         taken = [name for name in self.made if name.partition(" ")[0] == key.stage]
         name = f"{key.stage} {len(taken) + 1}" if taken else key.stage
         self.made[name] = {"key": key.digest, "parts": dict(key.parts), "outputs": outputs}
 
-    def _place(self, key: StageKey) -> Path:
+    def _entry_folder(self, key: StageKey) -> Path:
         return self.folder / _LAYOUT / str(key)
 
     def _open(self) -> bool:
@@ -285,7 +282,7 @@ class StageCache:
         if self._scratch is None:
             # Never published; a staging folder because a killed compile's is swept by the next one.
             self._scratch = StagingFolder(self._scratch_parent / "scratch")
-        return self._scratch.path / _LAYOUT  # a level below, as the staging folder itself is locked
+        return self._scratch.folder / _LAYOUT  # a level below, as the staging folder itself is locked
 
     @contextmanager
     def _key_lock(self, key: StageKey) -> Iterator[None]:
@@ -324,9 +321,9 @@ def cache_info(folder: Path | None = None) -> CacheInfo:
     root = folder or default_cache_folder()
     stages: dict[str, int] = {}
     count = nbytes = shared = 0
-    for place in _entries(root):
-        size, linked = _sizes(place)
-        stage = place.name.rpartition("-")[0]
+    for folder in _entries(root):
+        size, linked = _sizes(folder)
+        stage = folder.name.rpartition("-")[0]
         stages[stage] = stages.get(stage, 0) + size
         count, nbytes, shared = count + 1, nbytes + size, shared + linked
     return CacheInfo(root, count, nbytes, shared, stages)
@@ -351,12 +348,12 @@ def prune(max_bytes: int, folder: Path | None = None) -> CacheInfo:
                 "E1508", f"a compile is using the stage cache {root}", fix="prune again when it has ended"
             ) from None
         with disk_errors(root):
-            total = sum(_sizes(place)[0] for place in _entries(root))
-            for place in sorted(_entries(root), key=_last_use):
+            total = sum(_sizes(folder)[0] for folder in _entries(root))
+            for folder in sorted(_entries(root), key=_last_use):
                 if total <= max_bytes:
                     break
-                total -= _sizes(place)[0]
-                shutil.rmtree(place)
+                total -= _sizes(folder)[0]
+                shutil.rmtree(folder)
             sweep(root / _LAYOUT)
             sweep_locks(root / "locks")
     finally:
@@ -365,32 +362,32 @@ def prune(max_bytes: int, folder: Path | None = None) -> CacheInfo:
 
 
 def _entries(root: Path) -> list[Path]:
-    return sorted(place for place in root.glob(f"{_LAYOUT}/[!.]*") if place.is_dir())
+    return sorted(folder for folder in root.glob(f"{_LAYOUT}/[!.]*") if folder.is_dir())
 
 
-def _last_use(place: Path) -> float:
-    entry = place / ENTRY
+def _last_use(folder: Path) -> float:
+    entry = folder / ENTRY
     return entry.stat().st_mtime if entry.exists() else 0.0
 
 
-def _sizes(place: Path) -> tuple[int, int]:
+def _sizes(folder: Path) -> tuple[int, int]:
     """Bytes of an entry's files, and those of them that have further hard links."""
-    status = [path.stat() for path in place.rglob("*") if path.is_file()]
+    status = [path.stat() for path in folder.rglob("*") if path.is_file()]
     return sum(s.st_size for s in status), sum(s.st_size for s in status if s.st_nlink > 1)
 
 
-def _read_entry(place: Path) -> Entry:
-    return from_json(Entry, json.loads((place / ENTRY).read_text(encoding="utf-8")))
+def _read_entry(folder: Path) -> Entry:
+    return from_json(Entry, json.loads((folder / ENTRY).read_text(encoding="utf-8")))
 
 
-def _problem(place: Path, key: StageKey) -> str | None:
+def _problem(folder: Path, key: StageKey) -> str | None:
     """Why an entry can't be used, judged by names and sizes; reading gigabytes on every hit would be no cache."""
     try:
-        entry = _read_entry(place)
+        entry = _read_entry(folder)
         if entry.key != key.digest:
             return "it belongs to another key"
         for file in entry.files:
-            if (place / file.path).stat().st_size != file.nbytes:
+            if (folder / file.path).stat().st_size != file.nbytes:
                 return f"{file.path} has another size"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"

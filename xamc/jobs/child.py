@@ -288,22 +288,22 @@ def _with_saved_files(value: Any, saved: Path) -> Any:
 
 def _error_from_json(fields: Mapping[str, Any]) -> XamcError:
     kind = getattr(errors, fields["class"])
-    places = tuple(errors.Location(**{**place, "path": Path(place["path"])}) for place in fields["locations"])
+    locations = tuple(errors.Location(**{**at, "path": Path(at["path"])}) for at in fields["locations"])
     details, keys = tuple(fields["details"]), tuple(fields["keys"])
-    error: XamcError = kind(fields["code"], fields["message"], fields["fix"], places, details, keys)
+    error: XamcError = kind(fields["code"], fields["message"], fields["fix"], locations, details, keys)
     return error
 
 
 def _error_to_json(error: XamcError) -> dict[str, Any]:
     # A subclass of a room's own travels as the public class it derives from.
     kind = next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
-    places = [{**vars(place), "path": str(place.path)} for place in error.locations]
+    locations = [{**vars(at), "path": str(at.path)} for at in error.locations]
     return {
         "class": kind.__name__,
         "code": error.code,
         "message": error.message,
         "fix": error.fix,
-        "locations": places,
+        "locations": locations,
         "details": list(error.details),
         "keys": list(error.keys),
     }

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xamc.artifact.loading import check_load
 from xamc.artifact.manifest import Manifest
-from xamc.artifact.read import Artifact, GraphArtifact, read_any, read_artifact
+from xamc.artifact.read import Artifact, OnnxArtifact, read_any, read_artifact
 from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.answer import Generation
 from xamc.runtime.chat import ChatTemplate, Message, template_source
@@ -35,7 +35,7 @@ def load(path: str | Path, threads: int | None = None, prefault: bool = False, v
         XamcError: as they do.
     """
     artifact = read_any(path)
-    if isinstance(artifact, GraphArtifact):
+    if isinstance(artifact, OnnxArtifact):
         from xamc.runtime.executors.graph import GraphModel
 
         return GraphModel(artifact.path, artifact.manifest, threads, verify_weights)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.artifact.graph_manifest import GraphTensor
+from xamc.artifact.onnx_manifest import GraphTensor
 
 Integers = Literal["mask", "signed", "positive"]
 _MOST = 9
@@ -22,7 +22,7 @@ def seeded_feeds(
     Args:
         inputs: what a call takes.
         seed: of the numbers.
-        least: extents that vary have their smallest value instead of their largest.
+        least: dimensions that vary have their smallest value instead of their largest.
         integers: what an integer input without a bound is taken for. A mask, or a segment: ones, and zeros in the last
             quarter of its last axis. Or numbers from 1 to 9, ``signed`` on both sides of 0; booleans are random then,
             and ``signed`` indices are also counted from the end of their table.

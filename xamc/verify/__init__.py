@@ -1,0 +1,1 @@
+"""Proofs: the twin, the oracles, and how far an artifact's numbers are from the model's."""

@@ -34,7 +34,7 @@ KEYS, VALUES, UNSCALED = "keys", "values", "scores before they are scaled"
 
 
 @dataclass(frozen=True)
-class Extent:
+class Magnitude:
     """The largest magnitude of one kind of values: where (`model.layers.3.mlp.down_proj`), what, and how large."""
 
     module: str
@@ -50,13 +50,13 @@ class Observed:
     """What was seen.
 
     Attributes:
-        extents: in order of execution, module by module.
+        magnitudes: in order of execution, module by module.
         positions: how many positions the two below are taken over.
         mean_kl: Kullback-Leibler divergence of the next token with the rounded cache from that with an exact one, nats.
         top1_agreement: share of positions with the same likeliest token.
     """
 
-    extents: tuple[Extent, ...]
+    magnitudes: tuple[Magnitude, ...]
     positions: int
     mean_kl: float
     top1_agreement: float
@@ -110,31 +110,31 @@ def observed(
     """
     import torch
 
-    extents = _Extents()
-    with torch.no_grad(), _observing(extents):
+    magnitudes = _Magnitudes()
+    with torch.no_grad(), _observing(magnitudes):
         model = StreamedModel(config, tensors, _ATTENTION)
         exact = [model.embed(ids[None]) for ids in prompts]
         for states in exact:
-            extents.add("model.embed_tokens", "output", states)
+            magnitudes.add("model.embed_tokens", "output", states)
         rounded = list(exact) if cache.dtype != "float32" else []
         for index in range(config.num_layers):
             with model.layer(index) as run:
-                with extents.watching(model.module(index), f"model.layers.{index}"):
+                with magnitudes.watching(model.module(index), f"model.layers.{index}"):
                     exact = [run(states, _Cache(CacheRounding("float32"))) for states in exact]
                 rounded = [run(states, _Cache(cache, model.rotated_key_bias(index, states))) for states in rounded]
         norm = model.norm()
         # an embedding model has no head
         logits = [model.head([norm(states) for states in run]) if model.has_head else [] for run in (exact, rounded)]
     for states in logits[0]:
-        extents.add("lm_head", "output", torch.from_numpy(states))
+        magnitudes.add("lm_head", "output", torch.from_numpy(states))
     kl, same = np.zeros(1), 1.0
     if rounded and model.has_head:
         before, after = (np.concatenate(run) for run in logits)
         kl, same = kl_divergence(before, after), top1_agreement(before, after)
-    return Observed(extents.found(), sum(map(len, prompts)), float(kl.mean()), same)
+    return Observed(magnitudes.found(), sum(map(len, prompts)), float(kl.mean()), same)
 
 
-class _Extents:
+class _Magnitudes:
     """The largest magnitude by module and kind."""
 
     def __init__(self) -> None:
@@ -146,8 +146,8 @@ class _Extents:
         key = (module, what)
         self._largest[key] = max(largest, self._largest.get(key, 0.0))
 
-    def found(self) -> tuple[Extent, ...]:
-        return tuple(Extent(module, what, largest) for (module, what), largest in self._largest.items())
+    def found(self) -> tuple[Magnitude, ...]:
+        return tuple(Magnitude(module, what, largest) for (module, what), largest in self._largest.items())
 
     @contextmanager
     def watching(self, layer: Any, name: str) -> Iterator[None]:
@@ -187,7 +187,7 @@ class _Cache:
 
 
 @contextmanager
-def _observing(extents: _Extents) -> Iterator[None]:
+def _observing(magnitudes: _Magnitudes) -> Iterator[None]:
     """Registers attention that looks at its operands and scores, under the name of `_ATTENTION`."""
     import torch
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -198,11 +198,11 @@ def _observing(extents: _Extents) -> Iterator[None]:
         """softmax(scaling q k^T + mask) v; q [B, Hq, T, D], k and v [B, Hkv, T, D]."""
         group = query.shape[1] // key.shape[1]
         scores = query @ key.repeat_interleave(group, 1).transpose(2, 3)
-        if extents.attention:
+        if magnitudes.attention:
             # hidden keys count as well: a target computes their scores before it masks them
             looked_at = (("queries", query), (KEYS, key), (VALUES, value), (UNSCALED, scores))
             for what, states in (*looked_at, ("scores", scores * scaling)):
-                extents.add(extents.attention, what, states)
+                magnitudes.add(magnitudes.attention, what, states)
         weights = torch.softmax(scores * scaling + attention_mask, -1)
         return (weights @ value.repeat_interleave(group, 1)).transpose(1, 2).contiguous(), None
 

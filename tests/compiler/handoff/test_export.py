@@ -82,7 +82,7 @@ def loop(folder: Path, text: str, steps: int) -> dict[str, Any]:
     return answer
 
 
-def test_files_of_both_roads(made: tuple[Path, Handoff]) -> None:
+def test_files_of_both_routes(made: tuple[Path, Handoff]) -> None:
     checkpoint, handoff = made
     assert handoff.path == checkpoint.parent / "deploy" / "internlm2-tiny-vamc"
     files = {str(path.relative_to(handoff.path)) for path in handoff.path.rglob("*") if path.is_file()}
@@ -152,7 +152,7 @@ def _options(path: Path, **values: Any) -> HandoffOptions:
 
 def test_half_precision_weights(made: tuple[Path, Handoff], tmp_path: Path) -> None:
     checkpoint, handoff = made
-    half = export_vamc(spec(checkpoint), options=_options(tmp_path / "half", roads=("onnx",), onnx_dtype="float16"))
+    half = export_vamc(spec(checkpoint), options=_options(tmp_path / "half", routes=("onnx",), onnx_dtype="float16"))
     sizes = [(h.path / "onnx" / "weights.bin").stat().st_size for h in (half, handoff)]
     assert sizes[0] < 0.8 * sizes[1] and not (half.path / "llama").exists()
     import onnxruntime as ort
@@ -165,8 +165,8 @@ def test_half_precision_weights(made: tuple[Path, Handoff], tmp_path: Path) -> N
 
 
 def test_embedding_model_has_no_loop(made: tuple[Path, Handoff], tmp_path: Path) -> None:
-    wish = spec(made[0], shape={"input_ids": [[PREFILL], []]})
-    handoff = export_vamc(wish, options=_options(tmp_path / "out"))
+    document = spec(made[0], shape={"input_ids": [[PREFILL], []]})
+    handoff = export_vamc(document, options=_options(tmp_path / "out"))
     files = {path.name for path in (handoff.path / "onnx").iterdir()}
     assert "run_onnx.py" not in files and "prefill_16.onnx" in files and not any("decode" in name for name in files)
     assert "hidden states" in (handoff.path / "README.md").read_text()
@@ -193,7 +193,7 @@ def test_qwen3_exits_3_and_leaves_nothing(tmp_path: Path, capsys: pytest.Capture
     assert run(["export-vamc", str(file), "-o", str(tmp_path / "out")]) == 3
     assert "E1450" in capsys.readouterr().err and not (tmp_path / "out").exists()
     handoff = export_vamc(
-        spec(checkpoint) | {"verify": {"passes": "off"}}, options=_options(tmp_path / "out", roads=("onnx",))
+        spec(checkpoint) | {"verify": {"passes": "off"}}, options=_options(tmp_path / "out", routes=("onnx",))
     )
     model = references.own_loading(checkpoint)
     prompt = transformers.AutoTokenizer.from_pretrained(checkpoint)("Qwen").input_ids
@@ -203,6 +203,7 @@ def test_qwen3_exits_3_and_leaves_nothing(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "code", "exit_code"),
     [
+        (["--route", "tensorrt"], "E1459", 2),
         (["--road", "tensorrt"], "E1459", 2),
         (["--dtype", "fp8"], "E1459", 2),
         (["--set", "backend.type=tvm_cpu"], "E1452", 1),
@@ -221,14 +222,19 @@ def test_refused(
 def test_json_is_one_document(made: tuple[Path, Handoff], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "build.yaml"
     file.write_text(yaml.safe_dump(spec(made[0])))
-    arguments = ["export-vamc", str(file), "-o", str(tmp_path / "out"), "--road", "llama", "--json"]
+    arguments = ["export-vamc", str(file), "-o", str(tmp_path / "out"), "--route", "llama", "--json"]
     assert run(arguments) == 0
     printed = capsys.readouterr()
     answer = json.loads(printed.out)
     assert Path(answer["path"]) == tmp_path / "out" and "llama/build.yaml" in answer["files"]
     assert [stage["name"] for stage in answer["report"]["stages"]] == ["spec", "frontend", "llama", "publish"]
     assert "hand-off for vamc" in printed.err
-    assert run(arguments) == 0, "a hand-off is replaced by the next one"
+    arguments[arguments.index("--route")] = "--road"
+    assert run(arguments) == 0, "a hand-off is replaced by the next one, whatever the option was called"
+    printed = capsys.readouterr()
+    former = json.loads(printed.out)
+    assert former["files"] == answer["files"] and "--road is called --route now" in printed.err
+    assert former["report"]["warnings"] == ["--road is called --route now", *answer["report"]["warnings"]]
 
 
 def test_a_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
@@ -236,7 +242,7 @@ def test_a_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
     with pytest.raises(InputError, match="E1453"):
-        export_vamc(spec(checkpoint), options=_options(tmp_path / "out", roads=("llama",)))
+        export_vamc(spec(checkpoint), options=_options(tmp_path / "out", routes=("llama",)))
     assert (tmp_path / "out" / "mine").read_text() == "x"
 
 
@@ -246,19 +252,19 @@ def test_of_an_artifact(made: tuple[Path, Handoff], tmp_path: Path) -> None:
 
     checkpoint = made[0]
     artifact = xamc.compiler.compile(spec(checkpoint) | {"backend": {"type": "reference", "dtype": "fp16"}}).path
-    wish = ["backend.type=tvm_vacc"]
+    overrides = ["backend.type=tvm_vacc"]
     with pytest.raises(MisuseError, match="E1455"):
-        export_vamc(artifact, wish)
-    options = _options(tmp_path / "out", roads=("llama",), checkpoint=str(checkpoint))
-    handoff = export_vamc(artifact, wish, options)
+        export_vamc(artifact, overrides)
+    options = _options(tmp_path / "out", routes=("llama",), checkpoint=str(checkpoint))
+    handoff = export_vamc(artifact, overrides, options)
     build = yaml.safe_load((handoff.path / "llama" / "build.yaml").read_text())
     assert build["frontend"]["model_kwargs"] == {"tp": 2, "model_arch": "vacc", "b2s": True}
     other = write_tiny(tmp_path / "other", "internlm2", seed=1)
     with pytest.raises(InputError, match="E1456"):
-        export_vamc(artifact, wish, _options(tmp_path / "out", roads=("llama",), checkpoint=str(other)))
+        export_vamc(artifact, overrides, _options(tmp_path / "out", routes=("llama",), checkpoint=str(other)))
 
 
 def test_onnx_checkpoints_need_no_handoff(tmp_path: Path) -> None:
-    wish = spec(tmp_path / "model.onnx") | {"frontend": {"checkpoint": "model.onnx", "shape": {"x": [1, 3]}}}
+    document = spec(tmp_path / "model.onnx") | {"frontend": {"checkpoint": "model.onnx", "shape": {"x": [1, 3]}}}
     with pytest.raises(UnsupportedError, match="E1451"):
-        export_vamc(wish)
+        export_vamc(document)

@@ -67,7 +67,7 @@ def test_old_operator_sets() -> None:
 
 @pytest.mark.parametrize("index", [doubled, lambda g: "i"], ids=["computed", "an input"])
 def test_an_axis_that_varies(index: Any) -> None:
-    """The bound is the extent of the call; an input has none that could be checked before."""
+    """The bound is the dimension of the call; an input has none that could be checked before."""
     g = Graph()
     y = g.add("Gather", "x", index(g), axis=0)
     proto = g.model({"x": (TensorProto.FLOAT, ["n", 4]), "i": (TensorProto.INT64, [3])}, {"y": (y, [3, 4])})

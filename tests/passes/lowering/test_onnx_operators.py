@@ -1,4 +1,4 @@
-"""The names that the generic road accepts are names that TVM's importer and ONNX have."""
+"""The names that the generic route accepts are names that TVM's importer and ONNX have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ATC road's graphs of every family: each pass proven against transformers, and what comes out."""
+"""The ATC route's graphs of every family: each pass proven against transformers, and what comes out."""
 
 from __future__ import annotations
 

@@ -60,15 +60,15 @@ def test_nothing_lies_on_what_is_still_read(kind: str) -> None:
     for number, instruction in enumerate(program.instructions):
         regions = program.regions[instruction.kernel]
         places = [p for r, p in zip(regions, instruction.operands, strict=True) if r == "workspace"]
-        phase = planned.phases[instruction.kernel]
-        writes = "logits" not in phase.key.split("_")
+        kernel = planned.kernels[instruction.kernel]
+        writes = "logits" not in kernel.key.split("_")
         reads = places[:-1] if writes else places
         for place in reads:
             assert place in sizes, "read before anything was written"
             written = {owner[byte] for byte in range(place, place + sizes[place], 4)}
             assert len(written) == 1, "part of an operand was written over"
         if writes:
-            size = 4 * math.prod(phase.output)
+            size = 4 * math.prod(kernel.output)
             assert places[-1] + size <= program.workspace
             for place in reads:
                 assert places[-1] + size <= place or place + sizes[place] <= places[-1], "result on an operand"
@@ -78,8 +78,8 @@ def test_nothing_lies_on_what_is_still_read(kind: str) -> None:
 
 def test_the_workspace_is_used_again() -> None:
     planned = _planned(_program("tied"))
-    phases = [planned.phases[instruction.kernel] for instruction in planned.program.instructions]
-    everything = sum(4 * math.prod(phase.output) for phase in phases)
+    kernels = [planned.kernels[instruction.kernel] for instruction in planned.program.instructions]
+    everything = sum(4 * math.prod(kernel.output) for kernel in kernels)
     assert planned.program.workspace < everything
 
 

@@ -9,7 +9,7 @@ from tvm import s_tir, tirx
 
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.attention import attention
-from xamc.targets.kernels.decode_phases import LinearPhase, NormSource
+from xamc.targets.kernels.decode_kernels import LinearKernel, NormSource
 from xamc.targets.kernels.decode_step import decode_step
 from xamc.targets.kernels.gather_position import gather_position
 from xamc.targets.kernels.isa import Isa
@@ -93,7 +93,7 @@ def test_scratch_memory_of_a_launch_stays_in_it(passes: str, monkeypatch: pytest
     """Outside of it all threads would share it."""
     if passes == "TVM's":
         monkeypatch.setattr(tir_pipeline, "_share_storage", tvm.tirx.transform.StorageRewrite)
-    layer = LinearPhase(64, NormSource(512, 1e-5), WeightFormat("uint4", 32), "int8")
+    layer = LinearKernel(64, NormSource(512, 1e-5), WeightFormat("uint4", 32), "int8")
     step = decode_step("step", [layer], 64, 16, ISA).with_attr("target", tvm.target.Target(ISA.target()))
     shared = [p.info.name for p in tir_pipeline.tir_passes()].index("tirx.StorageRewrite")
     lowered = tvm.transform.Sequential(tir_pipeline.tir_passes()[: shared + 1])(tvm.IRModule({"step": step}))

@@ -72,7 +72,7 @@ def graph(
 
 
 class Compiled:
-    """A model through the road of `xamc compile`, but for weights, in this process."""
+    """A model through the route of `xamc compile`, but for weights, in this process."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path, shapes: Mapping[str, Any] | None = None) -> None:
         onnx.save(model, folder / "m.onnx")

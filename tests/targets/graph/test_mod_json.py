@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import TensorProto
 
-from tests.artifact.test_graph_manifest import MANIFEST
+from tests.artifact.test_onnx_manifest import MANIFEST
 from tests.onnx_models import Graph, vit
 from xamc.targets.graph.mod_json import graph_json
 

@@ -1,4 +1,4 @@
-"""`Resize` of extents that vary, by scales and to sizes, every size against ONNX Runtime; what is refused by name."""
+"""`Resize` of dimensions that vary, by scales and to sizes, every size against ONNX Runtime; what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`auto_pad` where extents vary, every size against ONNX Runtime; and with numbers, where places are wanted too."""
+"""`auto_pad` where dimensions vary, every size against ONNX Runtime; and with numbers, where places are wanted too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WINDOW = {"kernel_shape": [3, 2], "strides": [2, 2]}
 
 
 @pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
-def test_extents_that_vary(auto_pad: str, tmp_path: Path) -> None:
+def test_dimensions_that_vary(auto_pad: str, tmp_path: Path) -> None:
     same: dict[str, Any] = {"auto_pad": auto_pad}
     nodes: list[Node] = [
         ("Conv", ["x", "w"], ["conv"], same | {"strides": [2, 2]}),

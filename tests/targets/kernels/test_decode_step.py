@@ -19,15 +19,15 @@ from tests.targets.kernels.test_packing import weights
 from xamc.errors import InternalError
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.threads import configure_tvm_threads
-from xamc.targets.kernels.decode_phases import (
-    AttentionPhase,
+from xamc.targets.kernels.decode_kernels import (
+    AttentionKernel,
     AttentionSource,
-    EmbeddingPhase,
+    DecodeKernel,
+    EmbeddingKernel,
     GateSource,
-    LinearPhase,
+    LinearKernel,
     NormSource,
     Operands,
-    Phase,
     PlainSource,
     StepInputs,
 )
@@ -73,10 +73,10 @@ class Memory:
 class Caller:
     """A compiled step, called with one program and the other inputs."""
 
-    def __init__(self, phases: Sequence[Phase], vocabulary: int, isa: Isa, half: int = 16) -> None:
-        self.phases, self.half = phases, half
+    def __init__(self, kernels: Sequence[DecodeKernel], vocabulary: int, isa: Isa, half: int = 16) -> None:
+        self.kernels, self.half = kernels, half
         self.logits = aligned_zeros((1, vocabulary), np.float32)
-        step = decode_step("step", phases, vocabulary, half, isa)
+        step = decode_step("step", kernels, vocabulary, half, isa)
         self.emulated = None if runs_here(isa) else emulated_kernel(step, isa)
         self.function = module(step, isa)["step"] if runs_here(isa) else None
 
@@ -90,7 +90,7 @@ class Caller:
         table: np.ndarray | None = None,
         angles: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
-        program = np.zeros((len(steps), program_width(self.phases)), np.int64)
+        program = np.zeros((len(steps), program_width(self.kernels)), np.int64)
         for row, step in zip(program, steps, strict=True):
             row[: len(step)] = step
         cos, sin = angles or [np.zeros((1, self.half), np.float32)] * 2
@@ -142,10 +142,10 @@ def test_linear_layers_take_along_what_is_around_them(isa: Isa, source: str) -> 
     norm, bias, residual = normal(g, k), normal(g, n), normal(g, 1, n)
     part = {"plain": PlainSource(k), "norm": NormSource(k, EPS), "gate": GateSource(k)}[source]
     for fmt in (FLOAT, WeightFormat("uint4", 32)):
-        phases = [
-            LinearPhase(n, part, fmt, "float32"),
-            LinearPhase(n, part, fmt, "float32", bias=True, residual=True),
-            LinearPhase(n, part, fmt, "float32", bias=True, logits=True),
+        kernels = [
+            LinearKernel(n, part, fmt, "float32"),
+            LinearKernel(n, part, fmt, "float32", bias=True, residual=True),
+            LinearKernel(n, part, fmt, "float32", bias=True, logits=True),
         ]
         memory = Memory()
         packed, w = memory.matrix(fmt, n, k)
@@ -157,7 +157,7 @@ def test_linear_layers_take_along_what_is_around_them(isa: Isa, source: str) -> 
             [1, *read, *packed, add, plus, places[1]],
             [2, *read, *packed, add],
         ]
-        call = Caller(phases, n, isa)
+        call = Caller(kernels, n, isa)
         wide = x.astype(np.float64)
         seen = wide
         if source != "plain":
@@ -173,14 +173,14 @@ def test_linear_layers_take_along_what_is_around_them(isa: Isa, source: str) -> 
 @levels
 def test_gate_and_up_are_one_launch(isa: Isa) -> None:
     k, width = 64, 96
-    phase = LinearPhase(2 * width, NormSource(k, EPS), WeightFormat("int8", 32), "float32", gate=True)
-    assert LinearPhase.can_gate(2 * width) and not LinearPhase.can_gate(2 * 40)
+    kernel = LinearKernel(2 * width, NormSource(k, EPS), WeightFormat("int8", 32), "float32", gate=True)
+    assert LinearKernel.can_gate(2 * width) and not LinearKernel.can_gate(2 * 40)
     memory, g = Memory(), rng(8)
     x, norm = normal(g, 1, k), normal(g, k)
-    packed, w = memory.matrix(phase.format, 2 * width, k)
+    packed, w = memory.matrix(kernel.format, 2 * width, k)
     place = memory.room(1, width)
     steps = [[0, memory.put("workspace", x), memory.vector(norm), *packed, place]]
-    Caller([phase], 8, isa)(memory, steps, 2)
+    Caller([kernel], 8, isa)(memory, steps, 2)
     both = rms(x.astype(np.float64), norm) @ w.T
     expected = silu(both[:, :width]) * both[:, width:]
     assert_close(memory.read(place, 1, width), expected, "kernel_elementwise", 8 * np.abs(expected).max())
@@ -209,8 +209,8 @@ def test_attention_rotates_writes_and_reads_the_cache(
 ) -> None:
     hq, hkv, d, block = 6, 2, 32, 8
     g, memory = rng(cached), Memory()
-    attention = AttentionPhase(hq, hkv, d, kv_dtype, 0.25, window, block, EPS if normed else None)
-    merge = LinearPhase(hq * d, AttentionSource(hq, hkv, d, window), FLOAT, "float32")
+    attention = AttentionKernel(hq, hkv, d, kv_dtype, 0.25, window, block, EPS if normed else None)
+    merge = LinearKernel(hq * d, AttentionSource(hq, hkv, d, window), FLOAT, "float32")
     qkv, norms = normal(g, hq + 2 * hkv, d), [normal(g, d), normal(g, d)]
     cache = [normal(g, 1, hkv, cached, d) for _ in range(2)]
     table, entries = block_table(g, 1, cached + 1, block)
@@ -257,24 +257,24 @@ def test_attention_rotates_writes_and_reads_the_cache(
 
 @levels
 def test_an_embedding_is_the_first_instruction(isa: Isa) -> None:
-    phase = EmbeddingPhase(70, 96, WeightFormat("uint4", 32))
+    kernel = EmbeddingKernel(70, 96, WeightFormat("uint4", 32))
     memory = Memory()
-    packed, w = memory.matrix(phase.format, 70, 96)
+    packed, w = memory.matrix(kernel.format, 70, 96)
     place = memory.room(1, 96)
-    Caller([phase], 8, isa)(memory, [[0, *packed, place]], 3, token=69)
+    Caller([kernel], 8, isa)(memory, [[0, *packed, place]], 3, token=69)
     np.testing.assert_array_equal(memory.read(place, 1, 96), w[69:70].astype(np.float32))
 
 
 def test_what_every_thread_prepares_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many steps in a row, whose threads are apart in time: shared scratch memory would mix them up."""
     n = k = 512
-    phase = LinearPhase(n, NormSource(k, EPS), WeightFormat("uint4", 32), "int8")
+    kernel = LinearKernel(n, NormSource(k, EPS), WeightFormat("uint4", 32), "int8")
     memory, g = Memory(), rng(9)
-    packed, _ = memory.matrix(phase.format, n, k)
+    packed, _ = memory.matrix(kernel.format, n, k)
     norm = memory.vector(np.ones(k))
     places = [memory.put("workspace", normal(g, 1, k)), *(memory.room(1, n) for _ in range(60))]
     steps = [[0, a, norm, *packed, b] for a, b in itertools.pairwise(places)]
-    call = Caller([phase], 8, LEVELS_HERE[-1])
+    call = Caller([kernel], 8, LEVELS_HERE[-1])
     call(memory, steps, 1)
     alone = memory.read(places[-1], 1, n)
     for _ in range(5):
@@ -283,7 +283,7 @@ def test_what_every_thread_prepares_is_its_own(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_kernel_that_takes_other_operands_than_it_says_is_refused() -> None:
-    class Greedy(LinearPhase):
+    class Greedy(LinearKernel):
         def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
             operands.take("pools", (1,))
 

@@ -93,10 +93,10 @@ def test_merged_dimensions_visit_the_same_elements(data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(shape))))
     turned = tuple(np.empty(shape, np.int8).transpose(np.argsort(order)).transpose(order).strides)
     steps = [row_major(shape), turned, tuple(data.draw(st.sampled_from([0, s])) for s in row_major(shape))]
-    extents, merged = merge_dimensions(shape, steps)
+    dims, merged = merge_dimensions(shape, steps)
     for before, after in zip(steps, merged, strict=True):
         old = [sum(i * s for i, s in zip(index, before, strict=True)) for index in np.ndindex(*shape)]
-        new = [sum(i * s for i, s in zip(index, after, strict=True)) for index in np.ndindex(*extents)]
+        new = [sum(i * s for i, s in zip(index, after, strict=True)) for index in np.ndindex(*dims)]
         assert old == new
 
 

@@ -62,7 +62,7 @@ def test_against_a_sort(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[f"v{case}"], np.take_along_axis(x, places, axis), err_msg=case)
 
 
-def test_as_many_as_an_extent_that_varies(tmp_path: Path) -> None:
+def test_as_many_as_a_dimension_that_varies(tmp_path: Path) -> None:
     """min(n, 4) of n, for n from 2 to 8."""
     nodes = [
         ("Shape", ["x"], ["shape"], {}), ("Gather", ["shape", "axis"], ["n"], {}),

@@ -1,4 +1,4 @@
-"""A slice of the ONNX project's node tests through the generic road, and what the tool says of them."""
+"""A slice of the ONNX project's node tests through the generic route, and what the tool says of them."""
 
 from __future__ import annotations
 

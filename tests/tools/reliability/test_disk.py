@@ -11,7 +11,7 @@ import pytest
 from tools.reliability import disk
 from tools.reliability.disk import DiskTest
 from tools.reliability.kill import Place, computed
-from tools.reliability.roads import ROADS
+from tools.reliability.routes import ROUTES
 
 PAGE = 4096
 
@@ -20,7 +20,7 @@ PAGE = 4096
 def test(tmp_path: Path) -> DiskTest:
     """As after an undisturbed compile: the artifact has the cache's own files, by hard links."""
     test = object.__new__(DiskTest)
-    test.root, test.road, test.template = tmp_path, ROADS["CPU"], Place(tmp_path / "template")
+    test.root, test.route, test.template = tmp_path, ROUTES["CPU"], Place(tmp_path / "template")
     for stage, pages in (("export", 10), ("codegen", 20), ("weights", 4)):
         entry = test.template.cache / "v1" / f"{stage}-1"
         entry.mkdir(parents=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xamc.artifact.graph_manifest import GraphManifest
+from xamc.artifact.onnx_manifest import OnnxManifest
 from xamc.artifact.publish import distinct_bytes
-from xamc.cli.commands.graphs import plan_graph
+from xamc.cli.commands.onnx_models import plan_onnx_model
 from xamc.cli.commands.output import message_console, print_json, print_line, print_table, result_console
 from xamc.cli.commands.sizes import parse_size
 from xamc.cli.render import print_problems
@@ -17,8 +17,8 @@ from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan.plan import Plan, make_plan
 from xamc.compiler.plan.ranks import StaticPlan
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
+from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.spec.model_kind import model_kind
-from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.stages.job import CompileOptions
 from xamc.jobs.progress import Progress, duration, size
 
@@ -47,10 +47,10 @@ def compile_command(
         return
     console.print(f"→ {_shown(compiled.path)}   {size(nbytes)}", style="bold")
     manifest = compiled.manifest
-    if not isinstance(manifest, GraphManifest) and not (compiled.path / manifest.tokenizer).is_dir():
+    if not isinstance(manifest, OnnxManifest) and not (compiled.path / manifest.tokenizer).is_dir():
         console.print(f"  xamc.runtime.load({_shown(compiled.path)!r}).generate([1, 2, 3])", markup=False)
         return
-    how = "--inputs FILE.npz" if isinstance(manifest, GraphManifest) else '--prompt "..."'
+    how = "--inputs FILE.npz" if isinstance(manifest, OnnxManifest) else '--prompt "..."'
     console.print(f"  {_to_run(compiled.path)} {how}")
 
 
@@ -72,8 +72,8 @@ def plan_command(
     if not as_json:
         _print_keys(loaded)
     if loaded.spec.frontend.type == "onnx":
-        with PlacedErrors(loaded):
-            plan_graph(loaded, allow_rtn, die_bytes, as_json=as_json)
+        with LocatedErrors(loaded):
+            plan_onnx_model(loaded, allow_rtn, die_bytes, as_json=as_json)
         return
     plan = make_plan(loaded, (), allow_rtn, allow_pickle)
     if as_json:

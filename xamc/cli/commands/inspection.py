@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xamc.artifact import Artifact, GraphArtifact, check_digests, read_any
+from xamc.artifact import Artifact, OnnxArtifact, check_digests, read_any
 from xamc.artifact.golden import Golden, read_golden
 from xamc.artifact.manifest import REPORT, Manifest
 from xamc.artifact.manifest_file import digest
 from xamc.artifact.records import to_json
-from xamc.cli.commands.graphs import check_graph_golden, inspect_graph
+from xamc.cli.commands.onnx_models import check_onnx_golden, inspect_onnx
 from xamc.cli.commands.output import message_console, print_json, print_table, print_text, result_console
 from xamc.cli.commands.sizes import parse_size
 from xamc.cli.commands.target_names import TARGET_NAMES
@@ -43,8 +43,8 @@ def verify_command(path: Path, threads: int | None, *, as_json: bool) -> None:
         check_digests(artifact, advance)
         stage.result(f"{len(files)} files, {size(total)}, are what the manifest says")
     with progress.stage("golden") as stage:
-        if isinstance(artifact, GraphArtifact):
-            golden = check_graph_golden(artifact, threads, stage)
+        if isinstance(artifact, OnnxArtifact):
+            golden = check_onnx_golden(artifact, threads, stage)
         else:
             golden = _check_golden(artifact, threads, stage)
     if as_json:
@@ -113,8 +113,8 @@ def inspect_command(path: Path, *, as_json: bool) -> None:
         identity = digest(artifact.manifest)
         print_json({"digest": identity, "manifest": to_json(artifact.manifest), "report": report})
         return
-    if isinstance(artifact, GraphArtifact):
-        inspect_graph(artifact, report)
+    if isinstance(artifact, OnnxArtifact):
+        inspect_onnx(artifact, report)
         return
     manifest, console = artifact.manifest, result_console()
     model = manifest.model
@@ -254,7 +254,7 @@ def _print_cache(info: CacheInfo, as_json: bool) -> None:
         print_table(console, ("stage", "size"), [(stage, size(n)) for stage, n in sorted(info.stages.items())])
 
 
-def _report(artifact: Artifact | GraphArtifact) -> dict[str, Any]:
+def _report(artifact: Artifact | OnnxArtifact) -> dict[str, Any]:
     """report.json; empty when it was removed or is not JSON, as it is outside the digests."""
     try:
         value = json.loads(artifact.file(REPORT).read_text(encoding="utf-8"))

@@ -32,7 +32,7 @@ def open_checkpoint(checkpoint: str | Path, type: str, allow_pickle: bool = Fals
         )
     path = resolve_checkpoint(checkpoint)
     if type == "huggingface":
-        from xamc.compiler.frontends.huggingface import open_huggingface
+        from xamc.compiler.frontends.huggingface.checkpoint import open_huggingface
 
         return open_huggingface(path, allow_pickle)
     from xamc.compiler.frontends.gguf.checkpoint import open_gguf

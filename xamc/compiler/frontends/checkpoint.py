@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from xamc.compiler.frontends.hub_cache import find_in_hub_cache, hub_cache_folder, is_repository, snapshot
+from xamc.compiler.frontends.huggingface.hub_cache import find_in_hub_cache, hub_cache_folder, is_repository, snapshot
 from xamc.errors import InputError
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import ModelConfig

@@ -58,7 +58,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON document without repeated keys and without halves of characters.
+    """A JSON document without repeated keys and without lone surrogates.
 
     Raises:
         RepeatedKeyError, ValueError, RecursionError: it is not one.

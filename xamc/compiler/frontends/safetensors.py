@@ -107,12 +107,12 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     if not isinstance(stored, str) or stored not in WIDTHS:
         raise _invalid(path, f"tensor {name} has the unknown dtype {stored!r}")
 
-    extent, bounds = _sizes(shape), _sizes(span)
-    if extent is None or len(extent) > 8:
+    dims, bounds = _sizes(shape), _sizes(span)
+    if dims is None or len(dims) > 8:
         raise _invalid(path, f"tensor {name} has the shape {shape!r}")
     if bounds is None or len(bounds) != 2 or bounds[0] > bounds[1]:
         raise _invalid(path, f"tensor {name} has the data_offsets {span!r}")
-    return stored, extent, bounds[0], bounds[1]
+    return stored, dims, bounds[0], bounds[1]
 
 
 def _sizes(value: Any) -> tuple[int, ...] | None:

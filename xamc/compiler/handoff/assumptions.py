@@ -1,4 +1,4 @@
-"""Which of the target's assumptions each road of a hand-off rests on, and what they say in Chinese."""
+"""Which of the target's assumptions each route of a hand-off rests on, and what they say in Chinese."""
 
 from __future__ import annotations
 

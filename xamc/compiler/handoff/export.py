@@ -18,18 +18,19 @@ from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.handoff.assumptions import LLAMA as LLAMA_RESTS_ON
 from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
 from xamc.compiler.handoff.assumptions import stated
-from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoad, OnnxRoad
+from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoute, OnnxRoute
 from xamc.compiler.handoff.folder import HandoffWriter, check_replaceable
-from xamc.compiler.handoff.graphs import OnnxDtype, StaticGraphs, require_handoff_pass_names, static_graphs
+from xamc.compiler.handoff.graphs import HandoffGraphs, OnnxDtype, require_handoff_pass_names, static_graphs
 from xamc.compiler.handoff.llama_checkpoint import OLDEST_TRANSFORMERS, LlamaCheckpoint, StoredDtype, as_llama
 from xamc.compiler.handoff.readme import readme
-from xamc.compiler.handoff.readme_zh import readme_zh
+from xamc.compiler.handoff.readme_en import ENGLISH
+from xamc.compiler.handoff.readme_zh import CHINESE
 from xamc.compiler.handoff.safetensors_shards import tensor_bytes, write_shards
 from xamc.compiler.handoff.source import load_source
 from xamc.compiler.handoff.tokenizer_files import write_tokenizer
 from xamc.compiler.handoff.vamc_file import llama_build, onnx_build, require_vamc_spec, write_vamc
 from xamc.compiler.spec import LoadedSpec, Spec
-from xamc.compiler.spec.places import PlacedErrors
+from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
@@ -39,8 +40,8 @@ from xamc.jobs.memory import MemorySampler
 from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.bucket import Bucket
 
-Road = Literal["llama", "onnx"]
-ROADS: tuple[Road, ...] = ("llama", "onnx")
+Route = Literal["llama", "onnx"]
+ROUTES: tuple[Route, ...] = ("llama", "onnx")
 LLAMA, ONNX, BUILD = "llama", "onnx", "build.yaml"
 _SHIPPED = Path(__file__).parent
 
@@ -51,7 +52,7 @@ class HandoffOptions:
 
     Attributes:
         output: the folder; `workspace.path`/`name`-vamc when None.
-        roads: which to write.
+        routes: which to write.
         dtype: how the Llama checkpoint stores weights.
         onnx_dtype: how the ONNX files store weight matrices.
         checkpoint: where the checkpoint of an artifact lies, or another than the spec's.
@@ -61,7 +62,7 @@ class HandoffOptions:
     """
 
     output: Path | None = None
-    roads: tuple[Road, ...] = ROADS
+    routes: tuple[Route, ...] = ROUTES
     dtype: StoredDtype = "float16"
     onnx_dtype: OnnxDtype = "float32"
     checkpoint: str | None = None
@@ -100,29 +101,29 @@ def export_vamc(
     """
     options = options or HandoffOptions()
     progress = progress or Progress(Console(quiet=True))
-    with MemorySampler() as sampler, PlacedErrors() as placed:
+    with MemorySampler() as sampler, LocatedErrors() as located:
         progress.sampler = progress.sampler or sampler
         with progress.stage("spec") as stage:
             origin = load_source(source, overrides, options.checkpoint)
-            placed.loaded = loaded = origin.loaded
+            located.loaded = loaded = origin.loaded
             summary.spec_warnings(progress, loaded)
             require_vamc_spec(loaded)
             spec = loaded.spec
-            if "onnx" in options.roads:
+            if "onnx" in options.routes:
                 require_handoff_pass_names(spec)
             destination = options.output or origin.folder / f"{spec.name}-vamc"
             check_replaceable(destination)
             require_writable(destination.parent)
             progress.header(spec.name, "hand-off for vamc")
-            stage.result(f"{', '.join(options.roads)} for tp {spec.tp}")
+            stage.result(f"{', '.join(options.routes)} for tp {spec.tp}")
         with progress.stage("frontend") as stage:
             checkpoint = origin.open(options.allow_pickle)
             longest = max((*spec.prefill_lengths, *spec.total_lengths))
-            llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.roads else None
+            llama = as_llama(checkpoint, longest, options.dtype) if "llama" in options.routes else None
             inside = " of the artifact's float16" if origin.artifact else ""
             summary.warn_all(progress, checkpoint.warnings)
             stage.result(summary.frontend(checkpoint) + inside)
-        graphs = _graphs(loaded, checkpoint, destination, options, progress) if "onnx" in options.roads else None
+        graphs = _graphs(loaded, checkpoint, destination, options, progress) if "onnx" in options.routes else None
         with HandoffWriter(destination) as writer, disk_errors(writer.destination):
             writer.require_room(_room(llama, graphs))
             facts = HandoffFacts(
@@ -136,13 +137,13 @@ def export_vamc(
                 assumptions=stated((*(LLAMA_RESTS_ON if llama else ()), *(ONNX_RESTS_ON if graphs else ()))),
             )
             with progress.stage("publish") as stage:
-                (writer.folder / "README.md").write_text(readme(facts), encoding="utf-8")
-                (writer.folder / "README.zh.md").write_text(readme_zh(facts), encoding="utf-8")
+                (writer.folder / "README.md").write_text(readme(facts, ENGLISH), encoding="utf-8")
+                (writer.folder / "README.zh.md").write_text(readme(facts, CHINESE), encoding="utf-8")
                 files = writer.publish(
                     {
                         "name": spec.name,
                         "model_type": checkpoint.config.model_type,
-                        "roads": list(options.roads),
+                        "roads": list(options.routes),
                         "spec": portable_spec(spec.to_dict() | {"source": None}),
                         "assumptions": [item.id for item in facts.assumptions],
                     }
@@ -156,7 +157,7 @@ def export_vamc(
 
 def _graphs(
     loaded: LoadedSpec, checkpoint: Checkpoint, destination: Path, options: HandoffOptions, progress: Progress
-) -> StaticGraphs:
+) -> HandoffGraphs:
     spec = loaded.spec
     compile_options = CompileOptions(dump_ir=options.dump_ir, use_cache=options.use_cache, output=destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +184,7 @@ def _asked(spec: Spec) -> tuple[str, ...]:
     return (*tp, f"quantize.type: {quantize.type}") if quantize is not None and quantize.type else tp
 
 
-def _room(llama: LlamaCheckpoint | None, graphs: StaticGraphs | None) -> int:
+def _room(llama: LlamaCheckpoint | None, graphs: HandoffGraphs | None) -> int:
     """Bytes of everything large."""
     checkpoint = sum(map(tensor_bytes, llama.tensors.values())) if llama else 0
     return checkpoint + (weight_bytes(graphs.programs.values()) if graphs else 0)
@@ -191,7 +192,7 @@ def _room(llama: LlamaCheckpoint | None, graphs: StaticGraphs | None) -> int:
 
 def _write_llama(
     folder: Path, loaded: LoadedSpec, checkpoint: Checkpoint, llama: LlamaCheckpoint, progress: Progress
-) -> LlamaRoad:
+) -> LlamaRoute:
     spec, target = loaded.spec, folder / LLAMA / "checkpoint"
     target.mkdir(parents=True)
     parameters = sum(math.prod(tensor.shape) for tensor in llama.tensors.values())
@@ -208,7 +209,7 @@ def _write_llama(
     for note in (*llama.notes, *notes):
         progress.warn(note)
     dtype = str(llama.config["torch_dtype"])
-    return LlamaRoad(
+    return LlamaRoute(
         BUILD, spec.tp, dtype, parameters, llama.transformers, checkpoint.config.model_type, (*llama.notes, *notes)
     )
 
@@ -217,10 +218,10 @@ def _write_onnx(
     folder: Path,
     loaded: LoadedSpec,
     checkpoint: Checkpoint,
-    graphs: StaticGraphs,
+    graphs: HandoffGraphs,
     options: HandoffOptions,
     progress: Progress,
-) -> OnnxRoad:
+) -> OnnxRoute:
     spec, target = loaded.spec, folder / ONNX
     target.mkdir()
     workspace = str(loaded.values.get("workspace", {}).get("path") or "./vacc_deploy")
@@ -243,7 +244,7 @@ def _write_onnx(
             shutil.copyfile(_SHIPPED / script, target / script)
         _write_json(target / "model.json", _model_facts(checkpoint, tuple(graphs.programs)))
         stage.result(f"{len(shapes)} graphs, {size(stream.tell())} of {options.onnx_dtype} weights")
-    return OnnxRoad(shapes, options.onnx_dtype, has_loop)
+    return OnnxRoute(shapes, options.onnx_dtype, has_loop)
 
 
 def _model_facts(checkpoint: Checkpoint, buckets: tuple[Bucket, ...]) -> dict[str, Any]:

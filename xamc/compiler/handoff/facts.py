@@ -13,7 +13,7 @@ VENDOR_PINS = ("onnx==1.14.0", "onnxsim==0.4.35", "onnxruntime==1.13.1", "protob
 
 
 @dataclass(frozen=True)
-class LlamaRoad:
+class LlamaRoute:
     """The checkpoint: `build` is the build file, `transformers` the oldest release that computes the model."""
 
     build: str
@@ -26,7 +26,7 @@ class LlamaRoad:
 
 
 @dataclass(frozen=True)
-class OnnxRoad:
+class OnnxRoute:
     """The graphs: file name without suffix → shape of every input, in order; `has_loop`: run_onnx.py is there."""
 
     graphs: Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -36,17 +36,17 @@ class OnnxRoad:
 
 @dataclass(frozen=True)
 class HandoffFacts:
-    """Everything; a road that was not written is None.
+    """Everything; a route that was not written is None.
 
-    `asked`: what the build file asks for and the graphs don't have, such as ``tp: 4``; vamc does it in the other road.
+    `asked`: what the build file asks for and the graphs don't have, such as ``tp: 4``; vamc does it in the other route.
     """
 
     name: str
     workspace: str
     prefill_lengths: tuple[int, ...]
     total_lengths: tuple[int, ...]
-    llama: LlamaRoad | None
-    onnx: OnnxRoad | None
+    llama: LlamaRoute | None
+    onnx: OnnxRoute | None
     asked: tuple[str, ...]
     assumptions: tuple[Stated, ...]
 

@@ -6,23 +6,19 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import xamc
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.staging import StagingFolder, disk_errors, free_bytes
+from xamc.artifact.staging import StagingFolder, disk_errors, free_bytes, refuse_foreign
 from xamc.errors import InputError
 
 MARKER = "xamc-handoff.json"
 FORMAT_VERSION = 1
 
 
-class HandoffWriter:
-    """A folder that is being filled; nothing appears at the destination before `publish`.
-
-    Use as a context manager: leaving it without having called `publish`, by an error or not, removes everything.
-    """
+class HandoffWriter(StagingFolder):
+    """The folder of a hand-off, which is being filled."""
 
     def __init__(self, destination: Path) -> None:
         """Prepare the folder beside `destination`, which is followed if it is a symbolic link.
@@ -30,21 +26,7 @@ class HandoffWriter:
         Raises:
             InputError: E1453 the destination holds something else than a hand-off of ours; E1506, E1507.
         """
-        self.destination = Path(os.path.realpath(destination))
-        self._staging = StagingFolder(self.destination, check_replaceable)
-
-    def __enter__(self) -> HandoffWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._staging.discard()
-
-    @property
-    def folder(self) -> Path:
-        """The folder being filled."""
-        return self._staging.path
+        super().__init__(Path(os.path.realpath(destination)), check_replaceable)
 
     def require_room(self, nbytes: int) -> None:
         """Checks the disk before hours of writing.
@@ -57,7 +39,7 @@ class HandoffWriter:
             raise InputError(
                 "E1454",
                 f"the hand-off takes {nbytes / 1e9:.1f} GB, {self.destination.parent} has {free / 1e9:.1f} GB free",
-                fix="choose another folder with -o, or write one road only (--road llama)",
+                fix="choose another folder with -o, or write one route only (--route llama)",
             )
 
     def publish(self, facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -81,7 +63,7 @@ class HandoffWriter:
         with disk_errors(self.destination):
             text = json.dumps(marker, indent=1, sort_keys=True, ensure_ascii=False)
             (self.folder / MARKER).write_text(text + "\n", encoding="utf-8")
-        self._staging.publish()
+        self.put_in_place()
         return files
 
 
@@ -91,26 +73,13 @@ def check_replaceable(destination: Path) -> None:
     Raises:
         InputError: E1453.
     """
-    if not destination.exists():
-        return
     fix = "choose another folder with -o, or move this one away yourself"
-    if not destination.is_dir():
-        raise InputError("E1453", f"{destination} is a file; the hand-off would replace it", fix=fix)
-    present = {str(p.relative_to(destination)) for p in destination.rglob("*") if not p.is_dir() or p.is_symlink()}
-    if not present:
-        return
-    try:
-        marker = json.loads((destination / MARKER).read_text(encoding="utf-8"))
-        known = {MARKER, *marker["files"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            "E1453", f"{destination} has no readable {MARKER}, so it is no hand-off of xamc's ({error})", fix=fix
-        ) from None
-    foreign = sorted(present - known)
-    if foreign:
-        raise InputError(
-            "E1453",
-            f"{destination} holds files that xamc did not write, which replacing it would delete",
-            fix=fix,
-            details=tuple(foreign[:10]),
-        )
+
+    def known(present: set[str]) -> set[str]:
+        try:
+            return {MARKER, *json.loads((destination / MARKER).read_text(encoding="utf-8"))["files"]}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            message = f"{destination} has no readable {MARKER}, so it is no hand-off of xamc's ({error})"
+            raise InputError("E1453", message, fix=fix) from None
+
+    refuse_foreign(destination, "hand-off", "E1453", fix, known)

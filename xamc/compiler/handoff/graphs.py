@@ -33,7 +33,7 @@ _ELSEWHERE = ("quantize_per_channel", "weight_storage", "kv_int8", "shard", "ins
 
 
 @dataclass(frozen=True)
-class StaticGraphs:
+class HandoffGraphs:
     """Bucket → program in opset 14, with the proofs of every pass on the twin (empty with `verify.passes: off`)."""
 
     programs: dict[Bucket, Program]
@@ -46,7 +46,7 @@ def buckets_of(spec: Spec) -> tuple[Bucket, ...]:
     return (*prefill, *(Bucket("decode", length) for length in spec.total_lengths))
 
 
-def static_graphs(job: Job, exported: ExportedModel, spec: Spec, dtype: OnnxDtype) -> StaticGraphs:
+def static_graphs(job: Job, exported: ExportedModel, spec: Spec, dtype: OnnxDtype) -> HandoffGraphs:
     """Rewrites the exported program for every bucket, after proving each pass on the twin.
 
     Args:
@@ -70,7 +70,7 @@ def static_graphs(job: Job, exported: ExportedModel, spec: Spec, dtype: OnnxDtyp
         _run(program, _of_bucket(bucket, rows, buckets, dtype), wishes)
         programs[bucket] = program
         job.dump(f"20-{bucket.name}.txt", program_text(program))
-    return StaticGraphs(programs, tuple(proofs))
+    return HandoffGraphs(programs, tuple(proofs))
 
 
 def _of_bucket(bucket: Bucket, rope_rows: int, buckets: Sequence[Bucket], dtype: OnnxDtype) -> list[GraphPass]:

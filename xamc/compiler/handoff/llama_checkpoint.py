@@ -65,7 +65,7 @@ def as_llama(checkpoint: Checkpoint, longest: int, dtype: StoredDtype = "float16
         raise UnsupportedError(
             "E1450",
             f"{checkpoint.path}: {config.model_type} is not Llama-shaped: {reason}",
-            fix="hand it off as ONNX only (--road onnx), or use the vendor's modeling file for this family",
+            fix="hand it off as ONNX only (--route onnx), or use the vendor's modeling file for this family",
         )
     notes: list[str] = []
     tensors = _tensors(checkpoint, dtype, notes)

@@ -1,110 +1,101 @@
-"""README.md of a hand-off."""
+"""README.md of a hand-off, in one of two languages (`readme_en`, `readme_zh`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from xamc.compiler.handoff.facts import VENDOR_PINS, HandoffFacts, LlamaRoad, OnnxRoad, inputs_text
-
-
-def readme(facts: HandoffFacts) -> str:
-    """The text, in English."""
-    return "\n".join(_lines(facts)) + "\n"
+from xamc.compiler.handoff.facts import VENDOR_PINS, HandoffFacts, LlamaRoute, OnnxRoute, inputs_text
 
 
-def _lines(facts: HandoffFacts) -> Iterator[str]:
-    roads = [road for road, there in (("llama", facts.llama), ("onnx", facts.onnx)) if there]
-    yield f"# {facts.name}: hand-off for Vastai VACC"
-    yield ""
-    yield "中文见 [README.zh.md](README.zh.md)."
-    yield ""
-    yield (
-        f"Written by xamc {facts.version} for a machine with the vendor's SDK. It was checked on a CPU, and neither "
-        "compiled with `vamc` nor run on a card; what it takes for granted is listed at the end. "
-        "Digests of all files are in `xamc-handoff.json`."
-    )
-    if len(roads) > 1:
-        yield ""
-        yield "Two roads lead to a card; they don't need each other. Try `llama/` first."
+@dataclass(frozen=True)
+class Wording:
+    """A language's sentences, with fields as of `str.format`: `facts`, the `route`, and what is said of a field.
+
+    Attributes:
+        other: where the other language is.
+        both: where both routes are there.
+        holds: of the checkpoint; `lengths` is the field below, filled.
+        asked: what the graphs do not have; `asked` is a list of those, joined by `comma`.
+        hidden, calls: how the graphs are used, without and with a decode phase.
+        notes: lines before the notes.
+        hello, once: prompts of the examples.
+    """
+
+    title: str
+    other: str
+    written: str
+    both: str
+    llama: str
+    lengths: str
+    holds: str
+    without_sdk: str
+    hello: str
+    notes: tuple[str, ...]
+    onnx: str
+    opset: str
+    asked: str
+    comma: str
+    table: str
+    hidden: str
+    calls: str
+    once: str
+    assumptions: str
+    assumption: str
+
+
+def readme(facts: HandoffFacts, words: Wording) -> str:
+    """The text."""
+    return "\n".join(_lines(facts, words)) + "\n"
+
+
+def _lines(facts: HandoffFacts, words: Wording) -> Iterator[str]:
+    yield from (words.title.format(facts=facts), "", words.other, "", words.written.format(facts=facts))
+    if facts.llama and facts.onnx:
+        yield from ("", words.both)
     if facts.llama:
-        yield from _llama(facts, facts.llama)
+        yield from _llama(facts, facts.llama, words)
     if facts.onnx:
-        yield from _onnx(facts, facts.onnx)
-    yield ""
-    yield "## Assumptions"
-    yield ""
-    for item in facts.assumptions:
-        yield f"- **{item.id}**: {item.english}"
+        yield from _onnx(facts, facts.onnx, words)
+    yield from ("", words.assumptions, "")
+    yield from (words.assumption.format(item=item) for item in facts.assumptions)
 
 
-def _llama(facts: HandoffFacts, road: LlamaRoad) -> Iterator[str]:
-    lengths = f"prefill {list(facts.prefill_lengths)}, total {list(facts.total_lengths)}"
-    yield ""
-    yield "## llama/: the checkpoint as plain Llama"
-    yield ""
-    yield (
-        f"`checkpoint/` holds the {road.family} model ({road.parameters / 1e9:.2f} B parameters, {road.dtype}) under "
-        "Llama's names: `model_type: llama`, separate q, k, v, gate and up matrices, no `auto_map` and no Python file. "
-        f"`{road.build}` is a plain vamc build file for tp {road.tp}, {lengths}."
-    )
-    yield ""
+def _llama(facts: HandoffFacts, route: LlamaRoute, words: Wording) -> Iterator[str]:
+    lengths = words.lengths.format(prefill=list(facts.prefill_lengths), total=list(facts.total_lengths))
+    billions = f"{route.parameters / 1e9:.2f}"
+    yield from ("", words.llama, "", words.holds.format(route=route, billions=billions, lengths=lengths), "")
     yield "```console"
-    yield f'$ pip install "transformers>={road.transformers}"'
+    yield f'$ pip install "transformers>={route.transformers}"'
     yield "$ cd llama"
-    yield f"$ vamc compile {road.build}"
+    yield f"$ vamc compile {route.build}"
     if not facts.is_embedding:
         yield (
             f"$ vastgenx serve --model {facts.workspace}/{facts.name} --host 0.0.0.0 --port 9000 "
             f'--llm_devices "{facts.devices}"'
         )
-    yield "```"
-    yield ""
-    yield "Without the SDK, transformers alone shows that the checkpoint is whole:"
-    yield ""
-    yield "```console"
+    yield from ("```", "", words.without_sdk, "", "```console")
     yield (
         "$ python -c \"from transformers import pipeline; print(pipeline('text-generation', 'checkpoint')"
-        "('Hello', max_new_tokens=20))\""
+        f"('{words.hello}', max_new_tokens=20))\""
     )
     yield "```"
-    if road.notes:
-        yield ""
-        yield from (f"- {note}" for note in road.notes)
+    if route.notes:
+        yield from ("", *words.notes, *(f"- {note}" for note in route.notes))
 
 
-def _onnx(facts: HandoffFacts, road: OnnxRoad) -> Iterator[str]:
-    yield ""
-    yield "## onnx/: static graphs, one rank"
-    yield ""
-    yield (
-        f"Opset 14, IR version 8, standard operators only; the weights ({road.dtype}) of all graphs are in "
-        "`weights.bin`. Arithmetic is float32."
-    )
+def _onnx(facts: HandoffFacts, route: OnnxRoute, words: Wording) -> Iterator[str]:
+    yield from ("", words.onnx, "", words.opset.format(route=route))
     if facts.asked:
-        yield ""
-        yield f"Not in these graphs, though the build file asks for it: {', '.join(f'`{a}`' for a in facts.asked)}."
-    yield ""
-    yield "| graph | inputs |"
-    yield "|---|---|"
-    for name, shapes in road.graphs.items():
+        yield from ("", words.asked.format(asked=words.comma.join(f"`{asked}`" for asked in facts.asked)))
+    yield from ("", words.table, "|---|---|")
+    for name, shapes in route.graphs.items():
         yield f"| `{name}.onnx` | {inputs_text(shapes)} |"
-    yield ""
-    if facts.is_embedding:
-        yield "The output `logits` holds the hidden states of every position, [1, S, hidden size]."
-    else:
-        yield (
-            "Prefill: positions are 0 to S - 1, there is no mask; outputs are `logits` of the last position and "
-            "`present_key.i`, `present_value.i` [1, KV heads, S, head width]. Decode: `attention_mask` says which of "
-            "the S slots are valid (1), `position_ids` where the token stands; the new keys and values are in the last "
-            "slot of `present_*`. `run_onnx.py` is the whole loop, in some sixty lines."
-        )
-    yield ""
-    yield "```console"
-    yield "$ cd onnx"
+    yield from ("", words.hidden if facts.is_embedding else words.calls, "", "```console", "$ cd onnx")
     yield f"$ pip install {' '.join(VENDOR_PINS)} tokenizers"
     yield "$ python check_onnx.py"
-    if road.has_loop:
-        yield '$ python run_onnx.py --prompt "Once upon a time"'
-    for name in road.graphs:
+    if route.has_loop:
+        yield f'$ python run_onnx.py --prompt "{words.once}"'
+    for name in route.graphs:
         yield f"$ vamc compile build_{name}.yaml"
     yield "```"

@@ -196,6 +196,6 @@ def parameter_count(checkpoint: Checkpoint) -> int:
 
 def element_count(shape: tuple[int, ...]) -> int:
     product = 1
-    for extent in shape:
-        product *= extent
+    for dim in shape:
+        product *= dim
     return product

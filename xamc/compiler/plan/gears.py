@@ -1,4 +1,4 @@
-"""The plan of Ascend's ATC road: graphs, gears, inputs and bytes, from the config and the request alone."""
+"""The plan of Ascend's ATC route: graphs, gears, inputs and bytes, from the config and the request alone."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from xamc.compiler.plan.ranks import StaticPlan
 from xamc.compiler.plan.running_memory import RunningMemory, cached_tokens, running_memory
 from xamc.compiler.plan.stages import BASE_BYTES, CODEGEN_BYTES, PlannedStage, planned_stages
 from xamc.compiler.spec import KeyUse, LoadedSpec, Spec, SpecWarning, key_uses, load_spec
+from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.spec.model_kind import model_kind, require_supported
-from xamc.compiler.spec.places import PlacedErrors
 from xamc.compiler.spec.problems import to_json
 from xamc.compiler.stages.context import length_warnings
 from xamc.compiler.stages.group_sizes import require_group_size
@@ -205,7 +205,7 @@ def make_plan(
         XamcError: what a compile would raise for the spec and the checkpoint's headers.
     """
     loaded = source if isinstance(source, LoadedSpec) else load_spec(source, overrides)
-    with PlacedErrors(loaded):
+    with LocatedErrors(loaded):
         return _make_plan(loaded, allow_rtn, allow_pickle)
 
 

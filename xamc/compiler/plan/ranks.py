@@ -155,8 +155,8 @@ def _local_shapes(
 
 def _stored_bytes(name: str, shape: tuple[int, ...], request: TargetRequest) -> int:
     count = 1
-    for extent in shape:
-        count *= extent
+    for dim in shape:
+        count *= dim
     if request.quantize is not None and len(shape) == 2 and name.split(".")[-2] in _LINEAR:
         return count + shape[0] * _HALF
     return count * _HALF

@@ -106,13 +106,13 @@ def _walk(checked: Checked, section: dict[str, Any], path: KeyPath) -> None:
 def _note(checked: Checked, problems: list[Mismatch], strict: bool) -> None:
     for problem in problems:
         message = f"{dotted(problem.path)}: {problem.message}"
-        place = checked.document.at(problem.path)
+        location = checked.document.at(problem.path)
         if strict:
-            checked.errors.append(InputError(problem.code, message, problem.fix, place))
+            checked.errors.append(InputError(problem.code, message, problem.fix, location))
             checked.bad.add(problem.path)
         else:
             message += "; it is recorded as it is, and nothing reads it"
-            checked.warnings.append(SpecWarning("E1027", message, problem.fix, place))
+            checked.warnings.append(SpecWarning("E1027", message, problem.fix, location))
 
 
 def _unknown_error(checked: Checked, at: KeyPath) -> InputError:
@@ -130,8 +130,8 @@ def _unknown_warning(checked: Checked, at: KeyPath, value: Any) -> SpecWarning:
         fix = f"did you mean {near}? It belongs there"
     else:
         fix = f"did you mean {near}?"
-    place = checked.document.at(at, key=True)
-    return SpecWarning("E1021", f"unknown key {dotted(at)} is ignored", fix, place, meant=near or "")
+    location = checked.document.at(at, key=True)
+    return SpecWarning("E1021", f"unknown key {dotted(at)} is ignored", fix, location, meant=near or "")
 
 
 def _missing_checkpoint(checked: Checked) -> InputError:
@@ -142,5 +142,5 @@ def _missing_checkpoint(checked: Checked) -> InputError:
             message = f"frontend.checkpoint is missing; {dotted(at)} is not a key"
             return InputError("E1024", message, f"did you mean {warning.meant}?", warning.locations)
     fix = "add frontend: {checkpoint: <folder, file, or package:<python package>/<file>>}"
-    place = checked.document.at(("frontend",), key=True)
-    return InputError("E1024", "frontend.checkpoint is missing", fix, place)
+    location = checked.document.at(("frontend",), key=True)
+    return InputError("E1024", "frontend.checkpoint is missing", fix, location)

@@ -1,4 +1,4 @@
-"""YAML with positions: a SafeLoader that refuses what a build file does not need, and names the place.
+"""YAML with positions: a SafeLoader that refuses what a build file does not need, and names the location.
 
 Refused: tags and merge keys (E1005), duplicate keys (E1006), aliases that expand without bound and more than 20,000
 values (E1007), depth over 32 (E1008), several documents (E1009), keys that are no strings (E1011), numbers beyond
@@ -41,8 +41,8 @@ class Entry:
     """One value of a document.
 
     Attributes:
-        at: place of the value.
-        key_at: place of its key; the value's own place for list items and the top level.
+        at: location of the value.
+        key_at: location of its key; the value's own location for list items and the top level.
         raw: a plain scalar's text as written (`4.40` where the value is 4.4); None otherwise.
     """
 
@@ -72,8 +72,8 @@ class Document:
         for length in range(len(path), -1, -1):
             entry = self.entries.get(path[:length])
             if entry is not None:
-                place = entry.key_at if key or length < len(path) else entry.at
-                return (Location(place.path, place.line, place.column, place.length, note),)
+                location = entry.key_at if key or length < len(path) else entry.at
+                return (Location(location.path, location.line, location.column, location.length, note),)
         return ()
 
     def raw(self, path: KeyPath) -> str | None:
@@ -250,7 +250,7 @@ for _name, _pattern, _first in (
 
 
 class _Converter:
-    """Turns composed nodes into plain values, and notes places and refusals."""
+    """Turns composed nodes into plain values, and notes locations and refusals."""
 
     def __init__(self, document: Document, path: Path, text: str, loader: _Loader) -> None:
         self.document = document
@@ -262,30 +262,30 @@ class _Converter:
 
     def convert(self, node: Node, at: KeyPath, key_at: Location | None = None) -> Any:
         self.budget -= 1
-        place = self.locate(node)
+        location = self.locate(node)
         if self.budget < 0:
             raise _fatal(
-                "E1007", "aliases expand to too many values", "write the values out", self.path, self.text, place
+                "E1007", "aliases expand to too many values", "write the values out", self.path, self.text, location
             )
         if len(at) > MAX_DEPTH:
             raise _fatal(
                 "E1008", f"nested deeper than {MAX_DEPTH} levels with aliases expanded", "write the values out",
-                self.path, self.text, place,
+                self.path, self.text, location,
             )  # fmt: skip
         raw = node.value if isinstance(node, ScalarNode) and node.style is None else None
-        self.document.entries[at] = Entry(place, key_at or place, raw)
+        self.document.entries[at] = Entry(location, key_at or location, raw)
         if id(node) in self.tags:
             tag, mark = self.tags[id(node)]
-            place = Location(self.path, mark.line + 1, mark.column + 1, max(1, len(tag)))
+            location = Location(self.path, mark.line + 1, mark.column + 1, max(1, len(tag)))
             self.refuse(
-                "E1005", at, f"YAML tag {tag} on {dotted(at) or 'the document'}", "write the plain value", place
+                "E1005", at, f"YAML tag {tag} on {dotted(at) or 'the document'}", "write the plain value", location
             )
             return None
         if isinstance(node, MappingNode):
             return self.mapping(node, at)
         if isinstance(node, SequenceNode):
             return [self.convert(item, (*at, index)) for index, item in enumerate(node.value)]
-        return self.scalar(node, at, place)
+        return self.scalar(node, at, location)
 
     def mapping(self, node: MappingNode, at: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -312,7 +312,7 @@ class _Converter:
                 values[key] = self.convert(value_node, (*at, key), key_at)
         return values
 
-    def scalar(self, node: Node, at: KeyPath, place: Location) -> Any:
+    def scalar(self, node: Node, at: KeyPath, location: Location) -> Any:
         text: str = node.value
         tag = node.tag.removeprefix(_TAG)
         if tag == "null":
@@ -322,12 +322,12 @@ class _Converter:
         if tag == "int":
             number = _integer(text)
             if number is None:
-                self.refuse("E1012", at, f"{dotted(at)}: an integer beyond 64 bits", "use a smaller number", place)
+                self.refuse("E1012", at, f"{dotted(at)}: an integer beyond 64 bits", "use a smaller number", location)
             return number
         if tag == "float":
             return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text.lower()))
         if bad := _bad_character(text):
-            self.refuse("E1012", at, f"{dotted(at)}: {bad}", "remove it", place)
+            self.refuse("E1012", at, f"{dotted(at)}: {bad}", "remove it", location)
             return None
         return text
 
@@ -338,8 +338,8 @@ class _Converter:
         stop = end.column if end.line == start.line else len(line.split(" #")[0].rstrip())
         return Location(self.path, start.line + 1, start.column + 1, max(1, stop - start.column))
 
-    def refuse(self, code: str, at: KeyPath, message: str, fix: str, place: Location) -> None:
-        self.document.errors.append(InputError(code, message, fix, (place,)))
+    def refuse(self, code: str, at: KeyPath, message: str, fix: str, location: Location) -> None:
+        self.document.errors.append(InputError(code, message, fix, (location,)))
         self.document.refused.add(at)
 
 
@@ -411,5 +411,5 @@ def _syntax_error(error: yaml.MarkedYAMLError, path: Path, text: str) -> SpecErr
     return _fatal("E1004", f"YAML syntax:{context} {problem}".replace("\n", " "), fix, path, text, _spot(path, mark))
 
 
-def _fatal(code: str, message: str, fix: str, path: Path, text: str, place: Location | None = None) -> SpecErrors:
-    return SpecErrors([InputError(code, message, fix, (place,) if place else ())], {path: text})
+def _fatal(code: str, message: str, fix: str, path: Path, text: str, location: Location | None = None) -> SpecErrors:
+    return SpecErrors([InputError(code, message, fix, (location,) if location else ())], {path: text})

@@ -1,4 +1,4 @@
-"""Loads a spec: YAML with places → checked keys → rules → frozen dataclasses."""
+"""Loads a spec: YAML with locations → checked keys → rules → frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from xamc.compiler.frontends.hub_cache import find_in_hub_cache, repository_name
+from xamc.compiler.frontends.huggingface.hub_cache import find_in_hub_cache, repository_name
 from xamc.compiler.spec.check import Checked, check
 from xamc.compiler.spec.document import STDIN, from_mapping, is_regular, parse, read_text
 from xamc.compiler.spec.errors import SET_PATH, SpecErrors
-from xamc.compiler.spec.misspelt import refuse_misspelt, warn_of_similar_input
+from xamc.compiler.spec.misspelled import refuse_misspelled, warn_of_similar_input
 from xamc.compiler.spec.model import (
     DTYPES_OF_QUANTIZE,
     Backend,
@@ -65,12 +65,12 @@ def load_spec(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
     if isinstance(document.values, dict):
         apply_overrides(document, overrides)
     checked = check(document)
-    refuse_misspelt(checked)
+    refuse_misspelled(checked)
     warn_of_similar_input(checked)
     apply_rules(checked)
-    warnings = sorted((*checked.warnings, *checked.unknown.values()), key=_place)
+    warnings = sorted((*checked.warnings, *checked.unknown.values()), key=_location)
     if checked.errors:
-        raise SpecErrors(sorted(checked.errors, key=_place), sources, warnings)
+        raise SpecErrors(sorted(checked.errors, key=_location), sources, warnings)
     return LoadedSpec(
         spec=_build(checked, file),
         warnings=tuple(warnings),
@@ -81,9 +81,9 @@ def load_spec(source: Path | str | Mapping[str, Any], overrides: Sequence[str] =
     )
 
 
-def _place(problem: XamcError | SpecWarning) -> tuple[bool, int, int]:
-    place = problem.locations[0] if problem.locations else Location(Path(), 0, 0)
-    return place.path == SET_PATH, place.line, place.column
+def _location(problem: XamcError | SpecWarning) -> tuple[bool, int, int]:
+    location = problem.locations[0] if problem.locations else Location(Path(), 0, 0)
+    return location.path == SET_PATH, location.line, location.column
 
 
 def _build(checked: Checked, path: Path | None) -> Spec:

@@ -291,7 +291,7 @@ class SpecWarning:
         code: as for errors; `xamc explain CODE` describes it; empty for what a plan says of the model or the machine.
         message: names the key.
         fix: what to change to silence it; may be empty.
-        locations: places in the file; empty for a spec that came as a mapping.
+        locations: in the file; empty for a spec that came as a mapping.
         meant: of an unknown key, the one that was probably meant, dotted; else empty.
     """
 
@@ -302,9 +302,9 @@ class SpecWarning:
     meant: str = ""
 
     def __str__(self) -> str:
-        """One line: code, place, what is wrong, and what to do."""
-        place = "".join(f"{at.path.name}:{at.line}:{at.column} " for at in self.locations[:1])
-        return f"{self.code} {place}{self.message}".lstrip() + (f"; {self.fix}" if self.fix else "")
+        """One line: code, location, what is wrong, and what to do."""
+        location = "".join(f"{at.path.name}:{at.line}:{at.column} " for at in self.locations[:1])
+        return f"{self.code} {location}{self.message}".lstrip() + (f"; {self.fix}" if self.fix else "")
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ class LoadedSpec:
         spec: the checked values.
         warnings: in the order of the file.
         values: the spec as written, with `--set` applied, before defaults.
-        positions: key path → place of its value; empty for a spec that came as a mapping.
+        positions: key path → location of its value; empty for a spec that came as a mapping.
         text: the file's text; empty for a mapping.
         sources: path → text of what `positions` point into: the file as it was read, and the `--set` arguments.
     """
@@ -334,8 +334,8 @@ class LoadedSpec:
             path: dotted, such as `frontend.quantize.type` or `passes.disable.0`.
             note: what is wrong with it, shown beside the carets.
         """
-        place = self.positions.get(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
-        return (dataclasses.replace(place, note=note),) if place is not None else ()
+        location = self.positions.get(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
+        return (dataclasses.replace(location, note=note),) if location is not None else ()
 
 
 def _plain(value: Any) -> Any:

@@ -88,18 +88,18 @@ def _is_known(path: KeyPath) -> bool:
 
 
 def _parse_value(text: str, number: int, offset: int) -> Document:
-    """Parses a value, with places in the `--set` argument."""
+    """Parses a value, with locations in the `--set` argument."""
 
-    def shift(place: Location) -> Location:
+    def shift(location: Location) -> Location:
         if "\n" in text:
-            return Location(SET_PATH, number, offset + 1, len(text), place.note)
-        return Location(SET_PATH, number, place.column + offset, place.length, place.note)
+            return Location(SET_PATH, number, offset + 1, len(text), location.note)
+        return Location(SET_PATH, number, location.column + offset, location.length, location.note)
 
     try:
         value = parse(text, SET_PATH)
     except SpecErrors as error:
         first = error.errors[0]
-        at = tuple(shift(place) for place in first.locations)
+        at = tuple(shift(location) for location in first.locations)
         raise InputError("E1063", f"--set: the value is not YAML: {first.message}", first.fix, at) from error
     if value.errors:
         raise SpecErrors([

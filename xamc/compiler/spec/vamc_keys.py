@@ -85,7 +85,7 @@ _FRONTEND = (
     _recorded(
         "frontend.shape.*",
         Shape(),
-        "Shape of another graph input. Every input of an ONNX graph whose extents are open needs one.",
+        "Shape of another graph input. Every input of an ONNX graph whose dimensions are open needs one.",
         everywhere("recorded", "of a language model only input_ids is read; fixes the inputs of an ONNX graph"),
     ),
     Key(

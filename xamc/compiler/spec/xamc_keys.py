@@ -7,7 +7,7 @@ from xamc.compiler.spec.kinds import Bool, Int, ListOf, MapOf, OneOf, Text
 from xamc.targets.ascend.assumptions import DEFAULT_SOC_VERSION, SOC_VERSIONS
 
 _USED = everywhere("used", READ_BY_ALL)
-_ASCEND = on({"tvm_ascend": ("used", "read by Ascend's ATC road")}, ("no effect", "an option of the Ascend target"))
+_ASCEND = on({"tvm_ascend": ("used", "read by Ascend's ATC route")}, ("no effect", "an option of the Ascend target"))
 
 KEYS: tuple[Key, ...] = (
     Key(

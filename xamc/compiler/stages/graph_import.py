@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from xamc.artifact.digests import sha256_of
-from xamc.artifact.graph_manifest import GraphTensor
 from xamc.artifact.manifest import InputDigest
+from xamc.artifact.onnx_manifest import GraphTensor
 from xamc.artifact.records import from_json, to_json
 from xamc.artifact.staging import temporary_folder
 from xamc.compiler.frontends.onnx.file import model_files
@@ -41,7 +41,7 @@ class GraphFacts:
         quantized: how many weights are int8.
         kept: weight → why it keeps float32 where 16 bits were asked for.
         simplified: deviation of the simplified graph from the original, both fp32 in ONNX Runtime.
-        halves: the 16-bit float that the file computes in, or empty.
+        half_dtype: the 16-bit float that the file computes in, or empty.
         widened: output → deviation of the original in float32 from the file as it is, in 16-bit floats.
         stored: output → deviation of the graph with stored weights from the original.
     """
@@ -56,7 +56,7 @@ class GraphFacts:
     quantized: int
     kept: Mapping[str, str]
     simplified: float
-    halves: str
+    half_dtype: str
     widened: Mapping[str, float]
     stored: Mapping[str, float]
 
@@ -73,7 +73,7 @@ class ImportedGraph:
     def cases(self) -> tuple[Path, ...]:
         """Files with ``input.NAME``, ``original.NAME`` (fp32 answers) and ``stored.NAME`` (with stored weights).
 
-        One with the largest extents, another with the smallest where they vary, and one with integers of all kinds
+        One with the largest dimensions, another with the smallest where they vary, and one with integers of all kinds
         where there are integer inputs and the model takes them.
         """
         return tuple(path for name in (CASE, LEAST_CASE, VARIED_CASE) if (path := self.folder / name).exists())
@@ -141,14 +141,14 @@ def run(request: Mapping[str, Any]) -> None:
 
     from xamc.compiler.frontends.onnx.liveness import peak_activation_bytes
     from xamc.compiler.frontends.onnx.model import open_onnx
-    from xamc.compiler.frontends.onnx.shapes import at_extents
+    from xamc.compiler.frontends.onnx.shapes import at_bound
     from xamc.compiler.frontends.onnx.weights import lift_weights, store_weights
     from xamc.ir.weights.lazy import ArrayTensor
     from xamc.passes.lowering.index_bounds import bound_indices
     from xamc.runtime.seeded_feeds import seeded_feeds
     from xamc.targets.vacc.params_file import ParamsFile, write_params_files
-    from xamc.verify.graph_oracle import (
-        FROM_HALVES,
+    from xamc.verify.onnx_model_oracle import (
+        FROM_HALF_PRECISION,
         MOST_IR_VERSION,
         answers,
         deviations,
@@ -164,7 +164,7 @@ def run(request: Mapping[str, Any]) -> None:
     model = opened.model
     largest = least = model
     if opened.symbols:
-        largest, least = (open_onnx(path, at_extents(shapes, which)).model for which in (-1, 0))
+        largest, least = (open_onnx(path, at_bound(shapes, which)).model for which in (-1, 0))
     activations = peak_activation_bytes(largest)
     limits = bound_indices(model, opened.symbols)
     inputs = _tensors(model.graph.inputs, largest.graph.inputs, least.graph.inputs, limits)
@@ -173,13 +173,13 @@ def run(request: Mapping[str, Any]) -> None:
     widened: dict[str, float] = {}
     simplified, stored_by, cases = 0.0, {}, {}
     if not plan:
-        original, halves = opened.original, opened.halves
+        original, not_widened = opened.original, opened.not_widened
         names = (CASE, LEAST_CASE) if opened.symbols else (CASE,)
         feeds_of = {name: seeded_feeds(inputs, least=name == LEAST_CASE) for name in names}
-        in_halves = {}
-        if halves is not None:  # first, and then let go: it has weights of its own
-            own = lift_weights(halves)
-            in_halves = {name: answers(halves, own, feeds) for name, feeds in feeds_of.items()}
+        in_half_precision = {}
+        if not_widened is not None:  # first, and then let go: it has weights of its own
+            own = lift_weights(not_widened)
+            in_half_precision = {name: answers(not_widened, own, feeds) for name, feeds in feeds_of.items()}
             del own
         lifted = lift_weights(original)
         for name, feeds in feeds_of.items():
@@ -189,10 +189,10 @@ def run(request: Mapping[str, Any]) -> None:
             simplified = max(simplified, require_close("the simplified graph and the original", found, reference))
             cases[name] = (feeds, reference)
             require_same_nan("the simplified graph and the original", simple, reference)
-            if name in in_halves:
-                found = widened_deviations(reference, in_halves[name])
-                sides = f"the graph in float32 and the file in {opened.half}"
-                require_close(sides, found, in_halves[name], FROM_HALVES[opened.half])
+            if name in in_half_precision:
+                found = widened_deviations(reference, in_half_precision[name])
+                sides = f"the graph in float32 and the file in {opened.half_dtype}"
+                require_close(sides, found, in_half_precision[name], FROM_HALF_PRECISION[opened.half_dtype])
                 widened = {output: max(value, widened.get(output, 0.0)) for output, value in found.items()}
         varied = varied_case(inputs, lambda feeds: answers(original, lifted, feeds), cases[CASE][1])
         if varied is not None:
@@ -225,7 +225,7 @@ def run(request: Mapping[str, Any]) -> None:
         quantized=len(stored.quantized),
         kept=stored.kept,
         simplified=simplified,
-        halves=opened.half,
+        half_dtype=opened.half_dtype,
         widened=widened,
         stored=stored_by,
     )
@@ -235,11 +235,11 @@ def run(request: Mapping[str, Any]) -> None:
 def _tensors(
     values: Sequence[Any], largest: Sequence[Any], least: Sequence[Any], limits: Mapping[str, int]
 ) -> tuple[GraphTensor, ...]:
-    """Inputs or outputs, with the extents they have where inputs are largest and where they are smallest."""
+    """Inputs or outputs, with the dimensions they have where inputs are largest and where they are smallest."""
     made = []
     for value, high, low in zip(values, largest, least):
         name, dtype = str(value.name), value.dtype.numpy().name
-        most, fewest = (tuple(int(extent) for extent in other.shape) for other in (high, low))
+        most, fewest = (tuple(int(dim) for dim in other.shape) for other in (high, low))
         varies = most != fewest
         symbols = (
             tuple("" if isinstance(dim, int) else str(dim) for dim in value.shape) if value.is_graph_input() else ()

@@ -11,9 +11,9 @@ import onnx_ir as ir
 import safetensors.numpy
 
 import xamc
-from xamc.artifact.graph_manifest import GraphManifest
 from xamc.artifact.manifest import MANIFEST
 from xamc.artifact.manifest_file import dumps
+from xamc.artifact.onnx_manifest import OnnxManifest
 from xamc.artifact.publish import ArtifactWriter, check_replaceable, portable_spec
 from xamc.artifact.staging import require_writable, temporary_folder
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
@@ -47,7 +47,7 @@ _TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "onnxscript", "onnx
 
 def compile_graph(
     loaded: LoadedSpec, options: CompileOptions, progress: Progress
-) -> tuple[Path, GraphManifest, dict[str, Any]]:
+) -> tuple[Path, OnnxManifest, dict[str, Any]]:
     """Compiles a build file with ``frontend.type: onnx``.
 
     Returns:
@@ -108,8 +108,8 @@ def _frontend(imported: ImportedGraph) -> str:
     facts = imported.facts
     nodes = sum(facts.operators.values())
     parts = [f"{nodes} nodes of {len(facts.operators)} kinds", f"{facts.count / 1e6:.1f} M parameters"]
-    if facts.halves:
-        parts.append(f"{facts.halves} computed in float32")
+    if facts.half_dtype:
+        parts.append(f"{facts.half_dtype} computed in float32")
     if facts.quantized:
         parts.append(f"{facts.quantized} weights int8")
     return ", ".join(parts)
@@ -122,13 +122,13 @@ def _fill(
     imported: ImportedGraph,
     code: GraphCode,
     writer: ArtifactWriter,
-) -> GraphManifest:
+) -> OnnxManifest:
     """Adds code, graph and parameters, with a manifest beside them, so that the folder can be run."""
     spec, files, facts = loaded.spec, FILES[loaded.spec.backend.type], imported.facts
     digests = job.cache.digests(imported.folder)
     writer.add_file(files.params, imported.params, digests.get(imported.params.name))
     writer.add_file(files.code, code.file)
-    manifest = GraphManifest(
+    manifest = OnnxManifest(
         name=spec.name,
         target=spec.backend.type,
         xamc_version=xamc.__version__,
@@ -187,7 +187,7 @@ def run_cases(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_case(model: GraphModel, path: str, golden_file: Path) -> dict[str, Any]:
-    from xamc.verify.graph_oracle import deviations, require_close, require_same_nan
+    from xamc.verify.onnx_model_oracle import deviations, require_close, require_same_nan
 
     case = safetensors.numpy.load_file(path)
     kinds: dict[str, dict[str, Any]] = {"input": {}, "original": {}, "stored": {}}

@@ -32,7 +32,7 @@ from xamc.jobs.progress import Progress
 from xamc.targets.request import TargetRequest
 from xamc.verify.cache_rounding import CacheRounding
 from xamc.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
-from xamc.verify.real_weights import KEYS, UNSCALED, VALUES, Extent, Observed, observe
+from xamc.verify.real_weights import KEYS, UNSCALED, VALUES, Magnitude, Observed, observe
 
 LARGEST_FLOAT16 = 65504.0
 NOT_RUN = "more than 1 GiB of weights: verify.final: true runs them"
@@ -94,7 +94,7 @@ def require_float16(observed: Observed, target: str, scales_queries: bool) -> No
         UnsupportedError: E1315 naming the first module, and others.
     """
     _require(
-        [extent for extent in observed.extents if not (scales_queries and extent.what == UNSCALED)],
+        [magnitude for magnitude in observed.magnitudes if not (scales_queries and magnitude.what == UNSCALED)],
         f"{target} computes in float16",
         "compile it for tvm_cpu, which computes in float32, with backend.dtype: bf16; "
         f"{target} has no type with a wider range",
@@ -109,36 +109,36 @@ def require_float16_cache(observed: Observed) -> None:
         UnsupportedError: E1315.
     """
     _require(
-        [extent for extent in observed.extents if extent.what in (KEYS, VALUES)],
+        [magnitude for magnitude in observed.magnitudes if magnitude.what in (KEYS, VALUES)],
         "the KV cache is float16",
         "set runtime.kv_dtype: bf16 or fp32, or backend.dtype: bf16, whose KV cache is bf16",
         ("runtime.kv_dtype", "backend.dtype"),
     )
 
 
-def _require(extents: list[Extent], why: str, fix: str, keys: tuple[str, ...]) -> None:
+def _require(magnitudes: list[Magnitude], why: str, fix: str, keys: tuple[str, ...]) -> None:
     # of a weight that is no number nothing is said here: where weights are read, the tensor is named
-    beyond = [extent for extent in extents if extent.largest > LARGEST_FLOAT16]
+    beyond = [magnitude for magnitude in magnitudes if magnitude.largest > LARGEST_FLOAT16]
     if beyond:
         raise UnsupportedError(
             "E1315",
             f"{beyond[0]} go beyond float16's largest value, 65504, and {why}",
             fix=fix,
-            details=tuple(f"also {extent}" for extent in beyond[1:6]),
+            details=tuple(f"also {magnitude}" for magnitude in beyond[1:6]),
             keys=keys,
         )
 
 
 def report(observed: Observed) -> dict[str, Any]:
     """For report.json: the five largest values, and the cache's cost."""
-    extents = sorted(observed.extents, key=lambda extent: -extent.largest)[:5]
+    magnitudes = sorted(observed.magnitudes, key=lambda magnitude: -magnitude.largest)[:5]
     cost = {"positions": observed.positions, "mean_kl": observed.mean_kl, "top1_agreement": observed.top1_agreement}
-    return {"largest": [to_json(extent) for extent in extents], "kv_cache": cost}
+    return {"largest": [to_json(magnitude) for magnitude in magnitudes], "kv_cache": cost}
 
 
 def in_words(observed: Observed, kv_dtype: str) -> str:
     """One line: the largest value, and what the cache costs."""
-    largest = max(observed.extents, key=lambda extent: extent.largest)
+    largest = max(observed.magnitudes, key=lambda magnitude: magnitude.largest)
     text = f"largest value {largest.largest:.3g}, {largest.what} of {largest.module}"
     return f"{text}; {cost(observed, kv_dtype)}" if kv_dtype == "int8" else text
 

@@ -30,10 +30,10 @@ keys have to be strings.""",
 of a surrogate pair, or, in Python data, an object that YAML has no form for. Use plain numbers, strings, lists and
 mappings.""",
     "E1020": """`passes`, `verify` and `runtime` are xamc's own sections; an unknown key in them is an error, because a
-misspelt option would silently do nothing. Example: `verify: {fnal: true}`. The message names the nearest key;
+misspelled option would silently do nothing. Example: `verify: {fnal: true}`. The message names the nearest key;
 docs/spec.md lists all.""",
     "E1021": """A warning: the key is not known and is ignored. In vamc's sections unknown keys do not stop a compile,
-since build files in the field hold misspelt and misplaced ones, such as `alibrate_mode` or `stream_mode` below
+since build files in the field hold misspelled and misplaced ones, such as `alibrate_mode` or `stream_mode` below
 `backend.quantize`. When the message suggests a key, move or rename it; else remove it.""",
     "E1022": """The value has the wrong type: for example a word where an integer is needed, or a single value in place
 of a list. Note what YAML makes of numbers: `1_000`, `010`, `"4"` and `12:30` are strings here. Lists are written
@@ -48,7 +48,7 @@ range.""",
 `true` and `false` are booleans, and does not guess: write `true` or `false`.""",
     "E1027": """A warning: a key that xamc only records for another tool holds a value of another type than it does in
 the field. Nothing is done with it here; vamc may refuse it.""",
-    "E1028": """A warning: the key is an older or misspelt form that a few vamc files use: `model` for `name`,
+    "E1028": """A warning: the key is an older or misspelled form that a few vamc files use: `model` for `name`,
 `workspace.work_dir` for `workspace.path`. It is read when the proper key is absent, and ignored otherwise.""",
     "E1029": """A key that decides what is compiled is not there, and another, unknown key was evidently meant to be
 it: `backend: {tpye: tvm_cpu}` would compile for the default, tvm_vacc. Correct the spelling. Other unknown keys of

@@ -41,11 +41,11 @@ tokens and a decode graph for sequences of up to 2048; an empty second list, `[[
 model.""",
     "E1414": """`frontend.model_kwargs.tp` is a number of ranks that the target doesn't divide a model among. VACC takes
 1, 2, 4, 8 or 16; heads and MLP columns that don't divide evenly are padded. Example: `tp: 3` is refused. Ascend's
-ATC road compiles for one device, `tp: 1`.""",
-    "E1415": """`backend.compile.route: kernels` asks for Ascend's road of fused kernels, which this version does not
+ATC route compiles for one device, `tp: 1`.""",
+    "E1415": """`backend.compile.route: kernels` asks for Ascend's route of fused kernels, which this version does not
 have. `route: atc`, the default, writes ONNX that Huawei's ATC compiles.""",
     "E1416": """An embedding model (an empty second list in `frontend.shape.input_ids`) has no decode graph, and
-Ascend's ATC road makes both. Add a total length, `[[512], [2048]]`, or compile for `backend.type: tvm_vacc`.""",
+Ascend's ATC route makes both. Add a total length, `[[512], [2048]]`, or compile for `backend.type: tvm_vacc`.""",
     "E1418": """`backend.compile.tune: on` times kernels on the machine that compiles, so that the code must be for that
 machine: `backend.compile.mcpu` names another level than its highest one. Set `backend.compile.mcpu: native`, compile on
 the machine that the artifact is for, or leave `tune` off.""",
@@ -90,8 +90,8 @@ matrix products are rounded to int8, activations stay in floating point, and the
 `backend.dtype: fp16`.""",
     "E1473": """An operator is known, but not the way in which the graph uses it (an attribute, a type, a shape that
 depends on data), or TVM fails to compile what it was lowered to. The message names the operator and the node; below it
-are all such nodes, each with what was said of it. Extents that vary are the usual reason: fix them in `frontend.shape`.
-`backend.type: reference` runs any ONNX operator.""",
+are all such nodes, each with what was said of it. Dimensions that vary are the usual reason: fix them in
+`frontend.shape`. `backend.type: reference` runs any ONNX operator.""",
     "E1474": """The compiled graph, or the simplified one, gave other outputs than ONNX Runtime on the same inputs and
 weights, by more than the stated tolerance. Nothing is published. That is a defect of ours or of TVM: please report the
 model.""",
@@ -102,5 +102,5 @@ don't fit. The file itself needs a change.""",
 for tvm_vacc, tvm_cpu and reference.""",
     "E1417": """A kernel of the CPU's decode step asked for other operands than it had announced, so that its program
 would hand it the wrong memory. Nothing was compiled. This is a defect of that kernel, in
-xamc/targets/kernels/decode_phases.py; please report it with the model's config.json.""",
+xamc/targets/kernels/decode_kernels.py; please report it with the model's config.json.""",
 }

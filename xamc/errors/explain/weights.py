@@ -125,12 +125,12 @@ number, the names of the first nodes and what to do: operators of other domains 
 sequences, and those whose result's shape depends on the data (NonZero, NonMaxSuppression). Export without ONNX
 Runtime's fusions, and leave post-processing such as NMS to the application. Also raised for an operator set older than
 7 or newer than the installed onnx.""",
-    "E1155": """`frontend.shape` names an input that the ONNX graph does not have, or gives it extents that contradict
-the file: another number of them, or another number where the file has fixed one. The message lists what the graph
-has, for example `input_ids: [batch, 128]`.""",
-    "E1156": """The ONNX graph has inputs with open extents (`batch`, `sequence_length`), and `frontend.shape` does not
-fix them. Every extent has to be a number, `frontend: {shape: {input_ids: [1, 128]}}`, or a range between two shapes,
-`input_ids: [[1, 16], [8, 128]]`. The message lists inputs and extents.""",
+    "E1155": """`frontend.shape` names an input that the ONNX graph does not have, or gives it dimensions that
+contradict the file: another number of them, or another number where the file has fixed one. The message lists what the
+graph has, for example `input_ids: [batch, 128]`.""",
+    "E1156": """The ONNX graph has inputs with open dimensions (`batch`, `sequence_length`), and `frontend.shape` does
+not fix them. Every dimension has to be a number, `frontend: {shape: {input_ids: [1, 128]}}`, or a range between two
+shapes, `input_ids: [[1, 16], [8, 128]]`. The message lists inputs and dimensions.""",
     "E1157": """An output of the ONNX graph has a shape that depends on the data, so that it is not known before a run:
 the operators that remain after simplification are listed. Cut the graph before them, and leave that part to the
 application.""",
@@ -150,7 +150,7 @@ it holds. Load it where you trust it and save `past_key.{i}.scales`, `past_key.{
 scale that is not a positive number or a zero point that is not finite; the message names the first such tensor. The
 scales of a model are those of the whole model, whatever `tp` is: xamc gives each rank the rows of its heads.""",
     "E1192": """`frontend.shape` gives an input of an ONNX graph a range that is none, or that contradicts another
-input's. A range is a smallest and a largest shape, `[[1, 3, 224, 224], [8, 3, 224, 224]]`, and extents that the graph
-calls by one name (`batch`) have one range: `input_ids: [[1, 16], [8, 128]]` beside `attention_mask: [1, 128]` is an
-error.""",
+input's. A range is a smallest and a largest shape, `[[1, 3, 224, 224], [8, 3, 224, 224]]`, and dimensions that the
+graph calls by one name (`batch`) have one range: `input_ids: [[1, 16], [8, 128]]` beside `attention_mask: [1, 128]` is
+an error.""",
 }

@@ -199,50 +199,36 @@ class QuantizedMatrix:
         return taken
 
     @property
-    def codes(self) -> QuantizedCodes:
-        return QuantizedCodes(self)
+    def codes(self) -> QuantizedPart:
+        return QuantizedPart(self, "codes")
 
     @property
-    def scales(self) -> QuantizedScales:
-        return QuantizedScales(self)
+    def scales(self) -> QuantizedPart:
+        return QuantizedPart(self, "scales")
 
     @property
-    def zeros(self) -> QuantizedZeros | None:
-        return QuantizedZeros(self) if self.spec.bits == 4 else None
+    def zeros(self) -> QuantizedPart | None:
+        return QuantizedPart(self, "zeros") if self.spec.bits == 4 else None
 
 
 @dataclass(frozen=True)
-class QuantizedCodes:
-    """Codes of `matrix`, int8 or uint4 [rows, columns]."""
+class QuantizedPart:
+    """A part of `matrix`: codes, int8 or uint4 [rows, columns]; scales or zero points, float16 [rows, groups]."""
 
     matrix: QuantizedMatrix
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.matrix.source.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.matrix.spec.dtype
-
-    def read_rows(self, start: int, stop: int) -> Array:
-        return self.matrix.take("codes", start, stop).view(numpy_dtype(self.dtype))
-
-
-@dataclass(frozen=True)
-class QuantizedScales:
-    """Scales of `matrix`, float16 [rows, groups]."""
-
-    matrix: QuantizedMatrix
-    dtype: str = "float16"
+    part: Literal["codes", "scales", "zeros"]
 
     @property
     def shape(self) -> tuple[int, ...]:
         rows, columns = self.matrix.source.shape
-        return (rows, self.matrix.spec.groups(columns))
+        return (rows, columns if self.part == "codes" else self.matrix.spec.groups(columns))
+
+    @property
+    def dtype(self) -> str:
+        return self.matrix.spec.dtype if self.part == "codes" else "float16"
 
     def read_rows(self, start: int, stop: int) -> Array:
-        return self.matrix.take("scales", start, stop)
+        return self.matrix.take(self.part, start, stop).view(numpy_dtype(self.dtype))
 
 
 @dataclass(frozen=True)
@@ -269,25 +255,6 @@ class RowScales:
             if first < last:
                 scales[first - start : last - start] = self.matrix.take("scales", first, last)[:, 0]
         return scales
-
-
-@dataclass(frozen=True)
-class QuantizedZeros:
-    """Zero points of a 4-bit `matrix`, float16 [rows, groups]."""
-
-    matrix: QuantizedMatrix
-    dtype: str = "float16"
-
-    def __post_init__(self) -> None:
-        require(self.matrix.spec.bits == 4, f"{self.matrix.name} of {self.matrix.spec.bits} bits has no zero points")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        rows, columns = self.matrix.source.shape
-        return (rows, self.matrix.spec.groups(columns))
-
-    def read_rows(self, start: int, stop: int) -> Array:
-        return self.matrix.take("zeros", start, stop)
 
 
 @dataclass(frozen=True)

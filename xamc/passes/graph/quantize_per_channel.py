@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
-from xamc.errors import InternalError
-from xamc.ir.names import QUANTIZED_LINEAR_OP, VASTAI_DOMAIN, WEIGHT_ROLE
+from xamc.ir.names import QUANTIZED_LINEAR_OP, VASTAI_DOMAIN
 from xamc.ir.onnx_graph import (
     Emit,
     add_function,
@@ -20,9 +18,9 @@ from xamc.ir.onnx_graph import (
     take_over,
 )
 from xamc.ir.program import Program
-from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest, RowScales
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, SameSignature, Tensors
+from xamc.passes.stored_matrices import decode_codes, weight_input
 
 
 def quantized_linear_function() -> ir.Function:
@@ -71,8 +69,8 @@ class QuantizePerChannel(SameSignature):
     def _quantize(self, program: Program, value: ir.Value, products: Sequence[ir.Node]) -> None:
         graph, name, shape = program.model.graph, str(value.name), dims(value)
         assert shape is not None
-        codes = _input(f"{name}.codes", ir.DataType.INT8, "int8", shape)
-        scales = _input(f"{name}.scales", ir.DataType.FLOAT16, "float16", shape[:1])
+        codes = weight_input(f"{name}.codes", ir.DataType.INT8, "int8", shape)
+        scales = weight_input(f"{name}.scales", ir.DataType.FLOAT16, "float16", shape[:1])
         add_function(program.model, quantized_linear_function())
         for product in products:
             operands = [product.inputs[0], codes, scales]
@@ -90,25 +88,7 @@ class QuantizePerChannel(SameSignature):
             program.weights[scales.name or ""] = RowScales(matrix)
 
     def decoded_weights(self, before: Tensors, after: Tensors) -> Arrays:
-        """code * scale for every quantized weight, after a check that each is within half a step of its original."""
-        decoded: Arrays = {}
-        for name, original in before.items():
-            if name in after:
-                decoded[name] = np.asarray(after[name])
-                continue
-            codes = after[f"{name}.codes"].astype(np.float32)
-            scales = after[f"{name}.scales"].astype(np.float32)[:, None]
-            steps = np.abs(original.astype(np.float32) / scales - codes)
-            if not np.all(steps <= tolerance("quantization_step")):
-                row = int(np.unravel_index(int(np.argmax(steps)), steps.shape)[0])
-                raise InternalError(
-                    "E1308",
-                    f"{self.name}: {name} row {row} is {float(steps.max()):.3g} quantization steps from its original, "
-                    "more than rounding to nearest explains",
-                    fix="this is a defect of the weight's storage transform; report it",
-                )
-            decoded[name] = codes * scales
-        return decoded
+        return decode_codes(self.name, before, after)
 
 
 def _products(value: ir.Value) -> list[ir.Node] | str:
@@ -128,9 +108,3 @@ def _products(value: ir.Value) -> list[ir.Node] | str:
                 return f"its transpose is read by {product.op_type} {product.outputs[0].name!r}, not as a linear layer"
             products.append(product)
     return products or "read by nothing"
-
-
-def _input(name: str, dtype: ir.DataType, role: str, shape: Sequence[int | str | None]) -> ir.Value:
-    value = ir.val(name, dtype=dtype, shape=shape)
-    value.metadata_props[WEIGHT_ROLE] = role
-    return value

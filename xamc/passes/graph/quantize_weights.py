@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 
-from xamc.errors import InternalError
-from xamc.ir.names import DEQUANTIZE_OP, MASK_DOMAIN, WEIGHT_ROLE
+from xamc.ir.names import DEQUANTIZE_OP, MASK_DOMAIN
 from xamc.ir.onnx_graph import (
     Emit,
     add_function,
@@ -20,10 +18,9 @@ from xamc.ir.onnx_graph import (
     new_node,
 )
 from xamc.ir.program import Program
-from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest
 from xamc.passes.protocol import Arrays, PassReport, SameSignature, Tensors
-from xamc.passes.stored_matrices import float_matrices
+from xamc.passes.stored_matrices import decode_codes, float_matrices, weight_input
 
 _TYPES = {"int8": ir.DataType.INT8, "uint4": ir.DataType.UINT4}
 
@@ -92,10 +89,10 @@ class QuantizeWeights(SameSignature):
         assert shape is not None and isinstance(shape[0], int) and isinstance(shape[1], int)
         rows, columns = shape[0], shape[1]
         groups = spec.groups(columns, name)
-        parts = [_input(f"{name}.codes", _TYPES[spec.dtype], spec.dtype, (rows, columns))]
-        parts.append(_input(f"{name}.scales", ir.DataType.FLOAT16, "float16", (rows, groups)))
+        parts = [weight_input(f"{name}.codes", _TYPES[spec.dtype], spec.dtype, (rows, columns))]
+        parts.append(weight_input(f"{name}.scales", ir.DataType.FLOAT16, "float16", (rows, groups)))
         if spec.bits == 4:
-            parts.append(_input(f"{name}.zeros", ir.DataType.FLOAT16, "float16", (rows, groups)))
+            parts.append(weight_input(f"{name}.zeros", ir.DataType.FLOAT16, "float16", (rows, groups)))
         index = graph.inputs.index(value)
         graph.inputs[index : index + 1] = parts
         readers = list(value.uses())
@@ -123,31 +120,4 @@ class QuantizeWeights(SameSignature):
                 program.weights[f"{name}.zeros"] = matrix.zeros
 
     def decoded_weights(self, before: Tensors, after: Tensors) -> Arrays:
-        """(code - zero) * scale for every quantized weight, after a check that each is within half a step."""
-        decoded: Arrays = {}
-        for name, original in before.items():
-            if name in after:
-                decoded[name] = np.asarray(after[name])
-                continue
-            codes, scales = after[f"{name}.codes"], after[f"{name}.scales"].astype(np.float32)
-            groups = scales.shape[1]
-            levels = codes.astype(np.float32).reshape(codes.shape[0], groups, -1)
-            if f"{name}.zeros" in after:
-                levels = levels - after[f"{name}.zeros"].astype(np.float32)[:, :, None]
-            steps = np.abs(original.reshape(levels.shape).astype(np.float32) / scales[:, :, None] - levels)
-            if not np.all(steps <= tolerance("quantization_step")):
-                row, group, _ = np.unravel_index(int(np.argmax(steps)), steps.shape)
-                raise InternalError(
-                    "E1308",
-                    f"{self.name}: {name} row {row}, group {group} is {float(steps.max()):.3g} quantization steps "
-                    "from its original, more than rounding to nearest explains",
-                    fix="this is a defect of the weight's storage transform; report it",
-                )
-            decoded[name] = (levels * scales[:, :, None]).reshape(codes.shape)
-        return decoded
-
-
-def _input(name: str, dtype: ir.DataType, role: str, shape: tuple[int, int]) -> ir.Value:
-    value = ir.val(name, dtype=dtype, shape=shape)
-    value.metadata_props[WEIGHT_ROLE] = role
-    return value
+        return decode_codes(self.name, before, after)

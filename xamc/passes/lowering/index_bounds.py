@@ -1,7 +1,7 @@
 """Keeps indices inside their tables: compiled gathers and scatters check nothing, and a bad index reads foreign memory.
 
 Indices that are a graph input get a bound, which the runtime checks and names; computed ones, and all in an axis whose
-extent varies, are clamped in the graph:
+dimension varies, are clamped in the graph:
 
     indices ─► Gather(data)      becomes      indices ─► Max(-N) ─► Min(N - 1) ─► Gather(data)
 
@@ -27,7 +27,7 @@ def bound_indices(model: ir.Model, symbols: Mapping[str, tuple[int, int]] | None
 
     Args:
         model: changed in place.
-        symbols: extent that varies → its smallest and largest value.
+        symbols: dimension that varies → its smallest and largest value.
 
     Raises:
         InputError: E1152 a constant index that lies outside of its table.
@@ -39,22 +39,22 @@ def bound_indices(model: ir.Model, symbols: Mapping[str, tuple[int, int]] | None
     inputs = {str(value.name) for value in model.graph.inputs}
     limits: dict[str, int] = {}
     for node in list(model.graph.all_nodes()):
-        found = _extents(node)
+        found = _dims(node)
         if found is None:
             continue
         indices = node.inputs[1]
         assert indices is not None
         source = _source(indices)
         if source.const_value is not None:
-            # an extent that varies is at least its smallest value, and one that is computed at least 1
+            # a dimension that varies is at least its smallest value, and one that is computed at least 1
             _check_constant(
                 source, [dim if isinstance(dim, int) else (symbols or {}).get(dim, (1, 1))[0] for dim in found]
             )
             continue
-        extents = [dim for dim in found if isinstance(dim, int)]
-        whole = len(extents) == len(found)
-        if source.name in inputs and source.producer() is None and whole and len(extents) == 1:
-            limits[str(source.name)] = min(limits.get(str(source.name), extents[0]), extents[0])
+        dims = [dim for dim in found if isinstance(dim, int)]
+        whole = len(dims) == len(found)
+        if source.name in inputs and source.producer() is None and whole and len(dims) == 1:
+            limits[str(source.name)] = min(limits.get(str(source.name), dims[0]), dims[0])
             continue
         if model.graph.opset_imports.get("", 1) < 12:
             raise UnsupportedError(
@@ -63,12 +63,12 @@ def bound_indices(model: ir.Model, symbols: Mapping[str, tuple[int, int]] | None
                 "before 12 can't keep inside the table",
                 fix="export with opset_version 13 or later, or convert with onnx.version_converter",
             )
-        _clamp(node, indices, extents if whole else None)
+        _clamp(node, indices, dims if whole else None)
     return limits
 
 
-def _extents(node: ir.Node) -> list[int | str] | None:
-    """Extents of the axes that a node's second input indexes, symbols by name; None for other nodes."""
+def _dims(node: ir.Node) -> list[int | str] | None:
+    """Dimensions of the axes that a node's second input indexes, symbols by name; None for other nodes."""
     if node.op_type not in ("Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND"):
         return None
     data, indices = node.inputs[0], node.inputs[1]
@@ -91,12 +91,12 @@ def _source(value: ir.Value) -> ir.Value:
     return value
 
 
-def _check_constant(value: ir.Value, extents: list[int]) -> None:
+def _check_constant(value: ir.Value, dims: list[int]) -> None:
     array = value.const_value.numpy() if value.const_value is not None else np.zeros(0)
-    if array.size and (array.max() >= max(extents) or array.min() < -max(extents)):
+    if array.size and (array.max() >= max(dims) or array.min() < -max(dims)):
         raise InputError(
             "E1152",
-            f"{value.name} holds the index {int(array.max())}, its table has {max(extents)} entries",
+            f"{value.name} holds the index {int(array.max())}, its table has {max(dims)} entries",
             "export the model again",
         )
 
@@ -111,8 +111,8 @@ def _axes(node: ir.Node) -> NDArray[np.int64]:
     return np.arange(start, start + depth, dtype=np.int64)
 
 
-def _clamp(node: ir.Node, indices: ir.Value, extents: list[int] | None) -> None:
-    """Puts Max and Min before a node's indices; without `extents` by those of the call."""
+def _clamp(node: ir.Node, indices: ir.Value, dims: list[int] | None) -> None:
+    """Puts Max and Min before a node's indices; without `dims` by those of the call."""
     dtype = np.int32 if indices.dtype == ir.DataType.INT32 else np.int64
     nodes: list[ir.Node] = []
     name = node.name or node.outputs[0].name
@@ -126,8 +126,8 @@ def _clamp(node: ir.Node, indices: ir.Value, extents: list[int] | None) -> None:
     def constant(array: Any, called: str) -> ir.Value:
         return add("Constant", [], called, value=ir.tensor(np.asarray(array)))
 
-    if extents is not None:
-        bounds: NDArray[np.signedinteger[Any]] = np.array(extents if len(extents) > 1 else extents[0], dtype)
+    if dims is not None:
+        bounds: NDArray[np.signedinteger[Any]] = np.array(dims if len(dims) > 1 else dims[0], dtype)
         low, high = (
             constant(np.asarray(np.negative(bounds), dtype), "low"),
             constant(np.asarray(bounds - 1, dtype), "high"),

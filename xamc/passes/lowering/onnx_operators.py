@@ -1,4 +1,4 @@
-"""Which ONNX operators the generic road can lower, as names: known before anything heavy is imported.
+"""Which ONNX operators the generic route can lower, as names: known before anything heavy is imported.
 
 TVM's importer looks at an operator's name and not at its domain, so the domain is judged here. A test keeps the list
 inside of what the importer has.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 RANGES = "xamc.extents"
-"""Key of a model's metadata: JSON, symbol → its smallest and largest extent."""
+"""Key of a model's metadata: JSON, symbol → its smallest and largest dimension."""
 
 _NAMES = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitCast BitShift BitwiseAnd
@@ -38,7 +38,7 @@ _NO_TENSOR = (
 
 
 def obstacle(domain: str, name: str) -> str | None:
-    """Why an operator has no place on the generic road; None when it has one.
+    """Why an operator has no place on the generic route; None when it has one.
 
     Args:
         domain: the operator's domain, model-local functions already inlined.

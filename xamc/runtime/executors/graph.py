@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.artifact.graph_manifest import GraphManifest, GraphTensor
 from xamc.artifact.loading import check_load
+from xamc.artifact.onnx_manifest import GraphTensor, OnnxManifest
 from xamc.artifact.params_index import ParamEntry, read_params_index
-from xamc.artifact.read import GraphArtifact, check_digests, read_graph
+from xamc.artifact.read import OnnxArtifact, check_digests, read_onnx_artifact
 from xamc.errors import InputError, InternalError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.memory import aligned_zeros, map_file
@@ -40,7 +40,7 @@ def load_graph(path: str | Path, threads: int | None = None, verify_weights: boo
         ToolchainError: E1609, a library is missing or refuses the code.
         MisuseError: E1608, a bad number of threads.
     """
-    artifact = read_graph(path)
+    artifact = read_onnx_artifact(path)
     return GraphModel(artifact.path, artifact.manifest, threads, verify_weights)
 
 
@@ -53,12 +53,12 @@ class GraphModel:
     """
 
     def __init__(
-        self, path: Path, manifest: GraphManifest, threads: int | None = None, verify_weights: bool = False
+        self, path: Path, manifest: OnnxManifest, threads: int | None = None, verify_weights: bool = False
     ) -> None:
         """Use `load` or `load_graph`."""
         self.path = path
         self.manifest = manifest
-        artifact = GraphArtifact(path, manifest)
+        artifact = OnnxArtifact(path, manifest)
         check_digests(artifact, only={manifest.code_file})  # as for a language model's code
         check_load(artifact, verify_weights)
         index = read_params_index(path / manifest.params_file)
@@ -110,7 +110,7 @@ class GraphModel:
                 raise InputError("E1642", f"{self.manifest.name} has no input {name!r}", fix)
         missing = [tensor for tensor in inputs if tensor.name not in feeds]
         if missing:
-            wanted = "; ".join(f"{tensor.name}: {tensor.dtype} {tensor.extents}" for tensor in missing)
+            wanted = "; ".join(f"{tensor.name}: {tensor.dtype} {tensor.shape_text}" for tensor in missing)
             raise InputError("E1642", f"{self.manifest.name} needs further inputs", f"give {wanted}")
         arrays = [_checked(tensor, np.asarray(feeds[tensor.name])) for tensor in inputs]
         _check_symbols(inputs, arrays)
@@ -121,10 +121,10 @@ class GraphModel:
 def _checked(tensor: GraphTensor, array: Array) -> Array:
     wanted = np.dtype(tensor.dtype)
     bounds = zip(tensor.least or tensor.shape, array.shape, tensor.shape)
-    if array.ndim != len(tensor.shape) or not all(low <= extent <= high for low, extent, high in bounds):
+    if array.ndim != len(tensor.shape) or not all(low <= dim <= high for low, dim, high in bounds):
         raise InputError(
             "E1642",
-            f"the input {tensor.name} has shape {list(array.shape)}; the graph was compiled for {tensor.extents}",
+            f"the input {tensor.name} has shape {list(array.shape)}; the graph was compiled for {tensor.shape_text}",
             "give that shape, or compile the model again with another frontend.shape",
         )
     same_kind = array.dtype.kind == wanted.kind or (wanted.kind in "iu" and array.dtype.kind in "iu")
@@ -149,16 +149,16 @@ def _checked(tensor: GraphTensor, array: Array) -> Array:
 
 
 def _check_symbols(inputs: Sequence[GraphTensor], arrays: Sequence[Array]) -> None:
-    """Extents of the same name are equal in all inputs."""
+    """Dimensions of the same name are equal in all inputs."""
     seen: dict[str, tuple[str, int]] = {}
     for tensor, array in zip(inputs, arrays):
-        for symbol, extent in zip(tensor.symbols, array.shape):
-            name, first = seen.setdefault(symbol, (tensor.name, extent)) if symbol else ("", extent)
-            if first != extent:
+        for symbol, dim in zip(tensor.symbols, array.shape):
+            name, first = seen.setdefault(symbol, (tensor.name, dim)) if symbol else ("", dim)
+            if first != dim:
                 raise InputError(
                     "E1642",
-                    f"{name} has the extent {first} where {tensor.name} has {extent}; they are the same ({symbol})",
-                    "give arrays of the same extent",
+                    f"{name} has the dimension {first} where {tensor.name} has {dim}; they are the same ({symbol})",
+                    "give arrays of the same dimension",
                 )
 
 
@@ -179,7 +179,7 @@ def _map(path: Path, entries: list[ParamEntry]) -> list[Array]:
 class _TvmRunner:
     """The Relax VM of TVM's small runtime."""
 
-    def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
+    def __init__(self, folder: Path, manifest: OnnxManifest, weights: Mapping[str, Array], threads: int) -> None:
         check_cpu(manifest.cpu)
         self._ffi = tvm_ffi()
         self._pool = PoolThread(self._ffi, threads)
@@ -222,7 +222,7 @@ class _TvmRunner:
 class _OnnxRunner:
     """ONNX Runtime with every optimization off."""
 
-    def __init__(self, folder: Path, manifest: GraphManifest, weights: Mapping[str, Array], threads: int) -> None:
+    def __init__(self, folder: Path, manifest: OnnxManifest, weights: Mapping[str, Array], threads: int) -> None:
         from xamc.runtime.executors.reference import onnxruntime_module, open_session
 
         self._ort = onnxruntime_module()

@@ -1,0 +1,1 @@
+"""The CPU target: Relax with kernels in TensorIR, compiled by LLVM for one or several CPU levels."""

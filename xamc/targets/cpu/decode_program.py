@@ -1,6 +1,6 @@
 """The decode step of a model as a program of kernels (`kernels/decode_step.py`) and its operands.
 
-The dialect calls of one token are gathered around the points where all threads have to meet: a linear layer takes the
+The dialect calls of one token are gathered between barriers of all threads: a linear layer takes the
 norm, the gate or the merging of attention before it along, and the bias, the residual addition or the gate behind it.
 """
 
@@ -20,14 +20,14 @@ from xamc.ir.relax_program import RelaxProgram
 from xamc.passes.lowering.body import Body
 from xamc.targets.cpu.key_bias import key_bias
 from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format
-from xamc.targets.kernels.decode_phases import (
-    AttentionPhase,
+from xamc.targets.kernels.decode_kernels import (
+    AttentionKernel,
     AttentionSource,
-    EmbeddingPhase,
+    DecodeKernel,
+    EmbeddingKernel,
     GateSource,
-    LinearPhase,
+    LinearKernel,
     NormSource,
-    Phase,
     PlainSource,
     Source,
 )
@@ -44,7 +44,7 @@ class NotOneProgram(Exception):
 class DecodeProgram:
     """The kernels, and what runs them in which order on what."""
 
-    phases: tuple[Phase, ...]
+    kernels: tuple[DecodeKernel, ...]
     program: StepProgram
     vocabulary: int
     rotated: int
@@ -87,7 +87,7 @@ class _Planner:
     kv_dtype: KvDtype
     activations: Activations
     block: int
-    phases: list[Phase] = field(default_factory=list)
+    kernels: list[DecodeKernel] = field(default_factory=list)
     steps: list[tuple[int, tuple[_Value | int, ...]]] = field(default_factory=list)
     values: list[_Value] = field(default_factory=list)
     # what each variable stands for
@@ -131,19 +131,19 @@ class _Planner:
 
     # -- instructions -------------------------------------------------------------------------------------------
 
-    def _add(self, phase: Phase, operands: Sequence[_Value | int], *, result: bool = True) -> _Value | None:
+    def _add(self, kernel: DecodeKernel, operands: Sequence[_Value | int], *, result: bool = True) -> _Value | None:
         """Appends an instruction; its result's place is its last operand."""
-        if phase not in self.phases:
-            self.phases.append(phase)
+        if kernel not in self.kernels:
+            self.kernels.append(kernel)
         number = len(self.steps)
         for operand in operands:
             if isinstance(operand, _Value):
                 operand.dies = number
         value = None
         if result:
-            value = _Value(4 * math.prod(phase.output), number, number)
+            value = _Value(4 * math.prod(kernel.output), number, number)
             self.values.append(value)
-        self.steps.append((self.phases.index(phase), (*operands, *([value] if value is not None else []))))
+        self.steps.append((self.kernels.index(kernel), (*operands, *([value] if value is not None else []))))
         return value
 
     def _value(self, var: Any) -> _Value:
@@ -168,8 +168,8 @@ class _Planner:
     # -- one handler per dialect call ---------------------------------------------------------------------------
 
     def _embedding(self, var: Any, call: DialectCall) -> None:
-        vocabulary, width = (int(extent) for extent in call.tensors[1].ty.shape)
-        result = self._add(EmbeddingPhase(vocabulary, width, weight_format(call)), self._matrix(call))
+        vocabulary, width = (int(dim) for dim in call.tensors[1].ty.shape)
+        result = self._add(EmbeddingKernel(vocabulary, width, weight_format(call)), self._matrix(call))
         self._stand_for(var, result)
 
     def _rms_norm(self, var: Any, call: DialectCall) -> None:
@@ -199,20 +199,20 @@ class _Planner:
         users = self.users.get(var, [])
         user = users[0] if len(users) == 1 else None
         behind = decode(self.body.producer(user)) if user is not None else None
-        phase = LinearPhase(n, read.source, weight_format(call), self.activations, has_bias)
+        kernel = LinearKernel(n, read.source, weight_format(call), self.activations, has_bias)
         if var in self.body.outputs[:1]:
             self.vocabulary = n
-            self._add(replace(phase, logits=True), operands, result=False)
+            self._add(replace(kernel, logits=True), operands, result=False)
             self.read[var] = read
             return
-        if behind is not None and behind.name == "swiglu_packed" and LinearPhase.can_gate(n) and not has_bias:
-            self._stand_for(user, self._add(replace(phase, gate=True), operands))
+        if behind is not None and behind.name == "swiglu_packed" and LinearKernel.can_gate(n) and not has_bias:
+            self._stand_for(user, self._add(replace(kernel, gate=True), operands))
             return
         other = self._added_to(var, user, behind)
         if other is not None:
-            self._stand_for(user, self._add(replace(phase, residual=True), [*operands, other]))
+            self._stand_for(user, self._add(replace(kernel, residual=True), [*operands, other]))
             return
-        self._stand_for(var, self._add(phase, operands))
+        self._stand_for(var, self._add(kernel, operands))
 
     def _added_to(self, var: Any, user: Any, behind: DialectCall | None) -> _Value | None:
         """What the only reader of `var` adds it to, if that is there already."""
@@ -245,7 +245,7 @@ class _Planner:
         update, attributes = before.call, call.attributes
         heads, kv_heads, d = (int(update.attributes[k]) for k in ("heads", "kv_heads", "head_dim"))
         bias = key_bias(self.program, self.body, update, self.kv_dtype)
-        phase = AttentionPhase(
+        kernel = AttentionKernel(
             heads,
             kv_heads,
             d,
@@ -257,7 +257,7 @@ class _Planner:
             bias is not None,
         )
         vectors = [self._vector(vector) for vector in (*update.tensors[7:], *([] if bias is None else [bias]))]
-        parts = self._add(phase, [before.qkv, *vectors, *before.pools])
+        parts = self._add(kernel, [before.qkv, *vectors, *before.pools])
         assert parts is not None
         self.read[var] = _Read(AttentionSource(heads, kv_heads, d, attributes["window"]), (parts,))
 
@@ -308,12 +308,12 @@ def plan_decode(
     workspace = planner.place()
     step = StepProgram(
         workspace=workspace,
-        width=program_width(planner.phases),
-        kernels=tuple(phase.key for phase in planner.phases),
-        regions=tuple(phase.operands for phase in planner.phases),
+        width=program_width(planner.kernels),
+        kernels=tuple(kernel.key for kernel in planner.kernels),
+        regions=tuple(kernel.operands for kernel in planner.kernels),
         instructions=planner.instructions(),
     )
-    return DecodeProgram(tuple(planner.phases), step, planner.vocabulary, planner.rotated)
+    return DecodeProgram(tuple(planner.kernels), step, planner.vocabulary, planner.rotated)
 
 
 def _width(var: Any) -> int:

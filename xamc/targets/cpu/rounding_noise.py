@@ -5,7 +5,7 @@ or to integers with a scale per group. Here the same program runs in NumPy, in f
 place, uniform within half a step of what is rounded, the largest error that rounding to nearest can make. A twin with
 peaked attention amplifies it, another hardly does, so that the distance from the exact answer is this twin's own. It
 is found without any kernel. Two roundings of one size are within a small factor of each other
-(`rounding_noise` in `verify.tolerances`); a kernel that is wrong, or rounds what it should not, is not.
+(`rounding_noise` in `ir.tolerances`); a kernel that is wrong, or rounds what it should not, is not.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from xamc.targets.cpu.decode_program import NotOneProgram, plan_decode
 from xamc.targets.cpu.key_bias import key_bias
 from xamc.targets.cpu.weight_plan import WeightPlan, stored_parts, weight_format
 from xamc.targets.kernels.attention import attention
-from xamc.targets.kernels.decode_phases import LinearPhase
+from xamc.targets.kernels.decode_kernels import LinearKernel
 from xamc.targets.kernels.decode_step import decode_step
 from xamc.targets.kernels.embedding import embedding
 from xamc.targets.kernels.emit import number_name
@@ -102,7 +102,7 @@ def select_kernels(
             _Selection(program, plan, isa, kv_dtype, activations, block, tiles, name, builder, kernels).build()
     if step is not None:
         function = decode_step(
-            STEP_FUNCTION, decode_program.phases, decode_program.vocabulary, decode_program.rotated, isa, tiles
+            STEP_FUNCTION, decode_program.kernels, decode_program.vocabulary, decode_program.rotated, isa, tiles
         )
         builder.add_func(function, STEP_FUNCTION)
     return Selected(builder.finalize(), step, reason)
@@ -130,7 +130,7 @@ class _Kernels:
 
 @dataclass
 class _Shape:
-    """Symbolic extents of one function."""
+    """Symbolic dimensions of one function."""
 
     batch: Any
     seq: Any
@@ -328,7 +328,7 @@ class _Selection:
         users = self.users.get(var, [])
         user = users[0] if len(users) == 1 else None
         call = decode(self.body.producer(user)) if user is not None else None
-        return user if call is not None and call.name == "swiglu_packed" and LinearPhase.can_gate(n) else None
+        return user if call is not None and call.name == "swiglu_packed" and LinearKernel.can_gate(n) else None
 
     def _residual(self, var: Any) -> Any:
         """What a linear layer's only reader adds to it before a norm, if that is there already."""

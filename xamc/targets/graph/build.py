@@ -19,7 +19,7 @@ from xamc.targets.graph.importer import ConversionError, import_onnx
 from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
 from xamc.targets.graph.schedule import TIR_PIPELINE, relax_pipeline
 from xamc.targets.graph.select_kernels import select_kernels
-from xamc.targets.graph.shape_operators import EXTENTS_OF
+from xamc.targets.graph.shape_operators import SHAPE_INPUTS
 from xamc.targets.kernels.isa import Isa
 
 _MOST_LISTED = 40
@@ -108,7 +108,7 @@ def _last_line(error: Exception) -> str:
 
 
 def _empty_inputs(proto: Any) -> dict[str, list[int]]:
-    """Shapes of the inputs with an extent of 0, which the importer takes for an open one."""
+    """Shapes of the inputs with a dimension of 0, which the importer takes for an open one."""
     shapes = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
     static = {
         name: [dim.dim_value for dim in dims] for name, dims in shapes.items() if not any(d.dim_param for d in dims)
@@ -141,7 +141,7 @@ def _refusals(proto: Any) -> list[str]:
     """Every node that the importer refuses by itself, not only the first one: a line with its name and why."""
     found, given = [], {value.name for value in proto.graph.input}
     for node, alone in _alone(proto):
-        if any(name not in given for name in _told_extents(node, alone)):
+        if any(name not in given for name in _shape_inputs(node, alone)):
             continue  # alone it doesn't know where they come from
         try:
             _quietly_imported(alone)
@@ -152,10 +152,10 @@ def _refusals(proto: Any) -> list[str]:
     return found
 
 
-def _told_extents(node: Any, alone: Any) -> list[str]:
+def _shape_inputs(node: Any, alone: Any) -> list[str]:
     """The operands that say what shape a result has, and would be inputs of the node alone."""
     inputs = {value.name for value in alone.graph.input}
-    places = [index for index in EXTENTS_OF.get(node.op_type, ()) if index < len(node.input)]
+    places = [index for index in SHAPE_INPUTS.get(node.op_type, ()) if index < len(node.input)]
     return [node.input[index] for index in places if node.input[index] in inputs]
 
 
@@ -164,7 +164,7 @@ def _refused(what: str, error: Exception, nodes: Sequence[str] = ()) -> Unsuppor
     return UnsupportedError(
         "E1473",
         what,
-        fix="fix the extents that it depends on in frontend.shape, or export the model with other operators or "
+        fix="fix the dimensions that it depends on in frontend.shape, or export the model with other operators or "
         "attributes; backend.type: reference runs it as it is",
         details=tuple(nodes[:_MOST_LISTED]) or tuple(lines[-6:]),
     )

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from tvm import ir, relax, te, tirx, topi
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.extents import as_extents
+from xamc.targets.graph.shape_values import as_shape_value
 from xamc.targets.kernels.topk import topk
 
 
@@ -218,7 +218,7 @@ class _TopK(onnx_frontend.OnnxOpConverter):
 
     @classmethod
     def _impl_v10(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        found = as_extents(inputs[1])
+        found = as_shape_value(inputs[1])
         if found is None:
             raise ValueError("its k depends on data, and with it the shape of its results")
         (k,) = found.values.reshape(-1).tolist()
@@ -231,7 +231,7 @@ class _TopK(onnx_frontend.OnnxOpConverter):
         result = [*shape[:axis], k, *shape[axis + 1 :]]
         if isinstance(k, int) and k == 0:
             return relax.Tuple([relax.op.zeros(relax.ShapeExpr(result), kind) for kind in (dtype, "int64")])
-        rows, inner = (reduce(operator.mul, extents, 1) for extents in (shape[:axis], shape[axis + 1 :]))
+        rows, inner = (reduce(operator.mul, dims, 1) for dims in (shape[:axis], shape[axis + 1 :]))
         most = k if isinstance(k, int) else None
         name = f"topk_{dtype}_{'any' if most is None else k}_{'largest' if largest else 'smallest'}"
         kernel = bb.add_func(topk(name, dtype, most, largest), name)

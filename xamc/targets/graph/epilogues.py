@@ -91,8 +91,8 @@ def convolution_end(
 
 def _per_feature(var: Any, features: int, rank: int) -> bool:
     """Whether a tensor has one value per feature, to be added to [N, F, ...]."""
-    extents = [getattr(extent, "value", 0) for extent in var.ty.shape]
-    return prod(extents) == features and len(extents) in (rank + 1, rank + 2) and extents[-rank - 1] == features
+    dims = [getattr(dim, "value", 0) for dim in var.ty.shape]
+    return prod(dims) == features and len(dims) in (rank + 1, rank + 2) and dims[-rank - 1] == features
 
 
 def _bound(value: Any, var: Any) -> tuple[str, float] | None:

@@ -1,4 +1,4 @@
-"""TVM's ONNX importer, with operators that it lacks or gets wrong, and with extents that it follows through a graph."""
+"""TVM's ONNX importer, with operators that it lacks or gets wrong, and with shapes that it follows through a graph."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from xamc.passes.lowering.onnx_operators import RANGES
 from xamc.targets.graph.converters import CONVERTERS
-from xamc.targets.graph.extents import Evaluator, Extents, as_tensor
 from xamc.targets.graph.resize import RESIZED
 from xamc.targets.graph.same_padding import PADDED
-from xamc.targets.graph.shape_operators import SHAPED, of_extents
+from xamc.targets.graph.shape_operators import SHAPED, takes_shape_value
+from xamc.targets.graph.shape_values import Evaluator, ShapeValue, as_tensor
 
 OURS = CONVERTERS | SHAPED | PADDED | RESIZED
 """Operator → what writes it in Relax, before the importer's own."""
@@ -68,10 +68,10 @@ def _replaced(**names: Any) -> Iterator[None]:
 
 
 class _Importer(onnx_frontend.ONNXGraphImporter):
-    """Evaluates what a graph computes from its extents, and knows which node it is at.
+    """Evaluates what a graph computes from its dimensions, and knows which node it is at.
 
     Attributes:
-        ranges: symbol → its smallest and largest extent.
+        ranges: symbol → its smallest and largest dimension.
     """
 
     ranges: Mapping[str, tuple[int, int]] = {}
@@ -117,7 +117,9 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         given = onnx_frontend.onnx_input(
-            value if isinstance(value, Extents) and of_extents(op_name, index, value) else as_tensor(self.bb, value)
+            value
+            if isinstance(value, ShapeValue) and takes_shape_value(op_name, index, value)
+            else as_tensor(self.bb, value)
             for index, value in enumerate(inputs)
         )
         for value in given:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from xamc.artifact.graph_manifest import GraphManifest
+from xamc.artifact.onnx_manifest import OnnxManifest
 from xamc.targets.graph.names import FUNCTION
 
 FORMAT = "xamc.graph"
@@ -20,7 +20,7 @@ VERSION = 1
 _SHOWN_ELEMENTS = 16
 
 
-def graph_json(model: ir.Model, manifest: GraphManifest) -> str:
+def graph_json(model: ir.Model, manifest: OnnxManifest) -> str:
     """The text: one line per node, in the order of execution; equal graphs give equal bytes."""
     names = set(manifest.parameters)
     parameters = [_value(value) for value in model.graph.inputs if value.name in names]

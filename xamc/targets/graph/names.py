@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xamc.artifact.graph_manifest import HOST_SIMULATOR
+from xamc.artifact.onnx_manifest import HOST_SIMULATOR
 
 FUNCTION = "main"
 # main's weights as they are stored → as it takes them

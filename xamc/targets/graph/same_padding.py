@@ -1,7 +1,7 @@
-"""`auto_pad` SAME_UPPER and SAME_LOWER as padding: numbers where extents are known, a padded copy where they vary.
+"""`auto_pad` SAME_UPPER and SAME_LOWER as padding: numbers where dimensions are known, a padded copy where they vary.
 
-The result has ceil(extent / stride) elements along an axis; half of what is missing lies before the first one. The
-padded copy has exactly the extent that such a result is made of, so that extents stay simple expressions.
+The result has ceil(dimension / stride) elements along an axis; half of what is missing lies before the first one. The
+padded copy has exactly the size that such a result is made of, so that sizes stay simple expressions.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 from tvm import relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.extents import Arithmetic, as_extents
-from xamc.targets.graph.legalize import max_pool_places
+from xamc.targets.graph.legalize import max_pool_indices
+from xamc.targets.graph.shape_values import DimArithmetic, as_shape_value
 
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 
@@ -21,18 +21,18 @@ def _auto_pad(attr: Any) -> str:
     return str(attr.get("auto_pad", b"NOTSET").decode())
 
 
-def _padding(attr: Any, extents: list[Any], kernel: list[int]) -> tuple[list[Any], list[Any]]:
-    """Per axis the elements before the first one, and the extent with all padding."""
-    arithmetic: Arithmetic = attr["xamc_arithmetic"]
+def _padding(attr: Any, dims: list[Any], kernel: list[int]) -> tuple[list[Any], list[Any]]:
+    """Per axis the elements before the first one, and the size with all padding."""
+    arithmetic: DimArithmetic = attr["xamc_arithmetic"]
     rank = len(kernel)
     strides, dilations = (list(attr.get(name, [1] * rank)) for name in ("strides", "dilations"))
     before, padded = [], []
-    for extent, size, stride, dilation in zip(extents, kernel, strides, dilations, strict=True):
+    for dim, size, stride, dilation in zip(dims, kernel, strides, dilations, strict=True):
         reach = (size - 1) * dilation + 1
-        count = arithmetic.divide(arithmetic.simplified(extent + (stride - 1)), stride)
+        count = arithmetic.divide(arithmetic.simplified(dim + (stride - 1)), stride)
         whole = arithmetic.simplified((count - 1) * stride + reach)
-        # with a stride of 1 a number, though the extent is none
-        missing = arithmetic.largest(arithmetic.simplified(whole - extent), 0)
+        # with a stride of 1 a number, though the dimension is none
+        missing = arithmetic.largest(arithmetic.simplified(whole - dim), 0)
         half = arithmetic.divide(missing, 2)
         before.append(half if _auto_pad(attr) == "SAME_UPPER" else arithmetic.simplified(missing - half))
         padded.append(whole)
@@ -40,18 +40,25 @@ def _padding(attr: Any, extents: list[Any], kernel: list[int]) -> tuple[list[Any
 
 
 def _spatial(x: Any) -> list[Any]:
-    found = as_extents(x.ty.shape)
+    found = as_shape_value(x.ty.shape)
     if found is None:
-        raise ValueError("the extents of its input are not known before a run")
+        raise ValueError("the dimensions of its input are not known before a run")
     return found.values.tolist()[2:]  # type: ignore[no-any-return]
 
 
-def _numbers(attr: Any, x: Any, kernel: list[int]) -> Any:
+def _kernel(attr: Any, inputs: Any) -> list[int]:
+    """The size of a window: a weight's, where there is one."""
+    return [int(dim) for dim in inputs[1].ty.shape.values[2:]] if len(inputs) > 1 else list(attr["kernel_shape"])
+
+
+def _with_numbers(attr: Any, inputs: Any) -> Any:
     """Attributes with the padding as numbers; None where it is none or would be less than nothing."""
-    extents = _spatial(x)
-    before, padded = _padding(attr, extents, kernel)
-    arithmetic: Arithmetic = attr["xamc_arithmetic"]
-    after = [arithmetic.simplified(whole - extent - first) for whole, extent, first in zip(padded, extents, before)]
+    if _auto_pad(attr) not in _SAME:
+        return attr
+    dims = _spatial(inputs[0])
+    before, padded = _padding(attr, dims, _kernel(attr, inputs))
+    arithmetic: DimArithmetic = attr["xamc_arithmetic"]
+    after = [arithmetic.simplified(whole - dim - first) for whole, dim, first in zip(padded, dims, before)]
     if not all(isinstance(pad, int) and pad >= 0 for pad in (*before, *after)):
         return None
     rest = {name: value for name, value in attr.items() if name != "auto_pad"}
@@ -60,13 +67,13 @@ def _numbers(attr: Any, x: Any, kernel: list[int]) -> Any:
 
 def _padded(bb: Any, x: Any, attr: Any, kernel: list[int], outside: float) -> Any:
     """A copy of [N, C, ...] with padding of one number."""
-    extents = _spatial(x)
-    before, whole = _padding(attr, extents, kernel)
+    dims = _spatial(x)
+    before, whole = _padding(attr, dims, kernel)
 
     def compute(x: te.Tensor) -> te.Tensor:
         def element(n: Any, c: Any, *at: Any) -> Any:
             places = [index - first for index, first in zip(at, before)]
-            inside = [test for place, extent in zip(places, x.shape[2:]) for test in (place >= 0, place < extent)]
+            inside = [test for place, dim in zip(places, x.shape[2:]) for test in (place >= 0, place < dim)]
             return tirx.if_then_else(tirx.all(*inside), x(n, c, *places), tirx.const(outside, x.dtype))
 
         return te.compute([*x.shape[:2], *whole], element, name="pad")
@@ -82,14 +89,11 @@ def _without(attr: Any) -> dict[str, Any]:
 class _Conv(onnx_frontend.Conv):
     @classmethod
     def _impl_v11(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        if _auto_pad(attr) not in _SAME:
-            return super()._impl_v11(bb, inputs, attr, params)
-        kernel = [int(extent) for extent in inputs[1].ty.shape.values[2:]]
-        numbers = _numbers(attr, inputs[0], kernel)
+        numbers = _with_numbers(attr, inputs)
         if numbers is not None:
             return super()._impl_v11(bb, inputs, numbers, params)
-        x = _padded(bb, inputs[0], attr, kernel, 0.0)
-        given = onnx_frontend.onnx_input([x, *list(inputs)[1:]])
+        kernel = _kernel(attr, inputs)
+        given = onnx_frontend.onnx_input([_padded(bb, inputs[0], attr, kernel, 0.0), *list(inputs)[1:]])
         return super()._impl_v11(bb, given, _without(attr | {"kernel_shape": kernel}), params)
 
 
@@ -98,10 +102,7 @@ class _AveragePool(onnx_frontend.AveragePool):
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        if _auto_pad(attr) not in _SAME:
-            return super()._impl_v1(bb, inputs, attr, params)
-        kernel = list(attr["kernel_shape"])
-        numbers = _numbers(attr, inputs[0], kernel)
+        numbers, kernel = _with_numbers(attr, inputs), _kernel(attr, inputs)
         if numbers is not None:
             return super()._impl_v1(bb, inputs, numbers, params)
         plain = _without(attr) | {"ceil_mode": 0}
@@ -117,42 +118,33 @@ class _AveragePool(onnx_frontend.AveragePool):
 class _LpPool(onnx_frontend.LpPool):
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        if _auto_pad(attr) not in _SAME:
-            return super()._impl_v1(bb, inputs, attr, params)
-        kernel = list(attr["kernel_shape"])
-        numbers = _numbers(attr, inputs[0], kernel)
+        numbers = _with_numbers(attr, inputs)
         if numbers is not None:
             return super()._impl_v1(bb, inputs, numbers, params)
-        return super()._impl_v1(bb, [_padded(bb, inputs[0], attr, kernel, 0.0)], _without(attr), params)
+        return super()._impl_v1(bb, [_padded(bb, inputs[0], attr, _kernel(attr, inputs), 0.0)], _without(attr), params)
 
 
 class _MaxPool(onnx_frontend.MaxPool):
-    """With the places of the largest elements, counted through the whole tensor, as a second output."""
+    """With the indices of the largest elements, counted through the whole tensor, as a second output."""
 
     @classmethod
     def _impl_v1(cls, bb: Any, inputs: Any, attr: Any, params: Any) -> Any:
-        x, kernel = inputs[0], list(attr["kernel_shape"])
-        rank = len(kernel)
-        before = list(attr.get("pads", [0] * (2 * rank)))[:rank]
-        if _auto_pad(attr) in _SAME:
-            numbers = _numbers(attr, x, kernel)
-            before = list((numbers or {"pads": []})["pads"])[:rank]
-            if numbers is None:
-                if attr["tvm_custom"]["num_outputs"] > 1:
-                    raise ValueError("it gives places, with an auto_pad that varies with its input's extents")
-                padded = _padded(bb, x, attr, kernel, float("-inf"))
-                values = super()._impl_v1(bb, [padded], _without(attr) | {"ceil_mode": 0}, params)
-            else:
-                values = super()._impl_v1(bb, inputs, numbers, params)
-        else:
-            values = super()._impl_v1(bb, inputs, attr, params)
-        if attr["tvm_custom"]["num_outputs"] < 2:
+        x, kernel, indexed = inputs[0], _kernel(attr, inputs), attr["tvm_custom"]["num_outputs"] > 1
+        numbers = _with_numbers(attr, inputs)
+        if numbers is None:
+            if indexed:
+                raise ValueError("it gives indices, with an auto_pad that varies with its input's dimensions")
+            padded = _padded(bb, x, attr, kernel, float("-inf"))
+            return super()._impl_v1(bb, [padded], _without(attr) | {"ceil_mode": 0}, params)
+        values = super()._impl_v1(bb, inputs, numbers, params)
+        if not indexed:
             return values
-        shape = list(bb.normalize(values).ty.shape)
+        rank = len(kernel)
+        before = list(numbers.get("pads", [0] * rank))[:rank]
         columns = bool(attr.get("storage_order", 0)) and rank > 1
         strides, dilations = (list(attr.get(name, [1] * rank)) for name in ("strides", "dilations"))
-        sizes = [kernel, strides, dilations, before]
-        return bb.emit_te(max_pool_places, x, shape, sizes, columns, primfunc_name_hint="max_pool_places")
+        shape, sizes = list(bb.normalize(values).ty.shape), [kernel, strides, dilations, before]
+        return bb.emit_te(max_pool_indices, x, shape, sizes, columns, primfunc_name_hint="max_pool_places")
 
 
 PADDED = {"AveragePool": _AveragePool, "Conv": _Conv, "LpPool": _LpPool, "MaxPool": _MaxPool}

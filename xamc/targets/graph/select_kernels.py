@@ -51,12 +51,12 @@ def select_kernels(module: tvm.IRModule, isa: Isa) -> tvm.IRModule:
 
 
 def static_shape(var: Any) -> tuple[int, ...] | None:
-    """The extents of a tensor, or None if one of them varies."""
+    """The dimensions of a tensor, or None if one of them varies."""
     shape = getattr(var.ty, "shape", None)
     if shape is None or not isinstance(shape, relax.ShapeExpr):
         return None
-    extents = tuple(getattr(extent, "value", None) for extent in shape)
-    return None if None in extents else tuple(int(extent) for extent in extents if extent is not None)
+    dims = tuple(getattr(dim, "value", None) for dim in shape)
+    return None if None in dims else tuple(int(dim) for dim in dims if dim is not None)
 
 
 class _Selection:
@@ -168,7 +168,7 @@ class _Selection:
             _pair([0] * (2 - rank), list(attrs.padding)[:rank]),
         )
         shape = ConvolutionShape(
-            _extents(ones + image), _extents(ones + out), int(channels), weight_shape[0], int(attrs.groups), window
+            _dims(ones + image), _dims(ones + out), int(channels), weight_shape[0], int(attrs.groups), window
         )
         end = convolution_end(var, self.producers, self.users, self._is_weight, self._taken, rank)
         self.absorbed.update(end.absorbed)
@@ -232,9 +232,9 @@ class _Selection:
         )
         if window.taps > _LARGEST_WINDOW:
             return
-        channels, image = int(shape[1].value), _extents(shape[2:])
+        channels, image = int(shape[1].value), _dims(shape[2:])
         kind: Literal["max", "mean"] = "mean" if mean else "max"
-        name = f"pooling_{kind}_{channels}_{_extent_name(image)}_{window.tag}"
+        name = f"pooling_{kind}_{channels}_{_dims_name(image)}_{window.tag}"
 
         def emit() -> Any:
             kernel = self._kernel(name, lambda: pooling(name, kind, channels, image, window, self.isa))
@@ -265,12 +265,12 @@ class _Selection:
                 last, bias = readers[0], other
                 self.absorbed.add(var)
         shape = list(var.ty.shape)
-        one = all(getattr(extent, "value", 0) == 1 for extent in shape[:-1])
+        one = all(getattr(dim, "value", 0) == 1 for dim in shape[:-1])
 
         def emit() -> Any:
             rows: Any = 1
-            for extent in shape[:-1]:
-                rows = rows * extent
+            for dim in shape[:-1]:
+                rows = rows * dim
             fmt = WeightFormat("float32")
             name = f"linear_{n}x{k}_{'one' if one else 'any'}{'_bias' if bias is not None else ''}"
             kernel = self._kernel(
@@ -305,7 +305,7 @@ class _Selection:
         lying, shape = static_shape(source) or (), static_shape(var) or ()
         steps = row_major(lying)
         read = [steps[axis] for axis in order]
-        leading = [0 if extent == 1 else step for extent, step in zip(shape[:-2], read)]
+        leading = [0 if dim == 1 else step for dim, step in zip(shape[:-2], read)]
         leading = [0] * (len(batch) - len(leading)) + leading
         return source, Strides("float32", prod(lying), 0, (*leading, *read[-2:]))
 
@@ -358,8 +358,8 @@ class _Selection:
         def emit() -> Any:
             kernel = self._kernel(name, lambda: layer_norm(name, int(width), eps, self.isa))
             rows: Any = 1
-            for extent in shape[:-1]:
-                rows = rows * extent
+            for dim in shape[:-1]:
+                rows = rows * dim
             x, *rest = (self._now(arg) for arg in call.args)
             flat = self._reshape(x, [rows, width])
             return self._reshape(self._call(kernel, [flat, *rest], relax.TensorType([rows, width], "float32")), shape)
@@ -372,8 +372,8 @@ class _Selection:
         def emit() -> Any:
             kernel = self._kernel(function, lambda: unary.unary(function, function, self.isa))
             count: Any = 1
-            for extent in shape:
-                count = count * extent
+            for dim in shape:
+                count = count * dim
             x = self._reshape(self._now(call.args[0]), [count])
             return self._reshape(self._call(kernel, [x], relax.TensorType([count], "float32")), shape)
 
@@ -385,17 +385,17 @@ def _pair(before: Sequence[int], values: Sequence[Any]) -> tuple[int, int]:
     return first, second
 
 
-def _extents(values: Sequence[Any]) -> tuple[int | None, int | None]:
+def _dims(values: Sequence[Any]) -> tuple[int | None, int | None]:
     first, second = (value if isinstance(value, int) else getattr(value, "value", None) for value in values)
     return (None if first is None else int(first), None if second is None else int(second))
 
 
-def _extent_name(extents: tuple[int | None, int | None]) -> str:
-    return "x".join("any" if extent is None else str(extent) for extent in extents)
+def _dims_name(dims: tuple[int | None, int | None]) -> str:
+    return "x".join("any" if dim is None else str(dim) for dim in dims)
 
 
 def _name(shape: ConvolutionShape) -> str:
-    parts = [shape.channels, shape.features, shape.groups, _extent_name(shape.image), _extent_name(shape.out)]
+    parts = [shape.channels, shape.features, shape.groups, _dims_name(shape.image), _dims_name(shape.out)]
     return "_".join(str(part) for part in (*parts, shape.window.tag))
 
 

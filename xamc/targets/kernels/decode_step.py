@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from xamc.artifact.step_program import Region
 from xamc.errors import InternalError
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.decode_phases import REGIONS, Operands, Phase, StepInputs
+from xamc.targets.kernels.decode_kernels import REGIONS, DecodeKernel, Operands, StepInputs
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.threads import OWN_LAUNCH, launch, meeting
+from xamc.targets.kernels.threads import OWN_LAUNCH, barrier, launch
 from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice
 
 
 def decode_step(
     name: str,
-    phases: Sequence[Phase],
+    kernels: Sequence[DecodeKernel],
     vocabulary: int,
     rotated: int,
     isa: Isa,
@@ -30,7 +30,7 @@ def decode_step(
 
     Args:
         name: of the function.
-        phases: the kernels, which the program knows by their numbers.
+        kernels: the kernels, which the program knows by their numbers.
         vocabulary: logits V.
         rotated: angles D/2 of a position.
         isa: the level to generate for.
@@ -52,23 +52,23 @@ def decode_step(
         block_table = E.parameter("block_table", (1, E.dynamic("m")), "int32")
         r = E.dynamic("r")
         cos, sin = (E.parameter(table, (r, rotated), "float32") for table in ("cos", "sin"))
-        program = E.parameter("program", (E.dynamic("steps"), program_width(phases)), "int64")
+        program = E.parameter("program", (E.dynamic("steps"), program_width(kernels)), "int64")
         regions: dict[Region, E.Buffer] = {
             region: E.parameter(region, (E.dynamic(f"{region}_bytes"),), "uint8") for region in REGIONS
         }
         logits = E.parameter("logits", (1, vocabulary), "float32")
         inputs = StepInputs(ids, position_ids, write_index, block_table, cos, sin, logits, tiles)
-        with launch(), E.serial(program.shape[0]) as step, meeting():
+        with launch(), E.serial(program.shape[0]) as step, barrier():
             number = E.let(E.load(program, [step, 0]))
 
             def run(first: int) -> None:
                 def emit() -> None:
                     operands = Operands(program, step, regions)
-                    phases[first].emit(operands, inputs, isa)
-                    if tuple(operands.taken) != phases[first].operands:
-                        raise InternalError("E1417", f"{phases[first].key} takes other operands than it says")
+                    kernels[first].emit(operands, inputs, isa)
+                    if tuple(operands.taken) != kernels[first].operands:
+                        raise InternalError("E1417", f"{kernels[first].key} takes other operands than it says")
 
-                if first == len(phases) - 1:
+                if first == len(kernels) - 1:
                     emit()
                 else:
                     E.when(number == first, emit, lambda: run(first + 1))
@@ -78,6 +78,6 @@ def decode_step(
     return E.build(name, body).with_attr(OWN_LAUNCH, True)
 
 
-def program_width(phases: Sequence[Phase]) -> int:
+def program_width(kernels: Sequence[DecodeKernel]) -> int:
     """Columns of a program: a kernel's number and as many operands as one takes at most."""
-    return 1 + max(len(phase.operands) for phase in phases)
+    return 1 + max(len(kernel.operands) for kernel in kernels)

@@ -24,8 +24,6 @@ Buffer = Any
 PrimFunc = Any
 LaneReader = Callable[[Expr, int], Expr]
 """Yields `lanes` consecutive elements from an offset on."""
-KeyReader = Callable[[int, Expr, int], Expr]
-"""Yields `lanes` consecutive elements of the t-th key of a block from an offset on."""
 TotalWriter = Callable[[Expr, int, "Register"], None]
 """Takes a row, the number of a vector and its sums."""
 Loop = Callable[[Expr], AbstractContextManager[Expr]]

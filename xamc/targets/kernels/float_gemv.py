@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemv import PanelSums, Total, Turn, panels_together
+from xamc.targets.kernels.gemv import KChunk, PanelSums, Total, panels_together
 from xamc.targets.kernels.weights import PackedWeight
 
 _CHAINS = 8
@@ -14,8 +14,8 @@ _CHAINS = 8
 class FloatProducts:
     """Products in float32, see `RowProducts`.
 
-    For integer weights, sum_k (q_k - z) s x_k = s (sum_k q_k x_k - z sum_k x_k) per turn, so that the zero point and
-    the scale are applied once per turn. Integers stay at their bit position p in the 32-bit word they are stored in
+    For integer weights, sum_k (q_k - z) s x_k = s (sum_k q_k x_k - z sum_k x_k) per chunk, so that the zero point and
+    the scale are applied once per chunk. Integers stay at their bit position p in the 32-bit word they are stored in
     and the activations are multiplied by 2^-p beforehand, which is exact.
     """
 
@@ -68,12 +68,12 @@ class FloatProducts:
         )
 
     def scale_row(self, x: E.Buffer, source: E.Expr, row: int, factors: E.Buffer, sums: E.Buffer) -> None:
-        """Copies a row of X, times its factors, and adds up the K of each turn."""
+        """Copies a row of X, times its factors, and adds up the K of each chunk."""
         lanes = self.isa.lanes
         period = max(self.step, lanes)
 
-        def scale_turn(turn: E.Expr, extent: int) -> None:
-            first = E.let(turn * self.extent)
+        def scale_chunk(chunk: E.Expr, extent: int) -> None:
+            first = E.let(chunk * self.extent)
             total = E.Register(lanes, initial=E.const(0, lanes))
             rest = E.Register(1, initial=E.f32(0))
 
@@ -84,14 +84,16 @@ class FloatProducts:
                 E.store(self.x, [row, first + i], value * E.load(factors, [i % period], count), count)
 
             E.lanewise(extent, self.isa, scale)
-            E.store(sums, [row, turn], E.reduce(total.get(), lanes, E.add) + rest.get())
+            E.store(sums, [row, chunk], E.reduce(total.get(), lanes, E.add) + rest.get())
 
-        with E.serial(self.whole) as turn:
-            scale_turn(turn, self.extent)
+        with E.serial(self.whole) as chunk:
+            scale_chunk(chunk, self.extent)
         if self.rest:
-            scale_turn(E.i32(self.whole), self.rest)
+            scale_chunk(E.i32(self.whole), self.rest)
 
-    def turn(self, panels: list[E.Expr], turn: Turn, columns: list[E.Expr], totals: list[list[list[Total]]]) -> None:
+    def add_chunk(
+        self, panels: list[E.Expr], chunk: KChunk, columns: list[E.Expr], totals: list[list[list[Total]]]
+    ) -> None:
         """See `RowProducts`."""
         sets = [
             [[[E.Register(self.isa.lanes) for _ in columns] for _ in range(self.rows)] for _ in panels]
@@ -99,38 +101,44 @@ class FloatProducts:
         ]
         for register in (r for s in sets for panel in s for row in panel for r in row):
             register.zero()
-        first, steps = E.let(turn.index * (self.extent // self.step)), -(-turn.extent // self.step)
+        first, steps = E.let(chunk.index * (self.extent // self.step)), -(-chunk.extent // self.step)
         software = self.weight.format.kind == "float16" and not self.isa.has_f16c
         # a conversion in software is long
         unroll = 1 if software else self.weight.tiles.words
-        with turn.loop(steps // unroll) as block:
+        with chunk.loop(steps // unroll) as block:
             for i in range(unroll):
                 self.add(panels, E.let(first + block * unroll + i), i, columns, sets)
         for i in range(steps // unroll * unroll, steps):
             self.add(panels, E.let(first + i), i, columns, sets)
         for panel, sums, into in zip(panels, self.merge(sets), totals):
             if self.sums is not None:
-                self.scale(panel, turn, columns, sums, into, self.sums)
+                self.scale(panel, chunk, columns, sums, into, self.sums)
                 continue
             for row, vectors in enumerate(sums):
                 for v, register in enumerate(vectors):
                     into[row][v].add(register.get())
 
     def scale(
-        self, panel: E.Expr, turn: Turn, columns: list[E.Expr], rows: PanelSums, into: list[list[Total]], sums: E.Buffer
+        self,
+        panel: E.Expr,
+        chunk: KChunk,
+        columns: list[E.Expr],
+        rows: PanelSums,
+        into: list[list[Total]],
+        sums: E.Buffer,
     ) -> None:
-        """Adds the sums of a turn with integers: less their zero points, times their scales."""
+        """Adds the sums of a chunk with integers: less their zero points, times their scales."""
         lanes = self.isa.lanes
-        group = E.i32(0) if self.weight.format.group_size is None else turn.index
+        group = E.i32(0) if self.weight.format.group_size is None else chunk.index
         zeros = [E.let(self.weight.zero(panel, group, column, lanes)) for column in columns]
         scales = [E.let(self.weight.scale(panel, group, column, lanes)) for column in columns]
         for row, partials in enumerate(rows):
-            negative = E.let(E.splat(E.f32(0) - E.load(sums, [row, turn.index]), lanes))
+            negative = E.let(E.splat(E.f32(0) - E.load(sums, [row, chunk.index]), lanes))
             for v, partial in enumerate(partials):
                 into[row][v].add_product(E.fma(zeros[v], negative, partial.get(), lanes), scales[v])
 
     def add(
-        self, panels: list[E.Expr], step: E.Expr, turn: int, columns: list[E.Expr], sets: list[list[PanelSums]]
+        self, panels: list[E.Expr], step: E.Expr, chunk: int, columns: list[E.Expr], sets: list[list[PanelSums]]
     ) -> None:
         """Adds one K step."""
         for i, panel in enumerate(panels):
@@ -138,7 +146,7 @@ class FloatProducts:
             words = [E.let(self.weight.word(panel, step, column, self.isa.lanes)) for column in columns]
             for offset in range(self.step):
                 values = [E.let(self.weight.in_place(word, offset, self.isa.lanes)[0]) for word in words]
-                for row, registers in enumerate(sets[(turn * self.step + offset) % self.sets][i]):
+                for row, registers in enumerate(sets[(chunk * self.step + offset) % self.sets][i]):
                     factor = E.let(E.splat(E.load(self.x, [row, step * self.step + offset]), self.isa.lanes))
                     for value, register in zip(values, registers):
                         register.set(E.fma(value, factor, register.get(), self.isa.lanes))

@@ -18,8 +18,8 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.gemm_output import Destination, GemmOutput
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import (
-    TURN,
-    Arithmetic,
+    UNROLLED,
+    TileArithmetic,
     cut_rows,
     emit_tile,
     register_tile,
@@ -33,7 +33,7 @@ SERIAL_ROWS = 16
 """Up to this many rows X is copied by the calling thread."""
 
 
-def emit_gemm(weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: Arithmetic) -> None:
+def emit_gemm(weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: TileArithmetic) -> None:
     """Emits the body of a GEMM; x [M, K]. For the bfloat16 dot product both operands are rounded."""
     _Gemm(weight, x, into, arithmetic).emit()
 
@@ -107,7 +107,7 @@ def ask_for_next_block(
 
 
 class _Gemm:
-    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: Arithmetic) -> None:
+    def __init__(self, weight: PackedWeight, x: E.Buffer, into: Destination, arithmetic: TileArithmetic) -> None:
         self.weight, self.isa, self.x, self.into = weight, weight.isa, x, into
         self.m, self.n, self.k = x.shape[0], weight.n, weight.k
         self.arithmetic = arithmetic
@@ -261,11 +261,11 @@ class _Gemm:
 
         per = self.arithmetic.k
 
-        def ahead(turn: E.Expr) -> None:
-            """Asks for as much of the next tile's rows, which follow in memory, as a turn uses of this one's."""
-            share, line = rows * TURN * per, 64 * per // 4  # elements of the copy
+        def ahead(iteration: E.Expr) -> None:
+            """Asks for as much of the next tile's rows, which follow in memory, as an iteration uses of this one's."""
+            share, line = rows * UNROLLED * per, 64 * per // 4  # elements of the copy
             for first in range(0, share, line):
-                E.prefetch(copy, [block, i + rows, turn * share + first])
+                E.prefetch(copy, [block, i + rows, iteration * share + first])
 
         emit_tile(
             self.arithmetic,

@@ -37,7 +37,7 @@ def panel_columns(weight: PackedWeight, rows: int) -> Iterator[list[E.Expr]]:
 
 @dataclass(frozen=True)
 class Total:
-    """A vector of sums in memory, where they wait for their next turn."""
+    """A vector of sums in memory, where they wait for the next chunk."""
 
     buffer: E.Buffer
     index: tuple[E.Expr | int, ...]
@@ -61,12 +61,12 @@ class Total:
 
 
 class RowProducts(Protocol):
-    """The arithmetic of few rows of activations with panels of a weight, a turn of neighbouring K at a time.
+    """The arithmetic of few rows of activations with panels of a weight, a chunk of neighbouring K at a time.
 
     Attributes:
-        extent: K of a turn.
-        whole: turns of so many K.
-        rest: K of one more turn; 0 if there is none.
+        extent: K of a chunk.
+        whole: chunks of so many K.
+        rest: K of one more chunk; 0 if there is none.
     """
 
     extent: int
@@ -77,17 +77,19 @@ class RowProducts(Protocol):
         """Prepares the rows of x [M, K]; those beyond M are copies of its last one."""
         ...
 
-    def turn(self, panels: list[E.Expr], turn: Turn, columns: list[E.Expr], totals: list[list[list[Total]]]) -> None:
+    def add_chunk(
+        self, panels: list[E.Expr], chunk: KChunk, columns: list[E.Expr], totals: list[list[list[Total]]]
+    ) -> None:
         """Adds the products of some panels' vectors to totals [panel][row][vector]."""
         ...
 
 
 @dataclass(frozen=True)
-class Turn:
+class KChunk:
     """A piece of K.
 
     Attributes:
-        index: turns before it.
+        index: chunks before it.
         extent: its K.
         some: a positive number, one that LLVM can't know where it matters.
     """
@@ -191,15 +193,15 @@ class _Panels:
         for total in (t for panel in totals for row in panel for t in row):
             total.clear()
         with E.serial(products.whole) as index:
-            products.turn(panels, Turn(index, products.extent, some), columns, totals)
+            products.add_chunk(panels, KChunk(index, products.extent, some), columns, totals)
         if products.rest:
-            products.turn(panels, Turn(E.i32(products.whole), products.rest, some), columns, totals)
+            products.add_chunk(panels, KChunk(E.i32(products.whole), products.rest, some), columns, totals)
         return totals
 
     def finish(
         self, panels: list[E.Expr], both: E.Expr, columns: list[E.Expr], totals: list[list[list[Total]]]
     ) -> None:
-        """Stores the sums of a turn's panels, or the gated ones of two."""
+        """Stores the sums of a chunk's panels, or the gated ones of two."""
         lanes = self.weight.isa.lanes
         sums = [[[E.Register(lanes, initial=t.get()) for t in row] for row in panel] for panel in totals]
         if self.gate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemv import Total, Turn, panels_together
+from xamc.targets.kernels.gemv import KChunk, Total, panels_together
 from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot
 from xamc.targets.kernels.quantize_activations import QuantizedRows
 from xamc.targets.kernels.weights import PackedWeight
@@ -34,27 +34,29 @@ class IntegerProducts:
         for row in range(self.rows):
             self.activations.fill(x, row if row == 0 else E.let(E.minimum(x.shape[0] - 1, row)), row)
 
-    def turn(self, panels: list[E.Expr], turn: Turn, columns: list[E.Expr], totals: list[list[list[Total]]]) -> None:
+    def add_chunk(
+        self, panels: list[E.Expr], chunk: KChunk, columns: list[E.Expr], totals: list[list[list[Total]]]
+    ) -> None:
         """Adds a group of activations; see `RowProducts`."""
         weight, dot, lanes = self.weight, self.dot, self.isa.lanes
         sums = [[[[dot.sums() for _ in range(self.chains)] for _ in columns] for _ in range(self.rows)] for _ in panels]
         for register in (r for panel in sums for row in panel for chains in row for r in chains):
             register.zero()
-        first = E.let(turn.index * (dot.group // dot.words))
-        steps, unroll = -(-turn.extent // dot.words), weight.tiles.words
-        with turn.loop(steps // unroll) as block:
+        first = E.let(chunk.index * (dot.group // dot.words))
+        steps, unroll = -(-chunk.extent // dot.words), weight.tiles.words
+        with chunk.loop(steps // unroll) as block:
             for i in range(unroll):
                 self.step(panels, E.let(first + block * unroll + i), columns, sums)
         for step in range(steps // unroll * unroll, steps):
             self.step(panels, E.let(first + step), columns, sums)
-        stored = dot.weight_group(turn.index)
+        stored = dot.weight_group(chunk.index)
         factors_of = [[E.let(weight.scale(panel, stored, column, lanes)) for column in columns] for panel in panels]
         zeros_of = [[E.let(weight.zero(panel, stored, column, lanes)) for column in columns] for panel in panels]
         for panel in panels:
             weight.prefetch_group(panel, stored, len(panels))
         for row in range(self.rows):
-            scale = E.let(E.splat(E.load(self.activations.scales, [row, turn.index]), lanes))
-            negative = E.let(E.splat(E.load(self.activations.counts, [row, turn.index]), lanes))
+            scale = E.let(E.splat(E.load(self.activations.scales, [row, chunk.index]), lanes))
+            negative = E.let(E.splat(E.load(self.activations.counts, [row, chunk.index]), lanes))
             for factors, zeros, rows, into in zip(factors_of, zeros_of, sums, totals):
                 for v, registers in enumerate(rows[row]):
                     centered = E.fma(zeros[v], negative, dot.total(registers), lanes)

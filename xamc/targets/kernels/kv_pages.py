@@ -9,7 +9,7 @@ scale = max |x| / 127 and codes rounded to nearest even.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from xamc.model.dtypes import DTYPE_BYTES
 from xamc.model.kv_cache import KV_BLOCK
@@ -17,7 +17,6 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 
 KvDtype = Literal["float32", "float16", "bfloat16", "int8"]
-KV_DTYPES: tuple[KvDtype, ...] = get_args(KvDtype)
 
 GRAIN = 8
 """Blocks are multiples of this: as many consecutive positions from a multiple of it on lie in one block."""

@@ -17,7 +17,7 @@ from xamc.targets.kernels.integer_gemm import emit_integer_gemm
 from xamc.targets.kernels.integer_gemv import IntegerProducts
 from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.microkernel import FLOAT32, Arithmetic, bf16_arithmetic
+from xamc.targets.kernels.microkernel import FLOAT32, TileArithmetic, bf16_arithmetic
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.kernels.swiglu import gate_rows
 from xamc.targets.kernels.threads import OWN_LAUNCH, launch
@@ -122,7 +122,7 @@ def linear(
     return function.with_attr(OWN_LAUNCH, True) if launches else function
 
 
-def gemm_arithmetic(isa: Isa, activations: Activations) -> Arithmetic:
+def gemm_arithmetic(isa: Isa, activations: Activations) -> TileArithmetic:
     """What many rows are multiplied in: bfloat16 only where that is asked for and the level has the instruction."""
     return (bf16_arithmetic(isa) if activations == "bfloat16" else None) or FLOAT32
 

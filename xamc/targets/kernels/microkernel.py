@@ -17,7 +17,7 @@ from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.tiles import LinearTiles
 
-TURN = 4
+UNROLLED = 4
 """Steps along K per iteration of a tile's loop, which LLVM leaves as it is: fewer instructions that are no arithmetic,
 which counts where another thread has half of the core."""
 
@@ -35,7 +35,7 @@ define <16 x float> @xamc_dpbf16ps(<16 x float> %sum, <16 x i32> %a, <16 x i32> 
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class TileArithmetic:
     """How products are accumulated in a tile.
 
     Attributes:
@@ -79,12 +79,12 @@ def _import_bf16_dot() -> Iterator[None]:
         yield
 
 
-FLOAT32 = Arithmetic("fp32", 1, "float32", E.fma, nullcontext)
-BF16_DOT = Arithmetic("bf16", 2, "uint32", _bf16_dot, _import_bf16_dot)
-BF16_DOT_EMULATED = Arithmetic("bf16", 2, "uint32", _bf16_dot_emulated, nullcontext)
+FLOAT32 = TileArithmetic("fp32", 1, "float32", E.fma, nullcontext)
+BF16_DOT = TileArithmetic("bf16", 2, "uint32", _bf16_dot, _import_bf16_dot)
+BF16_DOT_EMULATED = TileArithmetic("bf16", 2, "uint32", _bf16_dot_emulated, nullcontext)
 
 
-def bf16_arithmetic(isa: Isa) -> Arithmetic | None:
+def bf16_arithmetic(isa: Isa) -> TileArithmetic | None:
     """The bfloat16 dot product of a level, if it has one."""
     if isa.emulate_bf16_dot:
         return BF16_DOT_EMULATED
@@ -119,7 +119,7 @@ def cut_rows(count: E.Expr, sizes: Sequence[int], body: Callable[[E.Expr, int], 
 
 
 def emit_tile(
-    arithmetic: Arithmetic,
+    arithmetic: TileArithmetic,
     rows: int,
     vectors: int,
     lanes: int,
@@ -129,7 +129,7 @@ def emit_tile(
     sums: list[list[E.Register]],
     ahead: Callable[[E.Expr], None] | None = None,
 ) -> None:
-    """Adds `steps` steps along K to the sums of a tile, `TURN` at a time.
+    """Adds `steps` steps along K to the sums of a tile, `UNROLLED` at a time.
 
     Args:
         arithmetic: what a step is.
@@ -140,7 +140,7 @@ def emit_tile(
         a: (row, step) -> scalar of `arithmetic.dtype`.
         b: (step, vector) -> vector of `arithmetic.dtype`.
         sums: [rows][vectors] registers, already initialized.
-        ahead: emitted in every turn, with its number: requests for what comes after this tile.
+        ahead: emitted in every iteration, with its number: requests for what comes after this tile.
     """
 
     def add(k: E.Expr) -> None:
@@ -151,10 +151,10 @@ def emit_tile(
                 register = sums[row][v]
                 register.set(arithmetic.multiply_add(left, right[v], register.get(), lanes))
 
-    with E.serial(E.let(steps // TURN)) as turn:
+    with E.serial(E.let(steps // UNROLLED)) as iteration:
         if ahead:
-            ahead(turn)
-        for i in range(TURN):
-            add(E.let(turn * TURN + i))
-    with E.serial(steps % TURN) as rest:
-        add(E.let(steps // TURN * TURN + rest))
+            ahead(iteration)
+        for i in range(UNROLLED):
+            add(E.let(iteration * UNROLLED + i))
+    with E.serial(steps % UNROLLED) as rest:
+        add(E.let(steps // UNROLLED * UNROLLED + rest))

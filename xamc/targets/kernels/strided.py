@@ -139,10 +139,10 @@ def emit_region(
     isa: Isa,
 ) -> None:
     """Emits the loops over all indices of `shape`: rows in parallel, vectors along the last dimension."""
-    extents, steps = merge_dimensions(shape, [s.steps for _, s in (*operands, target)])
-    inner, outer = extents[-1], extents[:-1]
+    dims, steps = merge_dimensions(shape, [s.steps for _, s in (*operands, target)])
+    inner, outer = dims[-1], dims[:-1]
     buffers = [buffer for buffer, _ in operands]
-    loop = E.parallel if prod(extents) >= PARALLEL_ELEMENTS and prod(outer) > 1 else E.serial
+    loop = E.parallel if prod(dims) >= PARALLEL_ELEMENTS and prod(outer) > 1 else E.serial
     with loop(prod(outer)) as row:
         bases = [
             E.let(row_offset(row, outer, step[:-1]) + strides.offset)
@@ -166,35 +166,35 @@ def merge_dimensions(
 
     A single long dimension is cut in two, so that there are rows to share among threads.
     """
-    extents: list[int] = []
+    dims: list[int] = []
     merged: list[list[int]] = [[] for _ in steps]
-    for axis, extent in enumerate(shape):
-        if extent == 1:
+    for axis, dim in enumerate(shape):
+        if dim == 1:
             continue
-        if extents and all(kept[-1] == step[axis] * extent for kept, step in zip(merged, steps, strict=True)):
-            extents[-1] *= extent
+        if dims and all(kept[-1] == step[axis] * dim for kept, step in zip(merged, steps, strict=True)):
+            dims[-1] *= dim
             for kept, step in zip(merged, steps, strict=True):
                 kept[-1] = step[axis]
         else:
-            extents.append(extent)
+            dims.append(dim)
             for kept, step in zip(merged, steps, strict=True):
                 kept.append(step[axis])
-    if not extents:
+    if not dims:
         return (1,), [(0,) for _ in steps]
-    if len(extents) == 1 and extents[0] > _CHUNK:
-        chunk = next((c for c in range(_CHUNK, 0, -16) if extents[0] % c == 0), extents[0])
-        extents = [extents[0] // chunk, chunk]
+    if len(dims) == 1 and dims[0] > _CHUNK:
+        chunk = next((c for c in range(_CHUNK, 0, -16) if dims[0] % c == 0), dims[0])
+        dims = [dims[0] // chunk, chunk]
         merged = [[kept[0] * chunk, kept[0]] for kept in merged]
-    return tuple(extents), [tuple(kept) for kept in merged]
+    return tuple(dims), [tuple(kept) for kept in merged]
 
 
 def row_offset(row: E.Expr, outer: Sequence[int], steps: Sequence[int]) -> E.Expr:
     """Where the `row`-th combination of the outer indices begins."""
     offset: E.Expr = E.i64(0)
     rest = row
-    for extent, step in zip(reversed(outer), reversed(steps), strict=True):
-        offset = offset + rest % extent * step
-        rest = rest // extent
+    for dim, step in zip(reversed(outer), reversed(steps), strict=True):
+        offset = offset + rest % dim * step
+        rest = rest // dim
     return offset
 
 

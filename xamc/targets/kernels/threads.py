@@ -54,7 +54,7 @@ def launch() -> Iterator[None]:
 
 
 @contextmanager
-def meeting() -> Iterator[None]:
+def barrier() -> Iterator[None]:
     """In a launch: after its body every thread waits for all others."""
     with T.attr(IntImm("int32", 0), "pragma_parallel_barrier_when_finish", IntImm("int32", 1)):
         yield

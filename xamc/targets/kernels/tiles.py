@@ -19,7 +19,7 @@ class LinearTiles:
     """Of a linear layer.
 
     Attributes:
-        unroll: K values per turn of a GEMV with float32 activations: a multiple of 8.
+        unroll: K values per chunk of a GEMV with float32 activations: a multiple of 8.
         words: K steps (`packing.py`) per iteration of a GEMV's innermost loop: with one, requests for later weights
             stay spread among the arithmetic.
         ahead: bytes that lie between the weights a GEMV multiplies and those it asks the caches for. Half or twice as

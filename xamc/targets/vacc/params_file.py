@@ -19,7 +19,7 @@ from xamc.artifact.staging import disk_errors
 from xamc.errors import InternalError
 from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype, read_width
 from xamc.ir.weights.transforms import FLOATS, check_finite
-from xamc.targets.block_pool import run_blocks
+from xamc.jobs.worker_pool import run_blocks
 
 # float32 bytes of a block's rows; transforms take a few times as much
 TASK_BYTES = 16 * 2**20

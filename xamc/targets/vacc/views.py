@@ -68,8 +68,8 @@ class View:
             and self.offset == 0
             and self.layout.strides is not None
             and all(
-                extent == 1 or step == wanted
-                for extent, step, wanted in zip(
+                dim == 1 or step == wanted
+                for dim, step, wanted in zip(
                     self.layout.shape, self.layout.strides, row_major(self.layout.shape), strict=True
                 )
             )
@@ -105,12 +105,12 @@ class View:
     def _merge(self, shape: Sequence[int]) -> View | None:
         """Under a shape that only multiplies neighbouring dimensions."""
         groups, at = [], 0
-        for extent in shape:
+        for dim in shape:
             start, have = at, 1
-            while have < extent and at < self.layout.ndim:
+            while have < dim and at < self.layout.ndim:
                 have *= self.layout.shape[at]
                 at += 1
-            if have != extent:
+            if have != dim:
                 return None
             while at < self.layout.ndim and self.layout.shape[at] == 1 and at == start:
                 at += 1

@@ -117,6 +117,6 @@ def _packed(
 
 def _elements(shape: tuple[int, ...]) -> int:
     total = 1
-    for extent in shape:
-        total *= extent
+    for dim in shape:
+        total *= dim
     return total

@@ -98,7 +98,7 @@ def test_keys_without_meaning_are_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_every_switch_is_refused(tmp_path: Path) -> None:
-    from xamc.compiler.frontends.gguf.checkpoint import keys as gguf_keys
+    from xamc.compiler.frontends.gguf import keys as gguf_keys
 
     for own in (gguf_keys._SWITCHES | gguf_keys._FACTORS | gguf_keys._SINGLE) - {"attention.causal"}:
         with pytest.raises(UnsupportedError, match=own):

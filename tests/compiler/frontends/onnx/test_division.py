@@ -54,7 +54,7 @@ def test_known_divisors(divisor: int, count: int) -> None:
     assert guard_divisions(ir.from_proto(model)) == count
 
 
-def test_extents_are_no_risk() -> None:
+def test_dimensions_are_no_risk() -> None:
     """They are 1 or more; a guard would hide from the code generator what they are."""
     nodes: list[Node] = [
         ("Shape", ["x"], ["s"], {}), ("Gather", ["s", "axis"], ["n"], {}), ("Mul", ["n", "two"], ["m"], {}),

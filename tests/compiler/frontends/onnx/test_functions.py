@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tests.onnx_models import Graph, reference
+from xamc.compiler.frontends.onnx.function_bodies import BODIES
 from xamc.compiler.frontends.onnx.functions import expandable
 from xamc.compiler.frontends.onnx.model import open_onnx
-from xamc.compiler.frontends.onnx.subgraphs import BODIES
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.passes.lowering.onnx_operators import RANDOM, SUPPORTED

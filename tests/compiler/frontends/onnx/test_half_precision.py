@@ -17,8 +17,8 @@ from tests.targets.graph.operators import build, run
 from xamc.compiler.frontends.onnx.model import open_onnx
 from xamc.compiler.frontends.onnx.weights import lift_weights
 from xamc.ir.tolerances import tolerance
-from xamc.verify.graph_oracle import answers
 from xamc.verify.metrics import relative_error
+from xamc.verify.onnx_model_oracle import answers
 
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 DTYPES = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16}

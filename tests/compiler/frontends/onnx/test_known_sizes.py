@@ -1,4 +1,4 @@
-"""Uses that are written out with the extents of their operands, and pooling with places: against ONNX Runtime."""
+"""Uses that are written out with the dimensions of their operands, and pooling with places: against ONNX Runtime."""
 
 from __future__ import annotations
 

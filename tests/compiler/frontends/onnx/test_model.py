@@ -39,7 +39,7 @@ def test_simplified_graphs_compute_the_same(kind: str, tmp_path: Path) -> None:
     ("change", "code", "words", "fix"),
     [
         ({"inputids": [1, 16]}, "E1155", "inputids is not an input", "did you mean input_ids"),
-        ({"input_ids": [1, 16, 1]}, "E1155", "3 extents", "write 2"),
+        ({"input_ids": [1, 16, 1]}, "E1155", "3 dimensions", "write 2"),
         ({"input_ids": [1, -1]}, "E1156", "not fixed", "frontend.shape"),
         ({"input_ids": [[1, 8], [1, 64]]}, "E1192", "8 to 64", "the same range"),
         ({"input_ids": [[1, 8], [4, 4]]}, "E1192", "neither a shape", "no smaller"),
@@ -59,26 +59,26 @@ def test_shapes_are_checked(change: dict[str, Any], code: str, words: str, fix: 
     assert caught.value.code == code and fix in caught.value.fix
 
 
-def test_open_extents_are_listed(tmp_path: Path) -> None:
+def test_open_dimensions_are_listed(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         open_onnx(write("bert", tmp_path / "m.onnx"), {})
     assert len(caught.value.details) == 3 and "batch, tokens" in caught.value.details[0]
 
 
-def test_fixed_extents_are_not_changed(tmp_path: Path) -> None:
+def test_fixed_dimensions_are_not_changed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fixes it") as caught:
         open_onnx(write("resnet", tmp_path / "m.onnx"), {"input.1": [1, 3, 64, 64]})
     assert "[1, 3, 32, 32]" in caught.value.fix
 
 
-def test_only_an_extent_that_the_file_states_may_be_zero(tmp_path: Path) -> None:
+def test_only_a_dimension_that_the_file_states_may_be_zero(tmp_path: Path) -> None:
     """An input may be there for its type alone; a size that is left open may not be taken for nothing."""
-    for extent, refused in ((0, False), ("n", True)):
+    for dim, refused in ((0, False), ("n", True)):
         g = Graph()
         y = g.add("CastLike", "x", "like")
         inputs: dict[str, tuple[int, list[Any]]] = {
             "x": (TensorProto.INT32, [2, 3]),
-            "like": (TensorProto.FLOAT, [extent]),
+            "like": (TensorProto.FLOAT, [dim]),
         }
         model = saved(g.model(inputs, {"y": (y, [2, 3])}), tmp_path / "m.onnx")
         if refused:
@@ -101,7 +101,7 @@ def test_constants_are_tensors(tmp_path: Path) -> None:
     assert constants and all(list(node.attributes) == ["value"] for node in constants)
 
 
-def test_no_extents_are_integers(tmp_path: Path) -> None:
+def test_no_dimensions_are_integers(tmp_path: Path) -> None:
     """The part of a shape that begins behind its end has no element that would say so."""
     g = Graph()
     y = g.add("Shape", "x", start=2, end=1)

@@ -63,5 +63,5 @@ def test_scales_that_are_rounded(mode: str, scale: float, wrong: bool, tmp_path:
         return
     with pytest.raises(UnsupportedError, match="Resize") as caught:
         open_onnx(tmp_path / "m.onnx", {})
-    assert caught.value.code == "E1154" and "whole extents" in caught.value.details[0]
+    assert caught.value.code == "E1154" and "whole dimensions" in caught.value.details[0]
     assert y.replace("resize_", "/Resize_") in caught.value.details[0]

@@ -17,8 +17,8 @@ from tests.onnx_models import MODELS, SHAPES, Graph, feeds, reference, write
 from xamc.compiler.frontends.onnx.model import open_onnx
 from xamc.compiler.frontends.onnx.weights import Storage, lift_weights, quantize_per_channel, store_weights
 from xamc.ir.tolerances import tolerance
-from xamc.verify.graph_oracle import answers
 from xamc.verify.metrics import relative_error
+from xamc.verify.onnx_model_oracle import answers
 
 
 def graph_of(kind: str, folder: Path) -> ir.Model:
@@ -35,7 +35,7 @@ def test_widened_weights_are_the_rounded_ones(kind: str, storage: Storage, tmp_p
     for name, array in lift_weights(rounded_model).items():
         if name in stored.quantized:
             codes, scales = stored.tensors[f"{name}.codes"], stored.tensors[f"{name}.scales"]
-            axis = next(i for i, extent in enumerate(codes.shape) if extent == len(scales) and i in (0, 1))
+            axis = next(i for i, dim in enumerate(codes.shape) if dim == len(scales) and i in (0, 1))
             if codes.ndim == 2 and codes.shape[0] == codes.shape[1]:
                 axis = 0 if name == "weight.152" else 1  # BERT's pooler is a Gemm with transB
             shape = [1] * codes.ndim

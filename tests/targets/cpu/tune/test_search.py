@@ -10,8 +10,8 @@ import pytest
 
 from xamc.targets.cpu.tune.candidates import combined, first_round
 from xamc.targets.cpu.tune.measure import ratios
+from xamc.targets.cpu.tune.rounds import CandidateRunner, search
 from xamc.targets.cpu.tune.search import FINAL_PAIRS, FIRST_PAIRS, MARGIN, Ratios, choose, finalists, gain
-from xamc.targets.cpu.tune.tune import Workshop, search
 from xamc.targets.kernels.isa import LEVELS, Isa
 from xamc.targets.kernels.tiles import AttentionProblem, KernelTiles, LinearProblem, LinearTiles, Problem, changes
 
@@ -26,7 +26,7 @@ def noisy(speedup: float, pairs: int, noise: float, seed: int) -> list[float]:
     return [speedup * (1 + generator.gauss(0, noise)) for _ in range(pairs)]
 
 
-class MadeUp(Workshop):
+class MadeUp(CandidateRunner):
     """Candidates that are as fast as a table says; remembers what it timed, and refuses what isn't compiled."""
 
     def __init__(self, speed: dict[tuple[Problem, str], float], noise: float = 0.01) -> None:

@@ -23,7 +23,7 @@ from xamc.ir.weights.quantize import RoundToNearest
 from xamc.jobs.cache import StageCache
 from xamc.targets.base import CAPS
 from xamc.targets.cpu.select_kernels import select_kernels
-from xamc.targets.cpu.tune import measure, tune, workshop
+from xamc.targets.cpu.tune import measure, rounds, tune
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.compile import compile_kernel
 from xamc.targets.cpu.tune.inputs import arguments, timed_problem
@@ -54,10 +54,12 @@ def request(**changes: object) -> TargetRequest:
 def test_a_real_search_compiles_times_and_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One candidate, in child processes as in a compile; who wins is the machine's affair."""
     tried = LinearTiles(block_k=128)
-    monkeypatch.setattr(workshop, "first_round", lambda problem, isa, activations: [tried])
+    monkeypatch.setattr(rounds, "first_round", lambda problem, isa, activations: [tried])
     steps: list[tuple[float, float]] = []
-    shop = workshop.Workshop(HOST, "int8", tmp_path, tmp_path, lambda done, total, unit: steps.append((done, total)))
-    winner = workshop.search([SMALL], HOST, "int8", shop)[SMALL]
+    runner = rounds.CandidateRunner(
+        HOST, "int8", tmp_path, tmp_path, lambda done, total, unit: steps.append((done, total))
+    )
+    winner = rounds.search([SMALL], HOST, "int8", runner)[SMALL]
     assert winner is None or (winner.tiles == tried and winner.speedup > 1)
     assert len(list(tmp_path.glob("candidate-*.so"))) == 2
     assert steps[-1][0] <= steps[-1][1] and steps == sorted(steps)

@@ -20,7 +20,7 @@ _EXTENTS = frozenset(("Shape", "Size"))
 
 
 def guard_divisions(model: ir.Model) -> int:
-    """Guards integer divisions by numbers that are not known, in place; what an extent divides stays as it is.
+    """Guards integer divisions by numbers that are not known, in place; what a dimension divides stays as it is.
 
     Args:
         model: functions inlined, input shapes and types given.
@@ -46,12 +46,12 @@ def guard_divisions(model: ir.Model) -> int:
 
 
 def _is_safe(value: ir.Value) -> bool:
-    """Whether a divisor is a known one that is neither 0 nor -1, or comes of extents and known numbers alone."""
+    """Whether a divisor is a known one that is neither 0 nor -1, or comes of dimensions and known numbers alone."""
     constant = ir.convenience.get_const_tensor(value)
     if constant is not None:
         array = constant.numpy()
         return not bool(((array == 0) | (array == array.dtype.type(-1 if array.dtype.kind == "i" else 0))).any())
-    seen, left, extents = set(), [value], False
+    seen, left, of_dims = set(), [value], False
     while left:
         one = left.pop()
         if id(one) in seen or ir.convenience.get_const_tensor(one) is not None:
@@ -61,10 +61,10 @@ def _is_safe(value: ir.Value) -> bool:
         if producer is None:
             return False
         if producer.op_type in _EXTENTS:
-            extents = True
+            of_dims = True
             continue
         left += [operand for operand in producer.inputs if operand is not None]
-    return extents
+    return of_dims
 
 
 def _guard(node: ir.Node, dtype: ir.DataType) -> None:

@@ -1,6 +1,6 @@
 """Reads an ONNX file without trusting it: bounds first, then protobuf, then external data, then onnx's checker.
 
-Nothing of a file beside the model is opened before its name, its place and its extent have been checked.
+Nothing of a file beside the model is opened before its name, its place and its size have been checked.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _readable_names(path: Path) -> Iterator[None]:
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
-    """The .onnx file and the files of its external data; their extents are checked, nothing else.
+    """The .onnx file and the files of its external data; their sizes are checked, nothing else.
 
     Raises:
         InputError: E1152, E1153.
@@ -197,9 +197,9 @@ def _external_file(path: Path, name: str, tensor: Any) -> Path:
 
 def _nbytes(path: Path, name: str, tensor: Any) -> int:
     """Bytes of a tensor's raw form."""
-    if any(extent < 0 for extent in tensor.dims):
+    if any(dim < 0 for dim in tensor.dims):
         raise InputError("E1152", f"{path}: {name} has the shape {list(tensor.dims)}", _WHOLE)
-    count = math.prod(int(extent) for extent in tensor.dims)
+    count = math.prod(int(dim) for dim in tensor.dims)
     if tensor.data_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
         raise InputError("E1152", f"{path}: {name} holds no numbers", "remove it, or export numbers")
     try:

@@ -13,8 +13,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from xamc.compiler.frontends.onnx import known_sizes, locations, recurrent, resize  # noqa: F401  they register bodies
-from xamc.compiler.frontends.onnx.subgraphs import BODIES
+from xamc.compiler.frontends.onnx import known_sizes, recurrent, resize, sequence_operators  # noqa: F401  they register bodies
+from xamc.compiler.frontends.onnx.function_bodies import BODIES
 from xamc.passes.lowering.onnx_operators import RANDOM, STANDARD_DOMAINS, obstacle
 
 _DOMAIN = "xamc.expanded"

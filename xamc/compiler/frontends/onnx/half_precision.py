@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 FLOAT, FLOAT16, BFLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
-HALVES = (FLOAT16, BFLOAT16)
+HALF_PRECISION = (FLOAT16, BFLOAT16)
 #: Attributes that name an element type: of a result, or of what is computed in.
 _TYPE_ATTRIBUTES = ("dtype", "output_dtype", "output_datatype", "precision", "softmax_precision", "stash_type")
 
@@ -29,7 +29,7 @@ def half_type(model: ir.Model) -> ir.DataType | None:
     """
     passes.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     found = {value.dtype for value in _values(model)}
-    return next((kind for kind in reversed(HALVES) if kind in found), None)
+    return next((kind for kind in reversed(HALF_PRECISION) if kind in found), None)
 
 
 def widen(model: ir.Model) -> None:
@@ -38,11 +38,11 @@ def widen(model: ir.Model) -> None:
     Args:
         model: its types inferred, as `half_type` leaves them.
     """
-    inputs = [(value, value.dtype) for value in model.graph.inputs if value.dtype in HALVES]
+    inputs = [(value, value.dtype) for value in model.graph.inputs if value.dtype in HALF_PRECISION]
     outputs = [index for index, value in enumerate(model.graph.outputs) if value.dtype == FLOAT16]
     rounding = [(node, kind) for node in model.graph.all_nodes() if (kind := _rounds_to(node)) is not None]
     for value in _values(model):
-        if value.dtype in HALVES:
+        if value.dtype in HALF_PRECISION:
             if value.const_value is not None:
                 value.const_value = _widened(value.const_value)
             value.type = ir.TensorType(FLOAT)
@@ -99,7 +99,7 @@ def by_operator(model: ir.Model) -> None:
 def reads_bits(node: ir.Node) -> bool:
     """Whether a node takes the bits of a 16-bit float for a number, or the other way round: float32 has others."""
     values = (*node.inputs, *node.outputs)
-    return node.op_type == "BitCast" and any(value is not None and value.dtype in HALVES for value in values)
+    return node.op_type == "BitCast" and any(value is not None and value.dtype in HALF_PRECISION for value in values)
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
@@ -115,7 +115,7 @@ def _rounds_to(node: ir.Node) -> ir.DataType | None:
     if node.op_type not in ("Cast", "CastLike"):
         return None
     source, kind = node.inputs[0], node.outputs[0].dtype
-    return kind if kind in HALVES and source is not None and source.dtype != kind else None
+    return kind if kind in HALF_PRECISION and source is not None and source.dtype != kind else None
 
 
 def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -129,10 +129,10 @@ def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 def _widen_attributes(node: ir.Node) -> None:
     for attribute in list(node.attributes.values()):
         name, value = attribute.name, attribute.value
-        if attribute.type == ir.AttributeType.TENSOR and value.dtype in HALVES:
+        if attribute.type == ir.AttributeType.TENSOR and value.dtype in HALF_PRECISION:
             node.attributes[name] = ir.AttrTensor(name, _widened(value))
         named = name in _TYPE_ATTRIBUTES or (name == "to" and node.op_type == "Cast")
-        if named and attribute.type == ir.AttributeType.INT and value in HALVES:
+        if named and attribute.type == ir.AttributeType.INT and value in HALF_PRECISION:
             node.attributes[name] = ir.AttrInt64(name, int(FLOAT))
 
 

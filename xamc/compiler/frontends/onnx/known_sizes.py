@@ -1,4 +1,4 @@
-"""Uses that are written out with the extents of their operands: `ConvTranspose` to a stated shape, quantized blocks."""
+"""Uses that are written out with the sizes of their operands: `ConvTranspose` to a stated shape, quantized blocks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.frontends.onnx.subgraphs import body, constant, function, set_constant
+from xamc.compiler.frontends.onnx.function_bodies import body, constant, function, set_constant
 
 
-def _extents(node: ir.Node, index: int) -> list[int] | None:
+def _dims(node: ir.Node, index: int) -> list[int] | None:
     """The shape of an input, if all of it is known."""
     value = node.inputs[index] if len(node.inputs) > index else None
     shape = None if value is None or value.shape is None else list(value.shape)
@@ -21,7 +21,7 @@ def _extents(node: ir.Node, index: int) -> list[int] | None:
 def _conv_transpose(node: ir.Node) -> Any:
     """`output_shape` as the padding that leads to it; where that would be negative, there is more at the end."""
     wanted = list(node.attributes.get_ints("output_shape", []))
-    data, weight = _extents(node, 0), _extents(node, 1)
+    data, weight = _dims(node, 0), _dims(node, 1)
     if not wanted or data is None or weight is None:
         return None
     rank = len(data) - 2
@@ -65,12 +65,12 @@ def _col2im(node: ir.Node) -> Any:
     pads = list(node.attributes.get_ints("pads", [0] * (2 * rank)))
     reach = [(int(block[i]) - 1) * dilations[i] + 1 for i in range(rank)]
     padded = [int(image[i]) + pads[i] + pads[rank + i] for i in range(rank)]
-    places = [(padded[i] - reach[i]) // strides[i] + 1 for i in range(rank)]
-    more = [padded[i] - reach[i] - strides[i] * (places[i] - 1) for i in range(rank)]
+    counts = [(padded[i] - reach[i]) // strides[i] + 1 for i in range(rank)]
+    more = [padded[i] - reach[i] - strides[i] * (counts[i] - 1) for i in range(rank)]
     channels = columns.shape[1] // taps
     made = function(
         f"""Col2Im(x, image, block) => (y) {{
-            shape = Constant<value_ints = {[0, columns.shape[1], *places]}>()
+            shape = Constant<value_ints = {[0, columns.shape[1], *counts]}>()
             parts = Reshape(x, shape)
             filters = Constant<value_float = 0.0>()
             typed = CastLike(filters, x)
@@ -142,7 +142,7 @@ def _zero_points(node: ir.Node, axis: int) -> str:
 
 def _blocks(node: ir.Node) -> tuple[int, Any] | None:
     """The axis, and the block of each of its indices; None without blocks."""
-    data, size = _extents(node, 0), node.attributes.get_int("block_size", 0)
+    data, size = _dims(node, 0), node.attributes.get_int("block_size", 0)
     if data is None or not size:
         return None
     axis = node.attributes.get_int("axis", 1) % len(data)
@@ -152,16 +152,16 @@ def _blocks(node: ir.Node) -> tuple[int, Any] | None:
 @body("Upsample")
 def _upsample(node: ir.Node) -> Any:
     """Nearest elements, one axis at a time: an output's place over the scale, rounded down."""
-    data, scales = _extents(node, 0), constant(node, 1) if len(node.inputs) > 1 else None
+    data, scales = _dims(node, 0), constant(node, 1) if len(node.inputs) > 1 else None
     if scales is None:
         scales = np.asarray(node.attributes.get_floats("scales", []))
     if data is None or len(scales) != len(data) or node.attributes.get_string("mode", "nearest") != "nearest":
         return None
     lines, places, value = [], {}, "x"
-    for axis, (extent, scale) in enumerate(zip(data, scales)):
+    for axis, (dim, scale) in enumerate(zip(data, scales)):
         if scale == 1:
             continue
-        places[f"places{axis}"] = np.minimum(np.arange(int(np.floor(extent * scale))) // scale, extent - 1)
+        places[f"places{axis}"] = np.minimum(np.arange(int(np.floor(dim * scale))) // scale, dim - 1)
         lines += [
             f"places{axis} = Constant<value_int = 0>()",
             f"x{axis} = Gather<axis = {axis}>({value}, places{axis})",

@@ -47,4 +47,4 @@ def _bytes(value: ir.Value) -> int:
     if value.shape is None or value.dtype is None:  # an optional output that nobody asked for
         return 0
     itemsize: float = value.dtype.itemsize
-    return math.ceil(math.prod(int(extent) for extent in value.shape) * itemsize)
+    return math.ceil(math.prod(int(dim) for dim in value.shape) * itemsize)

@@ -58,17 +58,17 @@ class OnnxModel:
         file: the file as it was read.
         original: the model with fixed input shapes, its functions inlined, integer divisions guarded, and widened if it
             is of 16-bit floats; nothing else done.
-        halves: the same, not widened, for ONNX Runtime to compute in 16-bit floats; None for other models.
-        half: that 16-bit float, float16 or bfloat16, or empty.
+        not_widened: the same, not widened, for ONNX Runtime to compute in 16-bit floats; None for other models.
+        half_dtype: that 16-bit float, float16 or bfloat16, or empty.
         model: the same, simplified: constants folded, batch norms merged into convolutions, dead nodes removed.
         operators: operator type → number of nodes of `model`.
-        symbols: extent that varies → its smallest and largest value.
+        symbols: dimension that varies → its smallest and largest value.
     """
 
     file: OnnxFile
     original: ir.Model
-    halves: ir.Model | None
-    half: str
+    not_widened: ir.Model | None
+    half_dtype: str
     model: ir.Model
     operators: Mapping[str, int]
     symbols: Mapping[str, tuple[int, int]]
@@ -90,7 +90,7 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     original = _inlined(file)
     symbols = fix_shapes(original, shapes, str(path))
     _prepare(original, path)
-    half, halves = _widened(original, path)
+    half_dtype, not_widened = _widened(original, path)
     model = original.clone()
     try:
         _simplify(model, path)
@@ -104,7 +104,7 @@ def open_onnx(path: Path, shapes: Mapping[str, Any]) -> OnnxModel:
     if symbols:
         model.metadata_props[RANGES] = json.dumps(dict(sorted(symbols.items())))
     operators = Counter(node.op_type for node in model.graph.all_nodes())
-    return OnnxModel(file, original, halves, half, model, dict(operators.most_common()), symbols)
+    return OnnxModel(file, original, not_widened, half_dtype, model, dict(operators.most_common()), symbols)
 
 
 def _prepare(model: ir.Model, path: Path) -> None:
@@ -121,19 +121,19 @@ def _prepare(model: ir.Model, path: Path) -> None:
 def _widened(model: ir.Model, path: Path) -> tuple[str, ir.Model | None]:
     """Widens a model of 16-bit floats in place; gives their name, and what it was, as ONNX Runtime can run it."""
     try:
-        half = half_type(model)
-        if half is None:
+        half_dtype = half_type(model)
+        if half_dtype is None:
             return "", None
         bits = [node.name or str(node.outputs[0].name) for node in model.graph.all_nodes() if reads_bits(node)]
         if bits:
             raise _refused_types(path, [f"{name} (BitCast) reads the bits of a 16-bit float" for name in bits])
         own = model.clone()
         widen(model)
-        if half == BFLOAT16:
+        if half_dtype == BFLOAT16:
             by_operator(own)
     except (ValueError, KeyError, TypeError, RuntimeError, IndexError, ir.passes.PassError) as error:
         raise _not_evaluated(path, error.__cause__ or error) from error
-    return half.name.lower(), own
+    return half_dtype.name.lower(), own
 
 
 def _inlined(file: OnnxFile) -> ir.Model:
@@ -261,10 +261,10 @@ def _should_fold(node: ir.Node) -> bool | None:
     """Never loops; equal numbers of a known shape, which it would leave, unless they are many; None: it decides."""
     if node.op_type in ("Loop", "Scan"):
         return False
-    extents = node.inputs[0] if node.op_type == "ConstantOfShape" else None
-    if extents is None or extents.const_value is None:
+    dims = node.inputs[0] if node.op_type == "ConstantOfShape" else None
+    if dims is None or dims.const_value is None:
         return None
-    return int(np.prod(extents.const_value.numpy())) <= _MOST_EQUAL
+    return int(np.prod(dims.const_value.numpy())) <= _MOST_EQUAL
 
 
 def _as_tensors(model: ir.Model) -> None:

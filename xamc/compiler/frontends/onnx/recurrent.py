@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.frontends.onnx.subgraphs import body, function
+from xamc.compiler.frontends.onnx.function_bodies import body, function
 
 # compiling takes time for every step, and more than twice as much for twice as many
 _MOST_STEPS = 64
@@ -93,7 +93,7 @@ def _written(node: ir.Node, gates: int, names: list[str], states: int, step: Ste
         return None
     batch_first = node.attributes.get_int("layout", 0)
     steps, hidden, directions = x.shape[1 if batch_first else 0], weight.shape[2], weight.shape[0]
-    if not all(isinstance(extent, int) for extent in (steps, hidden, directions)) or not 0 < int(steps) <= _MOST_STEPS:
+    if not all(isinstance(dim, int) for dim in (steps, hidden, directions)) or not 0 < int(steps) <= _MOST_STEPS:
         return None
     refused = ("activations", "activation_alpha", "activation_beta", "clip")
     if _given(node, _LENGTHS) or any(name in node.attributes for name in refused):

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.frontends.onnx.subgraphs import body, constant, function, set_constant
+from xamc.compiler.frontends.onnx.function_bodies import body, constant, function, set_constant
 from xamc.compiler.frontends.onnx.uses import rounded_scales
 
 Floats = NDArray[np.float64]
@@ -49,15 +49,15 @@ def _resize(node: ir.Node) -> Any:
     constants: dict[str, NDArray[Any]] = {}
     value = "x"
     for axis in axes:
-        places, read = _places(axis, coordinates)
+        positions, read = _positions(axis, coordinates)
         name = f"x{axis.index}"
         if mode == "nearest":
-            near = _nearest(places, axis.inputs, node.attributes.get_string("nearest_mode", "round_prefer_floor"))
+            near = _nearest(positions, axis.inputs, node.attributes.get_string("nearest_mode", "round_prefer_floor"))
             constants[f"{name}_places"] = near
             lines.append(f"{name} = Gather<axis = {axis.index}>({value}, {name}_places)")
             weight = None
         else:
-            weight = np.where(read[:, None], _matrix(node, mode, places, axis), 0)
+            weight = np.where(read[:, None], _matrix(node, mode, positions, axis), 0)
             lines += _product(name, value, axis.index, len(data.shape))
             last = axis.index != len(data.shape) - 2
             constants[f"{name}_table"] = (weight.T if last else weight).astype(data.dtype.numpy())
@@ -78,7 +78,7 @@ def _resize(node: ir.Node) -> Any:
 
 
 def _as_tvm_does(node: ir.Node, rank: int) -> bool:
-    """Whether the importer has this use, and right: it knows all axes from the third on, and whole extents."""
+    """Whether the importer has this use, and right: it knows all axes from the third on, and whole dimensions."""
     attributes = node.attributes
     if attributes.get_int("antialias", 0) or "axes" in attributes or rank not in _RESIZED_BY_TVM:
         return False
@@ -109,8 +109,8 @@ def _axes(node: ir.Node, shape: list[Any], cropped: bool) -> list[_Axis] | None:
     if given is sizes and policy != "stretch":
         ratios = [min(ratios) if policy == "not_larger" else max(ratios)] * len(chosen)
     found = []
-    for place, (axis, scale) in enumerate(zip(chosen, ratios, strict=True)):
-        region = (float(roi[place]), float(roi[len(chosen) + place])) if cropped and roi is not None else (0.0, 1.0)
+    for number, (axis, scale) in enumerate(zip(chosen, ratios, strict=True)):
+        region = (float(roi[number]), float(roi[len(chosen) + number])) if cropped and roi is not None else (0.0, 1.0)
         if scale == 1 and region == (0.0, 1.0):
             continue
         if not isinstance(shape[axis], int) or (cropped and given is scales):
@@ -118,50 +118,50 @@ def _axes(node: ir.Node, shape: list[Any], cropped: bool) -> list[_Axis] | None:
         if given is not sizes:  # in float32, as shape inference has it
             outputs = int(np.float32(scale) * np.float32(shape[axis]))
         else:
-            outputs = int(given[place]) if policy == "stretch" else int(scale * shape[axis] + 0.5)
+            outputs = int(given[number]) if policy == "stretch" else int(scale * shape[axis] + 0.5)
         found.append(_Axis(axis, shape[axis], outputs, scale, region))
     return found
 
 
-def _places(axis: _Axis, mode: str) -> tuple[Floats, NDArray[np.bool_]]:
+def _positions(axis: _Axis, mode: str) -> tuple[Floats, NDArray[np.bool_]]:
     """Where in the input each output lies [O], and whether it is read there [O], not extrapolated."""
     y, last, exact = np.arange(axis.outputs, dtype=np.float64), axis.inputs - 1, axis.scale * axis.inputs
     if mode == "align_corners":
-        places = y * 0 if exact == 1 else y * last / (exact - 1)
+        positions = y * 0 if exact == 1 else y * last / (exact - 1)
     elif mode == "asymmetric":
-        places = y / axis.scale
+        positions = y / axis.scale
     elif mode == "tf_crop_and_resize":
         first, end = axis.region
-        places = y * 0 + (end - first) * last / 2 if exact == 1 else y * (end - first) * last / (exact - 1)
-        places = places + first * last
-        return places, (places >= 0) & (places <= last)
+        positions = y * 0 + (end - first) * last / 2 if exact == 1 else y * (end - first) * last / (exact - 1)
+        positions = positions + first * last
+        return positions, (positions >= 0) & (positions <= last)
     elif mode == "pytorch_half_pixel" and exact == 1:
-        places = y * 0 - 0.5
+        positions = y * 0 - 0.5
     else:
-        places = (y + 0.5) / axis.scale - 0.5
+        positions = (y + 0.5) / axis.scale - 0.5
         if mode == "half_pixel_symmetric":
-            places = places + axis.inputs / 2 * (1 - axis.outputs / exact)
-    return places, np.ones(axis.outputs, np.bool_)
+            positions = positions + axis.inputs / 2 * (1 - axis.outputs / exact)
+    return positions, np.ones(axis.outputs, np.bool_)
 
 
-def _nearest(places: Floats, inputs: int, mode: str) -> NDArray[np.int64]:
+def _nearest(positions: Floats, inputs: int, mode: str) -> NDArray[np.int64]:
     rounded = {
-        "round_prefer_floor": np.ceil(places - 0.5),
-        "round_prefer_ceil": np.floor(places + 0.5),
-        "floor": np.floor(places),
-        "ceil": np.ceil(places),
+        "round_prefer_floor": np.ceil(positions - 0.5),
+        "round_prefer_ceil": np.floor(positions + 0.5),
+        "floor": np.floor(positions),
+        "ceil": np.ceil(positions),
     }[mode]
     return np.clip(rounded, 0, inputs - 1).astype(np.int64)
 
 
-def _matrix(node: ir.Node, mode: str, places: Floats, axis: _Axis) -> Floats:
+def _matrix(node: ir.Node, mode: str, positions: Floats, axis: _Axis) -> Floats:
     """The share [O, I] that every input has in every output."""
     # with antialiasing a smaller image's filter is as much wider as the image is smaller
     width = min(axis.scale, 1.0) if node.attributes.get_int("antialias", 0) else 1.0
     reach = int(np.ceil((1 if mode == "linear" else 2) / width))
-    base = np.ceil(places).astype(np.int64) - 1  # left of the place, never at it
+    base = np.ceil(positions).astype(np.int64) - 1  # left of the position, never at it
     taps = base[:, None] + np.arange(1 - reach, reach + 1)
-    distance = np.abs(taps - places[:, None]) * width
+    distance = np.abs(taps - positions[:, None]) * width
     if mode == "linear":
         shares = np.clip(1 - distance, 0, None)
     else:

@@ -29,7 +29,7 @@ def wrong_use(node: ir.Node) -> str | None:
     if node.op_type == "ConvTranspose" and "output_shape" in node.attributes:
         return "states its output_shape, which is computed from pads only"
     if node.op_type == "Resize" and rounded_scales(node):
-        return "has scales that don't give whole extents, and would be computed with those of the rounded ones"
+        return "has scales that don't give whole dimensions, and would be computed with those of the rounded ones"
     return None
 
 
@@ -42,12 +42,12 @@ def _may_train(node: ir.Node) -> bool:
 
 
 def rounded_scales(node: ir.Node) -> bool:
-    """Whether linear or cubic scales, times the extents that don't vary, are no whole numbers."""
+    """Whether linear or cubic scales, times the dimensions that don't vary, are no whole numbers."""
     data, value = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
     if node.attributes.get_string("mode", "nearest") == "nearest" or data is None or data.shape is None:
         return False
     scales = value.const_value.numpy() if value is not None and value.const_value is not None else np.zeros(0)
-    known = [axis for axis, extent in enumerate(data.shape) if isinstance(extent, int)]
+    known = [axis for axis, dim in enumerate(data.shape) if isinstance(dim, int)]
     if scales.size != len(data.shape):
         return False
     wanted = scales.astype(np.float64)[known] * [int(data.shape[axis]) for axis in known]

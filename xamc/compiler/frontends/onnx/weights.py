@@ -180,10 +180,10 @@ def _dequantize(model: ir.Model, value: ir.Value, codes: Array, scales: Array, a
 
 
 def _cast_and_scale(value: ir.Value, scale: ir.Value, shape: list[int]) -> list[ir.Node]:
-    extents = ir.node("Constant", [], {"value": ir.tensor(np.array(shape, np.int64))})
-    column = ir.node("Reshape", [scale, extents.outputs[0]])
+    dims = ir.node("Constant", [], {"value": ir.tensor(np.array(shape, np.int64))})
+    column = ir.node("Reshape", [scale, dims.outputs[0]])
     wide = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
-    return [extents, column, wide, ir.node("Mul", [wide.outputs[0], column.outputs[0]])]
+    return [dims, column, wide, ir.node("Mul", [wide.outputs[0], column.outputs[0]])]
 
 
 def _behind(model: ir.Model, value: ir.Value, make: Callable[[ir.Value], list[ir.Node]]) -> None:

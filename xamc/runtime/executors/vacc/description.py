@@ -81,7 +81,7 @@ def read_description(path: Path) -> GraphDescription:
 
 
 def _signature(entry: Any) -> Signature:
-    return Signature(str(entry["name"]), tuple(int(extent) for extent in entry["shape"]), str(entry["dtype"]))
+    return Signature(str(entry["name"]), tuple(int(dim) for dim in entry["shape"]), str(entry["dtype"]))
 
 
 def _damaged(path: Path, problem: str) -> InputError:

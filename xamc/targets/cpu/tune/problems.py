@@ -42,7 +42,7 @@ def distinct_problems(program: RelaxProgram, kv_dtype: Any) -> list[Problem]:
     for _, value in Body.of(program.module["main"]).bindings:
         call = decode(value)
         if call is not None and call.name == "linear":
-            n, k = (int(extent) for extent in call.tensors[1].ty.shape)
+            n, k = (int(dim) for dim in call.tensors[1].ty.shape)
             found |= {LinearProblem.of(n, k, weight_format(call), m): None for m in _BOTH}
         elif call is not None and call.name == "attention_rows":
             heads, window, cache = call.attributes["heads"], call.attributes["window"], call.tensors[1]

@@ -25,8 +25,8 @@ from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.tune.inputs import timed_problem
+from xamc.targets.cpu.tune.rounds import CandidateRunner, Progress, default_of, search
 from xamc.targets.cpu.tune.search import Winner
-from xamc.targets.cpu.tune.workshop import Progress, Workshop, default_of, search
 from xamc.targets.kernels.isa import Isa, cpu_model
 from xamc.targets.kernels.tiles import (
     KernelTiles,
@@ -40,7 +40,7 @@ from xamc.targets.request import TargetRequest
 
 LIMITS = Limits(seconds=3600, memory_bytes=6 * 2**30)
 
-_WORKSHOP = "xamc.targets.cpu.tune.workshop:search"
+_SEARCH = "xamc.targets.cpu.tune.rounds:search"
 _PROBLEMS_CHILD = "xamc.targets.cpu.tune.problems_child:problems"
 _PROBLEMS, _RESULT = "problems.json", "tiles.json"
 
@@ -136,7 +136,7 @@ def result_key(timed: Problem, isa: Isa, activations: str) -> StageKey:
         "activations": activations,
         "threads": default_threads(),
     }
-    return stage_key("tune", __name__, (_WORKSHOP,), inputs)
+    return stage_key("tune", __name__, (_SEARCH,), inputs)
 
 
 def read_result(folder: Path, problem: Problem, timed: Problem, cached: bool) -> TunedKernel:
@@ -167,8 +167,8 @@ def tune(program: Program, request: TargetRequest, cache: StageCache, progress: 
     folders = {timed: folder for timed, folder in known.items() if folder is not None}
     if missing:
         with temporary_folder("tune") as folder:
-            workshop = Workshop(isa, request.activations, folder, cache.folder / "reproducers", progress)
-            for timed, winner in search(missing, isa, request.activations, workshop).items():
+            runner = CandidateRunner(isa, request.activations, folder, cache.folder / "reproducers", progress)
+            for timed, winner in search(missing, isa, request.activations, runner).items():
                 folders[timed] = cache.publish(keys[timed], _writer(timed, winner))
     kernels = [read_result(folders[timed], problem, timed, timed not in missing) for problem, timed in found.items()]
     return Tuned(cpu_model(), default_threads(), tuple(kernels))
@@ -177,13 +177,13 @@ def tune(program: Program, request: TargetRequest, cache: StageCache, progress: 
 def _problems(program: Program, request: TargetRequest, cache: StageCache) -> list[Problem]:
     """The distinct problems of the model, from the cache or from a child process."""
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    wishes = {"kv_dtype": request.kv_dtype, "disable": sorted(request.disable)}
+    options = {"kv_dtype": request.kv_dtype, "disable": sorted(request.disable)}
     weights = {name: [list(tensor.shape), tensor.dtype] for name, tensor in program.weights.items()}
     inputs = {
         "graph": hashlib.sha256(graph).hexdigest(),
         "config": to_json(program.config),
         "weights": weights,
-        **wishes,
+        **options,
     }
     key = stage_key("problems", __name__, (_PROBLEMS_CHILD,), inputs)
 
@@ -194,7 +194,7 @@ def _problems(program: Program, request: TargetRequest, cache: StageCache) -> li
                 "graph": str(folder / "graph.onnx"),
                 "config": to_json(program.config),
                 "weights": weights,
-                **wishes,
+                **options,
             }
             reproducers = cache.folder / "reproducers"
             found = run_child(_PROBLEMS_CHILD, call, folder=folder, limits=LIMITS, reproducers=reproducers)

@@ -1,0 +1,1 @@
+"""Hugging Face folders: which files they hold, and a checkpoint out of them."""

@@ -1,0 +1,348 @@
+"""The kernels of a decode step: each does in one go what lies between two barriers of all threads.
+
+What is cheap and comes before the work that is shared out (norms, the gate, merging the parts of attention, rounding
+activations) every thread does for itself, in memory of its own: that costs less than another barrier. A kernel asks
+for its operands one by one, in the order that `operands` lists them by region; see `decode_step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from xamc.artifact.panels import PANEL
+from xamc.artifact.step_program import Region
+from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.attention_decode import SPLITS, Part, Span, merge_parts, partial_shape
+from xamc.targets.kernels.embedding import take_row
+from xamc.targets.kernels.gemv import emit_gemv
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.kernels.key_bias import KeyBias
+from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
+from xamc.targets.kernels.linear import Activations, products
+from xamc.targets.kernels.norm import inverse_rms, scale_row
+from xamc.targets.kernels.packing import WeightFormat, packed_layout
+from xamc.targets.kernels.rope import Projected
+from xamc.targets.kernels.swiglu import silu
+from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice
+from xamc.targets.kernels.weights import PackedWeight
+
+REGIONS: tuple[Region, ...] = ("weights", "pools", "workspace")
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What all kernels of a step read: the token, where it stands, and RoPE's tables; and the logits, which one writes.
+
+    ids, position_ids int64 [1, 1], write_index int64 [1], block_table int32 [1, M], cos and sin float32 [R, D/2],
+    logits float32 [1, V]. `tiles` are those of layers with one row.
+    """
+
+    ids: E.Buffer
+    position_ids: E.Buffer
+    write_index: E.Buffer
+    block_table: E.Buffer
+    cos: E.Buffer
+    sin: E.Buffer
+    logits: E.Buffer
+    tiles: TileChoice = DEFAULT_CHOICE
+
+
+class Operands:
+    """The operands of the step's instruction at hand."""
+
+    def __init__(self, program: E.Buffer, step: E.Expr, regions: dict[Region, E.Buffer]) -> None:
+        self._program, self._step, self._regions = program, step, regions
+        self.taken: list[Region] = []
+
+    def take(self, region: Region, shape: tuple[E.Expr | int, ...], dtype: str = "float32") -> E.Buffer:
+        """The next operand, a tensor of a region."""
+        self.taken.append(region)
+        offset = E.let(E.load(self._program, [self._step, len(self.taken)]))
+        return E.view(self._regions[region], offset, shape, dtype)
+
+    @contextmanager
+    def parameters(self, region: Region) -> Iterator[None]:
+        """Lets what is declared as parameters be the next operands, of one region."""
+        with E.parameters_from(lambda shape, dtype: self.take(region, tuple(shape), dtype)):
+            yield
+
+
+class DecodeKernel(Protocol):
+    """A kernel of a decode step; equal ones are compiled once."""
+
+    @property
+    def key(self) -> str:
+        """A name that tells it from every other kernel of a model."""
+        ...
+
+    @property
+    def operands(self) -> tuple[Region, ...]:
+        """Where its operands lie, in the order in which it takes them."""
+        ...
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Shape of the float32 tensor that is its last operand; the one that writes the logits has none."""
+        ...
+
+    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
+        """Emits its statements, which all threads run."""
+        ...
+
+
+@dataclass(frozen=True)
+class EmbeddingKernel:
+    """Operands: the packed buffers of the table, y [1, width]."""
+
+    vocabulary: int
+    width: int
+    format: WeightFormat
+
+    @property
+    def key(self) -> str:
+        return f"embedding_{self.vocabulary}x{self.width}_{self.format.tag}"
+
+    @property
+    def operands(self) -> tuple[Region, ...]:
+        return (*_packed(self.vocabulary, self.width, self.format), "workspace")
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return (1, self.width)
+
+    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
+        with operands.parameters("weights"):
+            table = PackedWeight(self.vocabulary, self.width, self.format, isa)
+        y = operands.take("workspace", self.output)
+        take_row(table, E.let(E.load(inputs.ids, [0, 0])), y, E.i32(0), E.parallel)
+
+
+@dataclass(frozen=True)
+class PlainSource:
+    """What a linear layer reads, as it is. Operands: x [1, width]."""
+
+    width: int
+    key: str = "plain"
+    operands: tuple[Region, ...] = ("workspace",)
+
+    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> E.Buffer:
+        return operands.take("workspace", (1, self.width))
+
+
+@dataclass(frozen=True)
+class NormSource:
+    """The RMSNorm of what lies there. Operands: x [1, width], weights [width]."""
+
+    width: int
+    epsilon: float
+    operands: tuple[Region, ...] = ("workspace", "weights")
+
+    @property
+    def key(self) -> str:
+        return f"norm{E.number_name(self.epsilon)}"
+
+    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> E.Buffer:
+        x = operands.take("workspace", (1, self.width))
+        weights = operands.take("weights", (self.width,))
+        y = E.scratch((1, self.width))
+        factor = inverse_rms(lambda c, lanes: E.load(x, [0, c], lanes), self.width, self.epsilon, isa)
+        scale_row(x, weights, y, E.i32(0), factor, self.width, isa)
+        return y
+
+
+@dataclass(frozen=True)
+class GateSource:
+    """silu(gate) * up of the halves of a row. Operands: gate and up [1, 2 * width]."""
+
+    width: int
+    key: str = "gate"
+    operands: tuple[Region, ...] = ("workspace",)
+
+    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> E.Buffer:
+        both = operands.take("workspace", (1, 2 * self.width))
+        y = E.scratch((1, self.width))
+
+        def activate(c: E.Expr, lanes: int) -> None:
+            gate = silu(E.let(E.load(both, [0, c], lanes)), lanes)
+            E.store(y, [0, c], gate * E.load(both, [0, self.width + c], lanes), lanes)
+
+        E.lanewise(self.width, isa, activate)
+        return y
+
+
+@dataclass(frozen=True)
+class AttentionSource:
+    """The merged parts of attention. Operands: the partial results of an `AttentionKernel`."""
+
+    heads: int
+    kv_heads: int
+    d: int
+    window: int | None
+    operands: tuple[Region, ...] = ("workspace",)
+
+    @property
+    def key(self) -> str:
+        return f"merge{self.heads}_{self.kv_heads}x{self.d}_w{self.window}"
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.d
+
+    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> E.Buffer:
+        group = self.heads // self.kv_heads
+        partial = operands.take("workspace", partial_shape(self.kv_heads, group, self.d))
+        y = E.scratch((1, self.width))
+        splits = E.let(E.minimum(Span(E.load(inputs.write_index, [0]), self.window).tiles, E.i64(SPLITS)))
+        with E.serial(self.heads) as head:
+            place = [E.let(E.i64(head // group)), E.let(head % group)]
+            first = E.let(head * self.d)
+            merge_parts(
+                partial, place, self.kv_heads, splits,
+                lambda e, value, lanes: E.store(y, [0, first + e], value, lanes), isa,
+            )  # fmt: skip
+        return y
+
+
+Source = PlainSource | NormSource | GateSource | AttentionSource
+
+
+@dataclass(frozen=True)
+class LinearKernel:
+    """y = W source (+ bias) (+ residual), or silu of W's first half times its second.
+
+    Operands: the source's, the packed buffers of W [N, K], bias [N] if any, residual [1, N] if any, y.
+
+    Attributes:
+        n: output features N, before the gate halves them.
+        source: what it reads, of width K.
+        format: how W is stored.
+        activations: what the source is multiplied as.
+        bias: whether there is a bias.
+        residual: whether something is added.
+        gate: whether y [1, N/2] is gated; N is then a multiple of two panels, without bias and residual.
+        logits: whether y is the step's result.
+    """
+
+    n: int
+    source: Source
+    format: WeightFormat
+    activations: Activations
+    bias: bool = False
+    residual: bool = False
+    gate: bool = False
+    logits: bool = False
+
+    @staticmethod
+    def can_gate(n: int) -> bool:
+        """Whether both halves of W are whole panels."""
+        return n % (2 * PANEL) == 0
+
+    @property
+    def key(self) -> str:
+        parts = [f"{self.source.key}_linear_{self.n}x{self.source.width}_{self.format.tag}"]
+        parts += [name for name in ("bias", "residual", "gate", "logits") if getattr(self, name)]
+        return "_".join(parts)
+
+    @property
+    def operands(self) -> tuple[Region, ...]:
+        regions: list[Region] = [*self.source.operands, *_packed(self.n, self.source.width, self.format)]
+        regions += ["weights"] * self.bias
+        regions += ["workspace"] * self.residual
+        return (*regions, *(() if self.logits else ("workspace",)))
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return (1, self.n // 2 if self.gate else self.n)
+
+    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
+        x = self.source.emit(operands, inputs, isa)
+        with operands.parameters("weights"):
+            tiles = inputs.tiles.of_linear(self.n, self.source.width, self.format, "one")
+            weight = PackedWeight(self.n, self.source.width, self.format, isa, tiles)
+        bias = operands.take("weights", (self.n,)) if self.bias else None
+        residual = operands.take("workspace", (1, self.n)) if self.residual else None
+        y = inputs.logits if self.logits else operands.take("workspace", self.output)
+        row = products(weight, self.activations)
+        emit_gemv(weight, row, x, bias, residual, y, gate=self.gate, launched=True)
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """RoPE, the update of the cache, and attention in parts, from what the projection of a token yields.
+
+    The thread that attends to the last part of a KV head writes the head's key and value before, and every part rotates
+    the queries of its own group, so that nobody has to wait.
+
+    Operands: qkv [1, (Hq + 2 Hkv) D], the norms of queries and keys [D] if `epsilon` is given, the projection's bias if
+    `key_bias` says that keys are cached without theirs (see `kernels.key_bias`), the pools of keys and values, and with
+    int8 those of their scales, the partial results.
+    """
+
+    heads: int
+    kv_heads: int
+    d: int
+    kv_dtype: KvDtype
+    scale: float
+    window: int | None
+    block: int
+    epsilon: float | None = None
+    key_bias: bool = False
+
+    @property
+    def key(self) -> str:
+        norm = "" if self.epsilon is None else f"_norm{E.number_name(self.epsilon)}"
+        return (
+            f"attention_{self.heads}_{self.kv_heads}x{self.d}_{self.kv_dtype}_b{self.block}_w{self.window}"
+            f"_{E.number_name(self.scale)}{norm}{'_key_bias' * self.key_bias}"
+        )
+
+    @property
+    def operands(self) -> tuple[Region, ...]:
+        norms: list[Region] = ["weights"] * (0 if self.epsilon is None else 2)
+        pools: list[Region] = ["pools"] * (4 if self.kv_dtype == "int8" else 2)
+        biases: list[Region] = ["weights"] * self.key_bias
+        return ("workspace", *norms, *biases, *pools, "workspace")
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return tuple(int(extent) for extent in partial_shape(self.kv_heads, self.heads // self.kv_heads, self.d))
+
+    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
+        heads, kv_heads, d = self.heads, self.kv_heads, self.d
+        group = heads // kv_heads
+        qkv = operands.take("workspace", (1, (heads + 2 * kv_heads) * d))
+        norms = [operands.take("weights", (d,)) if self.epsilon is not None else None for _ in range(2)]
+        bias = operands.take("weights", ((heads + 2 * kv_heads) * d,)) if self.key_bias else None
+        with operands.parameters("pools"):
+            keys, values = declare_pools(kv_heads, d, self.kv_dtype, inputs.block_table, isa, self.block)
+        partial = operands.take("workspace", self.output)
+        cached = E.let(E.load(inputs.write_index, [0]))
+        position = E.let(E.load(inputs.position_ids, [0, 0]))
+        angles = (inputs.cos, inputs.sin, position)
+        projected = Projected(qkv, [E.i32(0)], heads, kv_heads, d, angles, norms, self.epsilon or 0.0, isa, bias)
+        scores = None if bias is None else KeyBias(bias, heads, d, (inputs.cos, inputs.sin), isa)
+        span = Span(cached, self.window)
+        splits = E.let(E.minimum(span.tiles, E.i64(SPLITS)))
+        with E.parallel(splits * kv_heads) as task:
+            head, split = E.let(task % kv_heads), E.let(task // kv_heads)
+            begin, end = span.share(split, splits)
+            q = E.scratch((1, 1, group * d))
+            with E.serial(group) as member:
+                first = E.let(member * d)
+                projected.query(
+                    E.let(head * group + member), lambda e, value, lanes: E.store(q, [0, 0, first + e], value, lanes)
+                )
+
+            def write(head: E.Expr = head) -> None:
+                projected.cache(head, keys, values, keys.place(E.i32(0), cached))
+
+            E.when(end == span.tiles, write)
+            part = Part(isa, q, E.i32(0), keys, values, partial, E.i32(0), head, task, self.scale, scores)
+            part.attend(span, begin, end)
+
+
+def _packed(n: int, k: int, fmt: WeightFormat) -> tuple[Region, ...]:
+    return tuple("weights" for _ in packed_layout(n, k, fmt).buffers)
