@@ -195,7 +195,7 @@ def test_rows_have_their_own_dynamic_base(make_artifact: Any, toy: Any, vocab_si
 
 
 class Failing:
-    """An executor that fails when asked to, after it has written."""
+    """An executor that fails when asked to, and leaves nothing of its cache as it was."""
 
     def __init__(self, executor: Any) -> None:
         self._executor, self.is_broken = executor, False
@@ -207,6 +207,10 @@ class Failing:
     def forward(self, step: Step) -> np.ndarray:
         logits: np.ndarray = self._executor.forward(step)
         if self.is_broken:
+            for pool in getattr(self._executor, "_pools", ()):
+                pool[...] = 99
+            for slot in range(3):
+                self.clear(slot)
             raise InternalError("E1617", "broken", "don't")
         return logits
 
@@ -223,6 +227,7 @@ def test_after_a_failure_all_go_on(model: Model, toy: Any, vocab_size: int) -> N
             engine.step()
         executor.is_broken = False
     assert finished(engine, *opened) == [toy.greedy(prompt, TOKENS, vocab_size) for prompt in PROMPTS[1:]]
+    assert all(answer.displaced == 6 for answer in opened)
 
 
 def test_the_program_of_one_token_runs_what_is_alone_in_a_step(make_artifact: Any, toy: Any, vocab_size: int) -> None:

@@ -35,7 +35,7 @@ class Sequence:
         cached: how many of them the KV cache has.
         reused: how many of the prompt were not computed for it: cached before, or by another sequence of its group.
         slot: its row of the KV cache; None: it has none, not yet or not any more.
-        displaced: how often it had to give its slot to others, after which what they displaced is computed again.
+        displaced: how often it lost its slot to others, or by a failed step; what was lost with it is computed again.
         is_closed: whether it is never to be fed again.
         keeps: whether it begins with what is cached of its prompt, and is itself kept for later ones.
         group: what it was opened with.

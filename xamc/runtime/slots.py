@@ -77,6 +77,7 @@ class Slots:
         took. The sequences themselves go on; all of them is computed again."""
         for sequence in self._sitting():
             sequence.slot, sequence.cached = None, 0
+            sequence.displaced += 1
         self._seated.clear()
         self._left.clear()
         if self.executor.pages is not None:
