@@ -106,10 +106,11 @@ class Engine:
 
         Raises:
             InputError: E1602, E1603 or E1605, a bad or too long prompt; E1604, all slots are taken; E1606, memory can't
-                hold one more.
+                hold one more; E1622, an embedding model.
             MisuseError: E1612, an option that is unknown or means nothing.
             UnsupportedError: E1653, a word of transformers that this runtime can't do.
         """
+        self.require_logits()
         request = read_request(max_new_tokens, options)
         if request.copies > 1:
             raise MisuseError("E1612", "open begins one answer", "open several with num_return_sequences left out")
@@ -157,6 +158,20 @@ class Engine:
     def fill(self, prompt: I64, tokens: int, seed: int) -> int:
         """Caches a prompt's beginning with pseudo-random keys and values, see `Model.fill_cache`."""
         return self.run(lambda: self._fill(prompt, tokens, seed))
+
+    def require_logits(self) -> None:
+        """Refuses an embedding model.
+
+        Raises:
+            InputError: E1622.
+        """
+        if self._manifest.is_embedding:
+            raise InputError(
+                "E1622",
+                f"{self._manifest.name} is an embedding model: its graphs yield hidden states, so it has no logits and "
+                "can't generate",
+                "use `hidden_states`; to generate, compile with lengths in the second list of frontend.shape.input_ids",
+            )
 
     # What follows runs in a turn: `run` it, or call it from within one.
 

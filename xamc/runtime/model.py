@@ -151,7 +151,7 @@ class Model:
             InputError: E1602 to E1606; E1622, an embedding model, which has no logits.
             MisuseError: E1612, `positions` is neither of both.
         """
-        self._require_logits()
+        self.engine.require_logits()
         if positions not in ("all", "last"):
             raise MisuseError("E1612", f"positions is {positions!r}", "it must be 'all' or 'last'")
         return self.engine.logits(_rows(np.asarray(token_ids), lengths), positions == "all")
@@ -363,18 +363,9 @@ class Model:
             known = self._template = (source, ChatTemplate(source, tokenizer.special_tokens))
         return known[1].render(messages, add_generation_prompt, tools, **variables)
 
-    def _require_logits(self) -> None:
-        if self.manifest.is_embedding:
-            raise InputError(
-                "E1622",
-                f"{self.manifest.name} is an embedding model: its graphs yield hidden states, so it has no logits and "
-                "can't generate",
-                "use `hidden_states`; to generate, compile with lengths in the second list of frontend.shape.input_ids",
-            )
-
     def _prompts(self, prompt: Any) -> tuple[list[I64], bool]:
         """The prompts as checked token ids, and whether a list of them was given."""
-        self._require_logits()
+        self.engine.require_logits()
         if hasattr(prompt, "__array__"):  # also of other libraries
             prompt = np.asarray(prompt)
         is_text = isinstance(prompt, (str, bytes))
