@@ -14,6 +14,7 @@ from xamc.compiler.spec import Spec
 from xamc.compiler.stages.golden import DEFAULT_PROMPTS, PROMPT_TOKENS
 from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
 from xamc.model.config import ModelConfig
+from xamc.model.layer import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import TargetRequest
@@ -143,7 +144,7 @@ def stored_format(name: str, request: TargetRequest) -> WeightFormat:
     policy = request.quantize
     if policy is None:
         return WeightFormat(request.weight_dtype)  # type: ignore[arg-type]
-    wide = policy.bits == 8 or name in ("model.embed_tokens.weight", "lm_head.weight")
+    wide = policy.bits == 8 or name in (EMBEDDING_WEIGHT, HEAD_WEIGHT)
     return WeightFormat("int8" if wide else "uint4", policy.group_size)
 
 

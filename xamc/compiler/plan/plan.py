@@ -34,6 +34,7 @@ from xamc.jobs.memory import available_bytes
 from xamc.jobs.progress import duration, size
 from xamc.model.config import ModelConfig
 from xamc.model.kv_cache import kv_bytes_per_token
+from xamc.model.parameters import has_key_biases
 from xamc.targets.base import CAPS, TargetCaps
 from xamc.targets.request import TargetRequest
 
@@ -311,7 +312,6 @@ def _passes(spec: Spec, config: ModelConfig, request: TargetRequest | None, caps
         pass_names,
         require_pass_names,
     )
-    from xamc.passes.graph.key_bias_apart import has_key_biases
     from xamc.targets.registry import StaticTarget, target
 
     chosen = target(caps.name)

@@ -17,6 +17,7 @@ from xamc.compiler.stages.weights import WrittenWeights
 from xamc.jobs.cache import StageCache
 from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import ModelConfig
+from xamc.model.parameters import operator_counts
 from xamc.targets.request import Generated
 from xamc.verify.golden import Distance
 
@@ -63,9 +64,8 @@ def frontend(checkpoint: Checkpoint) -> str:
 
 def export(config: ModelConfig) -> str:
     """The counts that the exporter has checked."""
-    layers = config.num_layers
-    norms = 2 * layers + 1 + (2 * layers if config.qk_norm else 0)
-    return f"{layers} layers: {layers} Attention, {2 * layers} RotaryEmbedding, {norms} norms"
+    attention, rotations, norms = operator_counts(config).values()
+    return f"{config.num_layers} layers: {attention} Attention, {rotations} RotaryEmbedding, {norms} norms"
 
 
 def cached(cache: StageCache, stage: str) -> str:
