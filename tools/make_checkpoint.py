@@ -23,6 +23,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from xamc.model.families import FAMILIES
+from xamc.model.families.llama import llama_layer
+from xamc.model.layer import EMBEDDING, FINAL_NORM, HEAD, Layer, Part, Size
+from xamc.model.parameters import layer_name
+
 Shape = tuple[int, ...]
 BLOCK_ITEMS = 4 * 2**20
 DTYPES: Mapping[str, tuple[str, Any]] = {
@@ -125,58 +130,50 @@ SHAPES: Mapping[str, dict[str, Any]] = {
 }
 
 
+# model_type → layer as it is stored, with biases by the keys of its own config.json
+STORED: Mapping[str, Layer] = {
+    "internlm": llama_layer(qkv_bias="bias", o_bias="bias"),
+    "internlm2": llama_layer(qkv_bias="bias", o_bias="bias"),
+    "internlm3": llama_layer(qkv_bias="qkv_bias", o_bias="bias", mlp_bias="bias"),
+}
+
+
 def tensor_layout(config: Mapping[str, Any]) -> dict[str, Shape]:
     """Tensor name → shape of a published checkpoint with this config.json, in file order."""
-    hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     heads, kind = config["num_attention_heads"], config["model_type"]
     kv = config.get("num_key_value_heads", heads)
-    width = config.get("head_dim") or hidden // heads
-    q, k = heads * width, kv * width
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    sizes: dict[Size, int] = {
+        "hidden": config["hidden_size"],
+        "head_dim": width,
+        "head": heads * width,
+        "kv_head": kv * width,
+        "intermediate": config["intermediate_size"],
+        "vocab": config["vocab_size"],
+    }
+    packed, biased = kind == "internlm2", kind in ("internlm", "internlm2")
+    layers = {**{family.model_type: family.layer for family in FAMILIES.values()}, **STORED}
     layout: dict[str, Shape] = {}
 
-    def linear(name: str, rows: int, columns: int, bias: bool) -> None:
-        layout[name + ".weight"] = (rows, columns)
-        if bias:
-            layout[name + ".bias"] = (rows,)
+    def add(part: Part, prefix: str) -> None:
+        name, rows, *columns = part.meta if packed else part.name, *(sizes[axis] for axis in part.axes)
+        if packed and part.role == "query":
+            name, rows = "attention.wqkv", (heads + 2 * kv) * width
+        elif packed and part.role in ("key", "value"):
+            return
+        layout[f"{prefix}{name}.weight"] = (rows, *columns)
+        if part.bias is True or (part.bias and config.get(part.bias, biased)):
+            layout[f"{prefix}{name}.bias"] = (rows,)
 
-    packed = kind == "internlm2"
-    layout["model.tok_embeddings.weight" if packed else "model.embed_tokens.weight"] = (vocab, hidden)
+    add(EMBEDDING, "model." if packed else "")
     for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        if packed:
-            bias = config.get("bias", True)
-            layout[prefix + "attention_norm.weight"] = (hidden,)
-            linear(prefix + "attention.wqkv", q + 2 * k, hidden, bias)
-            linear(prefix + "attention.wo", hidden, q, bias)
-            layout[prefix + "ffn_norm.weight"] = (hidden,)
-            linear(prefix + "feed_forward.w1", inner, hidden, False)
-            linear(prefix + "feed_forward.w3", inner, hidden, False)
-            linear(prefix + "feed_forward.w2", hidden, inner, False)
-            continue
-        qkv_bias, o_bias, mlp_bias = {
-            "llama": (config.get("attention_bias", False),) * 2 + (config.get("mlp_bias", False),),
-            "mistral": (False, False, False),
-            "qwen2": (True, False, False),
-            "qwen3": (config.get("attention_bias", False),) * 2 + (False,),
-            "internlm": (config.get("bias", True),) * 2 + (False,),
-            "internlm3": (config.get("qkv_bias", False), config.get("bias", False), config.get("bias", False)),
-        }[kind]
-        layout[prefix + "input_layernorm.weight"] = (hidden,)
-        for name, rows in (("q_proj", q), ("k_proj", k), ("v_proj", k)):
-            linear(f"{prefix}self_attn.{name}", rows, hidden, qkv_bias)
-        linear(prefix + "self_attn.o_proj", hidden, q, o_bias)
-        if kind == "qwen3":
-            layout[prefix + "self_attn.q_norm.weight"] = (width,)
-            layout[prefix + "self_attn.k_norm.weight"] = (width,)
+        for part in layers[kind].parts:
+            add(part, f"{layer_name(layer)}.")
         if kind == "internlm":
-            layout[prefix + "self_attn.rotary_emb.inv_freq"] = (width // 2,)
-        layout[prefix + "post_attention_layernorm.weight"] = (hidden,)
-        linear(prefix + "mlp.gate_proj", inner, hidden, mlp_bias)
-        linear(prefix + "mlp.up_proj", inner, hidden, mlp_bias)
-        linear(prefix + "mlp.down_proj", hidden, inner, mlp_bias)
-    layout["model.norm.weight"] = (hidden,)
+            layout[f"{layer_name(layer)}.self_attn.rotary_emb.inv_freq"] = (width // 2,)
+    add(FINAL_NORM, "model." if packed else "")
     if not config.get("tie_word_embeddings", False):
-        layout["output.weight" if packed else "lm_head.weight"] = (vocab, hidden)
+        add(HEAD, "")
     return layout
 
 

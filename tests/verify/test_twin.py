@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xamc.model.config import ModelConfig, RopeConfig
+from xamc.model.families.llama import LLAMA
 from xamc.passes.graph.shard import ShardPlan
 from xamc.verify.scenario import prompts, steps
 from xamc.verify.twin import twin_config, twin_weights
@@ -165,21 +166,22 @@ def test_window_keys_follow_the_pattern() -> None:
 
 def test_weights_do_not_depend_on_each_other_and_are_not_trivial() -> None:
     shapes = {"model.norm.weight": (64,), "model.layers.0.self_attn.q_proj.weight": (64, 32), "b.bias": (8,)}
-    weights = twin_weights(shapes)
-    alone = twin_weights({"model.norm.weight": (64,)})
+    weights = twin_weights(shapes, LLAMA.layer)
+    alone = twin_weights({"model.norm.weight": (64,)}, LLAMA.layer)
     np.testing.assert_array_equal(
         alone["model.norm.weight"].read_rows(0, 64), weights["model.norm.weight"].read_rows(0, 64)
     )
     norm = weights["model.norm.weight"].read_rows(0, 64)
     assert norm.std() > 0.1 and np.abs(weights["b.bias"].read_rows(0, 8)).min() > 0
-    other = twin_weights(shapes, seed=1)["model.norm.weight"].read_rows(0, 64)
+    other = twin_weights(shapes, LLAMA.layer, seed=1)["model.norm.weight"].read_rows(0, 64)
     assert not np.array_equal(norm, other)
 
 
 def test_attention_is_peaked() -> None:
     """Scores of random unit-variance inputs spread enough that a shifted position or a wrong mask shows."""
     names = ["model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.k_proj.weight"]
-    q, k = (w.read_rows(0, 64).astype(np.float64) for w in twin_weights(dict.fromkeys(names, (64, 64))).values())
+    weights = twin_weights(dict.fromkeys(names, (64, 64)), LLAMA.layer)
+    q, k = (w.read_rows(0, 64).astype(np.float64) for w in weights.values())
     x = np.random.default_rng(0).standard_normal((256, 64))
     scores = (x @ q[:16].T) @ (x @ k[:16].T).T / 4.0
     largest = np.exp(scores - scores.max(axis=1, keepdims=True))

@@ -14,11 +14,12 @@ from typing import Any
 from xamc.artifact.staging import StagingFolder, disk_errors, free_bytes
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
-from xamc.compiler.frontends.configuration import ConfigReader, rope_parameters
+from xamc.compiler.frontends.config_reader import ConfigReader
+from xamc.compiler.frontends.configuration import rope_parameters
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.huggingface.checkpoint import BUFFERS
 from xamc.compiler.frontends.huggingface.layouts import Layout, apply_layout, read_layout
-from xamc.compiler.frontends.huggingface.tied_head import HEAD, are_different, read_parameters
+from xamc.compiler.frontends.huggingface.tied_head import are_different, read_parameters
 from xamc.compiler.frontends.huggingface.weight_files import NAMED, read_tensors
 from xamc.compiler.frontends.json_file import read_json
 from xamc.compiler.frontends.safetensors import require_float
@@ -29,6 +30,8 @@ from xamc.errors import InputError, MisuseError
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.ir.weights.transforms import FLOATS, Cast
 from xamc.jobs.progress import Progress, size
+from xamc.model.families import family_of
+from xamc.model.layer import EMBEDDING_WEIGHT, HEAD_WEIGHT
 
 # What goes along from a Hugging Face folder: data, never a Python file or another weight file.
 _BESIDE = (
@@ -36,12 +39,6 @@ _BESIDE = (
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json",
     "merges.txt", "LICENSE", "README.md",
 )  # fmt: skip
-_MODEL_TYPES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
 FAMILY = "family"
 
 
@@ -111,14 +108,8 @@ def convert_weights(
                 "free space, choose another folder, or store less: --dtype float16",
             )
         with disk_errors(destination), progress.stage("write") as stage:
-            total, done = sum(math.prod(tensor.shape) for tensor in tensors.values()), 0
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                stage.progress(done, total, "parameters")
-
-            written = write_shards(staging.folder, tensors, shard_bytes, advance)
+            total = sum(math.prod(tensor.shape) for tensor in tensors.values())
+            written = write_shards(staging.folder, tensors, shard_bytes, stage.counter(total, "parameters"))
             for name, content in _with_dtype(conversion.files, dtype).items():
                 (staging.folder / name).parent.mkdir(exist_ok=True)
                 if isinstance(content, Path):
@@ -203,8 +194,8 @@ def _open(path: Path, table: Layout | None, by_family: bool) -> Conversion:
 
 def _holds_two_matrices(tensors: Mapping[str, LazyTensor]) -> bool:
     """Whether an embedding and another output matrix are stored, by transformers' names."""
-    prefix = "" if "embed_tokens.weight" in tensors else "model."
-    embedding, head = tensors.get(f"{prefix}embed_tokens.weight"), tensors.get(HEAD)
+    bare = EMBEDDING_WEIGHT.removeprefix("model.")
+    embedding, head = tensors.get(bare, tensors.get(EMBEDDING_WEIGHT)), tensors.get(HEAD_WEIGHT)
     return embedding is not None and head is not None and are_different(embedding, head)
 
 
@@ -231,12 +222,12 @@ def _standard(checkpoint: Checkpoint, beside: Mapping[str, Path]) -> Conversion:
     rope = rope_parameters(config.rope)
     values: dict[str, Any] = {
         "architectures": [config.architecture],
-        "model_type": _MODEL_TYPES[config.architecture],
+        "model_type": family_of(config).model_type,
         **{key: value for key, value in config.hf_config.items() if key != "rope_parameters"},
         # the spelling that transformers 4 and 5 both read
         "rope_theta": rope.pop("rope_theta"),
         "rope_scaling": None if config.rope.kind == "default" else rope,
-        "torch_dtype": checkpoint.tensors["model.embed_tokens.weight"].dtype,
+        "torch_dtype": checkpoint.tensors[EMBEDDING_WEIGHT].dtype,
     }
     defaults = {key: value for key, value in vars(checkpoint.generation).items() if value not in (None, ())}
     generation = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids) or None, **defaults}

@@ -6,9 +6,15 @@ This module is also read by the runtime, so it imports nothing but the standard 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+_TRANSFORMERS_NAMES = {
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "eos_token_ids": "eos_token_id",
+}
 RopeKind = Literal["default", "linear", "dynamic", "llama3"]
 
 
@@ -52,8 +58,18 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     hf_config: Mapping[str, Any]
 
+    def changed(self, **fields: Any) -> ModelConfig:
+        """The same model but for `fields` that transformers' config classes have as well; `hf_config` follows."""
+        return replace(self, **fields, hf_config={**self.hf_config, **transformers_arguments(fields)})
+
     @property
     def window(self) -> int | None:
         """The most positions that any layer attends to; None if there is a layer that attends to all."""
         windows = [window for window in self.sliding_windows if window is not None]
         return max(windows) if windows and len(windows) == self.num_layers else None
+
+
+def transformers_arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `ModelConfig` as arguments of transformers' config classes; no end ids are None."""
+    values = {name: list(value) or None if name == "eos_token_ids" else value for name, value in fields.items()}
+    return {_TRANSFORMERS_NAMES.get(name, name): value for name, value in values.items()}

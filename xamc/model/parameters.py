@@ -1,53 +1,128 @@
-"""The parameters that a transformers class has, with their shapes."""
+"""The parameters that a model has, as its family's layer says, with their shapes and names."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from xamc.model.config import ModelConfig
+from xamc.model.families import family_of
+from xamc.model.layer import EMBEDDING, FINAL_NORM, HEAD, Layer, Part, Role, Size
 
 Shape = tuple[int, ...]
+_IN_LAYER = re.compile(r"^model\.layers\.\d+\.")
 
 
-def attention_biases(config: ModelConfig) -> tuple[bool, bool]:
-    """Whether q/k/v and o have a bias in the transformers class (Qwen2 hard-codes it, Llama and Qwen3 have a flag)."""
-    if config.architecture == "Qwen2ForCausalLM":
-        return True, False
-    flag = bool(config.hf_config.get("attention_bias", False))
-    return flag, flag
+def layer_of(config: ModelConfig) -> Layer:
+    """Every decoder layer of a model."""
+    return family_of(config).layer
 
 
-def layer_shapes(config: ModelConfig, layer: int) -> dict[str, Shape]:
-    """Parameter name → shape of one decoder layer, linear weights as [out, in]."""
-    prefix = f"model.layers.{layer}."
-    hidden, width = config.hidden_size, config.head_dim
-    q, kv, inner = config.num_heads * width, config.num_kv_heads * width, config.intermediate_size
-    qkv_bias, o_bias = attention_biases(config)
-    mlp_bias = bool(config.hf_config.get("mlp_bias", False))
-    shapes: dict[str, Shape] = {prefix + "input_layernorm.weight": (hidden,)}
-    for name, rows, columns, bias in (
-        ("self_attn.q_proj", q, hidden, qkv_bias),
-        ("self_attn.k_proj", kv, hidden, qkv_bias),
-        ("self_attn.v_proj", kv, hidden, qkv_bias),
-        ("self_attn.o_proj", hidden, q, o_bias),
-        ("mlp.gate_proj", inner, hidden, mlp_bias),
-        ("mlp.up_proj", inner, hidden, mlp_bias),
-        ("mlp.down_proj", hidden, inner, mlp_bias),
-    ):
-        shapes[f"{prefix}{name}.weight"] = (rows, columns)
-        if bias:
-            shapes[f"{prefix}{name}.bias"] = (rows,)
-    if config.qk_norm:
-        shapes[prefix + "self_attn.q_norm.weight"] = (width,)
-        shapes[prefix + "self_attn.k_norm.weight"] = (width,)
-    shapes[prefix + "post_attention_layernorm.weight"] = (hidden,)
-    return shapes
+def layer_name(layer: int | str) -> str:
+    """Path of a decoder layer's module: ``model.layers.3``."""
+    return f"model.layers.{layer}"
+
+
+def size_of(config: ModelConfig, size: Size) -> int:
+    """A width of the model, in numbers."""
+    sizes: dict[Size, int] = {
+        "hidden": config.hidden_size,
+        "head_dim": config.head_dim,
+        "head": config.num_heads * config.head_dim,
+        "kv_head": config.num_kv_heads * config.head_dim,
+        "intermediate": config.intermediate_size,
+        "vocab": config.vocab_size,
+    }
+    return sizes[size]
+
+
+def has_bias(config: ModelConfig, part: Part) -> bool:
+    """Whether a part has a bias in this model."""
+    return part.bias if isinstance(part.bias, bool) else bool(config.hf_config.get(part.bias, False))
+
+
+def has_key_biases(config: ModelConfig) -> bool:
+    """Whether a model's keys are a projection, its bias, and a rotation that each position has for ever.
+
+    Not where a norm lies between bias and rotation, and not with dynamic scaling.
+    """
+    layer = layer_of(config)
+    return has_bias(config, layer.linear("key")) and not layer.has_qk_norm and config.rope.kind != "dynamic"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    Attributes:
+        name: in the transformers model: ``model.layers.3.mlp.up_proj.weight``.
+        part: whose parameter it is.
+        kind: ``weight`` or ``bias``.
+        shape: linear weights are [out, in].
+        layer: the number of its decoder layer; None for those round the layers.
+    """
+
+    name: str
+    part: Part
+    kind: str
+    shape: Shape
+    layer: int | None
+
+    @property
+    def gguf(self) -> str:
+        """llama.cpp's name: ``blk.3.ffn_up.weight``."""
+        return f"{'' if self.layer is None else f'blk.{self.layer}.'}{self.part.gguf}.{self.kind}"
+
+
+def parameters(config: ModelConfig) -> Iterator[Parameter]:
+    """All parameters, layer by layer, in the order of a forward pass but for norms inside of a layer."""
+    yield from _of_part(config, EMBEDDING, None)
+    for layer in range(config.num_layers):
+        for part in layer_of(config).parts:
+            yield from _of_part(config, part, layer)
+    yield from _of_part(config, FINAL_NORM, None)
+    if not config.tie_word_embeddings:
+        yield from _of_part(config, HEAD, None)
+
+
+def _of_part(config: ModelConfig, part: Part, layer: int | None) -> Iterator[Parameter]:
+    path = part.name if layer is None else f"{layer_name(layer)}.{part.name}"
+    shape = tuple(size_of(config, axis) for axis in part.axes)
+    yield Parameter(f"{path}.weight", part, "weight", shape, layer)
+    if has_bias(config, part):
+        yield Parameter(f"{path}.bias", part, "bias", shape[:1], layer)
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Parameter name → shape of the whole model, in the order of a forward pass."""
-    shapes: dict[str, Shape] = {"model.embed_tokens.weight": (config.vocab_size, config.hidden_size)}
-    for layer in range(config.num_layers):
-        shapes |= layer_shapes(config, layer)
-    shapes["model.norm.weight"] = (config.hidden_size,)
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, config.hidden_size)
-    return shapes
+    """Parameter name → shape of the whole model, in the order of `parameters`."""
+    return {parameter.name: parameter.shape for parameter in parameters(config)}
+
+
+def part_of(layer: Layer, parameter: str) -> Part | None:
+    """Whose parameter has this name; None for names that no parameter has."""
+    name = _IN_LAYER.sub("", parameter).rpartition(".")[0]
+    return next((part for part in (*layer.parts, EMBEDDING, FINAL_NORM, HEAD) if part.name == name), None)
+
+
+def bias_name(config: ModelConfig, layer: int, role: Role) -> str:
+    """Name of the bias of a layer's linear."""
+    return f"{layer_name(layer)}.{layer_of(config).linear(role).name}.bias"
+
+
+def merged_linears(config: ModelConfig) -> list[tuple[Part, ...]]:
+    """The linears of a layer, those together that read the same input: q, k and v; o; gate and up; down."""
+    groups: dict[tuple[str, Size], list[Part]] = {}
+    for linear in layer_of(config).linears:
+        groups.setdefault((linear.block, linear.axes[1]), []).append(linear)
+    return [tuple(group) for group in groups.values()]
+
+
+def operator_counts(config: ModelConfig) -> dict[str, int]:
+    """How many of each high-level operator the export of a model has."""
+    layers = config.num_layers
+    return {
+        "Attention": layers,
+        "RotaryEmbedding": 2 * layers,
+        "RMSNormalization": len(layer_of(config).norms) * layers + 1,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from xamc.artifact.manifest import plan_layout
+from xamc.model.layer import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import Request
 
@@ -16,7 +17,7 @@ def stored_format(name: str, request: Request) -> WeightFormat:
     policy = request.quantize
     if policy is None:
         return WeightFormat(request.weight_dtype)  # type: ignore[arg-type]
-    wide = policy.bits == 8 or name in ("model.embed_tokens.weight", "lm_head.weight")
+    wide = policy.bits == 8 or name in (EMBEDDING_WEIGHT, HEAD_WEIGHT)
     return WeightFormat("int8" if wide else "uint4", policy.group_size)
 
 

@@ -20,7 +20,8 @@ from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.child import Limits, run_child
 from xamc.model.config import ModelConfig
 from xamc.model.kv_cache import past_key, past_value
-from xamc.passes.graph.key_bias_apart import has_key_biases, rotated_bias
+from xamc.model.parameters import bias_name, has_key_biases
+from xamc.passes.graph.key_bias_apart import rotated_bias
 from xamc.verify.scenario import Case
 from xamc.verify.streamed_reference import StreamedModel
 
@@ -147,7 +148,7 @@ def scales_of_cases(
     for past in past_names(config):
         present = past.replace("past_", "present_")
         parts: list[F32] = [case.fetches[present].astype(np.float32) for case in cases]
-        name = f"model.layers.{past.split('.')[1]}.self_attn.k_proj.bias"
+        name = bias_name(config, int(past.split(".")[1]), "key")
         if weights is not None and name in weights and past.startswith("past_key"):
             bias = weights[name].read_rows(0, weights[name].shape[0]).astype(np.float32)
             parts = [part - rotated_bias(bias, config, np.arange(part.shape[2])) for part in parts]

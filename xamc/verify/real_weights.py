@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.child import Limits, run_child
 from xamc.model.config import ModelConfig
+from xamc.model.layer import EMBEDDING, HEAD
+from xamc.model.parameters import layer_name, layer_of
 from xamc.verify.cache_rounding import CacheRounding
 from xamc.verify.metrics import kl_divergence, top1_agreement
 from xamc.verify.streamed_reference import StreamedModel
@@ -110,23 +112,23 @@ def observed(
     """
     import torch
 
-    magnitudes = _Magnitudes()
+    magnitudes, attention = _Magnitudes(), layer_of(config).linear("query").block
     with torch.no_grad(), _observing(magnitudes):
         model = StreamedModel(config, tensors, _ATTENTION)
         exact = [model.embed(ids[None]) for ids in prompts]
         for states in exact:
-            magnitudes.add("model.embed_tokens", "output", states)
+            magnitudes.add(EMBEDDING.name, "output", states)
         rounded = list(exact) if cache.dtype != "float32" else []
         for index in range(config.num_layers):
             with model.layer(index) as run:
-                with magnitudes.watching(model.module(index), f"model.layers.{index}"):
+                with magnitudes.watching(model.module(index), layer_name(index), attention):
                     exact = [run(states, _Cache(CacheRounding("float32"))) for states in exact]
                 rounded = [run(states, _Cache(cache, model.rotated_key_bias(index, states))) for states in rounded]
         norm = model.norm()
         # an embedding model has no head
         logits = [model.head([norm(states) for states in run]) if model.has_head else [] for run in (exact, rounded)]
     for states in logits[0]:
-        magnitudes.add("lm_head", "output", torch.from_numpy(states))
+        magnitudes.add(HEAD.name, "output", torch.from_numpy(states))
     kl, same = np.zeros(1), 1.0
     if rounded and model.has_head:
         before, after = (np.concatenate(run) for run in logits)
@@ -150,8 +152,8 @@ class _Magnitudes:
         return tuple(Magnitude(module, what, largest) for (module, what), largest in self._largest.items())
 
     @contextmanager
-    def watching(self, layer: Any, name: str) -> Iterator[None]:
-        """Looks at what goes into and comes out of every module of a layer."""
+    def watching(self, layer: Any, name: str, attention: str) -> Iterator[None]:
+        """Looks at what goes into and comes out of every module of a layer, and at `attention`, the path of one."""
         import torch
 
         def look(path: str) -> Any:
@@ -163,7 +165,7 @@ class _Magnitudes:
 
             return hook
 
-        self.attention = f"{name}.self_attn"
+        self.attention = f"{name}.{attention}"
         modules = [(f"{name}.{path}" if path else name, module) for path, module in layer.named_modules()]
         handles = [module.register_forward_hook(look(path)) for path, module in modules]
         try:

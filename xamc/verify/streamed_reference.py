@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from xamc.ir.weights.lazy import LazyTensor, row_blocks
 from xamc.jobs.child import Limits, run_child
 from xamc.model.config import ModelConfig
+from xamc.model.layer import EMBEDDING_WEIGHT, FINAL_NORM, HEAD_WEIGHT
+from xamc.model.parameters import has_key_biases, layer_name, layer_of
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -93,14 +95,14 @@ class StreamedModel:
         from xamc.model.meta_model import meta_model
 
         self._config, self._tensors = config, tensors
-        self._head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        self._head = EMBEDDING_WEIGHT if config.tie_word_embeddings else HEAD_WEIGHT
         self._meta = meta_model(config, attention)
 
     def embed(self, ids: NDArray[np.int64]) -> Any:
         """Embeddings of token ids [B, T], a float32 torch tensor [B, T, H]; only the rows in use are read."""
         import torch
 
-        return torch.from_numpy(_embedding_rows(self._tensors["model.embed_tokens.weight"], ids))
+        return torch.from_numpy(_embedding_rows(self._tensors[EMBEDDING_WEIGHT], ids))
 
     @contextmanager
     def layer(self, index: int) -> Iterator[Callable[..., Any]]:
@@ -111,8 +113,8 @@ class StreamedModel:
         """
         import torch
 
-        layer, window = self._meta.model.layers[index], self._config.sliding_windows[index]
-        _load(layer, f"model.layers.{index}.", self._tensors)
+        layer, window = self.module(index), self._config.sliding_windows[index]
+        _load(layer, layer_name(index), self._tensors)
 
         def run(hidden: Any, cache: Any = None) -> Any:
             length = hidden.shape[1]
@@ -145,7 +147,7 @@ class StreamedModel:
 
     def module(self, index: int) -> Any:
         """transformers' module of a decoder layer."""
-        return self._meta.model.layers[index]
+        return self._meta.get_submodule(layer_name(index))
 
     def rotated_key_bias(self, index: int, hidden: Any) -> Any | None:
         """What the bias of a layer's keys adds to each of them after RoPE, [1, Hkv, T, D]; None where it has none.
@@ -159,10 +161,9 @@ class StreamedModel:
         """
         import torch
 
-        attention = self._meta.model.layers[index].self_attn
-        bias = getattr(attention.k_proj, "bias", None)
-        if bias is None or self._config.qk_norm or self._config.rope.kind == "dynamic":
+        if not has_key_biases(self._config):
             return None
+        bias = self.module(index).get_submodule(layer_of(self._config).linear("key").name).bias
         cos, sin = self._rotations(hidden, torch.arange(hidden.shape[1])[None])
         keys = bias.detach().view(-1, 1, self._config.head_dim)
         low, high = keys.chunk(2, -1)
@@ -182,8 +183,9 @@ class StreamedModel:
 
     def norm(self) -> Any:
         """The final norm with its weight, a function of hidden states."""
-        _load(self._meta.model.norm, "model.norm.", self._tensors)
-        return self._meta.model.norm
+        norm = self._meta.get_submodule(FINAL_NORM.name)
+        _load(norm, FINAL_NORM.name, self._tensors)
+        return norm
 
 
 def _mask(length: int, window: int | None) -> Any:
@@ -197,14 +199,14 @@ def _mask(length: int, window: int | None) -> Any:
     return torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
 
 
-def _load(module: Any, prefix: str, tensors: Mapping[str, LazyTensor]) -> None:
+def _load(module: Any, path: str, tensors: Mapping[str, LazyTensor]) -> None:
     """Gives a module on the meta device its weights in fp32, read in row blocks."""
     import torch
 
     module.to_empty(device="cpu")
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            tensor = tensors[prefix + name]
+            tensor = tensors[f"{path}.{name}"]
             for start, stop in row_blocks(tensor):
                 parameter[start:stop] = torch.from_numpy(_float32(tensor, start, stop))
 

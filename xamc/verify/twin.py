@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.model.config import ModelConfig
+from xamc.model.layer import Layer, Part
+from xamc.model.parameters import part_of, size_of
 
 TWIN_POSITIONS = 64
 _LONGEST_PATTERN = 8
@@ -41,7 +43,7 @@ def twin_config(config: ModelConfig, group: int = 32, tp: int = 1) -> ModelConfi
     layers = len(windows)
     kv_heads = _kv_heads(config.num_kv_heads, tp)
     heads = config.num_heads // config.num_kv_heads * kv_heads
-    real_width = config.num_heads * config.head_dim
+    real_width = size_of(config, "head")
     head_dim = _head_dim(config.head_dim, heads, real_width, group)
     width = heads * head_dim
     if config.hidden_size == real_width:
@@ -56,41 +58,24 @@ def twin_config(config: ModelConfig, group: int = 32, tp: int = 1) -> ModelConfi
     original = TWIN_POSITIONS // 2 if config.rope.original_max_position_embeddings else 0
     rope = replace(config.rope, original_max_position_embeddings=original)
 
-    hf = dict(config.hf_config)
-    hf.update(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        vocab_size=vocab,
-        max_position_embeddings=TWIN_POSITIONS,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    if config.hidden_size != real_width or "head_dim" in hf:
-        hf["head_dim"] = head_dim
-    for key in ("rope_parameters", "rope_scaling"):
-        if hf.get(key) and "original_max_position_embeddings" in hf[key]:
-            hf[key] = {**hf[key], "original_max_position_embeddings": original}
-    hf.update(_window_keys(hf, windows))
-    return replace(
-        config,
+    small = config.changed(
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=head_dim,
         vocab_size=vocab,
         max_position_embeddings=TWIN_POSITIONS,
-        rope=rope,
-        sliding_windows=windows,
         bos_token_id=None,
         eos_token_ids=(),
-        hf_config=hf,
     )
+    hf = {**small.hf_config, "pad_token_id": None, **_window_keys(config.hf_config, windows)}
+    if config.hidden_size != real_width or "head_dim" in hf:
+        hf["head_dim"] = head_dim
+    for key in ("rope_parameters", "rope_scaling"):
+        if hf.get(key) and "original_max_position_embeddings" in hf[key]:
+            hf[key] = {**hf[key], "original_max_position_embeddings": original}
+    return replace(small, head_dim=head_dim, rope=rope, sliding_windows=windows, hf_config=hf)
 
 
 def _layer_pattern(windows: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -142,24 +127,25 @@ def _window_keys(hf: Mapping[str, Any], windows: tuple[int | None, ...]) -> dict
     return keys
 
 
-def twin_weights(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, LazyTensor]:
+def twin_weights(shapes: Mapping[str, tuple[int, ...]], layer: Layer, seed: int = 0) -> dict[str, LazyTensor]:
     """Seeded float32 weights by parameter name, each independent of which others exist.
 
     Query and key projections are large enough that attention is peaked: with weights near zero it would average over
     all positions, and a wrong mask or a shifted position would hardly show. Norm weights differ from 1 and biases from
     0, so that dropping or swapping them shows as well.
     """
-    return {name: ArrayTensor(_twin_weight(name, shape, seed)) for name, shape in shapes.items()}
+    return {name: ArrayTensor(_twin_weight(name, shape, part_of(layer, name), seed)) for name, shape in shapes.items()}
 
 
-def _twin_weight(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+def _twin_weight(name: str, shape: tuple[int, ...], part: Part | None, seed: int) -> NDArray[np.float32]:
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if len(shape) == 1:
         if name.endswith(".bias"):
             return random.normal(0.0, 0.3, shape).astype(np.float32)
         return random.uniform(0.5, 1.5, shape).astype(np.float32)
-    if "embed_tokens" in name:
+    role = part.role if part is not None else None
+    if role == "embedding":
         return random.standard_normal(shape).astype(np.float32)
-    gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
+    gain = 2.0 if role in ("query", "key") else 1.0
     weight: NDArray[np.float32] = random.normal(0.0, gain / math.sqrt(shape[-1]), shape).astype(np.float32)
     return weight

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.checkpoints import CONFIGS, write_tiny
 from tests.compiler.frontends import published
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.lazy import RowRanges

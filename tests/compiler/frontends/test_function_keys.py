@@ -13,7 +13,7 @@ import transformers
 from tests.checkpoints import CONFIGS, FAMILIES, write_tiny
 from tests.compiler.frontends.test_families import IDS, LONG_IDS, distance, mapped_logits
 from xamc.compiler.frontends import open_checkpoint
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.errors import InputError, UnsupportedError, XamcError
 from xamc.ir.tolerances import tolerance

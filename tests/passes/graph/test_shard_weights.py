@@ -13,12 +13,16 @@ from tests import twins
 from xamc.errors import InternalError
 from xamc.ir.weights.lazy import Array, ArrayTensor, LazyTensor
 from xamc.model.dtypes import DTYPE_BYTES
+from xamc.model.families.llama import LLAMA
+from xamc.model.parameters import layer_name
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.shard import Shard, ShardPlan
 from xamc.passes.graph.shard.roles import rank_part, role_of
 from xamc.passes.graph.weight_storage import WeightStorage
 
 HEAD_DIM, HIDDEN = 2, 5
+LAYER = layer_name(3)
+ATTENTION = f"{LAYER}.self_attn"
 plans = st.builds(
     lambda tp, kv, group, inter, vocab: ShardPlan(tp, kv * group, kv, HEAD_DIM, inter, vocab),
     st.sampled_from([2, 4, 8, 16]),
@@ -35,7 +39,7 @@ def _numbered(*shape: int) -> Array:
 
 
 def _parts(name: str, array: Array, plan: ShardPlan) -> list[Array]:
-    role = role_of(name, array.shape, plan)
+    role = role_of(name, array.shape, LLAMA.layer, plan)
     parts = [rank_part(ArrayTensor(array), role, plan, share) for share in plan.shares]
     arrays = [part.read_rows(0, part.shape[0]) for part in parts]
     assert all(a.shape == p.shape and a.dtype.name == p.dtype for a, p in zip(arrays, parts, strict=True))
@@ -46,7 +50,7 @@ def _parts(name: str, array: Array, plan: ShardPlan) -> list[Array]:
 def test_rows_of_heads(plan: ShardPlan) -> None:
     for layer, kind, count in (("q_proj", "head", plan.num_heads), ("v_proj", "kv_head", plan.num_kv_heads)):
         weight, bias = _numbered(count * HEAD_DIM, HIDDEN), _numbered(count * HEAD_DIM)
-        for name, whole in ((f"model.layers.3.self_attn.{layer}.weight", weight), (f"a.{layer}.bias", bias)):
+        for name, whole in ((f"{ATTENTION}.{layer}.weight", weight), (f"{ATTENTION}.{layer}.bias", bias)):
             by_head = whole.reshape(count, HEAD_DIM, *whole.shape[1:])
             for share, part in zip(plan.shares, _parts(name, whole, plan), strict=True):
                 start, stop = share.heads if kind == "head" else share.kv_heads
@@ -60,11 +64,11 @@ def test_rows_of_heads(plan: ShardPlan) -> None:
 def test_row_parallel_layers_sum_to_the_whole(plan: ShardPlan) -> None:
     """x W^T of the whole model is the sum over ranks, with x divided as the rows before it are."""
     for narrow, wide, count in (
-        ("o_proj.weight", "q_proj.weight", plan.num_heads * HEAD_DIM),
+        ("self_attn.o_proj.weight", "self_attn.q_proj.weight", plan.num_heads * HEAD_DIM),
         ("mlp.down_proj.weight", "mlp.up_proj.weight", plan.intermediate_size),
     ):
         weight, x = _numbered(HIDDEN, count), _numbered(count, 1)
-        parts = zip(_parts(narrow, weight, plan), _parts(wide, x, plan), strict=True)
+        parts = zip(_parts(f"{LAYER}.{narrow}", weight, plan), _parts(f"{LAYER}.{wide}", x, plan), strict=True)
         total = np.sum([np.matmul(w.astype(np.int64), part.astype(np.int64)) for w, part in parts], axis=0)
         np.testing.assert_array_equal(total, np.matmul(weight.astype(np.int64), x.astype(np.int64)))
 
@@ -79,8 +83,8 @@ def test_vocabulary_rows_are_gathered_in_order(plan: ShardPlan) -> None:
 
 @given(plans)
 def test_a_bias_after_a_sum_is_on_the_first_rank_only(plan: ShardPlan) -> None:
-    for name in ("o_proj.bias", "mlp.down_proj.bias"):
-        first, *others = _parts(name, _numbered(HIDDEN), plan)
+    for name in ("self_attn.o_proj.bias", "mlp.down_proj.bias"):
+        first, *others = _parts(f"{LAYER}.{name}", _numbered(HIDDEN), plan)
         np.testing.assert_array_equal(first, _numbered(HIDDEN))
         assert not any(other.any() for other in others)
 
@@ -88,14 +92,16 @@ def test_a_bias_after_a_sum_is_on_the_first_rank_only(plan: ShardPlan) -> None:
 @given(plans)
 def test_scales_follow_rows_and_stay_with_columns(plan: ShardPlan) -> None:
     rows = plan.num_heads * HEAD_DIM
-    for share, part in zip(plan.shares, _parts("q_proj.weight.scales", _numbered(rows), plan), strict=True):
+    for share, part in zip(
+        plan.shares, _parts(f"{ATTENTION}.q_proj.weight.scales", _numbered(rows), plan), strict=True
+    ):
         real = (share.heads[1] - share.heads[0]) * HEAD_DIM
         np.testing.assert_array_equal(part[:real], _numbered(rows)[share.heads[0] * HEAD_DIM :][:real])
         assert np.all(part[real:] == 1), "a row of zeros has scale 1, as everywhere"
-    for part in _parts("o_proj.weight.scales", _numbered(HIDDEN), plan):
+    for part in _parts(f"{ATTENTION}.o_proj.weight.scales", _numbered(HIDDEN), plan):
         np.testing.assert_array_equal(part, _numbered(HIDDEN))
     codes = np.full((HIDDEN, rows), -7, np.int8)
-    assert {part.dtype.name for part in _parts("o_proj.weight.codes", codes, plan)} == {"int8"}
+    assert {part.dtype.name for part in _parts(f"{ATTENTION}.o_proj.weight.codes", codes, plan)} == {"int8"}
 
 
 @given(plans)
@@ -110,9 +116,11 @@ def test_parameters_of_an_int8_cache_follow_its_heads(plan: ShardPlan) -> None:
 
 def test_everything_else_is_on_every_rank() -> None:
     plan = ShardPlan(4, 9, 3, HEAD_DIM, 64, 32)
-    for name in ("model.norm.weight", "model.embed_tokens.weight", "a.self_attn.q_norm.weight", "rope_cos"):
+    for name in ("model.norm.weight", "model.embed_tokens.weight", f"{ATTENTION}.q_norm.weight", "rope_cos"):
         tensor = ArrayTensor(_numbered(32, HIDDEN))
-        assert all(rank_part(tensor, role_of(name, (32, HIDDEN), plan), plan, s) is tensor for s in plan.shares)
+        assert all(
+            rank_part(tensor, role_of(name, (32, HIDDEN), LLAMA.layer, plan), plan, s) is tensor for s in plan.shares
+        )
 
 
 @dataclass
@@ -139,7 +147,7 @@ class Watched:
 def test_parts_are_read_in_blocks_no_larger_than_asked_for(name: str) -> None:
     plan = ShardPlan(2, 9, 3, 16, 64, 32)
     source = Watched(_numbered(144, 144))
-    role = role_of(name, source.shape, plan)
+    role = role_of(f"{ATTENTION}.{name}", source.shape, LLAMA.layer, plan)
     assert source.reads == [], "nothing is read to divide"
     for share in plan.shares:
         part = rank_part(source, role, plan, share)
@@ -192,5 +200,5 @@ def test_bytes_add_up(tp: int) -> None:
 
 def test_groups_of_columns_are_not_cut() -> None:
     with pytest.raises(InternalError) as error:
-        role_of("a.o_proj.weight.scales", (8, 2), ShardPlan(2, 4, 2, 2, 64, 32))
+        role_of(f"{ATTENTION}.o_proj.weight.scales", (8, 2), LLAMA.layer, ShardPlan(2, 4, 2, 2, 64, 32))
     assert error.value.code == "E1332" and "2 groups of columns" in error.value.message

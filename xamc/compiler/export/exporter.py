@@ -26,7 +26,9 @@ from xamc.ir.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROL
 from xamc.ir.onnx_graph import infer_types_and_shapes
 from xamc.model.config import ModelConfig
 from xamc.model.kv_cache import past_key, past_value, present_key, present_value
+from xamc.model.layer import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from xamc.model.meta_model import meta_model
+from xamc.model.parameters import operator_counts
 
 
 class _RopeTables(torch.nn.Module):
@@ -124,20 +126,10 @@ def export_model(config: ModelConfig) -> ir.Model:
     return model
 
 
-def expected_counts(config: ModelConfig) -> dict[str, int]:
-    """How many of each high-level operator a config implies."""
-    layers = config.num_layers
-    return {
-        "Attention": layers,
-        "RotaryEmbedding": 2 * layers,
-        "RMSNormalization": 2 * layers + 1 + (2 * layers if config.qk_norm else 0),
-    }
-
-
 def check_counts(model: ir.Model, config: ModelConfig) -> None:
     """Raises E1202 when an operator is missing or left in pieces, for instance after a transformers upgrade."""
     found = Counter(node.op_type for node in model.graph)
-    for op, expected in expected_counts(config).items():
+    for op, expected in operator_counts(config).items():
         if found[op] != expected:
             raise InternalError(
                 "E1202",
@@ -165,9 +157,9 @@ def _lift_weights(model: ir.Model, config: ModelConfig) -> None:
         model.graph.initializers.pop(name)
         value.const_value = None
         parameter = name.removeprefix("lm.")
-        if config.tie_word_embeddings and parameter == "lm_head.weight":
+        if config.tie_word_embeddings and parameter == HEAD_WEIGHT:
             # torch names a tied parameter by either of its names, or keeps both
-            parameter = "model.embed_tokens.weight"
+            parameter = EMBEDDING_WEIGHT
         known = next((v for v in model.graph.inputs if v.name == parameter), None)
         if known is not None:
             value.replace_all_uses_with(known)

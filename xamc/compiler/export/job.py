@@ -13,6 +13,7 @@ import onnx_ir as ir
 from xamc.ir.onnx_graph import dims
 from xamc.ir.program import Program
 from xamc.model.config import ModelConfig, RopeConfig
+from xamc.model.parameters import layer_of
 from xamc.verify.scenario import Case, load_cases
 from xamc.verify.twin import twin_weights
 
@@ -84,7 +85,7 @@ def read_exported(folder: Path) -> Exported:
 def twin_program(model: ir.Model, config: ModelConfig) -> Program:
     """The exported twin with its seeded weights."""
     program = Program(model, {}, config)
-    program.weights.update(twin_weights(weight_shapes(program)))
+    program.weights.update(twin_weights(weight_shapes(program), layer_of(config)))
     return program
 
 

@@ -31,6 +31,7 @@ from xamc.compiler.export.job import (
 from xamc.ir.program import Program
 from xamc.model.config import ModelConfig
 from xamc.model.kv_cache import past_key, past_value, present_key, present_value
+from xamc.model.layer import HEAD_WEIGHT
 from xamc.passes.protocol import Arrays, Tensors
 from xamc.verify.oracle import materialize
 from xamc.verify.scenario import Case, prompts, save_cases, steps
@@ -82,7 +83,7 @@ def eager_model(config: ModelConfig, weights: Tensors) -> Any:
     model = cls(cls.config_class(**dict(config.hf_config), attn_implementation="eager")).eval()
     state = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    tied = {HEAD_WEIGHT} if config.tie_word_embeddings else set()
     if set(missing) - tied or unexpected:
         raise RuntimeError(f"weights missing for {sorted(missing)}, unknown {sorted(unexpected)}")
     model.tie_weights()

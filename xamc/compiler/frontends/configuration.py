@@ -7,120 +7,15 @@ Nothing of the file reaches transformers as it stands: `hf_config` is written an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from xamc.compiler.frontends.function_keys import refuse_function_keys, refuse_windows
+from xamc.compiler.frontends.config_reader import ConfigReader
+from xamc.compiler.frontends.function_keys import refuse_function_keys
+from xamc.compiler.frontends.windows import read_windows
 from xamc.errors import InputError, UnsupportedError
-from xamc.model.config import ModelConfig, RopeConfig
-
-# Keys that say how the checkpoint was trained, stored, loaded, classified with or sampled from, and nothing about what
-# it computes. Those of generation stand in config.json of older models; transformers 5 leaves them out there.
-NEUTRAL_KEYS = frozenset({
-    "add_cross_attention", "architectures", "attention_dropout", "attn_implementation", "auto_map", "bad_words_ids",
-    "begin_suppress_tokens", "bos_token", "chunk_size_feed_forward", "classifier_dropout",
-    "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
-    "early_stopping", "embd_pdrop", "encoder_no_repeat_ngram_size", "eos_token", "exponential_decay_length_penalty",
-    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "hidden_dropout", "id2label",
-    "initializer_range", "is_decoder", "is_encoder_decoder", "is_llama_config", "label2id", "length_penalty",
-    "mask_token_id", "max_length", "min_length", "model_type", "name_or_path", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states",
-    "output_scores", "pad_token", "prefix", "pretraining_tp", "problem_type", "pruned_heads",
-    "remove_invalid_values", "repetition_penalty", "resid_pdrop", "return_dict", "return_dict_in_generate",
-    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
-    "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers.js_config", "transformers_version", "typical_p", "unk_token", "unk_token_id", "unsloth_fixed",
-    "unsloth_version", "use_bfloat16", "use_cache",
-})  # fmt: skip
-
-_MISSING = object()
-
-
-@dataclass
-class ConfigReader:
-    """Typed access to a parsed config.json that remembers which keys were asked for.
-
-    Args:
-        values: the parsed JSON object.
-        source: the file's path, for messages.
-        remedy: what helps against a key that is missing or wrong; empty: the model's own file.
-        unread: keys inside of other keys that nobody asked for, such as ``rope_scaling.mscale``.
-    """
-
-    values: Mapping[str, Any]
-    source: Path
-    used: set[str] = field(default_factory=set)
-    remedy: str = ""
-    unread: set[str] = field(default_factory=set)
-
-    def _get(self, key: str, default: Any, expected: str) -> Any:
-        self.used.add(key)
-        value = self.values.get(key)
-        if value is not None:
-            return value
-        if default is _MISSING:
-            raise InputError("E1104", f"{self.source} lacks the key {key} ({expected})", self._restore)
-        return default
-
-    def _wrong(self, key: str, value: object, expected: str) -> InputError:
-        return InputError("E1104", f"{self.source}: {key} is {value!r}, expected {expected}", self._restore)
-
-    @property
-    def _restore(self) -> str:
-        return self.remedy or f"restore the model's own {self.source.name}"
-
-    def take(self, key: str) -> Any:
-        """The value of `key` as it stands, whatever it is; None when absent."""
-        self.used.add(key)
-        return self.values.get(key)
-
-    def integer(self, key: str, default: Any = _MISSING, low: int = 1, high: int = 2**31 - 1) -> int:
-        """An integer in [low, high]."""
-        expected = f"an integer from {low} to {high}"
-        value = self._get(key, default, expected)
-        if value is default and not isinstance(value, int):
-            return value  # type: ignore[no-any-return]
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self._wrong(key, value, expected)
-        return value
-
-    def number(self, key: str, default: Any = _MISSING, above: float = 0.0) -> float:
-        """A finite number greater than `above`."""
-        expected = f"a number above {above:g}"
-        value = self._get(key, default, expected)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < 1e30:
-            raise self._wrong(key, value, expected)
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        """true or false."""
-        value = self._get(key, default, "true or false")
-        if not isinstance(value, bool):
-            raise self._wrong(key, value, "true or false")
-        return value
-
-    def token_ids(self, key: str, vocab_size: int) -> tuple[int, ...]:
-        """One token id, a list of them, or null; each inside the vocabulary."""
-        value = self._get(key, (), "a token id or a list of token ids")
-        ids = tuple(value) if isinstance(value, list | tuple) else (value,)
-        for item in ids:
-            if isinstance(item, bool) or not isinstance(item, int) or not -1 <= item < vocab_size:
-                raise self._wrong(key, item, f"a token id below vocab_size = {vocab_size}")
-        return tuple(i for i in ids if i >= 0)
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        """A JSON object; empty when absent or null."""
-        value = self._get(key, {}, "an object")
-        if not isinstance(value, dict):
-            raise self._wrong(key, value, "an object")
-        return value
-
-    def leftover(self) -> tuple[str, ...]:
-        """Keys nobody asked for and that are not known to be neutral, sorted."""
-        names = (k for k in self.values if k not in self.used and k not in NEUTRAL_KEYS and not k.startswith("_"))
-        return tuple(sorted({*names, *self.unread}))
+from xamc.model.config import ModelConfig, RopeConfig, transformers_arguments
+from xamc.model.layer import Family
 
 
 def read_rope(config: ConfigReader, max_position_embeddings: int, theta: float = 10000.0) -> RopeConfig:
@@ -226,51 +121,41 @@ def _ids(config: ConfigReader, key: str, default: int | None, vocab_size: int) -
 
 def model_config(
     config: ConfigReader,
-    architecture: str,
+    family: Family,
     *,
     rope: RopeConfig | None = None,
-    head_dim: int | None = None,
-    qk_norm: bool = False,
-    sliding_windows: Sequence[int | None] | None = None,
-    tie_word_embeddings: bool = False,
-    kv_heads: int | None = None,
-    bos_token_id: int | None = None,
-    eos_token_id: int | None = None,
-    extra: Mapping[str, Any] | None = None,
+    flags: Mapping[str, bool] | None = None,
+    has_window_keys: bool = True,
 ) -> ModelConfig:
     """A `ModelConfig` from the keys that all Llama-like families share.
 
     Args:
         config: the checkpoint's config.json.
-        architecture: name of the transformers class.
+        family: what it becomes.
         rope: the rotary embedding; read from the standard keys when None.
-        head_dim: width of a head when config.json doesn't say; hidden_size / num_attention_heads when None.
-        qk_norm: whether queries and keys are normalized per head.
-        sliding_windows: per layer; when None the family has full attention alone, and keys that ask for windows are
-            refused.
-        tie_word_embeddings: the family's default.
-        kv_heads: the family's default for an absent num_key_value_heads; null means as many as heads.
-        bos_token_id: the family's default for an absent key; null means none.
-        eos_token_id: as bos_token_id.
-        extra: further keyword arguments of the transformers config class (bias flags, windows).
+        flags: which biases there are, by the names of `Layer.flags`, others are false; read from config.json by these
+            names when None.
+        has_window_keys: whether config.json may speak of windows; without, all layers have full attention.
 
     Raises:
         InputError: E1104, a missing, mistyped or contradictory key.
         InputError: E1106; UnsupportedError: E1107.
     """
+    defaults = family.defaults
     refuse_unmappable(config)
     config.used |= refuse_function_keys(config.values, config.source)
     heads = config.integer("num_attention_heads")
-    absent = "num_key_value_heads" not in config.values
-    kv_heads = kv_heads if absent and kv_heads and heads % kv_heads == 0 else heads
-    kv_heads = config.integer("num_key_value_heads", kv_heads)
+    # null means as many as heads
+    kv_heads = defaults.get("num_key_value_heads", heads) if "num_key_value_heads" not in config.values else heads
+    kv_heads = config.integer("num_key_value_heads", heads if heads % kv_heads else kv_heads)
     hidden = config.integer("hidden_size")
     layers = config.integer("num_hidden_layers", high=4096)
-    if sliding_windows is None:
-        config.used |= refuse_windows(config.values, config.source, layers)
+    windows, window_keys = read_windows(config, family, layers) if has_window_keys else ((None,) * layers, {})
+    if flags is None:
+        flags = {name: config.flag(name, defaults.get(name, False)) for name in family.layer.flags}
     vocab = config.integer("vocab_size")
     positions = config.integer("max_position_embeddings")
-    width = config.integer("head_dim", head_dim or 0, low=0)
+    width = config.integer("head_dim", defaults.get("head_dim", 0), low=0)
     if width == 0:
         if hidden % heads:
             raise InputError(
@@ -291,46 +176,35 @@ def model_config(
             "E1104", f"{config.source}: head_dim {width} is odd, rotary embeddings need pairs", "restore config.json"
         )
     rope = rope or read_rope(config, positions)
-    eos = _ids(config, "eos_token_id", eos_token_id, vocab)
-    bos = _ids(config, "bos_token_id", bos_token_id, vocab)
+    eos = _ids(config, "eos_token_id", defaults.get("eos_token_id"), vocab)
+    bos = _ids(config, "bos_token_id", defaults.get("bos_token_id"), vocab)
     config.used.add("pad_token_id")  # batches are padded by length, no token is special for it
-    tied = config.flag("tie_word_embeddings", tie_word_embeddings)
-    eps = config.number("rms_norm_eps", 1e-6)
-    intermediate = config.integer("intermediate_size")
-    hf_config: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
+        "intermediate_size": config.integer("intermediate_size"),
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
         "head_dim": width,
-        "hidden_act": "silu",
         "vocab_size": vocab,
         "max_position_embeddings": positions,
-        "rms_norm_eps": eps,
-        "rope_parameters": rope_parameters(rope),
-        "tie_word_embeddings": tied,
+        "rms_norm_eps": config.number("rms_norm_eps", 1e-6),
+        "tie_word_embeddings": config.flag("tie_word_embeddings", False),
         "bos_token_id": bos[0] if bos else None,
-        "eos_token_id": list(eos) or None,
-        **(extra or {}),
+        "eos_token_ids": eos,
     }
     return ModelConfig(
         model_type=str(config.values.get("model_type")),
-        architecture=architecture,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=width,
-        vocab_size=vocab,
-        max_position_embeddings=positions,
-        rms_norm_eps=eps,
+        architecture=family.architecture,
         rope=rope,
-        tie_word_embeddings=tied,
-        qk_norm=qk_norm,
-        sliding_windows=tuple(sliding_windows) if sliding_windows is not None else (None,) * layers,
-        bos_token_id=bos[0] if bos else None,
-        eos_token_ids=eos,
-        hf_config=hf_config,
+        qk_norm=family.layer.has_qk_norm,
+        sliding_windows=windows,
+        hf_config={
+            **transformers_arguments(fields),
+            "hidden_act": "silu",
+            "rope_parameters": rope_parameters(rope),
+            **window_keys,
+            **{name: flags.get(name, False) for name in family.layer.flags},
+        },
+        **fields,
     )

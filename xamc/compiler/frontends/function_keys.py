@@ -136,35 +136,3 @@ def refuse_function_keys(values: Mapping[str, Any], source: object) -> frozenset
             shown = "an object" if isinstance(value, dict) else repr(value)
             raise UnsupportedError("E1107", f"{source}: {key} {shown[:80]} is not supported", _KEYS[key][1])
     return frozenset(present)
-
-
-def refuse_windows(values: Mapping[str, Any], source: object, layers: int) -> frozenset[str]:
-    """For families whose layers all attend alike: refuses keys that give some of them a window.
-
-    transformers' Llama has no window in its masks, but its cache drops keys by `sliding_window` and `layer_types`.
-
-    Args:
-        values: the parsed config.json.
-        source: its path, for messages.
-        layers: number of layers, for `layer_types`.
-
-    Raises:
-        UnsupportedError: E1107.
-    """
-    window, kinds = values.get("sliding_window"), values.get("layer_types")
-    positions = values.get("max_position_embeddings")
-    reaches = type(window) is int and type(positions) is int and window >= positions
-    if window not in (None, False, 0) and not reaches and values.get("use_sliding_window") is not False:
-        raise UnsupportedError(
-            "E1107",
-            f"{source}: sliding_window {window!r} is not supported for model_type {values.get('model_type')}",
-            "mistral, qwen2 and qwen3 have windows; for full attention set it to null",
-        )
-    if kinds is not None and kinds != ["full_attention"] * layers:
-        raise UnsupportedError(
-            "E1107",
-            f"{source}: layer_types is not full_attention for each of {layers} layers, which model_type "
-            f"{values.get('model_type')} has",
-            "qwen2 and qwen3 have layers of two kinds",
-        )
-    return frozenset({"sliding_window", "layer_types", "use_sliding_window", "max_window_layers"})

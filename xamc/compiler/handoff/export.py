@@ -38,7 +38,7 @@ from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_by
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache
 from xamc.jobs.memory import MemorySampler
-from xamc.jobs.progress import Progress, Stage, size
+from xamc.jobs.progress import Progress, size
 from xamc.model.bucket import Bucket
 from xamc.passes.runner import require_known_names
 from xamc.verify.driver import Rewritten, rewrite
@@ -209,7 +209,7 @@ def _write_llama(
     target.mkdir(parents=True)
     parameters = sum(math.prod(tensor.shape) for tensor in llama.tensors.values())
     with progress.stage("llama") as stage:
-        files = write_shards(target, llama.tensors, advance=_counter(stage, parameters))
+        files = write_shards(target, llama.tensors, advance=stage.counter(parameters, "parameters"))
         _, notes = write_tokenizer(target, checkpoint.tokenizer)
         _write_json(target / "config.json", llama.config)
         _write_json(target / "generation_config.json", llama.generation)
@@ -241,7 +241,7 @@ def _write_onnx(
     unique = {name: tensor for program in programs.values() for name, tensor in program.weights.items()}
     shapes: dict[str, Mapping[str, tuple[int, ...]]] = {}
     with progress.stage("onnx") as stage, (target / WEIGHTS).open("wb") as stream:
-        weights = SharedWeights(stream, _counter(stage, sum(math.prod(t.shape) for t in unique.values())))
+        weights = SharedWeights(stream, stage.counter(sum(math.prod(t.shape) for t in unique.values()), "parameters"))
         for bucket, program in programs.items():
             file = f"{bucket.name}.onnx"
             shapes[bucket.name] = input_shapes(program)
@@ -274,17 +274,6 @@ def _model_facts(checkpoint: Checkpoint, buckets: tuple[Bucket, ...]) -> dict[st
 
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-def _counter(stage: Stage, total: int) -> Any:
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        stage.progress(min(done, total), total, "parameters")
-
-    return advance
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -17,13 +17,12 @@ from xamc.errors import InputError, MisuseError
 from xamc.ir.weights.files import FileTensor
 from xamc.ir.weights.lazy import Array, ConcatRows, LazyTensor, RowRanges, require
 from xamc.ir.weights.transforms import ColumnSlice
-from xamc.model.parameters import parameter_shapes
+from xamc.model.layer import HEAD_WEIGHT
+from xamc.model.parameters import layer_of, parameter_shapes
 from xamc.passes.graph.shard.plan import ShardPlan
-from xamc.passes.graph.shard.roles import role_of
+from xamc.passes.graph.shard.roles import Axes, role_of
 from xamc.targets.vacc.caps import CAPS
 from xamc.targets.vacc.names import VOCAB_MULTIPLE
-
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ def checkpoint_of(artifact: Artifact) -> Checkpoint:
     tensors: dict[str, LazyTensor] = {}
     for name, shape in parameter_shapes(config).items():
         parts = [_tensor(path, index, name) for path, index in indices]
-        stored = (vocab_rows, *shape[1:]) if name == _HEAD else shape
-        tensor = _whole(name, stored, parts, plan)
+        stored = (vocab_rows, *shape[1:]) if name == HEAD_WEIGHT else shape
+        tensor = _whole(name, parts, role_of(name, stored, layer_of(config), plan).axes, plan)
         tensors[name] = tensor if tensor.shape == shape else RowRanges(tensor, ((0, shape[0]),))
     template = manifest.generation.chat_template
     return Checkpoint(
@@ -114,9 +113,8 @@ def _tokenizer(artifact: Artifact) -> dict[str, Path]:
     return files
 
 
-def _whole(name: str, shape: tuple[int, ...], parts: Sequence[LazyTensor], plan: ShardPlan) -> LazyTensor:
+def _whole(name: str, parts: Sequence[LazyTensor], axes: Axes, plan: ShardPlan) -> LazyTensor:
     """One tensor of all ranks' parts; rank 0 has what is not shared out, biases after an all-reduce among them."""
-    axes = role_of(name, shape, plan).axes
     axis = next((axis for axis, cut in enumerate(axes) if cut is not None), None)
     if axis is None or plan.tp == 1:
         return parts[0]

@@ -17,16 +17,16 @@ from xamc.errors import UnsupportedError
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.ir.weights.transforms import Cast, Zeros
 from xamc.model.config import ModelConfig
-from xamc.model.parameters import parameter_shapes
+from xamc.model.families import FAMILIES
+from xamc.model.families.llama import LLAMA
+from xamc.model.layer import EMBEDDING_WEIGHT, Layer, Size
+from xamc.model.parameters import layer_name, parameter_shapes
 
 StoredDtype = Literal["float16", "bfloat16", "float32", "source"]
 
 # The vendor's pin for Llama, and the releases from which transformers' own LlamaForCausalLM knows what is listed.
 OLDEST_TRANSFORMERS = "4.34.0"
 _SINCE = {"mlp_bias": "4.41.0", "llama3": "4.43.0", "head_dim": "4.45.0"}
-
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,11 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _differences(config: ModelConfig, longest: int) -> Iterator[str]:
-    if config.architecture not in ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM") or config.qk_norm:
-        yield (
-            "it normalizes queries and keys per head (q_norm, k_norm), for which Llama has no parameters"
-            if config.qk_norm
-            else f"xamc knows no form of {config.architecture} in Llama's terms"
-        )
+    layer = FAMILIES[config.architecture].layer if config.architecture in FAMILIES else None
+    if layer is not None and layer.has_qk_norm:
+        yield "it normalizes queries and keys per head (q_norm, k_norm), for which Llama has no parameters"
+    elif layer is None or _modules(layer) != _modules(LLAMA.layer):
+        yield f"xamc knows no form of {config.architecture} in Llama's terms"
     short = [window for window in config.sliding_windows if window is not None and window < longest]
     if short:
         yield (
@@ -103,18 +102,23 @@ def _differences(config: ModelConfig, longest: int) -> Iterator[str]:
         )
 
 
+def _modules(layer: Layer) -> set[tuple[str, tuple[Size, ...]]]:
+    return {(part.name, part.axes) for part in layer.parts}
+
+
 def _tensors(checkpoint: Checkpoint, dtype: StoredDtype, notes: list[str]) -> dict[str, LazyTensor]:
     """Every Llama parameter; a bias that only some projections have becomes zeros for the others."""
-    has = {part: any(name.endswith(f".{part}.bias") for name in checkpoint.tensors) for part in (*_ATTENTION, *_MLP)}
-    flags = {"attention_bias": any(has[part] for part in _ATTENTION), "mlp_bias": any(has[part] for part in _MLP)}
-    for flag, parts in (("attention_bias", _ATTENTION), ("mlp_bias", _MLP)):
-        absent = [part for part in parts if not has[part]]
-        if flags[flag] and absent:
+    flags: dict[str, bool] = {}
+    for flag, linears in LLAMA.layer.flags.items():
+        parts = [linear.name.rpartition(".")[2] for linear in linears]
+        absent = [part for part in parts if not any(name.endswith(f".{part}.bias") for name in checkpoint.tensors)]
+        flags[flag] = absent != parts
+        if absent and flags[flag]:
             notes.append(
                 f"Llama has one {flag} for {', '.join(parts)}; {', '.join(absent)} got zeros, which add nothing"
             )
     shapes = parameter_shapes(
-        dataclasses.replace(checkpoint.config, architecture="LlamaForCausalLM", qk_norm=False, hf_config=flags)
+        dataclasses.replace(checkpoint.config, architecture=LLAMA.architecture, qk_norm=False, hf_config=flags)
     )
     tensors: dict[str, LazyTensor] = {}
     for name, shape in shapes.items():
@@ -139,8 +143,8 @@ def _config(
         )
     eos = list(config.eos_token_ids)
     values: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [LLAMA.architecture],
+        "model_type": LLAMA.model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -158,13 +162,11 @@ def _config(
         "eos_token_id": eos[0] if len(eos) == 1 else eos or None,
         "pretraining_tp": 1,
         "use_cache": True,
-        "torch_dtype": tensors["model.embed_tokens.weight"].dtype if dtype == "source" else dtype,
+        "torch_dtype": tensors[EMBEDDING_WEIGHT].dtype if dtype == "source" else dtype,
     }
-    layer = "model.layers.0."
-    if f"{layer}self_attn.q_proj.bias" in tensors:
-        values["attention_bias"] = True
-    if f"{layer}mlp.gate_proj.bias" in tensors:
-        values["mlp_bias"] = True
+    for flag, linears in LLAMA.layer.flags.items():
+        if f"{layer_name(0)}.{linears[0].name}.bias" in tensors:
+            values[flag] = True
     if config.head_dim * config.num_heads != config.hidden_size:
         values["head_dim"] = config.head_dim
     return values

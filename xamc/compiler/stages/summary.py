@@ -14,6 +14,7 @@ from xamc.compiler.spec import KeyUse
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.jobs.progress import Progress, Stage, size
 from xamc.model.config import ModelConfig
+from xamc.model.parameters import operator_counts
 from xamc.targets.target import Built
 from xamc.verify.driver import Rewritten
 from xamc.verify.golden import Distance
@@ -58,9 +59,8 @@ def frontend(checkpoint: Checkpoint) -> str:
 
 def export(config: ModelConfig) -> str:
     """The counts that the exporter has checked."""
-    layers = config.num_layers
-    norms = 2 * layers + 1 + (2 * layers if config.qk_norm else 0)
-    return f"{layers} layers: {layers} Attention, {2 * layers} RotaryEmbedding, {norms} norms"
+    attention, rotations, norms = operator_counts(config).values()
+    return f"{config.num_layers} layers: {attention} Attention, {rotations} RotaryEmbedding, {norms} norms"
 
 
 def published(nbytes: int, not_run: str, distance: Distance | None) -> str:

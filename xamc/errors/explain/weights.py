@@ -22,9 +22,8 @@ key twice. Download the file again; config.json, the index and the tokenizer fil
 another, for instance `num_attention_heads: 30` with `num_key_value_heads: 8`. The message names file, key, value and
 what is allowed. Use the config.json that came with the weights.""",
     "E1105": """The model's `model_type` (GGUF: `general.architecture`) is not a family that xamc knows; the closest
-ones are named. A family is one file of about 40 lines under xamc/compiler/frontends/families/, called like the
-model_type: how its config and its tensors map to a transformers class. Code inside the checkpoint's folder is never
-used instead.""",
+ones are named. A family is one short file under xamc/model/families/, which says what a layer of its transformers class
+is made of (docs/checkpoints.md shows how to add one). Code inside the checkpoint's folder is never used instead.""",
     "E1106": """The rotary embedding is scaled in a way that is not supported: `yarn`, `longrope`, a partial rotation,
 or a GGUF tensor rope_freqs.weight that is no Llama 3 scaling or stands beside a factor. Supported are default, linear,
 dynamic (NTK) and llama3; in GGUF a factor without a type is linear, as in llama.cpp. Many models use the scaling only

@@ -14,19 +14,11 @@ from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import ModelConfig
 from xamc.model.kv_cache import past_key, present_key
-from xamc.model.parameters import attention_biases
+from xamc.model.parameters import bias_name, has_key_biases
 from xamc.model.rope import rope_table
 from xamc.passes.protocol import Arrays, NonMatch, PassReport, Tensors
 
 F32 = NDArray[np.float32]
-
-
-def has_key_biases(config: ModelConfig) -> bool:
-    """Whether a model's keys are a projection, its bias, and a rotation that each position has for ever.
-
-    Not where a norm lies between bias and rotation, and not with dynamic scaling.
-    """
-    return attention_biases(config)[0] and not config.qk_norm and config.rope.kind != "dynamic"
 
 
 def rotated_bias(bias: F32, config: ModelConfig, positions: NDArray[np.int64]) -> F32:
@@ -65,7 +57,7 @@ class KeyBiasApart:
         tables: list[ir.Value] = []
         values = {str(value.name): value for value in (*graph.inputs, *graph.outputs)}
         for layer in range(config.num_layers):
-            name = f"model.layers.{layer}.self_attn.k_proj.bias"
+            name = bias_name(config, layer, "key")
             present = values.get(present_key(layer))
             if present is None:
                 report.skipped.append(NonMatch(name, "the graph keeps no cache"))

@@ -11,11 +11,8 @@ from collections.abc import Mapping
 
 from xamc.model.bucket import Bucket
 from xamc.model.config import ModelConfig
-from xamc.model.parameters import attention_biases
-from xamc.passes.graph.key_bias_apart import has_key_biases
+from xamc.model.parameters import has_bias, has_key_biases, layer_of
 from xamc.targets.vacc.request import VaccRequest
-
-_LINEAR = 7  # q, k, v, o, gate, up, down
 
 
 def operator_counts(config: ModelConfig, request: VaccRequest, bucket: Bucket) -> Mapping[str, int]:
@@ -26,19 +23,16 @@ def operator_counts(config: ModelConfig, request: VaccRequest, bucket: Bucket) -
         request: how weights and caches are stored, and the number of ranks.
         bucket: phase and length.
     """
-    layers, counts = config.num_layers, Counter[str]()
+    layers, layer, counts = config.num_layers, layer_of(config), Counter[str]()
     per_layer = Counter(
         {"MatMul": 2, "Transpose": 5, "Reshape": 4, "Slice": 4, "Neg": 2, "Concat": 2, "Mul": 5, "Add": 5}
-        | {"Softmax": 1, "RMSNormalization": 2, "xamc::SwiGLU": 1}
+        | {"Softmax": 1, "RMSNormalization": len(layer.norms), "xamc::SwiGLU": 1}
     )
     if request.quantize is not None:
-        per_layer["Vastai::QuantizedLinearPerChannel"] += _LINEAR
+        per_layer["Vastai::QuantizedLinearPerChannel"] += len(layer.linears)
     else:
-        per_layer.update({"MatMul": _LINEAR, "Transpose": _LINEAR})
-    qkv_bias, o_bias = attention_biases(config)
-    per_layer["Add"] += 3 * qkv_bias + o_bias + 3 * bool(config.hf_config.get("mlp_bias", False))
-    if config.qk_norm:
-        per_layer["RMSNormalization"] += 2
+        per_layer.update({"MatMul": len(layer.linears), "Transpose": len(layer.linears)})
+    per_layer["Add"] += sum(has_bias(config, linear) for linear in layer.linears)
     if config.num_heads != config.num_kv_heads:
         per_layer.update({"Unsqueeze": 2, "Expand": 2, "Reshape": 2})
     if bucket.kind == "decode":

@@ -6,14 +6,17 @@ values that live at the same time. Nothing is read but headers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from xamc.jobs.progress import size
 from xamc.model.bucket import Bucket
 from xamc.model.config import ModelConfig
-from xamc.model.parameters import parameter_shapes
+from xamc.model.layer import EMBEDDING_WEIGHT, HEAD_WEIGHT
+from xamc.model.parameters import layer_of, parameter_shapes, part_of
 from xamc.passes.graph.shard.plan import ShardPlan
+from xamc.passes.graph.shard.roles import local_shape, role_of
 from xamc.targets.planned import (
     BASE_BYTES,
     CODEGEN_BYTES,
@@ -34,7 +37,6 @@ _HALF = 2  # bytes of a float16
 _SIMULATOR_BYTES = 700_000  # a bucket's code besides its calls
 _JSON_BYTES_PER_NODE = 600
 _BUCKET_SECONDS, _BUCKET_SECONDS_PER_LAYER = 12.0, 0.4
-_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,10 @@ def static_plan(config: ModelConfig, request: VaccRequest) -> StaticPlan:
     """
     vocab_rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     shards = ShardPlan.of(config, request.tp, vocab_rows)
-    shapes = dict(_local_shapes(config, request, shards, vocab_rows))
-    stored = sum(_stored_bytes(name, shape, request) for name, shape in shapes.items())
+    layer = layer_of(config)
+    shapes = dict(_local_shapes(config, request, shards))
+    quantized = layer.linears if request.quantize is not None else ()
+    stored = sum(_stored_bytes(shape, part_of(layer, name) in quantized) for name, shape in shapes.items())
     heads, kv_heads, width = shards.local("head"), shards.local("kv_head"), config.head_dim
     if request.kv_dtype == "int8":
         # a scale and a zero point per KV head and channel, of keys and of values
@@ -193,40 +197,28 @@ def _sharing(request: VaccRequest, bucket: Bucket, own_tables: bool) -> Bucket:
 
 
 def _local_shapes(
-    config: ModelConfig, request: VaccRequest, shards: ShardPlan, vocab_rows: int
+    config: ModelConfig, request: VaccRequest, shards: ShardPlan
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Parameter name -> shape on one rank."""
-    width = config.head_dim
-    rows_of = {
-        "q_proj": shards.local("head") * width,
-        "k_proj": shards.local("kv_head") * width,
-        "v_proj": shards.local("kv_head") * width,
-        "gate_proj": shards.local("intermediate"),
-        "up_proj": shards.local("intermediate"),
-    }
-    columns_of = {"o_proj": shards.local("head") * width, "down_proj": shards.local("intermediate")}
+
+    def local(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+        return name, local_shape(shape, role_of(name, shape, layer_of(config), shards).axes, shards)
+
+    head = (shards.vocab_rows, config.hidden_size)
     for name, shape in parameter_shapes(config).items():
-        role = name.split(".")[-2]
-        if role in rows_of:
-            yield name, (rows_of[role], *shape[1:])
-        elif role in columns_of and len(shape) == 2:
-            yield name, (shape[0], columns_of[role])
-        elif role == "lm_head":
+        if name == HEAD_WEIGHT:
             if not request.is_embedding:
-                yield name, (shards.local("vocab"), *shape[1:])
-        elif role == "embed_tokens" and config.tie_word_embeddings and not request.is_embedding:
+                yield local(name, head)
+        elif name == EMBEDDING_WEIGHT and config.tie_word_embeddings and not request.is_embedding:
             # one padded tensor, from which the head's rows are taken apart only when ranks share them out
-            yield name, (vocab_rows, shape[1])
+            yield name, head
             if request.tp > 1:
-                yield "lm_head.weight", (shards.local("vocab"), shape[1])
+                yield local(HEAD_WEIGHT, head)
         else:
-            yield name, shape
+            yield local(name, shape)
 
 
-def _stored_bytes(name: str, shape: tuple[int, ...], request: VaccRequest) -> int:
-    count = 1
-    for dim in shape:
-        count *= dim
-    if request.quantize is not None and len(shape) == 2 and name.split(".")[-2] in _LINEAR:
-        return count + shape[0] * _HALF
-    return count * _HALF
+def _stored_bytes(shape: tuple[int, ...], quantized: bool) -> int:
+    """A float16 tensor; a quantized matrix has a byte per element and a float16 scale per row."""
+    count = math.prod(shape)
+    return count + shape[0] * _HALF if quantized and len(shape) == 2 else count * _HALF

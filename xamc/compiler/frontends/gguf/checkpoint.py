@@ -3,60 +3,35 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from xamc.compiler.frontends.checkpoint import Checkpoint, GenerationDefaults
-from xamc.compiler.frontends.configuration import ConfigReader, model_config, rope_parameters
+from xamc.compiler.frontends.config_reader import ConfigReader
+from xamc.compiler.frontends.configuration import model_config
 from xamc.compiler.frontends.gguf.file import GgufFile
 from xamc.compiler.frontends.gguf.keys import leftover_keys
 from xamc.compiler.frontends.gguf.parts import read_parts
-from xamc.compiler.frontends.gguf.rope import read_gguf_rope
+from xamc.compiler.frontends.gguf.rope import ROPE_DIVISORS, read_gguf_rope
 from xamc.compiler.frontends.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.compiler.frontends.tokenizers.chat_defaults import with_stop
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.ir.weights.transforms import UninterleaveHeads, Zeros
-from xamc.model.config import ModelConfig, RopeConfig
-from xamc.model.parameters import parameter_shapes
+from xamc.model.config import ModelConfig
+from xamc.model.families import FAMILIES
+from xamc.model.layer import EMBEDDING, HEAD, Family, GgufArchitecture, Part
+from xamc.model.parameters import Parameter, parameters
 
+# what may stand for three tensors, one after the other
+_QKV, _FUSED = ("attn_q", "attn_k", "attn_v"), "attn_qkv"
 REMEDY = "convert the model again with a current llama.cpp, or use its original safetensors checkpoint"
 
-# llama.cpp architecture → (transformers class, whether q and k rows are stored as interleaved pairs).
-ARCHITECTURES: Mapping[str, tuple[str, bool]] = {
-    "llama": ("LlamaForCausalLM", True),
-    "internlm2": ("LlamaForCausalLM", True),
-    "qwen2": ("Qwen2ForCausalLM", False),
-    "qwen3": ("Qwen3ForCausalLM", False),
-}
 
-# transformers' module name inside a layer → llama.cpp's.
-_LAYER_MODULES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_MODEL_MODULES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-
-
-def gguf_name(parameter: str) -> str:
-    """llama.cpp's name of a transformers parameter: ``model.layers.3.mlp.up_proj.weight`` → ``blk.3.ffn_up.weight``."""
-    module, _, kind = parameter.rpartition(".")
-    if module in _MODEL_MODULES:
-        return f"{_MODEL_MODULES[module]}.{kind}"
-    layer, _, inner = module.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{_LAYER_MODULES[inner]}.{kind}"
+def architectures() -> dict[str, tuple[Family, GgufArchitecture]]:
+    """The supported values of ``general.architecture``, with what they are."""
+    return {gguf.name: (family, gguf) for family in FAMILIES.values() for gguf in family.gguf}
 
 
 def open_gguf(path: Path) -> Checkpoint:
@@ -69,16 +44,18 @@ def open_gguf(path: Path) -> Checkpoint:
     file = read_parts(path)
     reader = _reader(file)
     config = read_config(file, reader)
+    _, gguf = architectures()[config.model_type]
     source = TensorSource(
         file.tensors,
         lambda name: file.tensors[name].path,
         file.path,
-        _harmless(config),
+        # elsewhere it would be one that nobody reads
+        lambda name: name == ROPE_DIVISORS and gguf.rope_divisors,
         config_name="its metadata",
         remedy="metadata and tensors are not of one model: " + REMEDY,
         missing_remedy="download the file again, or " + REMEDY,
     )
-    tensors = map_parameters(config, source)
+    tensors = map_parameters(config, source, gguf.interleaved)
     unused = source.finish()
     tokenizer = read_tokenizer(file, config.vocab_size, config.model_type)
     generation = _generation(reader)
@@ -103,16 +80,8 @@ def _warnings(file: GgufFile, ignored: tuple[str, ...]) -> Iterator[str]:
         yield f"{file.path}: {', '.join(ignored)} {'has' if len(ignored) == 1 else 'have'} no effect"
 
 
-def _harmless(config: ModelConfig) -> Callable[[str], bool]:
-    """Only Llama's frequencies are divided by a tensor; elsewhere it would be one that nobody reads."""
-    return lambda name: name == "rope_freqs.weight" and config.model_type == "llama"
-
-
 def _with_special_tokens(config: ModelConfig, tokenizer: GgufTokenizer) -> ModelConfig:
-    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": list(tokenizer.ends) or None}
-    config = replace(
-        config, bos_token_id=tokenizer.bos, eos_token_ids=tokenizer.ends, hf_config={**config.hf_config, **ids}
-    )
+    config = config.changed(bos_token_id=tokenizer.bos, eos_token_ids=tokenizer.ends)
     return with_stop(config, tokenizer.stop) if tokenizer.stop is not None else config
 
 
@@ -145,13 +114,13 @@ def _reader(file: GgufFile) -> ConfigReader:
     Raises:
         UnsupportedError: E1105, E1107, layers that differ.
     """
-    architecture = file.metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        close = difflib.get_close_matches(str(architecture), ARCHITECTURES, n=2, cutoff=0.3)
+    architecture, supported = file.metadata.get("general.architecture"), architectures()
+    if not isinstance(architecture, str) or architecture not in supported:
+        close = difflib.get_close_matches(str(architecture), supported, n=2, cutoff=0.3)
         raise UnsupportedError(
             "E1105",
             f"{file.path}: general.architecture {architecture!r} is not supported",
-            f"closest supported: {', '.join(close or ARCHITECTURES)}",
+            f"closest supported: {', '.join(close or supported)}",
         )
     values = dict(file.metadata)
     for name in ("attention.head_count", "attention.head_count_kv", "feed_forward_length"):
@@ -190,13 +159,9 @@ def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
             file,
             f"{prefix}attention.head_count {heads} is not a multiple of {prefix}attention.head_count_kv {kv_heads}",
         )
-    embedding = file.tensors.get("token_embd.weight")
-    name, _ = ARCHITECTURES[architecture]
-    extra: dict[str, Any] = {}
-    if name != "Qwen2ForCausalLM":
-        extra["attention_bias"] = _any_bias(file, "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output")
-    if name == "LlamaForCausalLM":
-        extra["mlp_bias"] = _any_bias(file, "ffn_gate", "ffn_up", "ffn_down")
+    embedding = file.tensors.get(f"{EMBEDDING.gguf}.weight")
+    family, gguf = architectures()[architecture]
+    width = _head_dim(file, reader, prefix, hidden, heads)
     values = {
         "model_type": architecture,
         "hidden_size": hidden,
@@ -204,29 +169,28 @@ def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
         "num_hidden_layers": reader.integer(prefix + "block_count", high=4096),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "head_dim": _head_dim(file, reader, prefix, hidden, heads),
+        "head_dim": width,
         "max_position_embeddings": context,
         "rms_norm_eps": reader.number(prefix + "attention.layer_norm_rms_epsilon"),
         "vocab_size": embedding.shape[0] if embedding else reader.integer(prefix + "vocab_size"),
-        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "tie_word_embeddings": f"{HEAD.gguf}.weight" not in file.tensors,
     }
-    config = model_config(
+    divisors = file.tensors.get(ROPE_DIVISORS) if gguf.rope_divisors else None
+    return model_config(
         ConfigReader(values, file.path, remedy=REMEDY),
-        name,
-        rope=RopeConfig("default", 10000.0),
-        qk_norm="blk.0.attn_q_norm.weight" in file.tensors,
-        extra=extra,
+        family,
+        rope=read_gguf_rope(reader, prefix, divisors, width),
+        flags={flag: _any_bias(file, linears) for flag, linears in family.layer.flags.items()},
+        has_window_keys=False,
     )
-    divisors = file.tensors.get("rope_freqs.weight") if architecture == "llama" else None
-    rope = read_gguf_rope(reader, prefix, divisors, config.head_dim)
-    return replace(config, rope=rope, hf_config={**config.hf_config, "rope_parameters": rope_parameters(rope)})
 
 
-def _any_bias(file: GgufFile, *modules: str) -> bool:
-    """Whether any layer has one of these biases: llama.cpp takes each of them as it comes."""
-    return any(
-        name.startswith("blk.") and name.split(".", 2)[-1] in {f"{m}.bias" for m in modules} for name in file.tensors
-    )
+def _any_bias(file: GgufFile, linears: Collection[Part]) -> bool:
+    """Whether any layer has a bias of one of these: llama.cpp takes each of them as it comes."""
+    names = {f"{linear.gguf}.bias" for linear in linears}
+    if any(linear.gguf in _QKV for linear in linears):
+        names.add(f"{_FUSED}.bias")
+    return any(name.startswith("blk.") and name.split(".", 2)[-1] in names for name in file.tensors)
 
 
 def _head_dim(file: GgufFile, reader: ConfigReader, prefix: str, hidden: int, heads: int) -> int:
@@ -264,27 +228,24 @@ def _contradiction(file: GgufFile, what: str) -> InputError:
     return InputError("E1104", f"{file.path}: {what}", REMEDY)
 
 
-def map_parameters(config: ModelConfig, source: TensorSource) -> dict[str, LazyTensor]:
+def map_parameters(config: ModelConfig, source: TensorSource, interleaved: bool) -> dict[str, LazyTensor]:
     """Parameters by transformers name, q and k back in transformers' row order."""
-    _, interleaved = ARCHITECTURES[config.model_type]
     tensors: dict[str, LazyTensor] = {}
-    for parameter, shape in parameter_shapes(config).items():
-        tensor = _stored(config, source, parameter, shape)
-        if interleaved and (".q_proj." in parameter or ".k_proj." in parameter):
+    for parameter in parameters(config):
+        tensor = _stored(config, source, parameter)
+        if interleaved and parameter.part.role in ("query", "key"):
             tensor = UninterleaveHeads(tensor, config.head_dim)
-        tensors[parameter] = tensor
+        tensors[parameter.name] = tensor
     return tensors
 
 
-def _stored(config: ModelConfig, source: TensorSource, parameter: str, shape: tuple[int, ...]) -> LazyTensor:
+def _stored(config: ModelConfig, source: TensorSource, parameter: Parameter) -> LazyTensor:
     """The tensor of a parameter: its own, its rows of a fused one, or zeros for a bias that the file lacks."""
-    name = gguf_name(parameter)
-    module, kind = name.rsplit(".", 1)
-    layer, _, part = module.rpartition(".")
-    fused = f"{layer}.attn_qkv.{kind}"
-    if part in ("attn_q", "attn_k", "attn_v") and name not in source and fused in source:
+    name, kind, shape = parameter.gguf, parameter.kind, parameter.shape
+    fused = f"blk.{parameter.layer}.{_FUSED}.{kind}"
+    if parameter.part.gguf in _QKV and name not in source and fused in source:
         widths = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-        at = ("attn_q", "attn_k", "attn_v").index(part)
+        at = _QKV.index(parameter.part.gguf)
         whole = source.take(fused, (sum(widths), *shape[1:]))
         return RowRanges(whole, ((sum(widths[:at]), sum(widths[: at + 1])),))
     if kind == "bias" and name not in source:

@@ -12,11 +12,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.errors import InputError
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.config import RopeConfig
 
+ROPE_DIVISORS = "rope_freqs.weight"
 # llama.cpp's converter knows low_freq_factor 1 and high_freq_factor 4 unless config.json says otherwise, as none of
 # the published Llama 3.1 to 3.3 does; the length trained for is 8192 there, and another power of two elsewhere.
 _LOW, _HIGH = 1.0, 4.0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xamc.compiler.frontends.checkpoint import KEYS, Checkpoint
-from xamc.compiler.frontends.configuration import ConfigReader
+from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.frontends.huggingface.generation_defaults import read_generation, with_generation_ids
 from xamc.compiler.frontends.huggingface.tied_head import read_parameters
@@ -26,6 +26,8 @@ from xamc.compiler.frontends.tokenizers.huggingface import TokenizerFiles, token
 from xamc.errors import InputError
 from xamc.ir.weights.files import FileTensor
 from xamc.ir.weights.lazy import LazyTensor
+from xamc.model.families import FAMILIES
+from xamc.model.layer import EMBEDDING_WEIGHT, HEAD
 
 # Buffers that old checkpoints saved beside their parameters; they are computed anew.
 BUFFERS = (
@@ -157,7 +159,7 @@ def _config_warnings(path: Path, reader: ConfigReader, untied: bool) -> Iterator
         )
     classes = code.values() if isinstance(code, dict) else ()
     own = sorted({name for name in classes if isinstance(name, str) and "model" in name.lower().partition(".")[0]})
-    if own and not str(reader.values.get("model_type")).startswith("internlm"):
+    if own and any(family.model_type == reader.values.get("model_type") for family in FAMILIES.values()):
         yield (
             f"{file}: auto_map names code of the folder ({', '.join(own)}), which is never run: the model is computed "
             "as transformers' own class of this model_type"
@@ -171,9 +173,9 @@ def _config_warnings(path: Path, reader: ConfigReader, untied: bool) -> Iterator
 
 def _with_model_prefix(stored: dict[str, tuple[str, FileTensor]]) -> dict[str, tuple[str, FileTensor]]:
     """Names as a causal language model has them: an embedding model, saved without a head, lacks their ``model.``."""
-    if "embed_tokens.weight" not in stored or any(name.startswith("model.") for name in stored):
+    if EMBEDDING_WEIGHT.removeprefix("model.") not in stored or any(name.startswith("model.") for name in stored):
         return stored
-    return {name if name.startswith("lm_head.") else f"model.{name}": entry for name, entry in stored.items()}
+    return {name if name.startswith(f"{HEAD.name}.") else f"model.{name}": entry for name, entry in stored.items()}
 
 
 def holds_tokenizer(folder: Path) -> bool:

@@ -20,42 +20,35 @@ from xamc.errors import InputError, MisuseError
 from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.ir.weights.transforms import UninterleaveHeads
 from xamc.model.config import ModelConfig
-from xamc.model.parameters import parameter_shapes
+from xamc.model.families.llama import LLAMA
+from xamc.model.layer import EMBEDDING, FINAL_NORM, HEAD, Role
+from xamc.model.parameters import layer_name, layer_of, parameter_shapes
 
-_LAYER = "model.layers.{i}."
-_META = {
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
-_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+_LAYER = layer_name("{i}")
+_ROTATED: tuple[Role, ...] = ("query", "key")
 
 
 def _fused() -> dict[str, tuple[str, ...]]:
     """Phi's, vLLM's and Baichuan's names: q, k and v as one matrix, gate and up as one."""
+    qkv, gate_up = _names("query", "key", "value"), _names("gate", "up")
     rules: dict[str, tuple[str, ...]] = {}
-    for stored, parts in (("self_attn.qkv_proj", _QKV), ("self_attn.W_pack", _QKV), ("mlp.gate_up_proj", _GATE_UP)):
+    for stored, parts in (("self_attn.qkv_proj", qkv), ("self_attn.W_pack", qkv), ("mlp.gate_up_proj", gate_up)):
         for kind in ("weight", "bias"):
-            rules[f"{_LAYER}{stored}.{kind}"] = tuple(f"{_LAYER}{part}.{kind}" for part in parts)
+            rules[f"{_LAYER}.{stored}.{kind}"] = tuple(f"{_LAYER}.{part}.{kind}" for part in parts)
     return rules
+
+
+def _names(*roles: Role) -> tuple[str, ...]:
+    return tuple(LLAMA.layer.linear(role).name for role in roles)
 
 
 def _meta() -> dict[str, tuple[str, ...]]:
     """Meta's consolidated files."""
     rules: dict[str, tuple[str, ...]] = {
-        "tok_embeddings.weight": ("model.embed_tokens.weight",),
-        "norm.weight": ("model.norm.weight",),
-        "output.weight": ("lm_head.weight",),
-        "rope.freqs": (),
+        f"{part.meta}.weight": (f"{part.name}.weight",) for part in (EMBEDDING, FINAL_NORM, HEAD)
     }
-    return rules | {f"layers.{{i}}.{old}.weight": (f"{_LAYER}{new}.weight",) for old, new in _META.items()}
+    rules["rope.freqs"] = ()
+    return rules | {f"layers.{{i}}.{p.meta}.weight": (f"{_LAYER}.{p.name}.weight",) for p in LLAMA.layer.parts}
 
 
 @dataclass(frozen=True)
@@ -126,6 +119,7 @@ def apply_layout(layout: Layout, tensors: Mapping[str, LazyTensor], config: Mode
         InputError: E1167 a tensor whose rows don't fit its parts, or two that lead to one name.
     """
     shapes = parameter_shapes(config)
+    rotated = tuple(f".{layer_of(config).linear(role).name}.weight" for role in _ROTATED)
     result: dict[str, LazyTensor] = {}
     origin: dict[str, str] = {}
     for stored, tensor in tensors.items():
@@ -138,7 +132,7 @@ def apply_layout(layout: Layout, tensors: Mapping[str, LazyTensor], config: Mode
                     f"layout {layout.name}: {origin[name]} and {stored} both lead to {name}",
                     "is it the layout of this checkpoint? tensors that are of no use can lead to null",
                 )
-            if layout.interleaved and name.endswith((".q_proj.weight", ".k_proj.weight")):
+            if layout.interleaved and name.endswith(rotated):
                 if part.shape != shapes.get(name):
                     wanted = list(shapes.get(name, ()))
                     raise InputError(

@@ -6,7 +6,6 @@ file is believed and both are kept; where one alone is stored, it serves as both
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +14,16 @@ from xamc.compiler.frontends.tensor_source import TensorSource
 from xamc.ir.weights.lazy import LazyTensor, row_blocks
 from xamc.ir.weights.transforms import Zeros
 from xamc.model.config import ModelConfig
+from xamc.model.layer import EMBEDDING_WEIGHT, HEAD_WEIGHT
 
 if TYPE_CHECKING:
-    from xamc.compiler.frontends.families import Family
+    from xamc.compiler.frontends.families import StoredFamily
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _BLOCK_BYTES = 4 * 2**20  # matrices that differ mostly do so in their first rows
 
 
 def read_parameters(
-    family: Family, config: ModelConfig, source: TensorSource
+    family: StoredFamily, config: ModelConfig, source: TensorSource
 ) -> tuple[ModelConfig, dict[str, LazyTensor]]:
     """The family's parameters, and `config` as the stored head makes it.
 
@@ -40,21 +39,17 @@ def read_parameters(
     """
     if not config.tie_word_embeddings or family.head_name not in source:
         return config, family.parameters(config, source)
-    untied = with_tied(config, False)
+    untied = config.changed(tie_word_embeddings=False)
     tensors = family.parameters(untied, source)
-    if isinstance(tensors[EMBEDDING], Zeros) and family.head_name not in source.missing and not source.mismatched:
+    embedding, head = tensors[EMBEDDING_WEIGHT], tensors.pop(HEAD_WEIGHT)
+    if isinstance(embedding, Zeros) and family.head_name not in source.missing and not source.mismatched:
         # only the head is stored: the embedding, taken first by every family, is the same matrix
         source.missing.pop(0)
-        return config, {name: tensors[HEAD] if name == EMBEDDING else tensors[name] for name in tensors if name != HEAD}
-    if are_different(tensors[EMBEDDING], tensors[HEAD]):
-        return untied, tensors
+        return config, tensors | {EMBEDDING_WEIGHT: head}
+    if are_different(embedding, head):
+        return untied, tensors | {HEAD_WEIGHT: head}
     source.taken.discard(family.head_name)
-    return config, {name: tensor for name, tensor in tensors.items() if name != HEAD}
-
-
-def with_tied(config: ModelConfig, tied: bool) -> ModelConfig:
-    """`config` with another `tie_word_embeddings`, also for transformers."""
-    return replace(config, tie_word_embeddings=tied, hf_config={**config.hf_config, "tie_word_embeddings": tied})
+    return config, tensors
 
 
 def are_different(embedding: LazyTensor, head: LazyTensor) -> bool:

@@ -12,6 +12,7 @@ from xamc.compiler.frontends.json_file import is_file_name, read_json
 from xamc.compiler.frontends.safetensors import read_header
 from xamc.errors import InputError
 from xamc.ir.weights.files import FileTensor
+from xamc.model.layer import HEAD
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -21,7 +22,7 @@ NAMED = "transformers_weights"
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 MERGE = "merge it into its base model with peft (`merge_and_unload`), save that, and compile the folder it was saved in"
 # The output matrix: the index of a tied model may name it though no shard holds it. One that is needed is missed later.
-_HEADS = ("lm_head.weight", "output.weight")
+_HEADS = tuple(f"{name}.weight" for name in (HEAD.name, HEAD.meta))
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 Tensors = dict[str, tuple[str, FileTensor]]

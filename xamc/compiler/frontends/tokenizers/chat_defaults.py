@@ -24,6 +24,13 @@ _CHATML = (
     "{{ 'START' + message['role'] + '\\n' + message['content'] + 'END\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'STARTassistant\\n' }}{% endif %}"
 )
+_CHATML_TOKENS = (("<|im_start|>", "<|im_end|>"), ("[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]"))
+# model_type → template, and pairs of tokens, one of which the vocabulary has: in the template START, and END of a turn
+_DEFAULTS: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "internlm": (_INTERNLM, (("<eoh>", "<eoa>"),)),
+    "internlm2": (_CHATML, _CHATML_TOKENS),
+    "internlm3": (_CHATML, _CHATML_TOKENS),
+}
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,10 @@ def chat_defaults(model_type: str, ids: Mapping[str, int]) -> ChatDefaults | Non
         model_type: of config.json.
         ids: token → id.
     """
-    if model_type == "internlm" and {"<eoh>", "<eoa>"} <= ids.keys():
-        return ChatDefaults(_INTERNLM, ids["<eoa>"])
-    if model_type in ("internlm2", "internlm3"):
-        for start, end in (("<|im_start|>", "<|im_end|>"), ("[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]")):
-            if start in ids and end in ids:
-                return ChatDefaults(_CHATML.replace("START", start).replace("END", end), ids[end])
+    template, tokens = _DEFAULTS.get(model_type, ("", ()))
+    for start, end in tokens:
+        if start in ids and end in ids:
+            return ChatDefaults(template.replace("START", start).replace("END", end), ids[end])
     return None
 
 

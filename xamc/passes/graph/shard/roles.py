@@ -1,4 +1,4 @@
-"""Which axis of which weight the ranks share out, known by the parameter's name, and a rank's part of a tensor."""
+"""Which axis of which weight the ranks share out, as the layer table says, and a rank's part of a tensor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from xamc.errors import InternalError
 from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.ir.weights.transforms import ColumnSlice, Pad, Zeros
+from xamc.model.layer import Layer, Size
+from xamc.model.parameters import part_of
 from xamc.passes.graph.shard.plan import Kind, ShardPlan, Share
 
 
@@ -33,16 +35,12 @@ class Role:
     fill: float = 0.0
 
 
-_NAME = re.compile(
-    r"(?:^|\.)(?P<layer>[qkvo]_proj|gate_proj|up_proj|down_proj|lm_head)"
-    r"\.(?P<what>weight|bias)(?:\.(?P<part>codes|scales|zeros))?$"
-)
+_QUANTIZED = re.compile(r"\.(?P<part>codes|scales|zeros)$")
 _KV_PARAMETER = re.compile(r"^(?:past|present)_(?:key|value)\.\d+\.(?P<part>\w+)$")
-_ROW_PARALLEL = ("o_proj", "down_proj")
 
 
-def role_of(name: str, shape: tuple[int, ...], plan: ShardPlan) -> Role:
-    """How a weight is held; weights of unknown names (norms, the embedding, tables) lie on every rank whole.
+def role_of(name: str, shape: tuple[int, ...], layer: Layer, plan: ShardPlan) -> Role:
+    """How a weight is held; what belongs to no linear (norms, the embedding, tables) lies on every rank whole.
 
     Raises:
         InternalError: E1332 for a weight whose size contradicts the config, or quantized in groups of columns that
@@ -52,15 +50,17 @@ def role_of(name: str, shape: tuple[int, ...], plan: ShardPlan) -> Role:
     if quantizer is not None:
         fill = 1.0 if quantizer["part"] == "scales" else 0.0
         return _checked(name, shape, Role((head_cut("kv_head", 1, plan), *[None] * (len(shape) - 1)), fill=fill), plan)
-    match = _NAME.search(name)
-    if match is None:
-        return Role((None,) * len(shape))
-    layer, what, part = match["layer"], match["what"], match["part"]
-    cut = _cut(layer, plan)
+    match = _QUANTIZED.search(name)
+    part = match["part"] if match else None
+    parameter = name if match is None else name[: match.start()]
+    owner = part_of(layer, parameter)
     whole: Axes = (None,) * len(shape)
-    if layer not in _ROW_PARALLEL:
-        return _checked(name, shape, Role((cut, *whole[1:]), fill=1.0 if part == "scales" else 0.0), plan)
-    if what == "bias":
+    if owner is None or not owner.is_linear:
+        return Role(whole)
+    rows, columns = (_cut(size, plan) for size in owner.axes)
+    if columns is None:
+        return _checked(name, shape, Role((rows, *whole[1:]), fill=1.0 if part == "scales" else 0.0), plan)
+    if parameter.endswith(".bias"):
         return Role(whole, first_rank_only=True)
     if part in ("scales", "zeros"):
         if len(shape) > 1 and shape[1] > 1:
@@ -70,7 +70,7 @@ def role_of(name: str, shape: tuple[int, ...], plan: ShardPlan) -> Role:
                 fix="quantize with one scale per row (w8a16_gptq), or compile for one rank",
             )
         return Role(whole)
-    return _checked(name, shape, Role((None, cut)), plan)
+    return _checked(name, shape, Role((None, columns)), plan)
 
 
 def head_cut(kind: Kind, unit: int, plan: ShardPlan) -> Cut:
@@ -78,15 +78,10 @@ def head_cut(kind: Kind, unit: int, plan: ShardPlan) -> Cut:
     return Cut("head" if kind == "kv_head" and plan.group == 1 else kind, unit)
 
 
-def _cut(layer: str, plan: ShardPlan) -> Cut:
-    match layer:
-        case "q_proj" | "o_proj":
-            return head_cut("head", plan.head_dim, plan)
-        case "k_proj" | "v_proj":
-            return head_cut("kv_head", plan.head_dim, plan)
-        case "lm_head":
-            return Cut("vocab")
-    return Cut("intermediate")
+def _cut(size: Size, plan: ShardPlan) -> Cut | None:
+    if size in ("head", "kv_head"):
+        return head_cut(size, plan.head_dim, plan)
+    return Cut(size) if size in ("intermediate", "vocab") else None
 
 
 def _checked(name: str, shape: tuple[int, ...], role: Role, plan: ShardPlan) -> Role:

@@ -13,12 +13,14 @@ from xamc.ir.onnx_graph import add_function, constant_node, dims, new_node
 from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.model.kv_cache import past_key, past_value
+from xamc.model.layer import EMBEDDING, HEAD
+from xamc.model.parameters import layer_of
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.propagate import Propagation
 from xamc.passes.graph.shard.roles import Axes, Cut, Role, head_cut, rank_part, role_of
 
-_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+_EMBEDDING, _HEAD = EMBEDDING.name, HEAD.name
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,10 @@ class Shard:
 
 def _roles(program: Program, plan: ShardPlan) -> dict[str, Role]:
     roles: dict[str, Role] = {}
+    layer = layer_of(program.config)
     for value in program.weight_inputs():
-        shape = dims(value) or ()
-        roles[str(value.name)] = role_of(str(value.name), tuple(n for n in shape if isinstance(n, int)), plan)
+        shape = tuple(n for n in dims(value) or () if isinstance(n, int))
+        roles[str(value.name)] = role_of(str(value.name), shape, layer, plan)
     return roles
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from xamc.artifact.staging import temporary_folder
 from xamc.jobs.cache import StageCache
 from xamc.model.config import ModelConfig
+from xamc.model.layer import HEAD_WEIGHT
+from xamc.model.parameters import merged_linears, size_of
 from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.inputs import timed_problem
@@ -21,17 +23,15 @@ _BOTH: tuple[Rows, ...] = ("one", "any")
 
 def planned_problems(config: ModelConfig, request: CpuRequest) -> Iterator[Problem]:
     """The distinct problems of a model whose projections are merged as the CPU's passes do it."""
-    heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.head_dim
-    shapes = (
-        ("", (heads + 2 * kv_heads) * width, config.hidden_size),
-        ("", config.hidden_size, heads * width),
-        ("", 2 * config.intermediate_size, config.hidden_size),
-        ("", config.hidden_size, config.intermediate_size),
-        ("lm_head.weight", config.vocab_size, config.hidden_size),
-    )
+    shapes = [
+        ("", sum(size_of(config, linear.axes[0]) for linear in group), size_of(config, group[0].axes[1]))
+        for group in merged_linears(config)
+    ]
+    shapes.append((HEAD_WEIGHT, config.vocab_size, config.hidden_size))
     linear = {LinearProblem.of(n, k, stored_format(name, request), m): None for name, n, k in shapes for m in _BOTH}
     yield from linear
     for window in dict.fromkeys(config.sliding_windows):
+        heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.head_dim
         yield AttentionProblem(heads, kv_heads, width, request.kv_dtype, window)  # type: ignore[arg-type]
 
 
