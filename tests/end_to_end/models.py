@@ -14,7 +14,9 @@ import xamc.compiler
 from tests.checkpoints import write_tiny
 from tests.worker import Worker
 from xamc.compiler.pipeline import Compiled
-from xamc.runtime import Model, load
+from xamc.runtime import Model, load, sequence
+from xamc.runtime.prefill import feed_prompts
+from xamc.runtime.sequence import Group
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -77,16 +79,42 @@ def prompts(lengths: Sequence[int], steps: int = 0, vocab_size: int = 272, seed:
     return rows, generator.integers(3, vocab_size, (len(lengths), steps))
 
 
+class Fed:
+    """Sequences that are fed given tokens, whatever a model would choose."""
+
+    def __init__(self, model: Model, rows: Sequence[I64], keeps: bool = False) -> None:
+        self._slots = model.engine._slots
+        group = Group(len(rows))
+        self.sequences = [sequence.Sequence(row, model.manifest.model, keeps, group) for row in rows]
+        self._slots.seat(self.sequences)
+
+    def prompts(self, all_positions: bool = False) -> F32:
+        """Logits [B, T, V], or of each row's last token [B, 1, V]."""
+        return feed_prompts(self._slots, self.sequences, all_positions)
+
+    def next(self, tokens: I64) -> F32:
+        """Logits [B, V] of one more token of each row."""
+        for row, token in zip(self.sequences, tokens.tolist(), strict=True):
+            row.tokens.append(token)
+        return self._slots.feed_next(self.sequences).copy()
+
+    def close(self) -> None:
+        self._slots.release(self.sequences)
+
+    @property
+    def reused(self) -> list[int]:
+        return [row.reused for row in self.sequences]
+
+
 def answers(model: Model, rows: Sequence[I64], following: I64) -> list[F32]:
-    """Per row the logits [length + steps, V] of its prompt and of each following token, as a session computes them."""
-    steps = following.shape[1]
-    session = model._session(rows, max(map(len, rows)) + steps)
-    first = session.prefill(rows, all_positions=True)
+    """Per row the logits [length + steps, V] of its prompt and of each following token."""
+    fed = Fed(model, rows)
+    first = fed.prompts(all_positions=True)
     logits = [[first[row, : len(tokens)]] for row, tokens in enumerate(rows)]
-    for step in range(steps):
-        result = session.decode(following[:, step], np.ones(len(rows), np.bool_))
+    for step in range(following.shape[1]):
+        result = fed.next(following[:, step])
         for row, parts in enumerate(logits):
-            parts.append(result[row : row + 1].copy())
+            parts.append(result[row : row + 1])
     return [np.concatenate(parts) for parts in logits]
 
 

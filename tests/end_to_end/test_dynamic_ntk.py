@@ -68,7 +68,7 @@ def test_rows_of_a_batch_answer_as_alone(model: Model, rows: list[I64], alone: l
     for _ in range(2):  # the second time from the prefix cache
         answers = model.generate(rows, STEPS, **options)
         assert [answer.token_ids for answer in answers] == expected
-    for pair in ([0, 1], [3, 2], [1, 0]):
+    for pair in ([0, 3], [0, 1], [3, 2], [1, 0]):  # in the first one crosses the limit, and one doesn't
         answers = model.generate([rows[row] for row in pair], STEPS, **options)
         assert [answer.token_ids for answer in answers] == [expected[row] for row in pair]
 
@@ -98,6 +98,21 @@ def test_streams_that_take_turns_keep_their_bases(model: Model, rows: list[I64],
                         ended[at] = event[0].token_ids
                     break
         assert ended == [greedy(row, logits) for row, logits in zip(rows[1:], alone[1:])]
+
+
+def test_sequences_that_join_and_leave_keep_their_bases(model: Model, rows: list[I64], alone: list[F32]) -> None:
+    engine = model.engine
+    opened = []
+    for row in (3, 0, 2):
+        opened.append((row, engine.open(rows[row], STEPS, ignore_eos=True)))
+        for _ in range(8):
+            engine.step()
+    engine.close(opened.pop(1)[1])  # midway
+    joined = engine.open(rows[1], STEPS, ignore_eos=True)
+    opened.append((1, joined))
+    while joined.finish_reason is None:
+        engine.step()
+    assert [answer.token_ids for _, answer in opened] == [greedy(rows[row], alone[row]) for row, _ in opened]
 
 
 def test_a_beginning_is_shared_by_rows_of_one_base_only(workshop: Workshop, folder: Path, rows: list[I64]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.end_to_end.models import F32, I64, Workshop, answers, prompts
+from tests.end_to_end.models import F32, I64, Fed, Workshop, answers, prompts
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import Model, load_language_model
 from xamc.verify.metrics import relative_error
@@ -13,8 +13,9 @@ from xamc.verify.metrics import relative_error
 
 def logits_of(model: Model, rows: list[I64], reuse: bool) -> tuple[F32, list[int]]:
     """The logits [B, V] of each prompt's last token, and how many tokens were reused."""
-    session = model._session(rows, max(map(len, rows)) + 1, reuse)
-    return session.prefill_prompts()[:, 0], session.reused.tolist()
+    fed = Fed(model, rows, reuse)
+    logits = fed.prompts()[:, 0]
+    return logits, fed.reused
 
 
 @pytest.mark.parametrize("kv_dtype, bound", [("fp32", "cpu_fp32"), ("int8", "kv_int8")])
@@ -58,9 +59,9 @@ def test_a_filled_cache_is_a_prefix_like_any_other(workshop: Workshop, kv_dtype:
     for seed in (1, 1, 2):
         other = load_again(model)
         assert other.fill_cache(prompt, 90, seed) == 64  # one whole block
-        session = other._session([prompt], len(prompt) + 1, True)
-        found.append(session.prefill_prompts()[0, 0].copy())
-        assert session.reused.tolist() == [64]
+        fed = Fed(other, [prompt], keeps=True)
+        found.append(fed.prompts()[0, 0])
+        assert fed.reused == [64]
     assert np.isfinite(found).all()
     assert (found[0] == found[1]).all() and not np.allclose(found[0], found[2], rtol=1e-3)
     assert model.generate(prompt, 4, ignore_eos=True).token_ids == plain.token_ids

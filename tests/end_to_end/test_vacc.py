@@ -129,6 +129,8 @@ def test_an_embedding_model_yields_hidden_states(vacc: VaccWorkshop) -> None:
     from tests.end_to_end import references
 
     model = vacc.model("qwen3-embedding")
+    with pytest.raises(InputError, match="E1622"):
+        model.engine.open([1])
     transformer = references.own_loading(vacc.checkpoint("qwen3")).model
     rows = [text(16), text(5), text(1)]
     padded = np.zeros((3, 16), np.int64)

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from tests.checkpoints import write_tiny
-from tests.end_to_end.models import F32, Workshop, answers, prompts, spec
+from tests.end_to_end.models import F32, Fed, Workshop, answers, prompts, spec
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.pipeline import compile_spec
 from xamc.errors import UnsupportedError
@@ -76,10 +76,9 @@ def test_vaccs_int8_cache_holds_beside_a_large_key_bias(tmp_path: Path) -> None:
     (row,), following = prompts((16,), 28)
     config = open_checkpoint(folder, "huggingface")
     (expected,) = streamed_logits(config.config, config.tensors, [np.concatenate([row, following[0]])])
-    session = load(compiled.path, threads=1)._session([row], 44)
-    session.prefill([row])
-    steps = [session.decode(following[:, step], np.ones(1, np.bool_)).reshape(1, -1).copy() for step in range(28)]
-    found = np.concatenate(steps)[:, : config.config.vocab_size]
+    fed = Fed(load(compiled.path, threads=1), [row])
+    fed.prompts()
+    found = np.concatenate([fed.next(following[:, step]) for step in range(28)])[:, : config.config.vocab_size]
     assert kl_divergence(expected[16:], found).mean() <= tolerance("cache_kl")
     assert top1_agreement(expected[16:], found) > 0.85
     assert compiled.report["values"]["kv_cache"]["mean_kl"] <= tolerance("cache_kl") / 5

@@ -21,13 +21,17 @@ import json, os, sys
 os.environ["NPY_DISABLE_CPU_FEATURES"] = "X86_V4 AVX512_ICL AVX512_SPR"  # their gathers are what the emulator refuses
 import numpy as np
 from xamc.runtime import load
+from xamc.runtime.prefill import feed_prompts
+from xamc.runtime.sequence import Sequence
 artifact, tokens, result = sys.argv[1:4]
 rows, following = json.loads(tokens)
 model = load(artifact, threads=2)
-session = model._session([np.array(rows)], len(rows) + len(following))
-logits = [session.prefill([np.array(rows)], all_positions=True)[0, : len(rows)].copy()]
+slots, sequence = model.engine._slots, Sequence(np.array(rows), model.manifest.model)
+slots.seat([sequence])
+logits = [feed_prompts(slots, [sequence], all_positions=True)[0]]
 for token in following:
-    logits.append(session.decode(np.array([token]), np.ones(1, np.bool_))[:1].copy())
+    sequence.tokens.append(token)
+    logits.append(slots.feed_next([sequence]).copy())
 np.save(result, np.concatenate(logits))
 print(model.cpu_level)
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.end_to_end import references
-from tests.end_to_end.models import CHUNK, Workshop, answers, prompts, spec
+from tests.end_to_end.models import CHUNK, Fed, Workshop, answers, prompts, spec
 from xamc.compiler.plan.plan import make_plan
 from xamc.ir.tolerances import tolerance
 from xamc.model.kv_cache import KV_BLOCK, kv_bytes_per_token, resident_blocks
@@ -26,7 +26,7 @@ def windowed(workshop: Workshop) -> Model:
 
 def test_a_long_generation_takes_the_memory_of_its_window(workshop: Workshop) -> None:
     model = windowed(workshop)
-    pages = model._executor.pages
+    pages = model.engine.executor.pages
     assert pages is not None
     rows, following = prompts((150, 90), STEPS)
     found = answers(model, rows, following)
@@ -43,9 +43,10 @@ def test_the_next_turn_is_computed_from_what_its_window_reaches(workshop: Worksh
     last = {}
     for reuse in (False, True):
         for length in (300, 340, 400):
-            session = model._session([text[:length]], length, reuse)
-            last[reuse, length] = session.prefill_prompts()[0, 0].copy()
-            assert session.reused.tolist() == [{300: 0, 340: 300, 400: 340}[length] if reuse else 0]
+            fed = Fed(model, [text[:length]], reuse)
+            last[reuse, length] = fed.prompts()[0, 0]
+            assert fed.reused == [{300: 0, 340: 300, 400: 340}[length] if reuse else 0]
+            fed.close()
     for length in (300, 340, 400):
         assert relative_error(last[True, length], last[False, length]) <= tolerance("cpu_fp32")
     assert np.isfinite(last[True, 400]).all()

@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.checkpoints import write_tiny
 from tests.end_to_end import references
-from tests.end_to_end.models import F32, I64
+from tests.end_to_end.models import F32, I64, Fed
 from tests.end_to_end.test_families import expected
 from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.compiler.stages.job import CompileOptions
@@ -160,8 +160,6 @@ def _rotation(frequencies: Any, position_ids: Any) -> tuple[Any, Any]:
 
 def error_of(model: Model, tokens: I64, reference: F32, prompt: int) -> float:
     """How far `model` is from `reference` [T, V] when the first `prompt` tokens are a prompt and the rest follows."""
-    session = model._session([tokens[:prompt]], len(tokens))
-    found = [session.prefill([tokens[:prompt]])[0]]
-    for token in tokens[prompt:]:
-        found.append(session.decode(np.array([token]), np.ones(1, np.bool_)).copy())
+    fed = Fed(model, [tokens[:prompt]])
+    found = [fed.prompts()[0], *(fed.next(np.array([token])) for token in tokens[prompt:])]
     return relative_error(np.concatenate(found), reference[prompt - 1 :])

@@ -21,7 +21,7 @@ class Pool:
         self.window = window
         self.cache = BlockCache(BLOCK, context, max_batch, self._copy, self._fill, window, CHUNK)
         self.memory = np.full((self.cache.blocks, BLOCK), -1)
-        self.rows: list[list[int]] = []
+        self.rows: dict[int, list[int]] = {}
         self.copied: list[tuple[int, int]] = []
 
     def _copy(self, source: int, target: int) -> None:
@@ -32,17 +32,25 @@ class Pool:
         self.memory[block] = 1000 + seed
 
     def begin(self, prompts: list[list[int]], reuse: bool = True, kind: object = None) -> list[int]:
-        kept: list[int] = self.cache.begin(
-            [np.array(prompt) for prompt in prompts], reuse, [kind] * len(prompts)
-        ).tolist()
-        self.rows = [prompt[:length] for prompt, length in zip(prompts, kept)]
+        """Ends all sequences and opens others in the first slots."""
+        self.close(*self.rows)
+        return [self.open(index, prompt, reuse, kind) for index, prompt in enumerate(prompts)]
+
+    def open(self, index: int, prompt: list[int], reuse: bool = True, kind: object = None) -> int:
+        kept = self.cache.open(index, prompt[:-1], kind, reuse)
+        self.rows[index] = prompt[:kept]
         self.check()
         return kept
 
+    def close(self, *indices: int) -> None:
+        self.cache.close(indices)
+        for index in indices:
+            del self.rows[index]
+            assert not self.cache.table[index].any()
+        self.check()
+
     def feed(self, index: int, tokens: list[int]) -> None:
-        lengths = np.array([len(row) for row in self.rows])
-        lengths[index] += len(tokens)
-        self.cache.reserve(lengths)
+        self.cache.reserve(np.array([index]), np.array([len(self.rows[index]) + len(tokens)]))
         for offset, token in enumerate(tokens):
             position = len(self.rows[index]) + offset
             self.memory[self.cache.table[index, position // BLOCK], position % BLOCK] = token
@@ -51,7 +59,7 @@ class Pool:
         self.check()
 
     def check(self) -> None:
-        for index, row in enumerate(self.rows):
+        for index, row in self.rows.items():
             # what the next token attends to
             first = 0 if self.window is None else max(0, len(row) - self.window + 1)
             blocks = self.cache.table[index, first // BLOCK : -(-len(row) // BLOCK)]
@@ -90,9 +98,31 @@ def test_every_row_finds_its_own_tokens(data: st.DataObject) -> None:
                 pool.cache.stop_indexing(index)
             if data.draw(st.integers(0, 19)) == 0:
                 pool.cache.forget()
+                pool.rows.clear()
                 break
             if len(pool.rows[index]) < CONTEXT:
                 pool.feed(index, [data.draw(token)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_sequences_come_and_go(data: st.DataObject) -> None:
+    """Each finds its own tokens, and what the last one leaves is no more than a context."""
+    pool = Pool(window=data.draw(st.sampled_from([None, 3, 6])))
+    token = st.integers(0, 1)
+    for _ in range(data.draw(st.integers(1, 40))):
+        index = data.draw(st.integers(0, ROWS - 1))
+        if index not in pool.rows:
+            prompt = data.draw(st.lists(token, min_size=1, max_size=CONTEXT))
+            pool.open(index, prompt, data.draw(st.booleans()))
+        elif data.draw(st.integers(0, 3)) == 0:
+            pool.close(index)
+        elif room := CONTEXT - len(pool.rows[index]):
+            pool.feed(index, data.draw(st.lists(token, min_size=1, max_size=min(room, CHUNK))))
+    pool.close(*pool.rows)
+    assert pool.cache.held == 0
+    free = int((pool.cache._references[1 : pool.cache.touched + 1] == 0).sum())
+    assert pool.cache.touched - free <= pool.cache.resident
 
 
 def test_a_prompt_that_is_cached_as_a_whole_still_runs_its_last_token() -> None:
@@ -169,7 +199,8 @@ def test_rows_share_what_is_cached_and_one_of_equal_blocks_is_kept() -> None:
 
 
 def test_more_than_the_pool_has_is_refused() -> None:
-    pool = Pool(max_batch=1)
+    pool = Pool(max_batch=2)
+    pool.cache.blocks -= 1
     pool.begin([[1], [2]], reuse=False)
     with pytest.raises(InternalError, match="E1617"):
         for _ in range(CONTEXT):
@@ -223,7 +254,8 @@ def test_filled_blocks_are_a_prefix() -> None:
     assert pool.cache.fill(0, prompt[:14], 7) == 12
     assert pool.memory[pool.cache.table[0, :3], 0].tolist() == [1007, 1008, 1009]
     assert pool.cache.fill(0, prompt[:14], 7) == 12
-    assert pool.cache.begin([np.array(prompt)], True, [None]).tolist() == [12]
+    pool.cache.close([0])
+    assert pool.cache.open(0, prompt, None, True) == 12
     windowed = Pool(window=6, context=100)
     windowed.begin([list(range(100))])
     assert windowed.cache.fill(0, list(range(90)), 7) == 88

@@ -51,17 +51,18 @@ class Foreign:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._slots: dict[int, list[int]] = {}
 
-    def allocate(self, batch: int) -> None:
-        self._rows: list[list[int]] = [[] for _ in range(batch)]
+    def clear(self, slot: int) -> None:
+        self._slots[slot] = []
 
     @torch.no_grad()
     def forward(self, step: Step) -> np.ndarray:
-        logits = np.zeros((len(self._rows), 1, VOCAB), np.float32)
-        for row, (start, count) in enumerate(zip(step.write_index.tolist(), step.lengths.tolist())):
-            if count:
-                self._rows[row] = [*self._rows[row][:start], *step.input_ids[row, :count].tolist()]
-                logits[row, 0] = self._model(torch.tensor([self._rows[row]])).logits[0, -1].numpy()
+        logits = np.zeros((len(step.slots), 1, VOCAB), np.float32)
+        for row, slot in enumerate(step.slots.tolist()):
+            start, count = int(step.write_index[row]), int(step.lengths[row])
+            self._slots[slot] = [*self._slots[slot][:start], *step.input_ids[row, :count].tolist()]
+            logits[row, 0] = self._model(torch.tensor([self._slots[slot]])).logits[0, -1].numpy()
         return logits
 
 

@@ -272,7 +272,7 @@ def test_logits_that_are_not_numbers(toy_path: Path, model: Model) -> None:
         threads = 1
         pages = None
 
-        def allocate(self, batch: int) -> None:
+        def clear(self, slot: int) -> None:
             pass
 
         def forward(self, step: Step) -> np.ndarray:
@@ -283,10 +283,10 @@ def test_logits_that_are_not_numbers(toy_path: Path, model: Model) -> None:
 
 
 def test_kv_cache_that_memory_cannot_hold(toy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xamc.runtime import session
+    from xamc.runtime import slots
 
     model = load(toy_path, threads=1)
-    monkeypatch.setattr(session, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(slots, "available_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"E1606.*2 x 16 tokens.*MiB"):
         model.logits(np.ones((2, 16), np.int64))
 
@@ -296,7 +296,7 @@ def test_buffers_of_one_prompt_length_are_not_kept_for_the_next(make_artifact: A
     from xamc.runtime.executors.cpu import CpuExecutor
 
     model = load(make_artifact(), threads=1)
-    executor = model._executor
+    executor = model.engine.executor
     assert isinstance(executor, CpuExecutor)
     calls: list[int] = []
     free = executor._free_unused
@@ -317,7 +317,7 @@ def test_a_model_is_used_from_other_threads_than_its_loader(make_artifact: Any, 
         results.append((model.threads, model))
 
     def call() -> None:
-        executor = results[0][1]._executor
+        executor = results[0][1].engine.executor
         run, sizes = executor._call_here, set()
 
         def measured(*arguments: Any) -> Any:
@@ -344,8 +344,8 @@ class Counting:
         self.threads, self.pages = executor.threads, executor.pages
         self.prefilled = 0
 
-    def allocate(self, batch: int) -> None:
-        self._executor.allocate(batch)
+    def clear(self, slot: int) -> None:
+        self._executor.clear(slot)
 
     def forward(self, step: Step) -> np.ndarray:
         if step.input_ids.shape[1] > 1 or not self.prefilled:
@@ -354,7 +354,7 @@ class Counting:
 
 
 def test_the_cache_of_the_turn_before_is_kept(toy_path: Path, model: Model, toy: Any, vocab_size: int) -> None:
-    executor = Counting(model._executor)
+    executor = Counting(model.engine.executor)
     chat = Model(toy_path, model.manifest, executor)
     history = list(PROMPTS[1])
     for turn in range(3):
@@ -378,7 +378,7 @@ def test_the_cache_of_the_turn_before_is_kept(toy_path: Path, model: Model, toy:
 
 def test_prompts_of_a_batch_share_their_beginning(make_artifact: Any, toy: Any, vocab_size: int) -> None:
     model = load(make_artifact(), threads=1)
-    executor = Counting(model._executor)
+    executor = Counting(model.engine.executor)
     counted = Model(model.path, model.manifest, executor)
     system = list(range(20, 39))  # two blocks of eight and a bit
     prompts = [[*system, 50], [*system, 60, 61, 62], [*system[:17], 70]]

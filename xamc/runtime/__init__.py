@@ -10,17 +10,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xamc.runtime.answer import Answer, Generation
+    from xamc.runtime.engine import Engine, Produced
     from xamc.runtime.executors.graph import GraphModel, load_graph
-    from xamc.runtime.generate import Generation, Options, Stream
+    from xamc.runtime.generate import Stream
     from xamc.runtime.model import Model, load, load_language_model
+    from xamc.runtime.options import Options
     from xamc.runtime.text_generation import TextGenerationPipeline, pipeline
     from xamc.runtime.threads import use_cpus
 
 __all__ = [
+    "Answer",
+    "Engine",
     "Generation",
     "GraphModel",
     "Model",
     "Options",
+    "Produced",
     "Stream",
     "TextGenerationPipeline",
     "load",
@@ -31,10 +37,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Generation": "generate",
+    "Answer": "answer",
+    "Engine": "engine",
+    "Generation": "answer",
     "GraphModel": "executors.graph",
     "Model": "model",
-    "Options": "generate",
+    "Options": "options",
+    "Produced": "engine",
     "Stream": "generate",
     "TextGenerationPipeline": "text_generation",
     "load": "model",

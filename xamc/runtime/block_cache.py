@@ -1,4 +1,4 @@
-"""A paged KV cache: rows of a batch own blocks of a pool through a block table, and share those of equal prefixes.
+"""A paged KV cache: sequences own blocks of a pool through a block table, and share those of equal prefixes.
 
 The pool's memory is reserved and taken only where blocks are written; a sequence that grows takes one more block, and
 nothing is ever copied but the partly filled last block of a prefix that another sequence goes on from. Entry 0 of the
@@ -14,7 +14,7 @@ its memory stops growing; their entries in the table become 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,7 +54,7 @@ class BlockCache:
     """Who owns which block. The pools themselves belong to the executor, which copies blocks on request.
 
     Attributes:
-        table: int32[B, M], the block of every M-th part of each row; 0 where there is none yet.
+        table: int32[B, M], the block of every M-th part of each slot; 0 where there is none.
         blocks: size of the pools, block 0 included.
         resident: blocks that one sequence of full length has at once.
         touched: blocks that have been written since the start, block 0 not counted.
@@ -84,7 +84,7 @@ class BlockCache:
         self.resident = resident_blocks(context_limit, block, window, chunk)
         self.blocks = 1 + max_batch * self.width
         self.touched = 0
-        self.table: I32 = aligned_zeros((1, self.width), np.int32)
+        self.table: I32 = aligned_zeros((max_batch, self.width), np.int32)
         self._copy, self._fill = copy, fill
         self._window = window
         self.forget()
@@ -93,33 +93,42 @@ class BlockCache:
         """Ends all sequences and empties the index: nothing of what is in the pool is used again."""
         self._references = np.zeros(self.blocks, np.int32)
         self._free = list(range(self.touched, 0, -1))
-        self._rows: list[_Row] = []
+        self._rows: dict[int, _Row] = {}
         self._index = PrefixIndex(self.block, self._window)
+        self.table[...] = 0
 
     @property
-    def rows(self) -> int:
-        """Sequences of the batch at hand."""
-        return len(self._rows)
+    def held(self) -> int:
+        """Blocks that sequences have at the moment; those that are only kept for later ones are not among them."""
+        return len({block for row in self._rows.values() for block in row.blocks if block})
 
-    def begin(self, prompts: Sequence[I64], reuse: bool, kinds: Sequence[Hashable]) -> I64:
-        """Ends the sequences of before, whose blocks stay in the index, and starts new ones.
+    def open(self, index: int, tokens: list[int], kind: Hashable, reuse: bool) -> int:
+        """Starts a sequence in a free slot.
 
         Args:
-            prompts: tokens of each new row, of which at least the last is going to be computed.
-            reuse: whether to start behind what is cached of a prompt, and to keep these sequences for later ones.
-            kinds: what besides its tokens decides the keys of each sequence (the base of a dynamic RoPE).
+            index: the slot.
+            tokens: those of its tokens that may be cached.
+            kind: what besides its tokens decides the sequence's keys (the base of a dynamic RoPE).
+            reuse: whether to start behind what is cached of the tokens, and to keep this sequence for later ones.
 
         Returns:
-            int64[B], how many tokens of each prompt are cached.
+            How many of the tokens are cached.
         """
-        self.end()
-        self.table = aligned_zeros((len(prompts), self.width), np.int32)
-        self._rows = [_Row([], self._index.root(kind) if reuse else None) for kind in kinds]
-        kept = np.zeros(len(prompts), np.int64)
-        if reuse:
-            for index, (prompt, kind) in enumerate(zip(prompts, kinds, strict=True)):
-                kept[index] = self.attach(index, prompt[:-1].tolist(), kind)
-        return kept
+        self._rows[index] = _Row([], self._index.root(kind) if reuse else None)
+        return self.attach(index, tokens, kind) if reuse else 0
+
+    def close(self, indices: Iterable[int]) -> None:
+        """Ends sequences, at any time between steps; what they cached stays in the index."""
+        for index in indices:
+            row = self._rows[index]
+            if row.node is not None and row.tail:
+                self._publish(index, row.node, tuple(row.tail))
+            self._drop_all(row)
+            self.table[index] = 0
+            del self._rows[index]
+        kept = sum(1 for node in self._index.nodes() if self._references[node.block] == 1)
+        for _ in range(kept - self.resident):
+            self._evict()
 
     def attach(self, index: int, tokens: list[int], kind: Hashable) -> int:
         """Starts an empty row behind what is cached of `tokens`; returns how many that are."""
@@ -167,9 +176,9 @@ class BlockCache:
             self.extend(index, tokens[max(before, block * self.block) : (block + 1) * self.block])
         return done
 
-    def reserve(self, lengths: I64) -> None:
-        """Gives every row blocks for its first `lengths` positions, and takes back those behind its window."""
-        for index, length in enumerate(lengths.tolist()):
+    def reserve(self, indices: I64, lengths: I64) -> None:
+        """Gives sequences blocks for their first `lengths` positions, and takes back those behind their windows."""
+        for index, length in zip(indices.tolist(), lengths.tolist()):
             self.reserve_row(index, length)
 
     def reserve_row(self, index: int, length: int) -> None:
@@ -199,16 +208,6 @@ class BlockCache:
         if row.node is not None and row.tail:
             self._publish(index, row.node, tuple(row.tail))
         row.node = None
-
-    def end(self) -> None:
-        """Ends all sequences; what they cached stays in the index."""
-        for index, row in enumerate(self._rows):
-            if row.node is not None and row.tail:
-                self._publish(index, row.node, tuple(row.tail))
-            self._drop_all(row)
-        self._rows = []
-        for _ in range(sum(1 for _ in self._index.nodes()) - self.resident):
-            self._evict()
 
     def _release(self, index: int, row: _Row) -> None:
         """Takes the blocks from a row that no position from its next one on attends to."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from xamc.errors import InternalError
 
 if TYPE_CHECKING:
     from xamc.runtime.block_cache import BlockCache
@@ -18,21 +16,22 @@ I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 
 
-ForwardOne = Callable[[int, int, F32, F32], F32]
-"""(token, positions cached before it, cos, sin) -> logits float32[1, V], valid until the next step.
+ForwardOne = Callable[[int, int, int, F32, F32], F32]
+"""(slot, token, positions cached before it, cos, sin) -> logits float32[1, V], valid until the next step.
 
-A shorter way for one token of the only row, which an executor may offer as its attribute `forward_one`.
+A shorter way for a step of one token, which an executor may offer as its attribute `forward_one`.
 """
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the model: S further tokens for each of B rows, right-padded.
+    """One call of the model: up to S further tokens for each of B sequences, right-padded.
 
     Attributes:
         input_ids: int64[B, S]; entries beyond a row's length are any valid token.
+        slots: int64[B], the row of the KV cache that each sequence has.
         write_index: int64[B], tokens of each row that are cached already.
-        lengths: int64[B], how many of the S tokens of each row count (0 to S).
+        lengths: int64[B], how many of the S tokens of each row count (1 to S).
         rope_cos: float32[R, D/2], valid for all positions of this step.
         rope_sin: float32[R, D/2].
         all_positions: whether the logits of every position are wanted, or of each row's last token only.
@@ -41,23 +40,13 @@ class Step:
     """
 
     input_ids: I64
+    slots: I64
     write_index: I64
     lengths: I64
     rope_cos: F32
     rope_sin: F32
     all_positions: bool = False
     rope_rows: I64 | None = None
-
-    def of_rows(self, rows: NDArray[np.intp]) -> Step:
-        """The step of some rows alone, no wider than they need."""
-        width = int(self.lengths[rows].max())
-        return replace(
-            self,
-            input_ids=self.input_ids[rows, :width],
-            write_index=self.write_index[rows],
-            lengths=self.lengths[rows],
-            rope_rows=None if self.rope_rows is None else self.rope_rows[rows, :width],
-        )
 
     def tables_of_row(self, row: int) -> tuple[F32, F32]:
         """cos and sin of one sequence by position, up to its last one; undefined where no token of this step reads."""
@@ -80,14 +69,14 @@ class Step:
 
     @property
     def last_index(self) -> I64:
-        """int64[B], where in the S tokens each row's last one stands; 0 for a row without any."""
-        return np.maximum(self.lengths - 1, 0)
+        """int64[B], where in the S tokens each row's last one stands."""
+        return self.lengths - 1
 
 
 class Executor(Protocol):
     """Runs steps on a KV cache that it owns.
 
-    The session checks token ids and positions before it calls an executor; an executor trusts its step.
+    Token ids and positions are checked before (`xamc.runtime.slots`); an executor trusts its step.
     """
 
     @property
@@ -97,11 +86,11 @@ class Executor(Protocol):
 
     @property
     def pages(self) -> BlockCache | None:
-        """Whose block is whose, if the KV cache is paged; begins batches then in place of `allocate`."""
+        """Whose block is whose, if the KV cache is paged; sequences begin and end there, in place of `clear`."""
         ...
 
-    def allocate(self, batch: int) -> None:
-        """Makes a KV cache for `batch` rows of up to the context limit; the old content is gone."""
+    def clear(self, slot: int) -> None:
+        """Makes one row of a contiguous KV cache empty, as all are when the artifact is loaded."""
         ...
 
     def forward(self, step: Step) -> F32:
@@ -114,28 +103,20 @@ class Executor(Protocol):
         ...
 
 
-def forward_rows(step: Step, rows: int, run: Callable[[int, int], F32]) -> F32:
+def forward_rows(step: Step, run: Callable[[int, int], F32]) -> F32:
     """A step on an executor that takes one row at a time.
 
     Args:
-        step: the step; rows without tokens are left out.
-        rows: rows of the executor's KV cache.
-        run: (row, number of tokens T) -> logits float32[T, V], of which only the last are read unless the step wants
-            all positions.
+        step: the step.
+        run: (row of the step, number of tokens T) -> logits float32[T, V], of which only the last are read unless the
+            step wants all positions.
 
     Returns:
         What `Executor.forward` returns.
-
-    Raises:
-        InternalError: E1617, another number of rows than the cache has, or no token at all.
     """
     batch, length = step.input_ids.shape
-    if batch != rows:
-        raise InternalError("E1617", f"a step of {batch} rows on a KV cache of {rows}")
     result: F32 | None = None
     for row, tokens in enumerate(step.lengths.tolist()):
-        if tokens == 0:
-            continue
         logits = run(row, tokens)
         if result is None:
             result = np.zeros((batch, length if step.all_positions else 1, logits.shape[-1]), np.float32)
@@ -143,6 +124,5 @@ def forward_rows(step: Step, rows: int, run: Callable[[int, int], F32]) -> F32:
             result[row, :tokens] = logits
         else:
             result[row, 0] = logits[-1]
-    if result is None:
-        raise InternalError("E1617", "a step without a single token")
+    assert result is not None, "a step without a single row"
     return result

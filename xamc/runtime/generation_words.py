@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from xamc.errors import MisuseError, UnsupportedError
-from xamc.runtime.generate import Options
+from xamc.runtime.options import Options
 from xamc.runtime.sampling import check_whole_number
 
 TOP_K = 50

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -14,18 +13,17 @@ from xamc.artifact.loading import check_load
 from xamc.artifact.manifest import Manifest
 from xamc.artifact.read import Artifact, OnnxArtifact, read_any, read_artifact
 from xamc.errors import InputError, MisuseError, UnsupportedError
+from xamc.runtime.answer import Generation
 from xamc.runtime.chat import ChatTemplate, Message, template_source
+from xamc.runtime.engine import Engine
 from xamc.runtime.executor import F32, I64, Executor
-from xamc.runtime.generate import Generation, Limits, Stream, collect, run
+from xamc.runtime.generate import Events, Stream, generate
 from xamc.runtime.generation_words import Request, read_request, without_masked
-from xamc.runtime.rope_table import RopeTable
-from xamc.runtime.session import Session, check_context, check_token_ids
-from xamc.runtime.tokenizer import Tokenizer, checked_text
-from xamc.runtime.turns import InTurns, Turns
+from xamc.runtime.sequence import check_token_ids
+from xamc.runtime.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 Batch = Sequence[str] | Sequence[I64] | Sequence[list[int]]
-Events = Iterator[tuple[int, str] | list[Generation]]
 
 
 def load(path: str | Path, threads: int | None = None, prefault: bool = False, verify_weights: bool = False) -> Any:
@@ -99,32 +97,30 @@ class Model:
     """A loaded artifact.
 
     Calls may come from any thread. They share one KV cache, so one runs at a time: others wait for it, and streams take
-    turns piece by piece.
+    turns step by step.
 
     Attributes:
         manifest: the artifact's manifest; `manifest.model` is the model's config.
         path: the artifact's folder.
+        engine: runs all calls, and sequences that come and go.
     """
 
     def __init__(self, path: Path, manifest: Manifest, executor: Executor) -> None:
         """Use `load`; this takes an executor of your own, for tests and other targets."""
         self.path = path
         self.manifest = manifest
-        self._executor = executor
-        self._table = RopeTable(manifest.model, manifest.context_limit)
-        self._tokenizer: Tokenizer | None = None
+        self.engine = Engine(executor, manifest, path)
         self._template: tuple[str, ChatTemplate] | None = None
-        self._turns = Turns(executor, manifest.name)
 
     @property
     def threads(self) -> int:
         """Threads the kernels use."""
-        return self._executor.threads
+        return self.engine.executor.threads
 
     @property
     def cpu_level(self) -> str | None:
         """The CPU level that the code in use was compiled for; None where no code for a CPU is."""
-        return getattr(self._executor, "cpu_level", None)
+        return getattr(self.engine.executor, "cpu_level", None)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -133,9 +129,7 @@ class Model:
         Raises:
             InputError: E1613, the artifact has none.
         """
-        if self._tokenizer is None:
-            self._tokenizer = Tokenizer(self.path / self.manifest.tokenizer)
-        return self._tokenizer
+        return self.engine.tokenizer
 
     def logits(
         self,
@@ -157,15 +151,10 @@ class Model:
             InputError: E1602 to E1606; E1622, an embedding model, which has no logits.
             MisuseError: E1612, `positions` is neither of both.
         """
-        self._require_logits()
+        self.engine.require_logits()
         if positions not in ("all", "last"):
             raise MisuseError("E1612", f"positions is {positions!r}", "it must be 'all' or 'last'")
-        rows = _rows(np.asarray(token_ids), lengths)
-
-        def compute() -> F32:
-            return self._session(rows, max(map(len, rows))).prefill(rows, all_positions=positions == "all")
-
-        return self._turns.run(compute)
+        return self.engine.logits(_rows(np.asarray(token_ids), lengths), positions == "all")
 
     def hidden_states(self, token_ids: ArrayLike, lengths: ArrayLike | None = None) -> F32:
         """What an embedding model makes of token sequences: the hidden states after its final norm.
@@ -190,11 +179,7 @@ class Model:
         rows = _rows(np.asarray(token_ids), lengths)
         states: F32 = np.zeros((len(rows), max(map(len, rows)), self.manifest.output_width), np.float32)
         for index, row in enumerate(rows):
-            states[index, : len(row)] = self._turns.run(partial(self._states_of, row))
-        return states
-
-    def _states_of(self, row: I64) -> F32:
-        states: F32 = self._session([row], len(row)).prefill([row], all_positions=True)[0]
+            states[index, : len(row)] = self.engine.logits([row], True)[0]
         return states
 
     @overload
@@ -242,16 +227,8 @@ class Model:
         most = self.manifest.max_batch if request.copies > 1 else len(prompts)
         answers: list[Generation] = []
         for first in range(0, len(prompts), most):
-            answers += self._answers(prompts[first : first + most], request, on_text, first)
+            answers += generate(self.engine, prompts[first : first + most], request, on_text, first)
         return answers if is_batch or request.copies > 1 else answers[0]
-
-    def _answers(
-        self, prompts: list[I64], request: Request, on_text: Callable[[int, str], None] | None, first: int
-    ) -> list[Generation]:
-        if on_text is None:  # nobody else's code runs in between
-            return self._turns.run(lambda: collect(self._events(prompts, request, False, first), None))
-        begun = self._turns.run(lambda: self._events(prompts, request, True, first))
-        return collect(InTurns(self._turns, begun), on_text)
 
     def _request(
         self, prompt: Any, max_new_tokens: int | None, words: Mapping[str, Any]
@@ -293,7 +270,7 @@ class Model:
             UnsupportedError: E1650, the KV cache is not paged.
         """
         (row, *_), _ = self._prompts(prompt)
-        return self._turns.run(lambda: self._session([row], len(row), True).fill(tokens, seed))
+        return self.engine.fill(row, tokens, seed)
 
     def stream(self, prompt: Prompt, max_new_tokens: int | None = None, **options: Any) -> Stream:
         """Like `generate` for one prompt, as an iterator over pieces of text.
@@ -309,7 +286,7 @@ class Model:
         prompts, is_batch, request = self._request(prompt, max_new_tokens, options)
         if is_batch or request.copies > 1:
             raise MisuseError("E1612", "stream gives one answer to one prompt", "use generate with on_text for several")
-        return Stream(InTurns(self._turns, self._turns.run(lambda: self._events(prompts, request))))
+        return Stream(Events(self.engine, prompts, request))
 
     def chat(
         self,
@@ -386,18 +363,9 @@ class Model:
             known = self._template = (source, ChatTemplate(source, tokenizer.special_tokens))
         return known[1].render(messages, add_generation_prompt, tools, **variables)
 
-    def _require_logits(self) -> None:
-        if self.manifest.is_embedding:
-            raise InputError(
-                "E1622",
-                f"{self.manifest.name} is an embedding model: its graphs yield hidden states, so it has no logits and "
-                "can't generate",
-                "use `hidden_states`; to generate, compile with lengths in the second list of frontend.shape.input_ids",
-            )
-
     def _prompts(self, prompt: Any) -> tuple[list[I64], bool]:
         """The prompts as checked token ids, and whether a list of them was given."""
-        self._require_logits()
+        self.engine.require_logits()
         if hasattr(prompt, "__array__"):  # also of other libraries
             prompt = np.asarray(prompt)
         is_text = isinstance(prompt, (str, bytes))
@@ -416,70 +384,6 @@ class Model:
             what = "gives no tokens" if text else "is empty, and this model's tokenizer puts no BOS token in front"
             raise InputError("E1605", f"the prompt's text {what}", "give a text with at least a word in it")
         return ids
-
-    def _limits(self, prompt: I64, request: Request, stop: tuple[str, ...], decoder: Tokenizer | None) -> Limits:
-        """When the answer to a prompt ends; `stop` and `decoder` are the same for all prompts.
-
-        Raises:
-            InputError: E1603, it has no room.
-            MisuseError: E1612, `max_length` leaves no token for it.
-        """
-        size, limit, options = len(prompt), self.manifest.context_limit, request.options
-        most = request.max_new_tokens
-        if most is None and request.max_length is not None:
-            most = request.max_length - size
-            if most < 1:
-                raise MisuseError(
-                    "E1612",
-                    f"max_length is {request.max_length}, and the prompt alone has {size} tokens",
-                    "max_length counts the prompt: give a larger one, or max_new_tokens",
-                )
-        check_context(size + 1, limit, f"prompt ({size}) and one token of an answer together are")
-        if most is not None:
-            check_context(size + most, limit, f"prompt ({size}) and max_new_tokens together are")
-        eos = self.manifest.generation.eos_token_ids
-        if options.eos_token_id is not None:
-            eos = tuple(np.asarray(options.eos_token_id, np.int64).reshape(-1).tolist())
-        vocabulary = range(self.manifest.model.vocab_size)
-        ends = frozenset(() if options.ignore_eos else (token for token in eos if token in vocabulary))
-        return Limits(
-            max_new_tokens=limit if most is None else most,
-            context_limit=limit,
-            eos_token_ids=ends,
-            stop=stop,
-            hidden={} if decoder is None else decoder.hidden_in(stop, ends),
-            min_new_tokens=max(options.min_new_tokens, request.min_length - size),
-        )
-
-    def _events(self, prompts: list[I64], request: Request, in_pieces: bool = True, first_row: int = 0) -> Events:
-        options = request.options
-        stops = (options.stop,) if isinstance(options.stop, str) else options.stop
-        stop = tuple(checked_text(text, "a stop string") for text in stops)
-        # Token ids in, token ids out works without a tokenizer; only text needs one.
-        has_tokenizer = (self.path / self.manifest.tokenizer / "tokenizer.json").is_file()
-        decoder = self.tokenizer if has_tokenizer or stop else None
-        if has_tokenizer and not options.ignore_eos:
-            stop += self.manifest.generation.stop
-        limits = [self._limits(prompt, request, stop, decoder) for prompt in prompts]
-        longest, limit = max(map(len, prompts)), self.manifest.context_limit
-        most = max(each.max_new_tokens for each in limits)
-        tokens = longest if most == limit else min(limit, longest + most)
-        session = self._session(prompts, tokens, options.prefix_cache)
-        vocab_size = self.manifest.model.vocab_size
-        return run(session, prompts, limits, options, vocab_size, decoder, in_pieces, first_row)
-
-    def _session(self, rows: Sequence[I64], tokens: int, prefix_cache: bool | None = None) -> Session:
-        """A session that takes the KV cache over; None for `prefix_cache`: one that `prefill` feeds by itself."""
-        return Session(
-            self._executor,
-            self.manifest,
-            self._table,
-            len(rows),
-            tokens,
-            self._turns,
-            rows if prefix_cache is not None else (),
-            bool(prefix_cache),
-        )
 
 
 def _rows(token_ids: NDArray[Any], lengths: ArrayLike | None) -> list[I64]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from xamc.errors import InputError, MisuseError, UnsupportedError
+from xamc.runtime.answer import Generation
 from xamc.runtime.chat import Message
 from xamc.runtime.executor import I64
-from xamc.runtime.generate import Generation
 from xamc.runtime.generation_words import is_word
 from xamc.runtime.model import Model, load_language_model
 from xamc.runtime.tokenizer import checked_text

@@ -11,7 +11,8 @@ is the tokenizer of another model: encode text with `model.tokenizer`, or pass t
 a prompt of 2000 tokens and max_new_tokens=100 with a context limit of 2048. Shorten either of them, or compile
 again with a larger second list in `frontend.shape.input_ids`, as in `[[512], [8192]]`; the KV cache grows with it.""",
     "E1604": """More sequences at once than the artifact takes, for example 16 prompts for `runtime.max_batch: 8`. Split
-the list, or compile with `--set runtime.max_batch=16`.""",
+the list, or compile with `--set runtime.max_batch=16`. `Engine.open` says so when all slots are taken: close an answer
+first.""",
     "E1605": """A prompt or a `token_ids` array has the wrong form: empty, a text that gives no tokens, not of integers,
 not [B, T], or with `lengths` that do not fit. `logits` wants an integer array [B, T], short rows padded on the right,
 and `lengths=[...]` with the number of tokens that count in each row.""",

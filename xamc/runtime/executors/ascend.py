@@ -30,7 +30,7 @@ class _Drive:
 
 
 class AscendExecutor:
-    """See `xamc.runtime.executor.Executor`. Sequence r has row r of the KV cache, whose tensors all graphs share.
+    """See `xamc.runtime.executor.Executor`. Slot r is row r of the KV cache, whose tensors all graphs share.
 
     A prompt goes through the smallest prefill gear that takes it, one sequence a call and padded to the right. All
     other tokens go through decode, one of each sequence at a time: the gear is the one with the fewest batch times
@@ -79,62 +79,61 @@ class AscendExecutor:
         """The gears of each phase, smallest first."""
         return {kind: [drive.gear for drive in drives] for kind, drives in self._drives.items()}
 
-    def allocate(self, batch: int) -> None:
-        self._values = {name: self._value(np.zeros(self._shape, np.float16)) for name in self._caches}
-        self._lengths = np.zeros(self._rows, np.int64)
+    def clear(self, slot: int) -> None:
+        self._lengths[slot] = 0
 
     def forward(self, step: Step) -> F32:
+        if not self._values:
+            self._values = {name: self._value(np.zeros(self._shape, np.float16)) for name in self._caches}
         batch, longest = step.input_ids.shape
         results: list[list[F32]] = [[] for _ in range(batch)]
-        self._lengths[:batch] = step.write_index
-        waiting = []
+        self._lengths[step.slots] = step.write_index
+        waiting, slots = [], step.slots.tolist()
         for row, tokens in enumerate(step.lengths.tolist()):
             if step.write_index[row] == 0 and tokens > 1 and not step.all_positions and self._prefill_gear(tokens):
-                results[row].append(self._prefill(row, step.input_ids[row, :tokens]))
-            elif tokens:
+                results[row].append(self._prefill(slots[row], step.input_ids[row, :tokens]))
+            else:
                 waiting.append(row)
         for index in range(max((int(step.lengths[row]) for row in waiting), default=0)):
-            active = [row for row in waiting if index < step.lengths[row]]
-            for row, logits in self._decode(active, step.input_ids[:, index]):
-                results[row].append(logits)
-        width = next((found[0].shape[-1] for found in results if found), None)
-        if width is None:
-            raise InternalError("E1617", "a step without a single token")
-        logits = np.zeros((batch, longest if step.all_positions else 1, width), np.float32)
+            active = {slots[row]: row for row in waiting if index < step.lengths[row]}
+            tokens_of = {slot: int(step.input_ids[row, index]) for slot, row in active.items()}
+            for slot, logits in self._decode(list(active), tokens_of):
+                results[active[slot]].append(logits)
+        logits = np.zeros((batch, longest if step.all_positions else 1, results[0][0].shape[-1]), np.float32)
         for row, found in enumerate(results):
-            if found and step.all_positions:
+            if step.all_positions:
                 logits[row, : len(found)] = np.stack(found)
-            elif found:
+            else:
                 logits[row, 0] = found[-1]
         return logits
 
     def _prefill_gear(self, tokens: int) -> _Drive | None:
         return next((drive for drive in self._drives["prefill"] if drive.gear.length >= tokens), None)
 
-    def _prefill(self, row: int, ids: I64) -> F32:
+    def _prefill(self, slot: int, ids: I64) -> F32:
         """Runs a prompt of a new sequence; the logits of its last token [V]."""
         drive = self._prefill_gear(len(ids))
         assert drive is not None
         tokens = np.zeros((1, drive.gear.length), np.int64)
         tokens[0, : len(ids)] = ids
-        logits = self._run(drive, tokens, np.array([row]), np.array([len(ids)]))
-        self._lengths[row] = len(ids)
+        logits = self._run(drive, tokens, np.array([slot]), np.array([len(ids)]))
+        self._lengths[slot] = len(ids)
         result: F32 = logits[0]
         return result
 
-    def _decode(self, rows: list[int], tokens: I64) -> list[tuple[int, F32]]:
-        """Runs one token of each row, in as few calls as the gears' batches allow; (row, logits [V])."""
+    def _decode(self, slots: list[int], tokens: dict[int, int]) -> list[tuple[int, F32]]:
+        """Runs the token of each slot, in as few calls as the gears' batches allow; (slot, logits [V])."""
         most = max(drive.gear.batch for drive in self._drives["decode"])
         found: list[tuple[int, F32]] = []
-        for start in range(0, len(rows), most):
-            mine = rows[start : start + most]
+        for start in range(0, len(slots), most):
+            mine = slots[start : start + most]
             drive = self._decode_gear(len(mine), int(self._lengths[mine].max()))
             part = mine[: drive.gear.batch]
-            others = [row for row in range(self._rows) if row not in part]
+            others = [slot for slot in range(self._rows) if slot not in part]
             # a full row can't be written behind; there is one only where its sequence can't go on
-            others.sort(key=lambda row: (self._lengths[row], row))
+            others.sort(key=lambda slot: (self._lengths[slot], slot))
             index = np.array([*part, *others[: drive.gear.batch - len(part)]], np.int64)
-            ids = np.array([*tokens[part], *[0] * (drive.gear.batch - len(part))], np.int64)
+            ids = np.array([*(tokens[slot] for slot in part), *[0] * (drive.gear.batch - len(part))], np.int64)
             valid = np.minimum(self._lengths[index], self._capacity - 1)
             logits = self._run(drive, ids[:, None], index, valid)
             self._lengths[part] += 1

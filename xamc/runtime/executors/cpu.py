@@ -85,25 +85,12 @@ class CpuExecutor:
     def threads(self) -> int:
         return self._pool.threads
 
-    def allocate(self, batch: int) -> None:
-        self.pages.begin([np.zeros(1, np.int64)] * batch, False, [None] * batch)
+    def clear(self, slot: int) -> None:
+        """Does nothing: sequences begin and end in `pages`."""
 
     def forward(self, step: Step) -> F32:
-        """Rows without tokens have no part in the call."""
-        batch = len(step.lengths)
-        if batch != self.pages.rows:
-            raise InternalError("E1617", f"a step of {batch} rows on a KV cache of {self.pages.rows}")
-        self.pages.reserve(step.write_index + step.lengths)
-        active = np.flatnonzero(step.lengths > 0)
-        if len(active) == batch:
-            return self._call(step, self.pages.table)
-        logits = self._call(step.of_rows(active), self.pages.table[active])
-        result: F32 = np.zeros((batch, *logits.shape[1:]), np.float32)
-        result[active] = logits
-        return result
-
-    def _call(self, step: Step, table: NDArray[np.int32]) -> F32:
-        return self._pool.run(lambda: self._call_here(step, table))
+        self.pages.reserve(step.slots, step.write_index + step.lengths)
+        return self._pool.run(lambda: self._call_here(step, self.pages.table[step.slots]))
 
     def _call_here(self, step: Step, table: NDArray[np.int32]) -> F32:
         batch, length = step.input_ids.shape
@@ -126,11 +113,11 @@ class CpuExecutor:
             self._free_unused()
         return result
 
-    def _forward_one(self, token: int, position: int, cos: F32, sin: F32) -> F32:
+    def _forward_one(self, slot: int, token: int, position: int, cos: F32, sin: F32) -> F32:
         runner = self.step_runner
         assert runner is not None
-        self.pages.reserve_row(0, position + 1)
-        return self._pool.run(lambda: self._run_step(runner, token, position, self.pages.table, cos, sin))
+        self.pages.reserve_row(slot, position + 1)
+        return self._pool.run(lambda: self._run_step(runner, token, position, self.pages.table[slot], cos, sin))
 
     def _run_step(
         self, runner: StepRunner, token: int, position: int, table: NDArray[np.int32], cos: F32, sin: F32

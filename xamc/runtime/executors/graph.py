@@ -17,8 +17,8 @@ from xamc.artifact.read import OnnxArtifact, check_digests, read_onnx_artifact
 from xamc.errors import InputError, InternalError
 from xamc.runtime.cpu_features import check_cpu
 from xamc.runtime.memory import aligned_zeros, map_file
+from xamc.runtime.process_lock import ProcessLock
 from xamc.runtime.threads import PoolThread, check_threads
-from xamc.runtime.turns import ProcessLock
 from xamc.runtime.tvm_library import TVM_ERRORS, load_functions, tvm_ffi
 
 Array = NDArray[Any]

@@ -45,7 +45,9 @@ class ReferenceExecutor:
         self._present = [name for layer in layers for name in (present_key(layer), present_value(layer))]
         self._empty = np.zeros((1, manifest.model.num_kv_heads, 0, manifest.model.head_dim), np.float32)
         self._weights = self._map_weights(folder, manifest)
-        self._rows: list[dict[str, Any]] = []
+        self._slots: list[dict[str, Any]] = [{} for _ in range(manifest.max_batch)]
+        for slot in range(manifest.max_batch):
+            self.clear(slot)
 
     pages = None
 
@@ -53,14 +55,14 @@ class ReferenceExecutor:
     def threads(self) -> int:
         return self._threads
 
-    def allocate(self, batch: int) -> None:
-        self._rows = [{name: self._value(self._empty) for name in self._past} for _ in range(batch)]
+    def clear(self, slot: int) -> None:
+        self._slots[slot] = {name: self._value(self._empty) for name in self._past}
 
     def forward(self, step: Step) -> F32:
-        return forward_rows(step, len(self._rows), lambda row, tokens: self._forward_row(step, row, tokens))
+        return forward_rows(step, lambda row, tokens: self._forward_row(step, row, tokens))
 
     def _forward_row(self, step: Step, row: int, tokens: int) -> F32:
-        start = int(step.write_index[row])
+        slot, start = int(step.slots[row]), int(step.write_index[row])
         stop = start + tokens
         cos, sin = step.tables_of_row(row)
         feeds = {
@@ -68,7 +70,7 @@ class ReferenceExecutor:
             "position_ids": self._value(np.arange(start, stop, dtype=np.int64)[None]),
             "rope_cos": self._value(cos),
             "rope_sin": self._value(sin),
-            **{name: self._cut(value, start) for name, value in self._rows[row].items()},
+            **{name: self._cut(value, start) for name, value in self._slots[slot].items()},
             **self._weights,
         }
         try:
@@ -80,12 +82,12 @@ class ReferenceExecutor:
                 "report it with the artifact's manifest.json",
                 details=tuple(str(error).strip().splitlines()[-5:]),
             ) from error
-        self._rows[row] = dict(zip(self._past, present))
+        self._slots[slot] = dict(zip(self._past, present))
         result: F32 = logits.numpy()[0]
         return result
 
     def _cut(self, value: Any, length: int) -> Any:
-        """The first `length` cached tokens; a row may have been set back."""
+        """The first `length` cached tokens; a later prompt may begin with less of it."""
         if value.shape()[2] == length:
             return value
         return self._value(np.ascontiguousarray(value.numpy()[:, :, :length]))

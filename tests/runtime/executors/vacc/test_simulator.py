@@ -202,9 +202,8 @@ def test_lengths_without_a_graph_are_refused(one_rank: Built) -> None:
     folder, graphs = one_rank
     described = manifest("tied", [graph for graph in graphs if graph.kind == "prefill"])
     executor = VaccExecutor(folder, described, threads=1)
-    executor.allocate(1)
     table = np.zeros((16, 8), np.float32)
-    step = Step(np.array([TOKENS[:5]]), np.array([0]), np.array([5]), table, table)
+    step = Step(np.array([TOKENS[:5]]), np.array([0]), np.array([0]), np.array([5]), table, table)
     with pytest.raises(UnsupportedError, match="E1621"):
         executor.forward(step)
     with pytest.raises(UnsupportedError, match="E1621"):

@@ -42,7 +42,7 @@ class VaccExecutor:
         check_digests(Artifact(folder, manifest), only=pieces)
         self._width = manifest.output_width
         self._graphs = VaccGraphs(folder, manifest.graphs, threads)
-        self._rows: list[SequenceCache] = []
+        self._slots = [self._empty() for _ in range(manifest.max_batch)]
 
     pages = None
 
@@ -55,15 +55,18 @@ class VaccExecutor:
         """Always true: no card has a part in this."""
         return self._graphs.simulated
 
-    def allocate(self, batch: int) -> None:
-        self._rows = [SequenceCache(self._graphs.ranks, self._graphs.past) for _ in range(batch)]
+    def clear(self, slot: int) -> None:
+        self._slots[slot] = self._empty()
+
+    def _empty(self) -> SequenceCache:
+        return SequenceCache(self._graphs.ranks, self._graphs.past)
 
     def forward(self, step: Step) -> F32:
         def feed(row: int, tokens: int) -> F32:
             ids, start = step.input_ids[row, :tokens], int(step.write_index[row])
-            return self._feed(self._rows[row], ids, start, step.all_positions)
+            return self._feed(self._slots[int(step.slots[row])], ids, start, step.all_positions)
 
-        return forward_rows(step, len(self._rows), feed)
+        return forward_rows(step, feed)
 
     def _feed(self, cache: SequenceCache, ids: I64, start: int, all_positions: bool) -> F32:
         """Runs tokens from position `start` on.

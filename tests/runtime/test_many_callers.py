@@ -152,8 +152,8 @@ class Interrupted:
         self.threads, self.pages = executor.threads, executor.pages
         self.steps_left = 10**9
 
-    def allocate(self, batch: int) -> None:
-        self._executor.allocate(batch)
+    def clear(self, slot: int) -> None:
+        self._executor.clear(slot)
 
     def forward(self, step: Step) -> np.ndarray:
         logits = self._executor.forward(step)
@@ -167,7 +167,7 @@ def test_a_call_that_was_interrupted_spoils_no_other(toy_path: Path, model: Mode
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    executor = Interrupted(load(toy_path, threads=1)._executor, interrupt)
+    executor = Interrupted(load(toy_path, threads=1).engine.executor, interrupt)
     fresh = Model(toy_path, model.manifest, executor)
     for steps in (1, 2, 4, 9):
         executor.steps_left = steps
@@ -185,7 +185,7 @@ def test_a_call_from_within_a_step_is_refused(toy_path: Path, model: Model, expe
             generated(fresh, 0)
         refused.append(error.value.code)
 
-    executor = Interrupted(load(toy_path, threads=1)._executor, call)
+    executor = Interrupted(load(toy_path, threads=1).engine.executor, call)
     fresh = Model(toy_path, model.manifest, executor)
     executor.steps_left = 3
     assert generated(fresh, 1) == expected[1]
