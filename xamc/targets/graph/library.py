@@ -14,7 +14,7 @@ from xamc.targets.graph_target import GraphCode
 from xamc.targets.kernels.isa import Isa
 
 LIMITS = Limits(seconds=3600, memory_bytes=12 * 2**30)
-_CHILD = "xamc.targets.graph.child:build"
+_CHILD = "xamc.targets.graph.build:build"
 _TOOLS = ("onnx",)  # TVM's importer reads graphs with it
 
 
@@ -45,6 +45,7 @@ def graph_library(graph: Path, data_inputs: int, isa: Isa, cache: StageCache, du
                 folder=folder,
                 limits=LIMITS,
                 reproducers=cache.folder / "reproducers",
+                without=("torch",),
             )
 
     folder = cache.get(key)

@@ -24,7 +24,7 @@ from xamc.targets.vacc.names import ISA, LIBRARY, RESULT
 # 48 layers take about a minute and 700 MiB
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 
-_CHILD = "xamc.targets.vacc.child:build"
+_CHILD = "xamc.targets.vacc.compile_bucket:build"
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def _code(program: Program, bucket: Bucket, cache: StageCache, dump: Path | None
                 folder=folder,
                 limits=LIMITS,
                 reproducers=cache.folder / "reproducers",
+                without=("torch",),
             )
 
     known = cache.get(key)

@@ -116,12 +116,14 @@ class CandidateRunner:
 
     def _build(self, jobs: list[dict[str, Any]], worker: int) -> None:
         request = {"isa": self.isa.name, "activations": self.activations, "jobs": jobs}
-        self._child("xamc.targets.cpu.tune.child:build_candidates", request, f"compile-{worker}")
+        self._child("xamc.targets.cpu.tune.compile:build", request, f"compile-{worker}")
 
     def _child(self, function: str, request: Any, name: str) -> Any:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        return run_child(function, request, folder=folder, limits=LIMITS, reproducers=self.reproducers)
+        return run_child(
+            function, request, folder=folder, limits=LIMITS, reproducers=self.reproducers, without=("torch",)
+        )
 
     def _say(self, done: int) -> None:
         self._done, self._total = done, max(done, self._total)
