@@ -74,6 +74,14 @@ def test_parameters_are_those_of_the_transformers_class(name: str) -> None:
     assert config.qk_norm == layer_of(config).has_qk_norm == any("q_norm" in name for name in in_transformers(config))
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+def test_each_linear_has_a_role_of_its_own(family: Family) -> None:
+    roles = [linear.role for linear in family.layer.linears]
+    assert roles == ["query", "key", "value", "output", "gate", "up", "down"]
+    names = [getattr(part, column) for column in ("name", "gguf") for part in family.layer.parts]
+    assert len(set(names)) == len(names)
+
+
 def test_an_unknown_class_is_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"E1105.*'OtherForCausalLM'"):
         family_of(replace(config_of(CONFIGS["llama"]), architecture="OtherForCausalLM"))
