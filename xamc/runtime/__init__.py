@@ -1,5 +1,7 @@
 """Runs artifacts: `load(path)` gives a `Model` with `.logits`, `.generate`, `.stream` and `.chat`.
 
+All of them are clients of its `.engine`, which can be used directly.
+
 Of an artifact that holds one graph it gives a `GraphModel` with `.run`. `pipeline` puts an artifact behind the call of
 transformers' pipelines.
 """

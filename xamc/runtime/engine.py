@@ -124,7 +124,7 @@ class Engine:
             answers: which of those that are open; None: all. Those that have ended or are closed are left out.
 
         Returns:
-            What came of it, in their order, of those that got a token; an empty list while only prompts are computed.
+            What came of it, for each answer that got a token; an empty list while only prompts are computed.
 
         Raises:
             InputError: E1604, more than there are slots.
