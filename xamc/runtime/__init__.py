@@ -1,9 +1,7 @@
 """Runs artifacts: `load(path)` gives a `Model` with `.logits`, `.generate`, `.stream` and `.chat`.
 
-All of them are clients of its `.engine`, which can be used directly.
-
 Of an artifact that holds one graph it gives a `GraphModel` with `.run`. `pipeline` puts an artifact behind the call of
-transformers' pipelines.
+transformers' pipelines. `Model.engine` runs sequences that come and go.
 """
 
 from __future__ import annotations
