@@ -82,7 +82,7 @@ def test_damaged_entry_is_named_and_built_again(cache: StageCache, warnings: lis
     elif damage == "entry garbled":
         (place / "entry.json").write_text("{")
     else:
-        place.rename(cache._place(StageKey("export", "cd" * 32)))
+        place.rename(cache._entry_folder(StageKey("export", "cd" * 32)))
     key = StageKey("export", "cd" * 32) if damage == "other key" else KEY
     assert cache.get(key) is None
     assert len(warnings) == 1 and str(key) in warnings[0]
@@ -174,7 +174,7 @@ def test_prune_removes_what_was_used_longest_ago(tmp_path: Path, cache: StageCac
         place = cache.publish(key, _fill(b"x" * 1000))  # type: ignore[arg-type]
         os.utime(place / "entry.json", (1000 + age, 1000 + age))
     cache.get(keys[0])
-    os.link(cache._place(keys[0]) / "sub/graph.onnx", tmp_path / "artifact_file")
+    os.link(cache._entry_folder(keys[0]) / "sub/graph.onnx", tmp_path / "artifact_file")
     with pytest.raises(InputError, match="E1508"):
         prune(0, tmp_path / "cache")
     cache.close()

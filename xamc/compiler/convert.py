@@ -108,14 +108,8 @@ def convert_weights(
                 "free space, choose another folder, or store less: --dtype float16",
             )
         with disk_errors(destination), progress.stage("write") as stage:
-            total, done = sum(math.prod(tensor.shape) for tensor in tensors.values()), 0
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                stage.progress(done, total, "parameters")
-
-            written = write_shards(staging.folder, tensors, shard_bytes, advance)
+            total = sum(math.prod(tensor.shape) for tensor in tensors.values())
+            written = write_shards(staging.folder, tensors, shard_bytes, stage.counter(total, "parameters"))
             for name, content in _with_dtype(conversion.files, dtype).items():
                 (staging.folder / name).parent.mkdir(exist_ok=True)
                 if isinstance(content, Path):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import textwrap
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -72,6 +72,17 @@ class Stage:
         if not self._table.redraws and now - self._spoken > _PLAIN_SECONDS:
             self._spoken = now
             self._table.say(f" {self.record.name:<9} {self.how_far()}")
+
+    def counter(self, total: int, unit: str) -> Callable[[int], None]:
+        """What is told of every piece of `total` units that is done."""
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress(min(done, total), total, unit)
+
+        return advance
 
     def how_far(self) -> str:
         """For example ``6.9 of 8.8 B parameters, 0.1 B/s, 14 s left``."""

@@ -37,7 +37,7 @@ from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_bytes, write_onnx
 from xamc.jobs.cache import StageCache
 from xamc.jobs.memory import MemorySampler
-from xamc.jobs.progress import Progress, Stage, size
+from xamc.jobs.progress import Progress, size
 from xamc.model.bucket import Bucket
 
 Route = Literal["llama", "onnx"]
@@ -197,7 +197,7 @@ def _write_llama(
     target.mkdir(parents=True)
     parameters = sum(math.prod(tensor.shape) for tensor in llama.tensors.values())
     with progress.stage("llama") as stage:
-        files = write_shards(target, llama.tensors, advance=_counter(stage, parameters))
+        files = write_shards(target, llama.tensors, advance=stage.counter(parameters, "parameters"))
         _, notes = write_tokenizer(target, checkpoint.tokenizer)
         _write_json(target / "config.json", llama.config)
         _write_json(target / "generation_config.json", llama.generation)
@@ -228,7 +228,7 @@ def _write_onnx(
     unique = {name: tensor for program in graphs.programs.values() for name, tensor in program.weights.items()}
     shapes: dict[str, Mapping[str, tuple[int, ...]]] = {}
     with progress.stage("onnx") as stage, (target / WEIGHTS).open("wb") as stream:
-        weights = SharedWeights(stream, _counter(stage, sum(math.prod(t.shape) for t in unique.values())))
+        weights = SharedWeights(stream, stage.counter(sum(math.prod(t.shape) for t in unique.values()), "parameters"))
         for bucket, program in graphs.programs.items():
             file = f"{bucket.name}.onnx"
             shapes[bucket.name] = input_shapes(program)
@@ -261,17 +261,6 @@ def _model_facts(checkpoint: Checkpoint, buckets: tuple[Bucket, ...]) -> dict[st
 
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-def _counter(stage: Stage, total: int) -> Any:
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        stage.progress(min(done, total), total, "parameters")
-
-    return advance
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -15,11 +15,11 @@ import tvm
 from tvm import relax
 
 from xamc.errors import UnsupportedError
-from xamc.targets.graph.importer import ConversionError, import_onnx
+from xamc.targets.graph.importer.import_onnx import ConversionError, import_onnx
+from xamc.targets.graph.importer.shape_operators import SHAPE_INPUTS
 from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
 from xamc.targets.graph.schedule import TIR_PIPELINE, relax_pipeline
 from xamc.targets.graph.select_kernels import select_kernels
-from xamc.targets.graph.shape_operators import SHAPE_INPUTS
 from xamc.targets.kernels.isa import Isa
 
 _MOST_LISTED = 40

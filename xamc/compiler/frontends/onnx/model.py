@@ -17,7 +17,7 @@ from onnxscript import optimizer
 
 from xamc.compiler.frontends.onnx.division import guard_divisions
 from xamc.compiler.frontends.onnx.file import OnnxFile, read_onnx
-from xamc.compiler.frontends.onnx.functions import expand_functions, expandable
+from xamc.compiler.frontends.onnx.functions.expand import expand_functions, expandable
 from xamc.compiler.frontends.onnx.half_precision import BFLOAT16, by_operator, half_type, reads_bits, widen
 from xamc.compiler.frontends.onnx.shapes import fix_shapes
 from xamc.compiler.frontends.onnx.uses import wrong_use

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from tests.onnx_models import Graph, reference
-from xamc.compiler.frontends.onnx.function_bodies import BODIES
-from xamc.compiler.frontends.onnx.functions import expandable
+from xamc.compiler.frontends.onnx.functions.bodies import BODIES
+from xamc.compiler.frontends.onnx.functions.expand import expandable
 from xamc.compiler.frontends.onnx.model import open_onnx
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from xamc.compiler.frontends.onnx.function_bodies import body, constant, function, set_constant
+from xamc.compiler.frontends.onnx.functions.bodies import body, constant, function, set_constant
 from xamc.compiler.frontends.onnx.uses import rounded_scales
 
 Floats = NDArray[np.float64]

@@ -13,8 +13,9 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from xamc.compiler.frontends.onnx import known_sizes, recurrent, resize, sequence_operators  # noqa: F401  they register bodies
-from xamc.compiler.frontends.onnx.function_bodies import BODIES
+# they register bodies
+from xamc.compiler.frontends.onnx.functions import known_sizes, recurrent, resize, sequence_operators  # noqa: F401
+from xamc.compiler.frontends.onnx.functions.bodies import BODIES
 from xamc.passes.lowering.onnx_operators import RANDOM, STANDARD_DOMAINS, obstacle
 
 _DOMAIN = "xamc.expanded"

@@ -80,7 +80,7 @@ def test_against_onnxruntime(name: str, tmp_path: Path) -> None:
 
 
 def test_too_many_steps_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xamc.compiler.frontends.onnx.recurrent._MOST_STEPS", STEPS - 1)
+    monkeypatch.setattr("xamc.compiler.frontends.onnx.functions.recurrent._MOST_STEPS", STEPS - 1)
     onnx.save(model_of("RNN", "forward"), tmp_path / "m.onnx")
     with pytest.raises(UnsupportedError) as caught:
         open_onnx(tmp_path / "m.onnx", {})

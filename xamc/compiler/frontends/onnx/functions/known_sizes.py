@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from xamc.compiler.frontends.onnx.function_bodies import body, constant, function, set_constant
+from xamc.compiler.frontends.onnx.functions.bodies import body, constant, function, set_constant
 
 
 def _dims(node: ir.Node, index: int) -> list[int] | None:

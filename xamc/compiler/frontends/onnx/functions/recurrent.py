@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from xamc.compiler.frontends.onnx.function_bodies import body, function
+from xamc.compiler.frontends.onnx.functions.bodies import body, function
 
 # compiling takes time for every step, and more than twice as much for twice as many
 _MOST_STEPS = 64
