@@ -139,7 +139,8 @@ def vacc(tmp_path: Path) -> list[str]:
 def test_what_every_die_holds_is_planned(vacc: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*vacc, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["target"] == "tvm_vacc" and not {"dies", "tables", "lines", "facts"} & set(plan)
+    assert plan["target"] == "tvm_vacc" and plan["available"]
+    assert plan["gears"] is None and not {"dies", "tables", "lines", "facts"} & set(plan)
     assert {phase["ranks"] for phase in plan["phases"]} == {4}
     static = plan["static"]
     assert static["ranks"] == 4 and [graph["bucket"]["length"] for graph in static["graphs"]] == [16, 32, 48]

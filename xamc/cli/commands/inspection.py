@@ -164,7 +164,7 @@ def targets_command(*, as_json: bool) -> None:
     from xamc.targets.registry import CAPS
 
     if as_json:
-        print_json([dataclasses.asdict(caps) for caps in CAPS.values()])
+        print_json([dataclasses.asdict(caps) | {"available": True} for caps in CAPS.values()])
         return
     console = result_console()
     rows = [

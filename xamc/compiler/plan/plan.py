@@ -36,6 +36,9 @@ from xamc.targets.planned import PlannedFile, PlannedStage, RunningMemory, Table
 from xamc.targets.registry import CAPS
 from xamc.targets.registry import target as target_named
 
+# in the JSON of every plan, whatever the target has of them
+_FACTS: dict[str, Any] = {"static": None, "gears": None, "tuned": (), "arithmetic": {}}
+
 
 @dataclass(frozen=True)
 class PlannedPhase:
@@ -122,7 +125,8 @@ class Plan:
         fields = dataclasses.asdict(self) | {"where": str(self.where), "seconds": self.seconds}
         for shown in ("dies", "tables", "lines"):
             del fields[shown]
-        fields |= fields.pop("facts")
+        facts = _FACTS | fields.pop("facts")
+        fields = {"available": True, **fields, **facts}
         fields["warnings"] = to_json(self.warnings)["warnings"]
         fields["keys"] = [{**dataclasses.asdict(use), "value": str(use.value)} for use in self.keys]
         return fields
