@@ -104,8 +104,8 @@ def import_graph(job: Job, path: Path, shapes: Mapping[str, Any], storage: str) 
         ToolchainError: E152x the child failed.
     """
     inputs = tuple(InputDigest(file.name, file.stat().st_size, sha256_of(file)) for file in model_files(path))
-    wishes = {"files": to_json(inputs), "shapes": to_json(shapes), "storage": storage}
-    key = stage_key("import", __name__, (_CHILD,), wishes)
+    options = {"files": to_json(inputs), "shapes": to_json(shapes), "storage": storage}
+    key = stage_key("import", __name__, (_CHILD,), options)
 
     def build(out: Path) -> None:
         _in_child({"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": str(out)}, job.cache.folder)

@@ -6,11 +6,15 @@ The runtime knows no targets, and what compiles for one need not be installed wh
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from xamc.artifact.manifest import Manifest
 from xamc.errors import UnsupportedError
-from xamc.runtime.executor import Executor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xamc.artifact.manifest import Manifest
+    from xamc.runtime.executor import Executor
 
 _EXECUTORS = {
     "tvm_cpu": "xamc.runtime.executors.cpu:CpuExecutor",
