@@ -6,9 +6,9 @@ import sys
 
 from toy import BLOCK, DIM, HEADS
 
-from xamc.runtime.tvm_library import torch_hidden
+from xamc.jobs.hidden_modules import hidden
 
-with torch_hidden():
+with hidden(["torch"]):
     import tvm
 
 import tvm.tirx as tirx

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from xamc import errors
 from xamc.artifact.publish import link_or_copy
 from xamc.artifact.staging import disk_full, free_bytes, full_disk_errors
 from xamc.errors import InputError, ToolchainError, XamcError
+from xamc.jobs.hidden_modules import hidden
 from xamc.jobs.memory import tree_pss_bytes, tree_rss_bytes
 
 REQUEST, RESPONSE, ERROR, LOG, CALL = "request.json", "response.json", "error.json", "log.txt", "call.json"
@@ -65,6 +66,7 @@ def run_child(
     limits: Limits,
     reproducers: Path,
     environment: Mapping[str, str] | None = None,
+    without: Sequence[str] = (),
 ) -> Any:
     """Call ``module:function`` with `request` in a fresh process and return its result.
 
@@ -75,6 +77,7 @@ def run_child(
         limits: time and memory.
         reproducers: where a folder for a hard failure is made; it outlives `folder`.
         environment: variables set in the child on top of this process's.
+        without: packages that the module of `function` is imported without, see `hidden_modules`.
 
     Returns:
         The function's result, a JSON value.
@@ -86,7 +89,7 @@ def run_child(
             an exception that is not one of ours, E1524 ended with this process.
     """
     with full_disk_errors(folder):
-        write_call(folder, function, request)
+        write_call(folder, function, request, without)
         # what tools leave there when they are killed goes with the folder
         (folder / _TEMPORARY).mkdir(exist_ok=True)
     log = folder / LOG
@@ -133,11 +136,11 @@ def _require_going_on() -> None:
         raise ToolchainError("E1524", "the child process was ended with the compile", fix="compile again")
 
 
-def write_call(folder: Path, function: str, request: Any) -> None:
+def write_call(folder: Path, function: str, request: Any, without: Sequence[str] = ()) -> None:
     """Write what `python -m xamc.jobs.child FOLDER` reads."""
     for stale in (RESPONSE, ERROR):
         (folder / stale).unlink(missing_ok=True)
-    (folder / CALL).write_text(json.dumps({"function": function}), encoding="utf-8")
+    (folder / CALL).write_text(json.dumps({"function": function, "without": list(without)}), encoding="utf-8")
     (folder / REQUEST).write_text(json.dumps(request, indent=1), encoding="utf-8")
 
 
@@ -320,11 +323,14 @@ def main(arguments: list[str]) -> int:
     import faulthandler
 
     faulthandler.enable()
-    module, _, name = json.loads((folder / CALL).read_text(encoding="utf-8"))["function"].partition(":")
+    call = json.loads((folder / CALL).read_text(encoding="utf-8"))
+    module, _, name = call["function"].partition(":")
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
         with full_disk_errors(folder):
-            result = getattr(importlib.import_module(module), name)(request)
+            with hidden(call.get("without", ())):
+                function = getattr(importlib.import_module(module), name)
+            result = function(request)
             _answer(folder / RESPONSE, result)
     except XamcError as error:
         _answer(folder / ERROR, _error_to_json(error))

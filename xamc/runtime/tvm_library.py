@@ -1,8 +1,7 @@
 """TVM's small runtime library, loaded without TVM's Python package and without torch.
 
-`import tvm` costs 385 MiB and seconds; `tvm_ffi` with `libtvm_runtime.so` costs 45 MiB. tvm_ffi imports torch when it
-is installed (a workaround for one Windows build), which would cost 180 MiB more; torch is hidden during that import.
-So is ml_dtypes, which is loaded for names of NumPy types that no artifact's function takes.
+`import tvm` costs 385 MiB and seconds; `tvm_ffi` with `libtvm_runtime.so` costs 45 MiB. torch is hidden during that
+import, and so is ml_dtypes, which is loaded for names of NumPy types that no artifact's function takes.
 """
 
 from __future__ import annotations
@@ -11,17 +10,14 @@ import ctypes
 import functools
 import importlib
 import importlib.util
-import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from xamc.errors import ToolchainError
+from xamc.jobs.hidden_modules import hidden
 
 _CPU_DEVICE = (1, 0)  # kDLCPU, first device
 _POOLED = 2  # AllocatorType::kPooled
@@ -36,30 +32,6 @@ _loading = threading.Lock()
 _REINSTALL = "reinstall xamc with its constraints.txt; `xamc doctor` shows which package is missing"
 
 
-class _Hidden:
-    """An import finder that refuses packages to one thread; other threads may import them meanwhile."""
-
-    def __init__(self, packages: Iterable[str]) -> None:
-        self._packages = frozenset(packages)
-        self._thread = threading.get_ident()
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name in self._packages and threading.get_ident() == self._thread:
-            raise ModuleNotFoundError(f"{name} is hidden from tvm_ffi", name=name)
-        return None
-
-
-@contextmanager
-def torch_hidden(*others: str) -> Iterator[None]:
-    """Lets this thread import tvm_ffi, or tvm, without torch, and without others that are not imported yet."""
-    finder = _Hidden(("torch", *others))
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-
-
 @functools.cache
 def tvm_ffi() -> Any:
     """The `tvm_ffi` module, with `libtvm_runtime.so` loaded into the process.
@@ -68,7 +40,7 @@ def tvm_ffi() -> Any:
         ToolchainError: E1609, the library or the package is missing or does not load.
     """
     try:
-        with torch_hidden("ml_dtypes"):
+        with hidden(("torch", "ml_dtypes")):
             module = importlib.import_module("tvm_ffi")
         ctypes.CDLL(str(runtime_library()), mode=ctypes.RTLD_GLOBAL)
     except (ImportError, OSError) as error:
