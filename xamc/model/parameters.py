@@ -110,12 +110,13 @@ def bias_name(config: ModelConfig, layer: int, role: Role) -> str:
     return f"{layer_name(layer)}.{layer_of(config).linear(role).name}.bias"
 
 
-def merged_linears(config: ModelConfig) -> list[tuple[Part, ...]]:
-    """The linears of a layer, those together that read the same input: q, k and v; o; gate and up; down."""
-    groups: dict[tuple[str, Size], list[Part]] = {}
+def merged_linears(config: ModelConfig) -> list[tuple[int, int]]:
+    """[rows, columns] of a layer's linears, those as one that read the same: q, k and v; o; gate and up; down."""
+    rows: dict[tuple[str, Size], int] = {}
     for linear in layer_of(config).linears:
-        groups.setdefault((linear.block, linear.axes[1]), []).append(linear)
-    return [tuple(group) for group in groups.values()]
+        key = (linear.block, linear.axes[1])
+        rows[key] = rows.get(key, 0) + size_of(config, linear.axes[0])
+    return [(count, size_of(config, columns)) for (_, columns), count in rows.items()]
 
 
 def operator_counts(config: ModelConfig) -> dict[str, int]:

@@ -71,7 +71,7 @@ def test_a_calibration_is_done_once_per_text(
 ) -> None:
     calls: list[list[int]] = []
 
-    def calibrate(_: Checkpoint, samples: list[np.ndarray], folder: Path, __: Path) -> None:
+    def calibrate(_: object, __: object, samples: list[np.ndarray], folder: Path, ___: Path) -> None:
         calls.append([len(sample) for sample in samples])
         _scales(checkpoint, float(len(calls))).save(folder / RESULT)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from xamc.model.config import ModelConfig
 from xamc.model.kv_cache import KV_BLOCK, kv_bytes_per_token, resident_blocks
+from xamc.model.parameters import merged_linears
 
 _MIB = 2**20
 # Python, NumPy, the tokenizer and TVM's runtime library, measured by tests/runtime/test_process.py, and what glibc and
@@ -56,9 +57,8 @@ def running_memory(config: ModelConfig, weights: int, context: int, chunk: int, 
         chunk: most tokens of a prefill call.
         kv_dtype: of the KV cache, a long name (float16).
     """
-    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    # of a layer: the hidden states before and after, normalized, projected, and the gated MLP; and the GEMM's copy
-    row = 4 * (4 * config.hidden_size + heads + config.num_heads * config.head_dim + 4 * config.intermediate_size)
+    # what a layer's linears read and write, and the GEMM's copy
+    row = 4 * (sum(columns + rows for rows, columns in merged_linears(config)) + config.intermediate_size)
     tables = 2 * 4 * context * (config.head_dim // 2)
     logits = 2 * 4 * config.vocab_size
     return RunningMemory(

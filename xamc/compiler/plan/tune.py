@@ -9,7 +9,7 @@ from xamc.compiler.plan.files import stored_format
 from xamc.jobs.cache import StageCache
 from xamc.model.config import ModelConfig
 from xamc.model.layer import HEAD_WEIGHT
-from xamc.model.parameters import merged_linears, size_of
+from xamc.model.parameters import merged_linears
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.inputs import timed_problem
 from xamc.targets.cpu.tune.tune import TunedKernel, read_result, require_host, result_key
@@ -23,10 +23,7 @@ _BOTH: tuple[Rows, ...] = ("one", "any")
 
 def planned_problems(config: ModelConfig, request: TargetRequest) -> Iterator[Problem]:
     """The distinct problems of a model whose projections are merged as the CPU's passes do it."""
-    shapes = [
-        ("", sum(size_of(config, linear.axes[0]) for linear in group), size_of(config, group[0].axes[1]))
-        for group in merged_linears(config)
-    ]
+    shapes = [("", *shape) for shape in merged_linears(config)]
     shapes.append((HEAD_WEIGHT, config.vocab_size, config.hidden_size))
     linear = {LinearProblem.of(n, k, stored_format(name, request), m): None for name, n, k in shapes for m in _BOTH}
     yield from linear

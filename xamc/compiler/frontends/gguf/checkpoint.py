@@ -21,11 +21,12 @@ from xamc.ir.weights.lazy import LazyTensor, RowRanges
 from xamc.ir.weights.transforms import UninterleaveHeads, Zeros
 from xamc.model.config import ModelConfig
 from xamc.model.families import FAMILIES
-from xamc.model.layer import EMBEDDING, HEAD, Family, GgufArchitecture, Part
-from xamc.model.parameters import Parameter, parameters
+from xamc.model.layer import EMBEDDING, HEAD, Family, GgufArchitecture, Part, Role
+from xamc.model.parameters import Parameter, layer_of, parameters, size_of
 
 # what may stand for three tensors, one after the other
-_QKV, _FUSED = ("attn_q", "attn_k", "attn_v"), "attn_qkv"
+_FUSED = "attn_qkv"
+_QKV: tuple[Role, ...] = ("query", "key", "value")
 REMEDY = "convert the model again with a current llama.cpp, or use its original safetensors checkpoint"
 
 
@@ -188,7 +189,7 @@ def read_config(file: GgufFile, reader: ConfigReader) -> ModelConfig:
 def _any_bias(file: GgufFile, linears: Collection[Part]) -> bool:
     """Whether any layer has a bias of one of these: llama.cpp takes each of them as it comes."""
     names = {f"{linear.gguf}.bias" for linear in linears}
-    if any(linear.gguf in _QKV for linear in linears):
+    if any(linear.role in _QKV for linear in linears):
         names.add(f"{_FUSED}.bias")
     return any(name.startswith("blk.") and name.split(".", 2)[-1] in names for name in file.tensors)
 
@@ -243,9 +244,9 @@ def _stored(config: ModelConfig, source: TensorSource, parameter: Parameter) -> 
     """The tensor of a parameter: its own, its rows of a fused one, or zeros for a bias that the file lacks."""
     name, kind, shape = parameter.gguf, parameter.kind, parameter.shape
     fused = f"blk.{parameter.layer}.{_FUSED}.{kind}"
-    if parameter.part.gguf in _QKV and name not in source and fused in source:
-        widths = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
-        at = _QKV.index(parameter.part.gguf)
+    if parameter.part.role in _QKV and name not in source and fused in source:
+        widths = [size_of(config, layer_of(config).linear(role).axes[0]) for role in _QKV]
+        at = _QKV.index(parameter.part.role)
         whole = source.take(fused, (sum(widths), *shape[1:]))
         return RowRanges(whole, ((sum(widths[:at]), sum(widths[: at + 1])),))
     if kind == "bias" and name not in source:
