@@ -61,7 +61,7 @@ def whole_program(variant: Variant, bucket: Bucket) -> Program:
 
 def write_graphs(folder: Path, variant: Variant, buckets: Sequence[Bucket]) -> list[StaticGraph]:
     """Writes the folders of all buckets and ranks. It imports TVM."""
-    from xamc.targets.vacc.build import build
+    from xamc.targets.vacc.compile_bucket import build
     from xamc.targets.vacc.mod_json import GraphPlace, graph_text
     from xamc.targets.vacc.params_file import ParamsFile, write_params_files
 

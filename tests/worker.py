@@ -26,12 +26,12 @@ _CALLERS = (
     "xamc.compiler.stages.export",
     "xamc.compiler.stages.golden",
     "xamc.compiler.stages.graph_import",
-    "xamc.compiler.stages.graph_road",
+    "xamc.compiler.stages.graph_route",
     "xamc.verify.kv_calibration",
     "xamc.verify.streamed_reference",
-    "xamc.targets.cpu.generate",
-    "xamc.targets.graph.generate",
-    "xamc.targets.vacc.generate",
+    "xamc.targets.cpu.library",
+    "xamc.targets.graph.library",
+    "xamc.targets.vacc.bucket_code",
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from xamc.compiler.pipeline import Compiled, compile_spec
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.ir.tolerances import tolerance
-from xamc.passes.protocol import GraphPass, PassReport, SameSignature
+from xamc.passes.pipeline import Pipeline
+from xamc.passes.protocol import PassReport, SameSignature
 from xamc.runtime import Model, load
-from xamc.targets import graph_pipelines
+from xamc.targets.registry import target as target_named
 from xamc.verify.metrics import relative_error
 
 BOUND = tolerance("cpu_fp32")
@@ -130,14 +131,15 @@ def test_a_wrong_pass_among_right_ones_stops_the_compile(
     target: str, workshop: Workshop, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The compiler names the pass and the module of the first wrong node; without proofs nothing would be noticed."""
-    list_name = {"tvm_cpu": "cpu_graph_passes", "reference": "reference_graph_passes"}[target]
-    right = getattr(graph_pipelines, list_name)
+    right = target_named(target)
 
-    def with_a_wrong_one(request: Any) -> list[GraphPass]:
-        first, *rest = right(request)
-        return [first, WrongRotation(), *rest]
+    def with_a_wrong_one(request: Any) -> Pipeline:
+        pipeline = right.passes(request)
+        first, *rest = pipeline.common
+        return replace(pipeline, common=[first, WrongRotation(), *rest])
 
-    monkeypatch.setattr(graph_pipelines, list_name, with_a_wrong_one)
+    wrong = replace(right, passes=with_a_wrong_one)
+    monkeypatch.setattr("xamc.compiler.pipeline.target_named", lambda name: wrong)
     document = spec(checkpoint(workshop, "mistral"), backend={"type": target, "dtype": "fp32"})
     document |= {"name": f"wrong-{target}", "verify": {"passes": "each"}}
     with pytest.raises(InternalError) as caught, worker.active():

@@ -26,7 +26,7 @@ from xamc.cli import main as cli
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.graph_import import look_at_graph
-from xamc.compiler.stages.graph_road import run_cases
+from xamc.compiler.stages.graph_route import run_cases
 from xamc.compiler.stages.job import CompileOptions
 from xamc.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.ir.tolerances import tolerance
@@ -424,7 +424,7 @@ def test_code_for_another_cpu(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is published without golden outputs, and says that nothing has been run."""
-    for module in ("xamc.compiler.stages.graph_road", "xamc.runtime.cpu_features"):
+    for module in ("xamc.compiler.stages.graph_route", "xamc.runtime.cpu_features"):
         monkeypatch.setattr(f"{module}.missing_features", lambda cpu, *rest: ["avx512f"])
     build = spec("bert", folder, "reference", "fp32")
     compiled = compile_spec(build, options=CompileOptions(output=tmp_path / "out"))

@@ -23,16 +23,16 @@ STAGES: dict[tuple[str, str], str | None] = {
     ("xamc.compiler.stages.graph_import", "import"): "_CHILD",
     ("xamc.compiler.stages.kv_scales", "kv_scales"): "_CALIBRATION",
     ("xamc.compiler.stages.real_weights", "real_weights"): "_CHILD",
-    ("xamc.compiler.stages.static_vacc", "weights"): "_WRITING",
-    ("xamc.compiler.stages.weights", "weights"): "_PACKING",
-    ("xamc.targets.cpu.generate", "codegen"): "_CODE_CHILD",
-    ("xamc.targets.cpu.generate", "kernel_proof"): "_PROOF_CHILD",
-    ("xamc.targets.cpu.generate", "proof"): "_PROOF_CHILD",
+    ("xamc.targets.vacc.build", "weights"): "_WRITING",
+    ("xamc.targets.weights_file", "weights"): "_PACKING",
+    ("xamc.targets.cpu.library", "codegen"): "_CODE_CHILD",
+    ("xamc.targets.cpu.library", "kernel_proof"): "_PROOF_CHILD",
+    ("xamc.targets.cpu.library", "proof"): "_PROOF_CHILD",
     ("xamc.targets.cpu.tune.tune", "problems"): "_PROBLEMS_CHILD",
     ("xamc.targets.cpu.tune.tune", "tune"): "_SEARCH",
-    ("xamc.targets.graph.generate", "codegen"): "_CHILD",
-    ("xamc.targets.reference.generate", "reference"): None,
-    ("xamc.targets.vacc.generate", "codegen"): "_CHILD",
+    ("xamc.targets.graph.library", "codegen"): "_CHILD",
+    ("xamc.targets.reference.build", "reference"): None,
+    ("xamc.targets.vacc.bucket_code", "codegen"): "_CHILD",
 }
 
 
@@ -89,7 +89,7 @@ def test_each_module_that_a_stage_runs_changes_its_key(maker: str, stage: str, c
 
 
 def test_a_kernel_changes_the_key_of_a_graphs_code(copy: Path) -> None:
-    maker, stage = "xamc.targets.graph.generate", "codegen"
+    maker, stage = "xamc.targets.graph.library", "codegen"
     runs = _runs(maker, STAGES[maker, stage])
     before = stage_key(stage, maker, runs, {})
     with (copy / "targets/kernels/convolution.py").open("a") as file:
@@ -103,8 +103,8 @@ def test_a_kernel_changes_the_key_of_a_graphs_code(copy: Path) -> None:
     ("child", "work"),
     [
         ("xamc.targets.graph.child", "xamc.targets.graph.build"),
-        ("xamc.targets.vacc.child", "xamc.targets.vacc.build"),
-        ("xamc.targets.cpu.child", "xamc.targets.cpu.build"),
+        ("xamc.targets.vacc.child", "xamc.targets.vacc.compile_bucket"),
+        ("xamc.targets.cpu.child", "xamc.targets.cpu.compile_library"),
         ("xamc.targets.cpu.proof_child", "xamc.targets.cpu.prove"),
         ("xamc.targets.cpu.tune.child", "xamc.targets.cpu.tune.compile"),
         ("xamc.verify.kv_calibration", "xamc.verify.kv_calibration"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from xamc.compiler.plan.ranks import static_plan
 
 import xamc
 from tests.checkpoints import CONFIGS, write_tiny
@@ -22,7 +23,6 @@ from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.frontends.config_reader import ConfigReader
 from xamc.compiler.frontends.families import find_family
 from xamc.compiler.handoff.llama_checkpoint import as_llama
-from xamc.compiler.plan.ranks import static_plan
 from xamc.errors import UnsupportedError
 from xamc.model.bucket import Bucket
 from xamc.model.config import ModelConfig
@@ -72,6 +72,14 @@ def test_parameters_are_those_of_the_transformers_class(name: str) -> None:
     config = config_of(CONFIGS[name])
     assert parameter_shapes(config) == in_transformers(config)
     assert config.qk_norm == layer_of(config).has_qk_norm == any("q_norm" in name for name in in_transformers(config))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+def test_each_linear_has_a_role_of_its_own(family: Family) -> None:
+    roles = [linear.role for linear in family.layer.linears]
+    assert roles == ["query", "key", "value", "output", "gate", "up", "down"]
+    names = [getattr(part, column) for column in ("name", "gguf") for part in family.layer.parts]
+    assert len(set(names)) == len(names)
 
 
 def test_an_unknown_class_is_refused() -> None:

@@ -30,11 +30,12 @@ from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job
-from xamc.compiler.stages.passes import rewrite
-from xamc.compiler.stages.target_request import target_request
+from xamc.compiler.stages.target_options import target_options
 from xamc.jobs.cache import StageCache
 from xamc.jobs.progress import Progress
-from xamc.targets.registry import Target, target
+from xamc.targets.cpu.library import generate
+from xamc.targets.registry import target
+from xamc.verify.driver import rewrite
 
 WIDTHS: dict[str, dict[str, Any]] = {
     "w4": {"dtype": "int4", "quantize": {"type": "w4a16_rtn", "group_size": 32}},
@@ -100,17 +101,24 @@ def measure(folder: Path, shape: str, layers: int, width: str, mcpu: str) -> Mea
         }
     ).spec
     cpu = target(spec.backend.type)
-    assert isinstance(cpu, Target)
-    request, _ = target_request(spec, cpu.caps, False)
+    request = cpu.request(target_options(spec, cpu.caps, False)[0])
     with StageCache(folder, folder / "cache") as cache, StageCache(folder, enabled=False) as fresh:
         job = Job(CompileOptions(), cache, Progress(Console(quiet=True)), 1)
         exported = export(job, open_checkpoint(checkpoint_folder, "huggingface"), False, 32)
-        rewritten = rewrite(job, exported, cpu.graph_passes(request), spec.passes, cpu.own_passes, cpu.required_passes)
+        rewritten = rewrite(exported.program, None, cpu.passes(request))
         before, started = os.times(), time.perf_counter()
-        generated = cpu.generate(rewritten.program, request, None, fresh, None)
+        generated = generate(rewritten.program, request, None, fresh, None)
         wall, after = time.perf_counter() - started, os.times()
     used = sum(after[:4]) - sum(before[:4])
-    return Measured(shape, layers, width, generated.cpu.mcpu, round(wall, 2), round(used, 2), dict(generated.seconds))
+    return Measured(
+        shape,
+        layers,
+        width,
+        generated.libraries[0][1].cpu.mcpu,
+        round(wall, 2),
+        round(used, 2),
+        dict(generated.seconds),
+    )
 
 
 def main() -> int:

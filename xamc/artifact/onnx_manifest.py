@@ -19,11 +19,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from xamc.artifact.manifest import FORMAT_VERSION, Cpu, FileDigest, InputDigest, Quantization, check_relative
+from xamc.artifact.manifest import (
+    FORMAT_VERSION,
+    HOST_SIMULATOR,
+    Cpu,
+    FileDigest,
+    InputDigest,
+    Quantization,
+    check_relative,
+)
 from xamc.artifact.records import RecordError
 from xamc.model.dtypes import DTYPE_BYTES
-
-HOST_SIMULATOR = "host-simulator"
 
 
 @dataclass(frozen=True)

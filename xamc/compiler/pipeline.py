@@ -17,32 +17,29 @@ from xamc.artifact.staging import full_disk_errors, require_writable
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan.compile_times import Recording
 from xamc.compiler.plan.disk_space import require_room_for
-from xamc.compiler.plan.files import planned_files
-from xamc.compiler.spec import key_uses, load_spec
+from xamc.compiler.plan.files import plan_for_target
+from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
 from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.spec.model_kind import require_supported
 from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths, length_warnings
 from xamc.compiler.stages.export import export, twin_group
-from xamc.compiler.stages.graph_road import compile_graph
+from xamc.compiler.stages.graph_route import compile_graph
 from xamc.compiler.stages.group_sizes import require_group_size
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
-from xamc.compiler.stages.pass_names import require_pass_names
-from xamc.compiler.stages.passes import check_own_passes, rewrite
-from xamc.compiler.stages.publish import Parts, add_golden, fill
-from xamc.compiler.stages.real_weights import look_at_cache, warn_of_small_weights
+from xamc.compiler.stages.kv_scales import calibrated_scales
+from xamc.compiler.stages.publish import add_golden, fill
+from xamc.compiler.stages.real_weights import look_at_values, warn_of_small_weights
 from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
-from xamc.compiler.stages.static_parts import StaticParts
-from xamc.compiler.stages.static_request import static_request
-from xamc.compiler.stages.static_road import compile_static
-from xamc.compiler.stages.target_request import target_request
-from xamc.compiler.stages.weights import write_weights
+from xamc.compiler.stages.target_options import target_options
 from xamc.jobs.cache import StageCache
 from xamc.jobs.memory import MemorySampler
 from xamc.jobs.progress import Progress
-from xamc.targets.registry import StaticTarget
+from xamc.passes.runner import require_known_names
 from xamc.targets.registry import target as target_named
+from xamc.targets.target import Work
+from xamc.verify.driver import rewrite
 
 
 @dataclass(frozen=True)
@@ -75,92 +72,98 @@ def compile_spec(
     with MemorySampler() as sampler, LocatedErrors() as located, full_disk_errors(Path(tempfile.gettempdir())):
         progress = progress or Progress(Console(quiet=True))
         progress.sampler = progress.sampler or sampler
-
         located.loaded = loaded = load_spec(source, overrides)
         require_supported(loaded.spec)
-        if not loaded.spec.frontend.is_language_model:
-            return Compiled(*compile_graph(loaded, options, progress))
+        route = _compile_language_model if loaded.spec.frontend.is_language_model else compile_graph
+        return Compiled(*route(loaded, options, progress))
 
-        with progress.stage("spec") as stage:
-            spec = loaded.spec
-            summary.spec_warnings(progress, loaded)
-            target = target_named(spec.backend.type)
-            request, quantization = target_request(spec, target.caps, options.allow_rtn)
-            if isinstance(target, StaticTarget):
-                request = static_request(spec, target.caps, request)
-            target.check(request)
-            require_pass_names(spec, target, request)
-            destination = options.output or spec.workspace.path / spec.name
-            check_replaceable(destination)
-            machine = request.atc.soc_version if request.atc is not None else ", ".join(spec.backend.cpu_levels)
-            progress.header(spec.name, f"{spec.backend.type} ({machine})")
-            summary.quantization_warning(progress, quantization)
-            stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
-        require_writable(destination.parent)
-        with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
-            job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
-            if options.dump_ir is not None:
-                require_writable(options.dump_ir)
+def _compile_language_model(
+    loaded: LoadedSpec, options: CompileOptions, progress: Progress
+) -> tuple[Path, Manifest, Mapping[str, Any]]:
+    spec = loaded.spec
+    with progress.stage("spec") as stage:
+        summary.spec_warnings(progress, loaded)
+        target = target_named(spec.backend.type)
+        asked, quantization = target_options(spec, target.caps, options.allow_rtn)
+        request = target.request(asked)
+        pipeline = target.passes(request)
+        require_known_names(spec.passes.disable, spec.passes.expect, pipeline.names, pipeline.required)
+        destination = options.output or spec.workspace.path / spec.name
+        check_replaceable(destination)
+        machine = f" ({request.machine})" if request.machine else ""
+        progress.header(spec.name, f"{spec.backend.type}{machine}")
+        summary.quantization_warning(progress, quantization)
+        stage.result(summary.spec(key_uses(loaded, spec.backend.type)))
 
-            with progress.stage("frontend") as stage:
-                checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, options.allow_pickle)
-                summary.warn_all(progress, checkpoint.warnings)
-                require_group_size(checkpoint, request.quantize)
-                planned = planned_files(checkpoint, spec, request, target.caps)
-                require_room_for(spec.name, planned, destination.parent, options.use_cache)
-                recording = Recording.of(spec, request, checkpoint, planned.weights, target.caps)
-                context_limit, chunk = context_lengths(spec, checkpoint.config)
-                summary.warn_all(progress, length_warnings(spec, checkpoint.config, request))
-                warn_of_small_weights(progress, checkpoint, request)
-                stage.result(summary.frontend(checkpoint))
+    require_writable(destination.parent)
+    with StageCache(destination.parent, enabled=options.use_cache, warn=progress.warn) as cache:
+        job = Job(options, cache, progress, packing_workers(spec.workspace.workers))
+        if options.dump_ir is not None:
+            require_writable(options.dump_ir)
 
-            with progress.stage("export") as stage:
-                exported = export(job, checkpoint, spec.verify.passes == "each", twin_group(request), request.tp)
-                stage.result(summary.export(checkpoint.config), summary.cached(cache, "export"))
+        with progress.stage("frontend") as stage:
+            checkpoint = open_checkpoint(spec.frontend.checkpoint, spec.frontend.type, options.allow_pickle)
+            summary.warn_all(progress, checkpoint.warnings)
+            require_group_size(checkpoint, request.quantize)
+            planned = plan_for_target(target, request, spec, checkpoint, in_full=False)
+            require_room_for(spec.name, planned, destination.parent, options.use_cache)
+            recording = Recording.of(spec, request, checkpoint, planned)
+            context_limit, chunk = context_lengths(spec, checkpoint.config)
+            summary.warn_all(progress, length_warnings(spec, checkpoint.config))
+            warn_of_small_weights(progress, checkpoint, request)
+            stage.result(summary.frontend(checkpoint))
 
-            if isinstance(target, StaticTarget):
-                with ArtifactWriter(destination) as writer:
-                    static = StaticParts(spec, checkpoint, request, quantization, target.static_passes(request))
-                    manifest, report = compile_static(job, static, exported, progress, writer)
-                recording.keep(progress.stages, cache)
-                return Compiled(destination, manifest, report)
+        with progress.stage("export") as stage:
+            exported = export(job, checkpoint, spec.verify.passes == "each", twin_group(request), request.tp)
+            stage.result(summary.export(checkpoint.config), cache.state("export"))
 
-            with progress.stage("passes") as stage:
-                passes = target.graph_passes(request)
-                rewritten = rewrite(job, exported, passes, spec.passes, target.own_passes, target.required_passes)
-                stage.result(*summary.passes(rewritten))
+        scales = calibrated_scales(job, spec, checkpoint, quantization)
+        values = look_at_values(job, spec, checkpoint, request, pipeline, scales)
 
-            values = look_at_cache(job, spec, checkpoint, request.kv_dtype, progress)
-            tuned = None
-            if request.tune and target.tune is not None:
-                with progress.stage("tune") as stage:
-                    tuned = target.tune(rewritten.program, request, cache, stage.progress)
-                    request = replace(request, tiles=tuned.choice)
-                    stage.result(*summary.tuned(tuned))
-                for kernel in tuned.faster:
-                    progress.say(f" tuned: {kernel}")
+        with progress.stage("passes") as stage:
+            rewritten = rewrite(
+                exported.program,
+                exported.twin,
+                pipeline,
+                disable=spec.passes.disable,
+                expect=spec.passes.expect,
+                kv_scales=scales,
+                twin_seconds=exported.twin_seconds,
+                dump=job.dump if options.dump_ir is not None else None,
+            )
+            stage.result(*rewritten.summary())
 
-            with progress.stage("codegen") as stage:
-                generated = target.generate(rewritten.program, request, rewritten.twin, cache, options.dump_ir)
-                check_own_passes(spec.passes, generated.passes)
-                stage.result(*summary.codegen(generated, cache))
-
-            with progress.stage("weights") as stage:
-                weights = write_weights(job, generated, stage)
-                stage.result(summary.weights(generated, weights), summary.cached(cache, "weights"))
-
-            with progress.stage("publish") as stage, ArtifactWriter(destination) as writer:
-                parts = Parts(spec, checkpoint, request, quantization, generated, weights, context_limit, chunk)
-                manifest, golden, distance = fill(job, parts, writer), None, None
+        with ArtifactWriter(destination) as writer:
+            built = target.build(
+                Work(
+                    name=spec.name,
+                    request=request,
+                    config=checkpoint.config,
+                    rewritten=rewritten,
+                    context_limit=context_limit,
+                    prefill_chunk=chunk,
+                    max_batch=spec.runtime.max_batch,
+                    expect=spec.passes.expect,
+                    folder=writer.folder,
+                    cache=cache,
+                    progress=progress,
+                    workers=job.workers,
+                    dump=options.dump_ir,
+                )
+            )
+            with progress.stage("publish") as stage:
+                manifest = fill(job, spec, checkpoint, quantization, built, writer)
+                golden, distance = None, None
                 not_run = golden_stage.why_not_run(*manifest.cpus)
-                if spec.verify.final or weights.table.nbytes <= SMALL_WEIGHTS:
+                if built.answers and (spec.verify.final or built.weights <= SMALL_WEIGHTS):
                     golden, distance = golden_stage.record(job, spec, checkpoint, manifest, writer.folder, not_run)
                     manifest = replace(manifest, golden=add_golden(writer, golden))
-                stage.result(summary.published(writer.nbytes, not_run, distance))
+                note = built.notes[golden is None]
+                stage.result(summary.published(writer.nbytes, not_run, distance) + (f", {note}" if note else ""))
                 summary.not_run(progress, not_run)
-                report = summary.report(progress, stage, rewritten, generated, golden, distance, tuned)
+                report = summary.report(progress, stage, rewritten, built, golden, distance)
                 report |= {"values": values, "made": cache.made}
                 manifest = writer.publish(manifest, report)
-            recording.keep(progress.stages, cache)
-        return Compiled(destination, manifest, report)
+        recording.keep(progress.stages, cache)
+    return destination, manifest, report

@@ -183,6 +183,12 @@ class StageCache:
             self._scratch.discard()
             self._scratch = None
 
+    def state(self, *stages: str) -> str:
+        """``cached`` when all results of some stages were found, else ``ok``."""
+        if any(key.stage in stages for key in self.misses):
+            return "ok"
+        return "cached" if any(key.stage in stages for key in self.hits) else "ok"
+
     def get(self, key: StageKey) -> Path | None:
         """The folder of a kept result, or None; a damaged entry is named, dropped and counts as absent."""
         folder = self._entry_folder(key)

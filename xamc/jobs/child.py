@@ -71,7 +71,7 @@ def run_child(
     """Call ``module:function`` with `request` in a fresh process and return its result.
 
     Args:
-        function: for example ``xamc.targets.cpu.build:build``; a module-level function of one argument.
+        function: for example ``xamc.targets.cpu.compile_library:build``; a module-level function of one argument.
         request: a JSON value. Strings in it that name existing files are saved with a reproducer.
         folder: an existing folder for the request, the response and the log.
         limits: time and memory.

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xamc.errors import InputError, InternalError, XamcError
 from xamc.ir.program import Program
@@ -161,13 +162,35 @@ def _check_expected(
         if name not in counts and name not in names:
             raise _unknown(name, (f"passes.expect.{name}", "passes.expect"), sorted({*counts, *names, *elsewhere}))
         if counts[name] != count:
-            raise InputError(
-                "E1307",
-                f"passes.expect: {name} matched {counts[name]} times, not {count}",
-                fix="correct the number if the model is as it should be; otherwise the reasons above say what differs",
-                details=tuple(skipped.get(name, ())),
-                keys=(f"passes.expect.{name}",),
+            raise _miscounted(name, counts[name], count, skipped.get(name, ()))
+
+
+def check_counts(expect: Mapping[str, int], passes: Sequence[Mapping[str, Any]]) -> None:
+    """Compares `passes.expect` with the counts of passes that a target ran itself.
+
+    Args:
+        expect: number of rewrites by name.
+        passes: reports: ``name``, ``matched`` (rule -> count), ``skipped`` with ``place`` and ``reason``.
+
+    Raises:
+        InputError: E1307 naming the pass, both numbers, and where and why it did not match.
+    """
+    for report in passes:
+        name, count = report["name"], sum(report["matched"].values())
+        if expect.get(name, count) != count:
+            raise _miscounted(
+                name, count, expect[name], [f"{miss['place']}: {miss['reason']}" for miss in report["skipped"]]
             )
+
+
+def _miscounted(name: str, count: int, expected: int, reasons: Sequence[str]) -> InputError:
+    return InputError(
+        "E1307",
+        f"passes.expect: {name} matched {count} times, not {expected}",
+        fix="correct the number if the model is as it should be; otherwise the reasons above say what differs",
+        details=tuple(reasons),
+        keys=(f"passes.expect.{name}",),
+    )
 
 
 def _unknown(name: str, keys: tuple[str, ...], known: Sequence[str]) -> InputError:

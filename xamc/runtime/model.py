@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from xamc.artifact.loading import check_load
 from xamc.artifact.manifest import Manifest
 from xamc.artifact.read import Artifact, OnnxArtifact, read_any, read_artifact
-from xamc.errors import InputError, MisuseError, UnsupportedError
+from xamc.errors import InputError, MisuseError
 from xamc.runtime.answer import Generation
 from xamc.runtime.chat import ChatTemplate, Message, template_source
 from xamc.runtime.engine import Engine
 from xamc.runtime.executor import F32, I64, Executor
+from xamc.runtime.executors.registry import open_executor
 from xamc.runtime.generate import Events, Stream, generate
 from xamc.runtime.generation_words import Request, read_request, without_masked
 from xamc.runtime.sequence import check_token_ids
@@ -66,31 +67,7 @@ def load_language_model(
 
 def _open(artifact: Artifact, threads: int | None, prefault: bool, verify_weights: bool) -> Model:
     check_load(artifact, verify_weights)
-    return Model(artifact.path, artifact.manifest, _executor(artifact.path, artifact.manifest, threads, prefault))
-
-
-def _executor(folder: Path, manifest: Manifest, threads: int | None, prefault: bool) -> Executor:
-    if manifest.target == "tvm_cpu":
-        from xamc.runtime.executors.cpu import CpuExecutor
-
-        return CpuExecutor(folder, manifest, threads, prefault)
-    if manifest.target == "reference":
-        from xamc.runtime.executors.reference import ReferenceExecutor
-
-        return ReferenceExecutor(folder, manifest, threads)
-    if manifest.target == "tvm_vacc":
-        from xamc.runtime.executors.vacc.session import VaccExecutor
-
-        return VaccExecutor(folder, manifest, threads)
-    if manifest.target == "tvm_ascend":
-        from xamc.runtime.executors.ascend import AscendExecutor
-
-        return AscendExecutor(folder, manifest, threads)
-    raise UnsupportedError(
-        "E1610",
-        f"{folder} is compiled for {manifest.target}, which this runtime can't run",
-        "compile the spec with --set backend.type=tvm_cpu to run it here",
-    )
+    return Model(artifact.path, artifact.manifest, open_executor(artifact.path, artifact.manifest, threads, prefault))
 
 
 class Model:

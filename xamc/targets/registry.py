@@ -1,85 +1,53 @@
-"""Targets that can compile, by the value of `backend.type`; their modules are imported when they are asked for."""
+"""All targets, by the value of `backend.type`. This is the one place, besides its own package, that names a target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
-from xamc.errors import UnsupportedError
-from xamc.passes.protocol import GraphPass
-from xamc.targets.base import CAPS, TargetCaps
-from xamc.targets.request import Generated, StaticPasses, TargetRequest
+from xamc.runtime.executors.registry import register_executor
+from xamc.targets.caps import TargetCaps
+from xamc.targets.spec_keys import SpecKeys
 
 if TYPE_CHECKING:
-    from xamc.targets.cpu.tune.tune import Tuned
+    from xamc.targets.target import Target  # it knows the passes, and with them onnx
+
+CAPS: dict[str, TargetCaps] = {}
+"""Target → what it can do, in the order in which targets are listed."""
+
+DEFAULT = "tvm_vacc"
+"""Without `backend.type`, as in vamc."""
+
+HOST = "tvm_cpu"
+"""What runs on the machine at hand and computes in float32: what errors advise to compile for."""
+
+_PACKAGES: dict[str, str] = {}
 
 
-@dataclass(frozen=True)
-class Target:
-    """A target: its capabilities, its graph passes, the names of the passes it runs itself, and its generator.
+def register(package: str, executor: str | None = None) -> TargetCaps:
+    """Makes a target known.
 
-    `required_passes` are graph passes without whose result the generator can't work; a spec may not disable them.
-    `check` refuses a request that the generator would refuse, before anything is exported for it. `tune` searches for
-    tiles when the request asks for it: (program, request, cache, progress) -> what it found.
+    Args:
+        package: its dotted name; it has the modules that `xamc.targets.target` describes.
+        executor: what runs its artifacts, for `xamc.runtime.executors.registry.register_executor`; None for a target
+            of ours, whose executor the runtime knows without us.
     """
-
-    caps: TargetCaps
-    graph_passes: Callable[[TargetRequest], list[GraphPass]]
-    own_passes: tuple[str, ...]
-    generate: Callable[..., Generated]
-    required_passes: tuple[str, ...] = ()
-    check: Callable[[TargetRequest], object] = lambda request: None
-    tune: Callable[..., Tuned] | None = None
+    caps = cast(TargetCaps, import_module(f"{package}.caps").CAPS)
+    CAPS[caps.name], _PACKAGES[caps.name] = caps, package
+    if executor is not None:
+        register_executor(caps.name, executor)
+    return caps
 
 
-@dataclass(frozen=True)
-class StaticTarget:
-    """A target of static graphs: its capabilities, and its graph passes.
-
-    What it makes of the rewritten graphs is a stage of its own, see `xamc.compiler.stages.static_road`.
-    """
-
-    caps: TargetCaps
-    static_passes: Callable[[TargetRequest], StaticPasses]
-    check: Callable[[TargetRequest], object] = lambda request: None
+def spec_keys(name: str) -> SpecKeys:
+    """What a target does with the keys of a spec."""
+    return cast(SpecKeys, import_module(f"{_PACKAGES[name]}.keys").KEYS)
 
 
-def target(name: str) -> Target | StaticTarget:
-    """The target called `name`.
+def target(name: str) -> Target[Any]:
+    """The target called `name`."""
+    return cast("Target[Any]", import_module(f"{_PACKAGES[name]}.target").TARGET)
 
-    Raises:
-        UnsupportedError: E1407 when it is known but can't compile yet.
-    """
-    caps: Any = CAPS.get(name)
-    if caps is None or not caps.available:
-        able = ", ".join(sorted(c.name for c in CAPS.values() if c.available))
-        raise UnsupportedError(
-            "E1407",
-            f"the target {name} is not available yet; `xamc plan` describes what it would do",
-            fix=f"compile for another target with --set backend.type=tvm_cpu ({able} are available)",
-            keys=("backend.type",),
-        )
-    from xamc.targets.graph_pipelines import CPU_REQUIRED_PASSES, cpu_graph_passes, reference_graph_passes
 
-    if name == "tvm_cpu":
-        from xamc.targets.cpu.generate import generate as generate_cpu
-        from xamc.targets.cpu.target import RELAX_PASS_NAMES
-        from xamc.targets.cpu.tune.tune import require_host, tune
-        from xamc.targets.kernels.isa import Isa
-
-        def check_level(request: TargetRequest) -> list[Isa]:
-            return [require_host(request.cpu_levels)] if request.tune else Isa.rising(request.cpu_levels)
-
-        return Target(caps, cpu_graph_passes, RELAX_PASS_NAMES, generate_cpu, CPU_REQUIRED_PASSES, check_level, tune)
-    if name == "tvm_vacc":
-        from xamc.targets.vacc.passes import static_passes
-
-        return StaticTarget(caps, static_passes)
-    if name == "tvm_ascend":
-        from xamc.targets.ascend.passes import check, static_passes
-
-        return StaticTarget(caps, static_passes, check)
-    from xamc.targets.reference.generate import generate as generate_reference
-
-    return Target(caps, reference_graph_passes, (), generate_reference)
+for _package in ("cpu", "vacc", "ascend", "reference"):
+    register(f"xamc.targets.{_package}")

@@ -18,7 +18,7 @@ from xamc.cli.commands.generate import _show
 from xamc.cli.commands.output import message_console, print_json, print_line, print_table, result_console
 from xamc.cli.commands.target_names import TARGET_NAMES, target_name
 from xamc.errors.explain import catalogue, explain
-from xamc.targets.base import CAPS
+from xamc.targets.registry import CAPS
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2Jb\x9b31m\u202ec"
 SHOWN = "a\ufffd]0;title\ufffd\ufffd[2Jb\ufffd31m\ufffdc"

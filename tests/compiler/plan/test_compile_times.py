@@ -11,13 +11,15 @@ from tests.checkpoints import write_tiny
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan import compile_times
 from xamc.compiler.plan.compile_times import Recording, recipe
+from xamc.compiler.plan.files import plan_for_target
 from xamc.compiler.plan.plan import Plan, make_plan
-from xamc.compiler.spec import load_spec
+from xamc.compiler.spec import Spec, load_spec
 from xamc.compiler.stages.export import export_key, twin_group
-from xamc.compiler.stages.target_request import target_request
+from xamc.compiler.stages.target_options import target_options
 from xamc.jobs.cache import StageCache, StageKey
 from xamc.jobs.progress import StageRecord
-from xamc.targets.base import CAPS
+from xamc.targets.registry import target
+from xamc.targets.request import Request
 
 # seconds of a compile twice as fast as the estimates, in its stages
 SPEED = 0.5
@@ -35,9 +37,15 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+def _request(spec: Spec) -> Request:
+    cpu = target("tvm_cpu")
+    request: Request = cpu.request(target_options(spec, cpu.caps, False)[0])
+    return request
+
+
 def _keys(spec: dict[str, Any]) -> list[StageKey]:
     loaded = load_spec(spec).spec
-    request, _ = target_request(loaded, CAPS["tvm_cpu"], False)
+    request = _request(loaded)
     config = open_checkpoint(loaded.frontend.checkpoint, "huggingface").config
     stages = ("codegen", "proof", "kernel_proof", "weights")
     return [export_key(config, True, twin_group(request)), *(StageKey(stage, stage.encode().hex()) for stage in stages)]
@@ -47,9 +55,10 @@ def _compile(spec: dict[str, Any], seconds: float | None = None) -> Plan:
     """What a compile leaves, whose stages took half of what was expected, or as long as given; and the plan before."""
     plan = make_plan(spec)
     loaded = load_spec(spec).spec
-    request, _ = target_request(loaded, CAPS["tvm_cpu"], False)
+    request = _request(loaded)
     checkpoint = open_checkpoint(loaded.frontend.checkpoint, "huggingface")
-    recording = Recording.of(loaded, request, checkpoint, 1000, CAPS["tvm_cpu"])
+    planned = plan_for_target(target("tvm_cpu"), request, loaded, checkpoint, in_full=False)
+    recording = Recording.of(loaded, request, checkpoint, planned)
     expected = {stage.name: stage.seconds for stage in recording.estimates}
     with StageCache(Path(spec["workspace"]["path"])) as cache:
         for key in _keys(spec):
@@ -122,7 +131,7 @@ def test_a_recipe_names_what_stages_depend_on(
 ) -> None:
     def now(*overrides: str) -> str:
         loaded = load_spec(spec, overrides).spec
-        request, _ = target_request(loaded, CAPS["tvm_cpu"], False)
+        request = _request(loaded)
         return recipe(loaded, request, open_checkpoint(loaded.frontend.checkpoint, "huggingface"))
 
     first = now()

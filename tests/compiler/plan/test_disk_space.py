@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +16,12 @@ from tests.checkpoints import write_tiny
 from xamc.artifact import staging
 from xamc.cli import main as cli
 from xamc.compiler.plan import disk_space as room
-from xamc.compiler.plan.files import PlannedFile, PlannedFiles
 from xamc.errors import InputError
 from xamc.jobs.cache import StageCache, StageKey
+from xamc.targets.planned import PlannedFile, TargetPlan
 
-PLANNED = PlannedFiles((PlannedFile("weights.bin", 3000, ""), PlannedFile("code", 500, "")), 3000, 500)
+FILES = (PlannedFile("weights.bin", 3000, ""), PlannedFile("code", 500, ""))
+PLANNED = TargetPlan(FILES, weights=3000, code=500, stages=(), run_bytes=0)
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_weights_that_the_cache_holds_take_no_room(tmp_path: Path, monkeypatch: 
     with StageCache(tmp_path / "scratch") as cache:
         cache.publish(StageKey("weights", "ab" * 32), lambda folder: _write(folder / "weights.bin", 3000))
         assert room.needed_bytes(PLANNED, tmp_path) == 500
-        assert room.needed_bytes(PlannedFiles(PLANNED.files, 2999), tmp_path) == 3500
+        assert room.needed_bytes(replace(PLANNED, weights=2999), tmp_path) == 3500
 
 
 def test_a_cache_on_another_disk_needs_room_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def vacc(tmp_path: Path) -> list[str]:
 def test_what_every_die_holds_is_planned(vacc: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*vacc, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["target"] == "tvm_vacc" and plan["available"]
+    assert plan["target"] == "tvm_vacc" and not {"dies", "tables", "lines", "facts"} & set(plan)
     assert {phase["ranks"] for phase in plan["phases"]} == {4}
     static = plan["static"]
     assert static["ranks"] == 4 and [graph["bucket"]["length"] for graph in static["graphs"]] == [16, 32, 48]
@@ -205,8 +205,7 @@ def test_an_embedding_model_has_no_caches(spec: dict[str, Any]) -> None:
     spec["backend"]["type"] = "tvm_vacc"
     spec["frontend"]["shape"] = {"input_ids": [[16], []]}
     plan = make_plan(spec)
-    assert plan.static is not None and plan.kv_cache == 0
-    assert [graph.cache for graph in plan.static.graphs] == [0]
+    assert plan.kv_cache == 0 and [graph["cache"] for graph in plan.facts["static"]["graphs"]] == [0]
     assert not any("KV cache" in line for line in plan.totals())
 
 
@@ -214,8 +213,8 @@ def test_a_length_given_twice_is_one_graph(spec: dict[str, Any]) -> None:
     spec["backend"]["type"] = "tvm_vacc"
     spec["frontend"]["shape"] = {"input_ids": [[32, 16, 16], [48, 64, 48]]}
     plan = make_plan(spec)
-    assert plan.static is not None
-    assert [graph.bucket.name for graph in plan.static.graphs] == ["prefill_32", "prefill_16", "decode_48", "decode_64"]
+    assert plan.dies is not None
+    assert [graph for graph, _ in plan.dies] == ["prefill_32", "prefill_16", "decode_48", "decode_64"]
     assert [phase.tokens for phase in plan.phases] == ["32", "16", "1 of 48", "1 of 64"]
     assert next(stage for stage in plan.stages if stage.name == "codegen").what.startswith("4 graphs")
 
@@ -223,11 +222,11 @@ def test_a_length_given_twice_is_one_graph(spec: dict[str, Any]) -> None:
 def test_logits_of_all_positions_take_room(spec: dict[str, Any]) -> None:
     spec["backend"]["type"] = "tvm_vacc"
     spec["frontend"]["shape"] = {"input_ids": [[64], [64]]}
-    last, every = (make_plan(spec, more).static for more in ((), ("passes.disable=[insert_slice]",)))
-    assert last is not None and every is not None
+    plans = (make_plan(spec, more) for more in ((), ("passes.disable=[insert_slice]",)))
+    last, every = (plan.facts["static"]["graphs"] for plan in plans)
     # 63 more rows of this rank's logits and of all ranks' together, two bytes each
-    assert every.graphs[0].activations - last.graphs[0].activations == 63 * 2 * 272 * 2
-    assert every.graphs[1] == last.graphs[1]
+    assert every[0]["activations"] - last[0]["activations"] == 63 * 2 * 272 * 2
+    assert every[1] == last[1]
 
 
 @pytest.mark.parametrize("tp", [3, 5, 32])

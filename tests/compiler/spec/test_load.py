@@ -20,7 +20,7 @@ def test_defaults() -> None:
     assert spec.frontend.checkpoint == str(Path.cwd() / "models/foo")
     assert spec.frontend.type == "huggingface"
     assert spec.frontend.quantize is None
-    assert (spec.backend.type, spec.backend.dtype, spec.backend.mcpu) == ("tvm_vacc", "fp16", "native")
+    assert (spec.backend.type, spec.backend.dtype) == ("tvm_vacc", "fp16")
     assert spec.workspace.path == Path.cwd() / "vacc_deploy"
     assert (spec.prefill_chunk, spec.context_limit, spec.tp) == (512, None, 1)
     assert (spec.verify.passes, spec.verify.final, spec.verify.prompts) == ("each", False, ())

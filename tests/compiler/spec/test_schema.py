@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from xamc.compiler.spec import SpecErrors, load_spec
-from xamc.compiler.spec.keys import Key
 from xamc.compiler.spec.registry import registry
 from xamc.compiler.spec.schema import SCHEMA_FILE, json_schema, reference, schema_text
+from xamc.targets.spec_keys import Key
 
 ROOT = Path(__file__).parents[3]
 FILES = [*sorted((ROOT / "build_configs").glob("*/*.yaml")), *sorted((Path(__file__).parent / "vendor").glob("*.yaml"))]

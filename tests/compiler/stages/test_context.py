@@ -9,11 +9,7 @@ import pytest
 from tests import twins
 from xamc.compiler.spec import load_spec
 from xamc.compiler.stages.context import context_lengths, length_warnings
-from xamc.model.bucket import Bucket
 from xamc.model.config import ModelConfig, RopeConfig, RopeKind
-from xamc.targets.request import TargetRequest
-
-PLAIN = TargetRequest("float16", None, "float16")
 
 
 def trained_for_64(kind: RopeKind, factor: float = 2.0) -> ModelConfig:
@@ -26,9 +22,8 @@ def trained_for_64(kind: RopeKind, factor: float = 2.0) -> ModelConfig:
     [("default", 64, None), ("default", 80, "its training"), ("dynamic", 80, "RoPE base of its own length")],
 )
 def test_static_graphs(kind: RopeKind, length: int, words: str | None) -> None:
-    request = replace(PLAIN, buckets=(Bucket("prefill", 16), Bucket("decode", length)))
-    spec = load_spec({"frontend": {"checkpoint": "m"}}).spec
-    found = length_warnings(spec, trained_for_64(kind), request)
+    spec = load_spec({"frontend": {"checkpoint": "m", "shape": {"input_ids": [[16], [length]]}}}).spec
+    found = length_warnings(spec, trained_for_64(kind))
     assert [words in text and "64" in text for text in found if words] == ([True] if words else [])
 
 
@@ -46,7 +41,6 @@ def test_dynamic_shapes(kind: RopeKind, length: int, said: bool) -> None:
     """Dynamic NTK is made for `factor` times the length, and linear scaling's length counts the factor in already."""
     shape = {"input_ids": [[16], [length]]}
     spec = load_spec({"frontend": {"checkpoint": "m", "shape": shape}, "backend": {"type": "tvm_cpu"}}).spec
-    for request in (PLAIN, None):
-        found = length_warnings(spec, trained_for_64(kind), request)
-        assert [f"{length} tokens" in text and "64" in text for text in found] == [True] * said
+    found = length_warnings(spec, trained_for_64(kind))
+    assert [f"{length} tokens" in text and "64" in text for text in found] == [True] * said
     assert context_lengths(spec, trained_for_64(kind)) == (length, 16)

@@ -16,7 +16,8 @@ from xamc.passes.graph.shard import Shard, ShardPlan
 from xamc.passes.graph.vocab_padding import VocabPadding
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
-from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
+from xamc.targets.buckets import common_passes
+from xamc.targets.vacc.passes import bucket_passes
 from xamc.verify.kv_calibration import scales_of_cases
 from xamc.verify.proof import prove
 from xamc.verify.scenario import Case
@@ -38,7 +39,7 @@ def _static(name: str, bucket: Bucket, stored: bool) -> tuple[Program, list[Case
     if stored:
         scales = scales_of_cases(program.config, cases)
         storage = [QuantizePerChannel(), WeightStorage("float16", vectors=True), KvInt8(scales)]
-    passes = [*static_common_passes(), *vacc_graph_passes(bucket), VocabPadding(), *storage]
+    passes = [*common_passes(), *bucket_passes(bucket), VocabPadding(), *storage]
     fresh = [Case(case.run, case.step, dict(case.feeds), dict(case.fetches)) for case in cases]
     return program, prove(passes, program, fresh).require().cases
 

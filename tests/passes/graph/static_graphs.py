@@ -6,7 +6,8 @@ from xamc.ir.onnx_graph import static_dims
 from xamc.ir.program import Program
 from xamc.model.bucket import Bucket
 from xamc.passes.protocol import GraphPass
-from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
+from xamc.targets.buckets import common_passes
+from xamc.targets.vacc.passes import bucket_passes
 
 PLAIN_OPERATORS = {
     "Add",
@@ -34,7 +35,7 @@ PLAIN_OPERATORS = {
 
 def static_passes(bucket: Bucket) -> list[GraphPass]:
     """The passes that make one static graph out of an export, in order."""
-    return [*static_common_passes(), *vacc_graph_passes(bucket)]
+    return [*common_passes(), *bucket_passes(bucket)]
 
 
 def structure_problems(program: Program) -> list[str]:

@@ -17,9 +17,10 @@ from xamc.model.config import RopeConfig
 from xamc.passes.graph import key_bias_apart
 from xamc.passes.graph.key_bias_apart import KeyBiasApart, rotated_bias
 from xamc.passes.graph.kv_int8 import KvInt8
-from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
-from xamc.targets.request import TargetRequest
-from xamc.targets.vacc.passes import static_passes
+from xamc.targets.buckets import common_passes
+from xamc.targets.vacc.passes import bucket_passes
+from xamc.targets.vacc.passes import passes as vacc_passes
+from xamc.targets.vacc.request import VaccRequest
 from xamc.verify.kv_calibration import scales_of_cases
 from xamc.verify.proof import prove
 from xamc.verify.rank_proof import prove_split
@@ -91,7 +92,7 @@ def test_proven_with_codes() -> None:
     """As VACC's decode graph has them: all passes, then the biases apart, then codes."""
     program, cases = twins.twin(twins.THREE_GROUPS)
     scales = scales_of_cases(program.config, cases, program.weights)
-    passes = [*static_common_passes(), *vacc_graph_passes(DECODE), KeyBiasApart(), KvInt8(scales)]
+    passes = [*common_passes(), *bucket_passes(DECODE), KeyBiasApart(), KvInt8(scales)]
     proof = prove(passes, program, cases).require().passes[-1]
     assert proof.report.matched == {"past": 4, "present": 4} and 0 < proof.cost <= tolerance("kv8_twin")
 
@@ -100,7 +101,7 @@ def test_proven_with_codes() -> None:
 def test_ranks_have_the_biases_of_their_heads(tp: int) -> None:
     """Two KV heads, one per rank, and each on two ranks."""
     program, cases = twins.twin("windowed")
-    passes = static_passes(TargetRequest("float16", None, "int8", buckets=(DECODE,), unbiased_keys=True, tp=tp))
+    passes = vacc_passes(VaccRequest("float16", None, "int8", buckets=(DECODE,), unbiased_keys=True, tp=tp))
     scales = scales_of_cases(program.config, cases, program.weights)
     report = prove([*passes.common, *passes.of_bucket(DECODE, DECODE.length, scales)], program, cases).require()
     assert passes.split is not None and prove_split(passes.split, program, report.cases).ok

@@ -22,7 +22,7 @@ from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.kv_int8 import KvInt8, dequantize_kv_function, quantize_kv_function
 from xamc.passes.graph.quantize_per_channel import QuantizePerChannel
 from xamc.passes.graph.weight_storage import WeightStorage
-from xamc.targets.graph_pipelines import vacc_graph_passes
+from xamc.targets.vacc.passes import bucket_passes
 from xamc.verify.kv_calibration import scales_of_cases
 from xamc.verify.metrics import output_error, relative_error
 from xamc.verify.oracle import Oracle, materialize, oracle_of
@@ -173,7 +173,7 @@ def test_static_graphs_give_and_take_codes(kind: str) -> None:
     program, cases = twins.twin("windowed")
     bucket = Bucket("prefill", TWIN_PREFILL_LENGTH) if kind == "prefill" else Bucket("decode", TWIN_DECODE_LENGTH)
     scales = scales_of_cases(program.config, cases)
-    static = vacc_graph_passes(bucket, TWIN_DECODE_LENGTH)
+    static = bucket_passes(bucket, TWIN_DECODE_LENGTH)
     proof = prove([Cleanup(), *static, KvInt8(scales)], program, cases).require().passes[-1]
     past = {} if kind == "prefill" else {"past": 4}
     assert proof.report.matched == {**past, "present": 4} and (proof.cost > 0) == bool(past)

@@ -20,7 +20,8 @@ from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.embedding_output import EmbeddingOutput
 from xamc.passes.graph.shard import Shard
 from xamc.passes.graph.swiglu import SwiGlu
-from xamc.targets.graph_pipelines import static_common_passes, vacc_graph_passes
+from xamc.targets.buckets import common_passes
+from xamc.targets.vacc.passes import bucket_passes
 from xamc.verify.proof import PassProof, prove
 from xamc.verify.rank_proof import prove_split
 
@@ -81,7 +82,7 @@ def test_fused_attention_on_dynamic_shapes(kind: str) -> None:
 
 def test_an_embedding_model_gathers_nothing() -> None:
     program, cases = twins.twin("tied")
-    passes = [*static_common_passes(), *vacc_graph_passes(PREFILL)]
+    passes = [*common_passes(), *bucket_passes(PREFILL)]
     passes = [EmbeddingOutput() if step.name == "insert_slice" else step for step in passes]
     cases = prove(passes, program, cases).require().cases
     proof = prove_split(Shard(2), program, cases)

@@ -15,7 +15,7 @@ from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.vocab_padding import VocabPadding
 from xamc.passes.graph.weight_storage import WeightStorage
 from xamc.passes.protocol import GraphPass
-from xamc.targets.graph_pipelines import vacc_graph_passes
+from xamc.targets.vacc.passes import bucket_passes
 from xamc.verify.metrics import relative_error
 from xamc.verify.oracle import oracle_of, read_all
 from xamc.verify.proof import prove
@@ -62,7 +62,7 @@ def test_weights_stay_lazy_and_are_read_in_blocks() -> None:
     [
         ((Cleanup(), VocabPadding(), WeightStorage("float16")), 112),
         ((Cleanup(), LastPosition(), WeightStorage("float16"), VocabPadding(24)), 120),
-        ((Cleanup(), VocabPadding(), *vacc_graph_passes(PREFILL)), 112),
+        ((Cleanup(), VocabPadding(), *bucket_passes(PREFILL)), 112),
     ],
 )
 def test_proven_among_other_passes(kind: str, passes: tuple[GraphPass, ...], width: int) -> None:

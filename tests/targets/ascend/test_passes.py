@@ -21,31 +21,33 @@ from xamc.passes.graph.half_precision import HalfPrecision
 from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.protocol import GraphPass, Tensors
 from xamc.passes.runner import run_passes
-from xamc.targets.ascend.passes import check, static_passes
-from xamc.targets.registry import StaticTarget, target
-from xamc.targets.request import AtcRequest, TargetRequest
+from xamc.targets.ascend.passes import passes as ascend_passes
+from xamc.targets.ascend.request import AscendRequest
+from xamc.targets.registry import target
+from xamc.targets.request import TargetOptions
 from xamc.verify.metrics import output_error
 from xamc.verify.oracle import Oracle, materialize
 from xamc.verify.proof import prove
 from xamc.verify.scenario import TWIN_DECODE_LENGTH, TWIN_PREFILL_LENGTH, Case
 
-STATIC = TargetRequest(
+STATIC = AscendRequest(
     "float16",
     None,
     "float16",
     buckets=(Bucket("prefill", 16), Bucket("decode", 32)),
-    atc=AtcRequest("Ascend910B2", (), 2),
+    rows=2,
 )
 GEARS = replace(
     STATIC,
     buckets=(Bucket("prefill", 8), Bucket("prefill", 16), Bucket("decode", 32)),
-    atc=AtcRequest("Ascend910B2", ((1, 16), (3, 16), (3, 32)), 3),
+    gears=((1, 16), (3, 16), (3, 32)),
+    rows=3,
 )
 LENGTHS = {"prefill": TWIN_PREFILL_LENGTH, "decode": TWIN_DECODE_LENGTH}
 
 
-def _twin_passes(request: TargetRequest, kind: str) -> list[GraphPass]:
-    passes = static_passes(request)
+def _twin_passes(request: AscendRequest, kind: str) -> list[GraphPass]:
+    passes = ascend_passes(request)
     assert passes.of_twin is not None
     return [*passes.common, *passes.of_twin(Bucket(kind, LENGTHS[kind]), TWIN_DECODE_LENGTH, None)]  # type: ignore[arg-type]
 
@@ -102,7 +104,7 @@ def test_static_graphs_are_proven_too(kind: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "qwen2_window"])
 def test_golden_graphs(name: str, form: str) -> None:
     """What ATC gets for the real lengths, the first layer of it."""
-    passes = static_passes(STATIC if form == "static" else GEARS)
+    passes = ascend_passes(STATIC if form == "static" else GEARS)
     for bucket in passes.buckets:
         program = twins.family(name)
         run_passes(program, [*passes.common, *passes.of_bucket(bucket, 32, None)])
@@ -110,7 +112,7 @@ def test_golden_graphs(name: str, form: str) -> None:
 
 
 def test_weights_are_float16_and_nothing_else() -> None:
-    passes, program = static_passes(GEARS), twins.family("qwen2")
+    passes, program = ascend_passes(GEARS), twins.family("qwen2")
     run_passes(program, [*passes.common, *passes.of_bucket(passes.buckets[0], 32, None)])
     assert {value.dtype for value in program.weight_inputs()} == {ir.DataType.FLOAT16}
     assert {tensor.dtype for tensor in program.weights.values()} == {"float16"}
@@ -118,10 +120,5 @@ def test_weights_are_float16_and_nothing_else() -> None:
 
 def test_an_embedding_model_is_refused_with_a_remedy() -> None:
     with pytest.raises(UnsupportedError, match="E1416") as caught:
-        check(replace(STATIC, buckets=(Bucket("prefill", 16),)))
+        target("tvm_ascend").request(TargetOptions("float16", None, "float16", prefill_lengths=(16,)))
     assert "tvm_vacc" in caught.value.fix
-
-
-def test_the_registry_knows_it() -> None:
-    found = target("tvm_ascend")
-    assert isinstance(found, StaticTarget) and found.check is check and "never run on an NPU" in found.caps.executes_on

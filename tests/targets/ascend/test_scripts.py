@@ -14,15 +14,15 @@ from tests import twins
 from tests.targets.ascend.test_passes import GEARS, STATIC
 from xamc.targets.ascend.assumptions import ATC_OPTIONS, GE_KEYS, SOC_VERSIONS
 from xamc.targets.ascend.gears import GearGraph, graphs_of
+from xamc.targets.ascend.request import AscendRequest
 from xamc.targets.ascend.scripts import NEVER_RUN, atc_arguments, atc_script, ge_config
-from xamc.targets.request import TargetRequest
 
 CONFIG = twins.config("tied")
 # what MindFormers-like serving calls the doubly dynamic case
 DOUBLY_DYNAMIC = "batch_index:-1;batch_valid_length:-1;tokens:-1,1;zactivate_len:-1"
 
 
-def _graphs(request: TargetRequest) -> dict[str, GearGraph]:
+def _graphs(request: AscendRequest) -> dict[str, GearGraph]:
     return {graph.name: graph for graph in graphs_of(request)}
 
 
@@ -55,7 +55,7 @@ def _run(script: str, folder: Path, *arguments: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("request_", [STATIC, GEARS], ids=["static", "gears"])
-def test_bash_runs_the_script(request_: TargetRequest, tmp_path: Path) -> None:
+def test_bash_runs_the_script(request_: AscendRequest, tmp_path: Path) -> None:
     graphs = _graphs(request_)
     script = atc_script(list(graphs.values()), CONFIG, "Ascend910B4-1")
     assert NEVER_RUN in script

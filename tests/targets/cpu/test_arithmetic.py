@@ -4,16 +4,16 @@ import pytest
 
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.targets.cpu.arithmetic import level_arithmetic
+from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.isa import LEVELS, Isa
 from xamc.targets.kernels.linear import gemm_arithmetic
 from xamc.targets.kernels.packing import WeightFormat
-from xamc.targets.request import TargetRequest
 
 
-def request(activations: str, weight_dtype: str = "float16", bits: int = 0) -> TargetRequest:
+def request(activations: str, weight_dtype: str = "float16", bits: int = 0) -> CpuRequest:
     policy = RoundToNearest(bits, 32 if bits == 4 else None) if bits else None  # type: ignore[arg-type]
-    return TargetRequest(weight_dtype, policy, "float16", activations=activations)
+    return CpuRequest(weight_dtype, policy, "float16", activations=activations)
 
 
 @pytest.mark.parametrize("isa", LEVELS.values(), ids=lambda isa: isa.name)

@@ -12,8 +12,8 @@ from tests import twins
 from tests.mutation import mutated
 from xamc.ir.weights.lazy import ArrayTensor
 from xamc.jobs.cache import StageCache
-from xamc.targets.cpu import generate as module
-from xamc.targets.cpu.target import KERNELS_PROOF, PASSES_PROOF
+from xamc.targets.cpu import library as module
+from xamc.targets.cpu.names import KERNELS_PROOF, PASSES_PROOF
 from xamc.verify.twin_file import content_digest, write_weights
 
 WISHES: dict[str, Any] = {"isa": "x86-64-v3", "kv_dtype": "float16", "activations": "float32", "disable": []}

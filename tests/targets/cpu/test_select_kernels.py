@@ -8,9 +8,9 @@ from tests.mutation import mutated
 from tests.passes.relax import cases
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance
+from xamc.passes.relax import RELAX_PASSES
 from xamc.targets.cpu import select_kernels as module
 from xamc.targets.cpu.pipeline import relax_passes
-from xamc.targets.cpu.target import RELAX_PASS_NAMES
 from xamc.targets.cpu.twin_proof import TwinProof, pack_twin
 from xamc.targets.cpu.weight_plan import plan_weights
 from xamc.targets.kernels import emit as E
@@ -149,7 +149,7 @@ def test_the_scale_of_another_head_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_names_known_without_tvm_are_the_passes() -> None:
-    assert tuple(relax_pass.name for relax_pass in relax_passes("float16")) == RELAX_PASS_NAMES
+    assert tuple(relax_pass.name for relax_pass in relax_passes("float16")) == RELAX_PASSES
 
 
 def test_a_wrong_packing_order_is_noticed() -> None:

@@ -13,7 +13,7 @@ from xamc.jobs.cache import StageCache
 from xamc.model.bucket import Bucket
 from xamc.passes.graph.shard.split import Shard
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.vacc import generate
+from xamc.targets.vacc import bucket_code as generate
 from xamc.targets.vacc.lower import lower_static
 from xamc.targets.vacc.names import ISA
 from xamc.targets.vacc.weights import plan_weights

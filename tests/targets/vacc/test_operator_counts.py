@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from tests.twins import family, family_answers
-from xamc.compiler.stages.static_passes import copy_program
 from xamc.ir.onnx_graph import constant_array
 from xamc.ir.program import Program
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.model.bucket import Bucket
-from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.operator_counts import operator_counts
-from xamc.targets.vacc.passes import static_passes
+from xamc.targets.vacc.passes import passes as vacc_passes
+from xamc.targets.vacc.request import VaccRequest
+from xamc.verify.driver import copy_program
 from xamc.verify.kv_calibration import scales_of_cases
 
 FAMILIES = ("llama", "internlm", "internlm2", "internlm3", "qwen2", "qwen3", "mistral")
@@ -31,9 +31,9 @@ def counted(program: Program) -> dict[str, int]:
     return dict(counts)
 
 
-def check(name: str, request: TargetRequest) -> None:
+def check(name: str, request: VaccRequest) -> None:
     twin = family(name)
-    passes = static_passes(request)
+    passes = vacc_passes(request)
     weights = twin.weights if request.unbiased_keys else None
     scales = scales_of_cases(twin.config, family_answers(name), weights) if request.kv_dtype == "int8" else None
     program = copy_program(twin)
@@ -49,15 +49,15 @@ def check(name: str, request: TargetRequest) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family(name: str) -> None:
-    check(name, TargetRequest("float16", None, "float16", buckets=(PREFILL, DECODE)))
+    check(name, VaccRequest("float16", None, "float16", buckets=(PREFILL, DECODE)))
 
 
 def test_ranks_int8_weights_and_int8_cache() -> None:
-    check("llama", TargetRequest("float16", None, "float16", buckets=(PREFILL, DECODE), tp=2))
-    check("qwen3", TargetRequest("float16", RoundToNearest(8, None), "float16", buckets=(PREFILL, DECODE)))
-    check("qwen2", TargetRequest("float16", None, "int8", buckets=(PREFILL, DECODE)))
-    apart = TargetRequest("float16", None, "int8", buckets=(PREFILL, DECODE), unbiased_keys=True)
+    check("llama", VaccRequest("float16", None, "float16", buckets=(PREFILL, DECODE), tp=2))
+    check("qwen3", VaccRequest("float16", RoundToNearest(8, None), "float16", buckets=(PREFILL, DECODE)))
+    check("qwen2", VaccRequest("float16", None, "int8", buckets=(PREFILL, DECODE)))
+    apart = VaccRequest("float16", None, "int8", buckets=(PREFILL, DECODE), unbiased_keys=True)
     check("qwen2", apart)
     check("qwen2", replace(apart, tp=2))
     check("qwen3", apart)
-    check("qwen3", TargetRequest("float16", None, "float16", buckets=(PREFILL,)))
+    check("qwen3", VaccRequest("float16", None, "float16", buckets=(PREFILL,)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xamc.artifact.onnx_manifest import OnnxManifest
 from xamc.artifact.publish import distinct_bytes
@@ -15,15 +14,11 @@ from xamc.cli.commands.sizes import parse_size
 from xamc.cli.render import print_problems
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan.plan import Plan, make_plan
-from xamc.compiler.plan.ranks import StaticPlan
 from xamc.compiler.spec import LoadedSpec, key_uses, load_spec
 from xamc.compiler.spec.locations import LocatedErrors
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.stages.job import CompileOptions
 from xamc.jobs.progress import Progress, duration, size
-
-if TYPE_CHECKING:
-    from xamc.compiler.plan.gears import GearPlan
 
 
 def compile_command(
@@ -101,60 +96,26 @@ def _print_keys(loaded: LoadedSpec) -> None:
 
 def _print_plan(plan: Plan) -> None:
     console = result_console()
-    if plan.available:
-        console.print("\nstages", style="bold")
-        print_table(
-            console,
-            ("stage", "what", "time", "memory"),
-            [(stage.name, stage.what, f"~{duration(stage.seconds)}", size(stage.peak_bytes)) for stage in plan.stages],
-        )
-        console.print("\npasses", style="bold")
-        print_line(console, "  " + (", ".join(plan.passes) or "none"), 2)
+    console.print("\nstages", style="bold")
+    print_table(
+        console,
+        ("stage", "what", "time", "memory"),
+        [(stage.name, stage.what, f"~{duration(stage.seconds)}", size(stage.peak_bytes)) for stage in plan.stages],
+    )
+    console.print("\npasses", style="bold")
+    print_line(console, "  " + (", ".join(plan.passes) or "none"), 2)
     console.print("\nphases", style="bold")
     print_table(console, ("phase", "tokens", "ranks"), [(p.kind, p.tokens, str(p.ranks)) for p in plan.phases])
-    if plan.static is not None:
-        _print_ranks(plan.static)
-    if plan.gears is not None:
-        _print_gears(plan.gears)
+    for table in plan.tables:
+        console.print(f"\n{table.title}", style="bold")
+        print_table(console, table.header, table.rows)
+        if table.note:
+            print_line(console, f"  {table.note}", 2)
     console.print("\nfiles", style="bold")
     print_table(console, ("file", "size", "holds"), [(f.path, size(f.nbytes), f.holds) for f in plan.files])
     console.print()
     for line in plan.totals():
         print_line(console, line, 9)
-
-
-def _print_ranks(static: StaticPlan) -> None:
-    """What one rank's die holds while each graph runs, and the operators of each graph."""
-    console = result_console()
-    who = "one rank, one die" if static.ranks == 1 else f"each of {static.ranks} ranks, one die each"
-    console.print(f"\n{who} ({static.count} {'graph' if static.count == 1 else 'graphs'} in all)", style="bold")
-    rows = [
-        (graph.bucket.name, *map(size, (graph.parameters, graph.cache, graph.activations, graph.nbytes)))
-        for graph in static.graphs
-    ]
-    print_table(console, ("graph", "parameters", "KV cache", "activations", "together"), rows)
-    console.print("\noperators of a rank's graphs", style="bold")
-    names = dict.fromkeys(name for graph in static.graphs for name in graph.operators)
-    counts = [(name, *(str(graph.operators.get(name, 0)) for graph in static.graphs)) for name in names]
-    print_table(console, ("operator", *(graph.bucket.name for graph in static.graphs)), counts)
-
-
-def _print_gears(plan: GearPlan) -> None:
-    """What each graph takes, the gears it has, and what an NPU holds."""
-    console = result_console()
-    console.print(f"\ngraphs for {plan.soc_version}, never run on an NPU", style="bold")
-    rows = []
-    for graph in plan.graphs:
-        inputs = "; ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in graph.inputs.items())
-        gears = ", ".join(f"{batch} x {length}" for batch, length in graph.gears)
-        rows.append((graph.name, gears, inputs, size(graph.activations)))
-    print_table(console, ("graph", "gears", "inputs (of caches one)", "activations"), rows)
-    print_line(
-        console,
-        f"  weights {size(plan.weights)}, KV caches {size(plan.cache)} in {plan.caches} tensors, two sets of them; "
-        f"at most {size(plan.device)} on the device",
-        2,
-    )
 
 
 def _to_run(path: Path) -> str:

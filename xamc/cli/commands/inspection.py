@@ -15,14 +15,13 @@ from xamc.artifact.records import to_json
 from xamc.cli.commands.onnx_models import check_onnx_golden, inspect_onnx
 from xamc.cli.commands.output import message_console, print_json, print_table, print_text, result_console
 from xamc.cli.commands.sizes import parse_size
-from xamc.cli.commands.target_names import TARGET_NAMES
 from xamc.errors import ToolchainError
 from xamc.ir.tolerances import TOLERANCES, tolerance
 from xamc.jobs.cache import CacheInfo, cache_info, prune
 from xamc.jobs.progress import Progress, Stage, size
 
 if TYPE_CHECKING:
-    from xamc.targets.base import TargetCaps
+    from xamc.targets.caps import TargetCaps
     from xamc.verify.golden import GoldenResult
 
 
@@ -162,7 +161,7 @@ def _weights_row(manifest: Manifest) -> str:
 
 def targets_command(*, as_json: bool) -> None:
     """What each target can do, as the passes and the plan see it."""
-    from xamc.targets.base import CAPS
+    from xamc.targets.registry import CAPS
 
     if as_json:
         print_json([dataclasses.asdict(caps) for caps in CAPS.values()])
@@ -181,12 +180,7 @@ def targets_command(*, as_json: bool) -> None:
     ]
     print_table(console, ("backend.type", "weights", "KV cache", "quantization", "lengths", "tp"), rows)
     console.print()
-    shown = [
-        (short, caps.summary if caps.available else f"not available yet: {caps.summary}")
-        for caps in CAPS.values()
-        for short, name in TARGET_NAMES.items()
-        if name == caps.name
-    ]
+    shown = [(caps.short, caps.summary) for caps in CAPS.values()]
     print_table(console, ("--target", "what"), shown)
 
 

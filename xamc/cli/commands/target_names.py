@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from xamc.targets.registry import CAPS
+
 #: What --target takes, and the value of backend.type that it stands for.
-TARGET_NAMES = {"cpu": "tvm_cpu", "vacc": "tvm_vacc", "ascend": "tvm_ascend", "reference": "reference"}
+TARGET_NAMES = {caps.short: caps.name for caps in CAPS.values()}
 
 
 def target_name(target: str | None) -> str | None:

@@ -20,7 +20,7 @@ from xamc.compiler.handoff.assumptions import ONNX as ONNX_RESTS_ON
 from xamc.compiler.handoff.assumptions import stated
 from xamc.compiler.handoff.facts import HandoffFacts, LlamaRoute, OnnxRoute
 from xamc.compiler.handoff.folder import HandoffWriter, check_replaceable
-from xamc.compiler.handoff.graphs import HandoffGraphs, OnnxDtype, require_handoff_pass_names, static_graphs
+from xamc.compiler.handoff.graphs import OnnxDtype, handoff_pipeline
 from xamc.compiler.handoff.llama_checkpoint import OLDEST_TRANSFORMERS, LlamaCheckpoint, StoredDtype, as_llama
 from xamc.compiler.handoff.readme import readme
 from xamc.compiler.handoff.readme_en import ENGLISH
@@ -35,10 +35,13 @@ from xamc.compiler.stages import summary
 from xamc.compiler.stages.export import export
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.ir.onnx_weights import WEIGHTS, SharedWeights, input_shapes, weight_bytes, write_onnx
+from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache
 from xamc.jobs.memory import MemorySampler
 from xamc.jobs.progress import Progress, size
 from xamc.model.bucket import Bucket
+from xamc.passes.runner import require_known_names
+from xamc.verify.driver import Rewritten, rewrite
 
 Route = Literal["llama", "onnx"]
 ROUTES: tuple[Route, ...] = ("llama", "onnx")
@@ -110,7 +113,8 @@ def export_vamc(
             require_vamc_spec(loaded)
             spec = loaded.spec
             if "onnx" in options.routes:
-                require_handoff_pass_names(spec)
+                names = handoff_pipeline(spec, options.onnx_dtype)
+                require_known_names(spec.passes.disable, spec.passes.expect, names.names, names.required)
             destination = options.output or origin.folder / f"{spec.name}-vamc"
             check_replaceable(destination)
             require_writable(destination.parent)
@@ -150,14 +154,14 @@ def export_vamc(
                 )
                 stage.result(f"{len(files)} files, {size(sum(file['nbytes'] for file in files.values()))}")
     notes = facts.llama.notes if facts.llama else ()
-    proofs = [{"name": p.name, "deviation": p.worst, "tolerance": p.tolerance} for p in graphs.proofs] if graphs else []
+    proofs = [{"name": p.name, "deviation": p.worst, "tolerance": p.tolerance} for p in graphs.proven] if graphs else []
     report = {"stages": progress.summary(), "warnings": list(progress.warnings), "notes": list(notes), "proofs": proofs}
     return Handoff(writer.destination, files, report)
 
 
 def _graphs(
     loaded: LoadedSpec, checkpoint: Checkpoint, destination: Path, options: HandoffOptions, progress: Progress
-) -> HandoffGraphs:
+) -> Rewritten:
     spec = loaded.spec
     compile_options = CompileOptions(dump_ir=options.dump_ir, use_cache=options.use_cache, output=destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -167,15 +171,23 @@ def _graphs(
         job = Job(compile_options, cache, progress, packing_workers(spec.workspace.workers))
         with progress.stage("export") as stage:
             exported = export(job, checkpoint, spec.verify.passes == "each", 32)
-            stage.result(summary.export(checkpoint.config), summary.cached(cache, "export"))
+            stage.result(summary.export(checkpoint.config), cache.state("export"))
         with progress.stage("passes") as stage:
-            graphs = static_graphs(job, exported, spec, options.onnx_dtype)
-            text, state = f"{len(graphs.programs)} graphs", "not proven"
-            if graphs.proofs:
-                worst = max(graphs.proofs, key=lambda proof: proof.worst)
-                text, state = f"worst {worst.worst:.1e} at {worst.name}; {text}", f"{len(graphs.proofs)} proven"
-            stage.result(text, state)
-    return graphs
+            rewritten = rewrite(
+                exported.program,
+                exported.twin,
+                handoff_pipeline(spec, options.onnx_dtype),
+                disable=spec.passes.disable,
+                expect=spec.passes.expect,
+                dump=job.dump if options.dump_ir is not None else None,
+            )
+            stage.result(*rewritten.summary())
+    return rewritten
+
+
+def _programs(graphs: Rewritten) -> dict[Bucket, Program]:
+    """The graphs, of the one rank that there is."""
+    return {bucket: ranks[0] for bucket, ranks in graphs.ranks.items()}
 
 
 def _asked(spec: Spec) -> tuple[str, ...]:
@@ -184,10 +196,10 @@ def _asked(spec: Spec) -> tuple[str, ...]:
     return (*tp, f"quantize.type: {quantize.type}") if quantize is not None and quantize.type else tp
 
 
-def _room(llama: LlamaCheckpoint | None, graphs: HandoffGraphs | None) -> int:
+def _room(llama: LlamaCheckpoint | None, graphs: Rewritten | None) -> int:
     """Bytes of everything large."""
     checkpoint = sum(map(tensor_bytes, llama.tensors.values())) if llama else 0
-    return checkpoint + (weight_bytes(graphs.programs.values()) if graphs else 0)
+    return checkpoint + (weight_bytes(_programs(graphs).values()) if graphs else 0)
 
 
 def _write_llama(
@@ -218,18 +230,19 @@ def _write_onnx(
     folder: Path,
     loaded: LoadedSpec,
     checkpoint: Checkpoint,
-    graphs: HandoffGraphs,
+    graphs: Rewritten,
     options: HandoffOptions,
     progress: Progress,
 ) -> OnnxRoute:
     spec, target = loaded.spec, folder / ONNX
     target.mkdir()
     workspace = str(loaded.values.get("workspace", {}).get("path") or "./vacc_deploy")
-    unique = {name: tensor for program in graphs.programs.values() for name, tensor in program.weights.items()}
+    programs = _programs(graphs)
+    unique = {name: tensor for program in programs.values() for name, tensor in program.weights.items()}
     shapes: dict[str, Mapping[str, tuple[int, ...]]] = {}
     with progress.stage("onnx") as stage, (target / WEIGHTS).open("wb") as stream:
         weights = SharedWeights(stream, stage.counter(sum(math.prod(t.shape) for t in unique.values()), "parameters"))
-        for bucket, program in graphs.programs.items():
+        for bucket, program in programs.items():
             file = f"{bucket.name}.onnx"
             shapes[bucket.name] = input_shapes(program)
             write_onnx(program, target / file, weights)
@@ -239,10 +252,10 @@ def _write_onnx(
             (target / "tokenizer").mkdir()
             write_tokenizer(target / "tokenizer", checkpoint.tokenizer)
         # run_onnx.py takes a text
-        has_loop = bool(checkpoint.tokenizer) and any(bucket.kind == "decode" for bucket in graphs.programs)
+        has_loop = bool(checkpoint.tokenizer) and any(bucket.kind == "decode" for bucket in programs)
         for script in ("check_onnx.py", *(("run_onnx.py",) if has_loop else ())):
             shutil.copyfile(_SHIPPED / script, target / script)
-        _write_json(target / "model.json", _model_facts(checkpoint, tuple(graphs.programs)))
+        _write_json(target / "model.json", _model_facts(checkpoint, tuple(programs)))
         stage.result(f"{len(shapes)} graphs, {size(stream.tell())} of {options.onnx_dtype} weights")
     return OnnxRoute(shapes, options.onnx_dtype, has_loop)
 

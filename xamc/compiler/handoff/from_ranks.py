@@ -21,8 +21,8 @@ from xamc.model.layer import HEAD_WEIGHT
 from xamc.model.parameters import layer_of, parameter_shapes
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.roles import Axes, role_of
-
-_VOCAB_MULTIPLE = 16
+from xamc.targets.vacc.caps import CAPS
+from xamc.targets.vacc.names import VOCAB_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ConcatColumns:
 def why_not_whole(artifact: Artifact) -> str | None:
     """Why the model can't be had from the artifact alone; None when it can."""
     manifest = artifact.manifest
-    if manifest.target != "tvm_vacc":
+    if manifest.target != CAPS.name:
         return f"its weights are in the form that {manifest.target}'s code reads"
     used = manifest.quantization.used
     if used is not None and used != "w16kv8":
@@ -77,7 +77,7 @@ def checkpoint_of(artifact: Artifact) -> Checkpoint:
     files = [next(graph.params for graph in manifest.graphs if graph.rank == rank) for rank in range(manifest.ranks)]
     _require_intact(artifact, files)
     indices = [(artifact.file(file), read_params_index(artifact.file(file))) for file in files]
-    vocab_rows = -(-config.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+    vocab_rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
     plan = ShardPlan.of(config, manifest.ranks, vocab_rows)
     tensors: dict[str, LazyTensor] = {}
     for name, shape in parameter_shapes(config).items():

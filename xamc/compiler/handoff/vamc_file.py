@@ -11,6 +11,7 @@ import yaml
 from xamc.compiler.spec import LoadedSpec
 from xamc.compiler.spec.vamc_keys import KEYS
 from xamc.errors import InputError, UnsupportedError
+from xamc.targets.vacc.caps import CAPS
 
 CHECKPOINT = "./checkpoint"
 # The only types that published build files name.
@@ -51,10 +52,10 @@ def require_vamc_spec(loaded: LoadedSpec) -> None:
         UnsupportedError: E1451 a quantization or a dtype that vamc's files don't have.
     """
     spec = loaded.spec
-    if spec.backend.type != "tvm_vacc":
+    if spec.backend.type != CAPS.name:
         raise InputError(
             "E1452",
-            f"the spec is for {spec.backend.type}; a hand-off is for tvm_vacc",
+            f"the spec is for {spec.backend.type}; a hand-off is for {CAPS.name}",
             fix="add --target vacc, and --set frontend.shape.input_ids=[[1024],[2048]] if it has no lengths",
             locations=loaded.at("backend.type"),
         )
@@ -109,7 +110,7 @@ def llama_build(loaded: LoadedSpec, transformers: str | None) -> dict[str, Any]:
         # the vendor's own Llama files set it, although nothing is patched
         "model_kwargs": {"tp": spec.frontend.model_kwargs.tp, "model_arch": "vacc", **frontend.get("model_kwargs", {})},
     }
-    values["backend"] = {**backend, "type": "tvm_vacc", "dtype": spec.backend.dtype}
+    values["backend"] = {**backend, "type": CAPS.name, "dtype": spec.backend.dtype}
     workspace = dict(values.get("workspace", {}))
     workspace["path"] = workspace.pop("path", None) or workspace.pop("work_dir", None) or "./vacc_deploy"
     workspace.pop("work_dir", None)
@@ -144,7 +145,7 @@ def onnx_build(name: str, file: str, shapes: Mapping[str, tuple[int, ...]], work
             "dtype": "fp32",
             "shape": {key: list(shape) for key, shape in shapes.items()},
         },
-        "backend": {"type": "tvm_vacc", "dtype": "fp16", "compile": {"data_type": 0, "cluster_mode": 0}},
+        "backend": {"type": CAPS.name, "dtype": "fp16", "compile": {"data_type": 0, "cluster_mode": 0}},
         "workspace": {"path": workspace},
     }
 

@@ -23,17 +23,16 @@ from typing import Any
 from xamc.artifact.records import RecordError, from_json, to_json
 from xamc.artifact.staging import write_file
 from xamc.compiler.frontends import Checkpoint
-from xamc.compiler.plan.stages import PlannedStage, planned_stages
+from xamc.compiler.plan.stages import planned_stages
 from xamc.compiler.spec import Spec
-from xamc.compiler.stages.job import packing_workers
 from xamc.errors import InputError
 from xamc.ir.weights.fingerprint import file_identity
 from xamc.jobs.cache import StageCache, StageKey, default_cache_folder, is_kept, tool_version
 from xamc.jobs.import_closure import all_sources
 from xamc.jobs.progress import StageRecord
-from xamc.targets.base import TargetCaps
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.request import TargetRequest
+from xamc.targets.planned import PlannedStage, TargetPlan
+from xamc.targets.request import Request
 
 FOLDER = "compiles"
 _TOOLS = ("apache-tvm", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
@@ -67,7 +66,7 @@ class Compiles:
     target: str = ""
 
 
-def recipe(spec: Spec, request: TargetRequest, checkpoint: Checkpoint) -> str:
+def recipe(spec: Spec, request: Request, checkpoint: Checkpoint) -> str:
     """64 hex digits for what a compile's stages depend on.
 
     Raises:
@@ -100,10 +99,10 @@ class Recording:
     target: str
 
     @staticmethod
-    def of(spec: Spec, request: TargetRequest, checkpoint: Checkpoint, weights: int, caps: TargetCaps) -> Recording:
-        """For the compile of a spec, whose artifact will hold `weights` bytes of them."""
-        stages = planned_stages(spec, checkpoint, weights, packing_workers(spec.workspace.workers), caps)
-        return Recording(recipe(spec, request, checkpoint), tuple(stages), caps.name)
+    def of(spec: Spec, request: Request, checkpoint: Checkpoint, planned: TargetPlan) -> Recording:
+        """For the compile of a spec, of which the target planned this."""
+        stages = planned_stages(spec, checkpoint, planned)
+        return Recording(recipe(spec, request, checkpoint), tuple(stages), spec.backend.type)
 
     def keep(self, records: Iterable[StageRecord], cache: StageCache) -> None:
         """Keeps what the stages of a table took; a cache that can't be written is left as it is."""

@@ -7,15 +7,14 @@ import os
 from pathlib import Path
 
 from xamc.artifact.staging import free_bytes, not_writable
-from xamc.compiler.plan.files import PlannedFiles
 from xamc.errors import InputError
 from xamc.jobs.cache import default_cache_folder, holds_file
 from xamc.jobs.progress import size
+from xamc.targets.planned import TargetPlan
+from xamc.targets.stored_bytes import WEIGHTS_FILE
 
-WEIGHTS_FILE = "weights.bin"
 
-
-def needed_bytes(planned: PlannedFiles, folder: Path) -> int:
+def needed_bytes(planned: TargetPlan, folder: Path) -> int:
     """What a compile adds to the disk of `folder`, at most.
 
     An artifact shares its large files with the stage cache on the same disk, and takes them from there when an earlier
@@ -27,7 +26,7 @@ def needed_bytes(planned: PlannedFiles, folder: Path) -> int:
     return planned.nbytes - kept
 
 
-def require_room_for(name: str, planned: PlannedFiles, folder: Path, use_cache: bool) -> None:
+def require_room_for(name: str, planned: TargetPlan, folder: Path, use_cache: bool) -> None:
     """Refuses an artifact that doesn't fit beside what is in `folder`, or its parts into the stage cache.
 
     Raises:

@@ -14,11 +14,10 @@ from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.problems import to_json
 from xamc.compiler.stages.graph_import import look_at_graph
 from xamc.compiler.stages.graph_request import graph_request
-from xamc.compiler.stages.pass_names import require_any_pass_names
 from xamc.errors import InputError, MisuseError
 from xamc.jobs.cache import default_cache_folder
 from xamc.jobs.progress import size
-from xamc.targets.graph.names import FILES
+from xamc.targets.registry import CAPS
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class OnnxPlan:
         activations: bytes of all values that live at once besides the parameters, at most, as they are computed here.
         operators: operator type → number of nodes after simplification.
         executes_on: what will run the artifact.
+        has_dies: whether it must fit into a die's memory.
     """
 
     name: str
@@ -55,6 +55,7 @@ class OnnxPlan:
     activations: int
     operators: Mapping[str, int]
     executes_on: str
+    has_dies: bool
 
     @property
     def nbytes(self) -> int:
@@ -70,7 +71,7 @@ class OnnxPlan:
         Raises:
             InputError: E1712; MisuseError: E1713 for a target without dies.
         """
-        if self.target != "tvm_vacc":
+        if not self.has_dies:
             raise MisuseError(
                 "E1713", f"{self.target} has no dies", fix="leave --die-memory out, or plan for backend.type: tvm_vacc"
             )
@@ -86,7 +87,9 @@ class OnnxPlan:
         """The plan as plain data for JSON."""
         keys = [{**dataclasses.asdict(use), "value": str(use.value)} for use in self.keys]
         warnings = to_json(self.warnings)["warnings"]
-        return dataclasses.asdict(self) | {"keys": keys, "warnings": warnings, "nbytes": self.nbytes}
+        fields = dataclasses.asdict(self)
+        del fields["has_dies"]
+        return fields | {"keys": keys, "warnings": warnings, "nbytes": self.nbytes}
 
 
 def make_onnx_plan(loaded: LoadedSpec, allow_rtn: bool) -> OnnxPlan:
@@ -96,11 +99,10 @@ def make_onnx_plan(loaded: LoadedSpec, allow_rtn: bool) -> OnnxPlan:
         XamcError: what a compile would raise for the spec and the file.
     """
     spec = loaded.spec
-    require_any_pass_names(loaded.spec)
     request = graph_request(loaded, allow_rtn)
     path = resolve_checkpoint(spec.frontend.checkpoint)
     facts = look_at_graph(path, spec.frontend.shape, request.storage, default_cache_folder())
-    files = FILES[spec.backend.type]
+    target = request.target
     return OnnxPlan(
         name=spec.name,
         kind=model_kind(spec).name,
@@ -114,10 +116,11 @@ def make_onnx_plan(loaded: LoadedSpec, allow_rtn: bool) -> OnnxPlan:
         storage=request.storage,
         quantized=facts.quantized,
         halves=facts.half_dtype,
-        params_file=files.params,
+        params_file=target.params_file,
         params_bytes=facts.nbytes,
-        packed_bytes=4 * facts.count if spec.backend.type == "tvm_cpu" else 0,
+        packed_bytes=4 * facts.count if target.widens else 0,
         activations=facts.activations,
         operators=facts.operators,
-        executes_on=files.executes_on,
+        executes_on=CAPS[spec.backend.type].executes_on,
+        has_dies=target.has_dies,
     )

@@ -7,10 +7,10 @@ from typing import Any
 
 from xamc.compiler.spec.document import Document, dotted
 from xamc.compiler.spec.keys import XAMC_SECTIONS
-from xamc.compiler.spec.kinds import Mismatch, describe
-from xamc.compiler.spec.model import KeyPath, SpecWarning
+from xamc.compiler.spec.model import SpecWarning
 from xamc.compiler.spec.registry import find, is_section, is_strict, names_in, suggest
-from xamc.errors import InputError, XamcError
+from xamc.errors import InputError, Location, XamcError
+from xamc.targets.spec_kinds import KeyPath, Mismatch, describe
 
 
 @dataclass
@@ -36,6 +36,10 @@ class Checked:
     def get(self, path: str) -> Any:
         """Value of a known key by its dotted path; None when absent, null or wrong."""
         return self.values.get(tuple(path.split(".")))
+
+    def at(self, path: str, note: str = "") -> tuple[Location, ...]:
+        """Where a key's value stands, by its dotted path."""
+        return self.document.at(tuple(path.split(".")), note)
 
     def written(self, path: KeyPath) -> Any:
         """A value as written, of a known key or not; None when absent."""

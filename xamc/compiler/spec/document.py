@@ -23,8 +23,8 @@ from yaml.events import AliasEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from xamc.compiler.spec.errors import SpecErrors
-from xamc.compiler.spec.model import KeyPath
 from xamc.errors import InputError, Location, XamcError
+from xamc.targets.spec_kinds import KeyPath
 
 #: Stands for a path in locations that point into stdin's text.
 STDIN = Path("<stdin>")

@@ -27,10 +27,12 @@ from xamc.compiler.spec.model import (
     Workspace,
 )
 from xamc.compiler.spec.overrides import apply_overrides, set_text
+from xamc.compiler.spec.registry import registry
 from xamc.compiler.spec.rules import apply_rules, backend_type, frontend_type, max_batch
 from xamc.errors import InputError, Location, XamcError
 
 DEFAULT_WORKSPACE = "./vacc_deploy"
+_COMPILE = "backend.compile."
 DEFAULT_W4_GROUP_SIZE = 32
 
 
@@ -114,15 +116,17 @@ def _build(checked: Checked, path: Path | None) -> Spec:
         ),
         graph=section("graph"),
         backend=Backend(
-            type=cast(Any, backend_type(checked)),
+            type=backend_type(checked),
             dtype=get("backend.dtype") or dtype,
             merge_params=get("backend.merge_params"),
             remove_params=get("backend.remove_params"),
             compile=_present(
                 section("backend.compile"),
+                # vamc's own are kept as they are written
                 **{
-                    name: get(f"backend.compile.{name}")
-                    for name in ("mcpu", "cpu", "activations", "tune", "route", "soc_version", "gears")
+                    path.removeprefix(_COMPILE): get(path)
+                    for path, key in registry().items()
+                    if key.strict and path.startswith(_COMPILE)
                 },
             ),
             quantize=_present(section("backend.quantize")),

@@ -12,10 +12,11 @@ from typing import Any
 
 from xamc.compiler.spec.check import Checked
 from xamc.compiler.spec.document import dotted
-from xamc.compiler.spec.model import KeyPath, SpecWarning
+from xamc.compiler.spec.model import SpecWarning
 from xamc.compiler.spec.registry import registry
 from xamc.compiler.spec.rules import backend_type, frontend_type
 from xamc.errors import InputError
+from xamc.targets.spec_kinds import KeyPath
 
 _INPUT = "input_ids"
 _DEFAULTS: Mapping[str, Callable[[Checked], str | None]] = {

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xamc.errors import Location
-
-KeyPath = tuple[str | int, ...]
+from xamc.targets.registry import CAPS, DEFAULT
+from xamc.targets.spec_keys import DEFAULT_MAX_BATCH
+from xamc.targets.spec_kinds import KeyPath
 
 FrontendType = Literal["huggingface", "gguf", "onnx", "pytorch", "keras", "tensorflow", "darknet", "caffe"]
-BackendType = Literal["tvm_vacc", "tvm_cpu", "tvm_ascend", "reference"]
 WeightDtype = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 KvDtype = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 
@@ -48,7 +48,6 @@ DTYPES_OF_QUANTIZE: Mapping[str, tuple[WeightDtype, ...]] = {
 }
 
 DEFAULT_PREFILL_CHUNK = 512
-DEFAULT_MAX_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -138,40 +137,18 @@ class Backend:
         dtype: how the weights of linear layers are stored: fp32, fp16, bf16, int8 or int4.
         merge_params: vamc's key as written; None when absent.
         remove_params: vamc's key as written; None when absent.
-        compile: options of the target's code generator as written; `mcpu`,
-            `activations` and `tune` are xamc's.
+        compile: options of the target's code generator: vamc's as written, those of xamc's targets as they are read.
         quantize: vamc's activation quantization of CNN graphs, as written.
         values: the other keys below `backend`, as written (`dynamic_params`, `merge_shapes`, ...).
     """
 
-    type: BackendType = "tvm_vacc"
+    type: str = DEFAULT
     dtype: WeightDtype = "fp16"
     merge_params: bool | None = None
     remove_params: bool | None = None
     compile: Mapping[str, Any] = field(default_factory=dict)
     quantize: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def mcpu(self) -> str:
-        """LLVM's name of the CPU to compile for, `native` for the machine that compiles."""
-        return str(self.compile.get("mcpu", "native"))
-
-    @property
-    def cpu_levels(self) -> tuple[str, ...]:
-        """The CPU levels to compile for: those of `compile.cpu`, or the one of `compile.mcpu`."""
-        levels = self.compile.get("cpu")
-        return (self.mcpu,) if levels is None else tuple(map(str, levels))
-
-    @property
-    def activations(self) -> str:
-        """What linear layers multiply their inputs as: auto, float32, bfloat16, int8 or int16."""
-        return str(self.compile.get("activations", "auto"))
-
-    @property
-    def tune(self) -> bool:
-        """Whether tiles of the kernels are searched for on this machine."""
-        return str(self.compile.get("tune", "off")) == "on"
 
 
 @dataclass(frozen=True)
@@ -270,7 +247,7 @@ class Spec:
     @property
     def tp(self) -> int:
         """Tensor-parallel degree that the target uses: 1 on targets that run in one process."""
-        return self.frontend.model_kwargs.tp if self.backend.type in ("tvm_vacc", "tvm_ascend") else 1
+        return 1 if CAPS[self.backend.type].dynamic_shapes else self.frontend.model_kwargs.tp
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain data for a manifest or a digest: paths as strings, tuples as lists, defaults spelt out."""

@@ -8,10 +8,9 @@ from typing import Any
 
 from xamc.compiler.spec.document import Document, Entry, dotted, parse
 from xamc.compiler.spec.errors import SET_PATH, SpecErrors
-from xamc.compiler.spec.kinds import Anything, MapOf
-from xamc.compiler.spec.model import KeyPath
 from xamc.compiler.spec.registry import find, is_section, suggest
 from xamc.errors import InputError, Location
+from xamc.targets.spec_kinds import Anything, KeyPath, MapOf
 
 _MOST_PARTS = 32  # as deep as a spec may be nested
 _PART = re.compile(r'"([^"]+)"|([^."=\s]+)')

@@ -9,15 +9,23 @@ from functools import cache
 from typing import Any
 
 from xamc.compiler.spec import vamc_keys, xamc_keys
-from xamc.compiler.spec.keys import SECTIONS, XAMC_SECTIONS, Key
-from xamc.compiler.spec.kinds import Anything, Text
-from xamc.compiler.spec.model import KeyPath
+from xamc.compiler.spec.keys import READ_BY_ALL, SECTIONS, XAMC_SECTIONS
+from xamc.targets.registry import CAPS, DEFAULT, spec_keys
+from xamc.targets.spec_keys import Key
+from xamc.targets.spec_kinds import Anything, KeyPath, OneOf, Text
+
+
+def registry() -> Mapping[str, Key]:
+    """Dotted path → key, in the order of the reference; targets add keys of their own."""
+    return _registry(tuple(CAPS))
 
 
 @cache
-def registry() -> Mapping[str, Key]:
-    """Dotted path → key, in the order of the reference."""
-    keys = [*vamc_keys.KEYS, *xamc_keys.KEYS]
+def _registry(targets: tuple[str, ...]) -> Mapping[str, Key]:
+    own = (key for target in targets for key in spec_keys(target).keys)
+    first = (DEFAULT, *(target for target in targets if target != DEFAULT))
+    chosen = Key("backend.type", OneOf(first), "The target.", ("used", READ_BY_ALL), f"{DEFAULT}, as in vamc")
+    keys = [chosen, *vamc_keys.KEYS, *own, *xamc_keys.KEYS]
     order = {section: index for index, section in enumerate(("", *SECTIONS))}
     keys.sort(key=lambda key: order.get(key.path.rpartition(".")[0], len(order)))
     return {key.path: key for key in keys}
@@ -46,7 +54,6 @@ def is_strict(path: KeyPath) -> bool:
     return len(path) > 1 and path[0] in XAMC_SECTIONS
 
 
-@cache
 def names_in(section: str) -> tuple[str, ...]:
     """Names of the keys and sections directly below a section, `''` being the top level."""
     names: dict[str, None] = {}

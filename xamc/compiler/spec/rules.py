@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from xamc.compiler.spec.check import Checked
 from xamc.compiler.spec.document import dotted
-from xamc.compiler.spec.model import DEFAULT_MAX_BATCH, DTYPES_OF_QUANTIZE, KeyPath, SpecWarning
-from xamc.errors import InputError, Location
-from xamc.targets.ascend.assumptions import LEAST_GEARS, MOST_GEARS
+from xamc.compiler.spec.model import DTYPES_OF_QUANTIZE, SpecWarning
+from xamc.errors import InputError
+from xamc.targets.caps import TargetCaps
+from xamc.targets.registry import CAPS, DEFAULT, spec_keys
 
-VACC_LENGTH_MULTIPLE = 16
 MAX_NAME_BYTES = 200
 
 _TYPE_OF_SUFFIX = {
@@ -37,33 +36,29 @@ _PACKAGE_FILE = re.compile(r"package:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*/[^/]+(?:/[^
 Problem = InputError | SpecWarning
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A check over the values of some keys."""
+Check = Callable[[Checked], Iterator[Problem]]
 
-    reads: tuple[str, ...]
-    check: Callable[[Checked], Iterator[Problem]]
+RULES: list[tuple[tuple[str, ...], Check]] = []
+"""The keys that a rule reads, and the rule."""
 
 
-RULES: list[Rule] = []
-
-
-def rule(*reads: str) -> Callable[[Callable[[Checked], Iterator[Problem]]], Callable[[Checked], Iterator[Problem]]]:
+def rule(*reads: str) -> Callable[[Check], Check]:
     """Registers a rule that reads these keys."""
 
-    def register(check: Callable[[Checked], Iterator[Problem]]) -> Callable[[Checked], Iterator[Problem]]:
-        RULES.append(Rule(reads, check))
+    def register(check: Check) -> Check:
+        RULES.append((reads, check))
         return check
 
     return register
 
 
 def apply_rules(checked: Checked) -> None:
-    """Runs every rule whose keys have no error so far; appends to the errors and warnings of `checked`."""
-    for each in RULES:
-        if any(checked.is_bad(path) for path in each.reads):
+    """Runs every rule, ours and the target's, whose keys have no error so far; appends what they find to `checked`."""
+    of_target = spec_keys(backend_type(checked)).rules
+    for reads, check in (*RULES, *((each.reads, each.check) for each in of_target)):
+        if any(checked.is_bad(path) for path in reads):
             continue
-        for problem in each.check(checked):
+        for problem in check(checked):
             if isinstance(problem, SpecWarning):
                 checked.warnings.append(problem)
             else:
@@ -80,17 +75,13 @@ def frontend_type(checked: Checked) -> str:
 
 def backend_type(checked: Checked) -> str:
     """`backend.type`, or vamc's default."""
-    return checked.get("backend.type") or "tvm_vacc"
+    return checked.get("backend.type") or DEFAULT
 
 
 def max_batch(checked: Checked) -> int:
-    """`runtime.max_batch`, or what the target needs: for Ascend the largest batch of the gears, 1 without gears."""
+    """`runtime.max_batch`, or what the target needs."""
     written = checked.get("runtime.max_batch")
-    if written is not None:
-        return int(written)
-    if backend_type(checked) == "tvm_ascend":
-        return max((gear[0] for gear in checked.get("backend.compile.gears") or ()), default=1)
-    return DEFAULT_MAX_BATCH
+    return spec_keys(backend_type(checked)).max_batch(checked) if written is None else int(written)
 
 
 _UNFINISHED = ".xamc-"  # compiles that were killed leave such folders, and the next one removes them
@@ -98,10 +89,6 @@ _UNFINISHED = ".xamc-"  # compiles that were killed leave such folders, and the 
 
 def _suffix(checked: Checked) -> str:
     return PurePosixPath(checked.get("frontend.checkpoint") or "").suffix.lower()
-
-
-def _at(checked: Checked, path: str, note: str = "") -> tuple[Location, ...]:
-    return checked.document.at(tuple(path.split(".")), note)
 
 
 @rule("name", "model")
@@ -115,10 +102,10 @@ def _name_is_a_folder_name(checked: Checked) -> Iterator[Problem]:
             "E1030",
             f"{key}: {name!r} cannot be the name of a folder",
             "use letters, digits, dots, dashes and underscores",
-            _at(checked, key),
+            checked.at(key),
         )
     elif len(name.encode()) > MAX_NAME_BYTES:
-        yield InputError("E1030", f"{key} is longer than {MAX_NAME_BYTES} bytes", "shorten it", _at(checked, key))
+        yield InputError("E1030", f"{key} is longer than {MAX_NAME_BYTES} bytes", "shorten it", checked.at(key))
 
 
 @rule("name", "model")
@@ -148,7 +135,7 @@ def _workspace_path_is_a_path(checked: Checked) -> Iterator[Problem]:
     for key in ("workspace.path", "workspace.work_dir"):
         path = checked.get(key)
         if path is not None and (not path.strip() or "\n" in path):
-            yield InputError("E1030", f"{key}: {path!r} is not a folder's path", "write a path", _at(checked, key))
+            yield InputError("E1030", f"{key}: {path!r} is not a folder's path", "write a path", checked.at(key))
 
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\}|\([^)]*\))")
@@ -166,7 +153,7 @@ def _paths_hold_no_variables(checked: Checked) -> Iterator[Problem]:
     for key in _PATHS:
         path = checked.get(key)
         found = _VARIABLE.search(path) if isinstance(path, str) else None
-        location = _at(checked, key)
+        location = checked.at(key)
         if found is not None and not Path(location[0].path.parent if location else "", path).exists():
             yield InputError(
                 "E1038",
@@ -179,7 +166,7 @@ def _paths_hold_no_variables(checked: Checked) -> Iterator[Problem]:
 @rule("frontend.checkpoint")
 def _checkpoint_form(checked: Checked) -> Iterator[Problem]:
     checkpoint = checked.get("frontend.checkpoint")
-    location = _at(checked, "frontend.checkpoint")
+    location = checked.at("frontend.checkpoint")
     if not checkpoint.strip() or "\n" in checkpoint:
         yield InputError(
             "E1031", "frontend.checkpoint is not a path", "write a folder, a file or package:...", location
@@ -206,8 +193,8 @@ def _gguf_is_gguf(checked: Checked) -> Iterator[Problem]:
         "E1035",
         "frontend.type and frontend.checkpoint disagree",
         f"set frontend.type: {by_suffix}, or remove it",
-        _at(checked, "frontend.type", f"says {written}")
-        + _at(checked, "frontend.checkpoint", f"is a {by_suffix} file by its extension"),
+        checked.at("frontend.type", f"says {written}")
+        + checked.at("frontend.checkpoint", f"is a {by_suffix} file by its extension"),
     )
 
 
@@ -217,7 +204,7 @@ def _lengths(checked: Checked) -> Iterator[Problem]:
     lists = checked.get("frontend.shape.input_ids")
     if lists is None or frontend_type(checked) not in ("huggingface", "gguf"):
         return
-    path: KeyPath = ("frontend", "shape", "input_ids")
+    path = ("frontend", "shape", "input_ids")
     nested = [item for item in lists if isinstance(item, list)]
     if not nested or len(lists) > 2 or not nested[0] or min(length for item in nested for length in item) < 1:
         yield InputError(
@@ -227,23 +214,24 @@ def _lengths(checked: Checked) -> Iterator[Problem]:
             checked.document.at(path),
         )
         return
-    if backend_type(checked) == "tvm_vacc":
+    caps = CAPS[backend_type(checked)]
+    if caps.length_multiple > 1:
         odd = {
             (*path, which, index): length
             for which, item in enumerate(nested)
             for index, length in enumerate(item)
-            if length % VACC_LENGTH_MULTIPLE
+            if length % caps.length_multiple
         }
         if odd:
             yield InputError(
                 "E1033",
-                f"on VACC every length is a multiple of {VACC_LENGTH_MULTIPLE}, "
+                f"on {caps.title} every length is a multiple of {caps.length_multiple}, "
                 f"not {', '.join(str(length) for length in odd.values())}",
-                "; ".join(f"{length} → {_round_up(length)}" for length in odd.values()),
+                "; ".join(f"{length} → {_round_up(length, caps)}" for length in odd.values()),
                 tuple(
                     location
                     for at, length in odd.items()
-                    for location in checked.document.at(at, f"next: {_round_up(length)}")
+                    for location in checked.document.at(at, f"next: {_round_up(length, caps)}")
                 ),
             )
     prefill, total = max(nested[0]), max(nested[1] if len(nested) > 1 else [], default=None)
@@ -253,46 +241,6 @@ def _lengths(checked: Checked) -> Iterator[Problem]:
             f"frontend.shape.input_ids: a total length of {total} cannot hold a prefill of {prefill} tokens",
             f"raise the total length to at least {prefill}, or lower the prefill length",
             checked.document.at((*path, 0), "prefill") + checked.document.at((*path, 1), "prompt and answer together"),
-        )
-
-
-@rule("backend.compile.gears", "frontend.shape.input_ids", "runtime.max_batch", "backend.type")
-def _gears(checked: Checked) -> Iterator[Problem]:
-    """Pairs of batch and slots that the KV cache has, and as many as GE takes."""
-    gears = checked.get("backend.compile.gears")
-    if gears is None or backend_type(checked) != "tvm_ascend":
-        return
-    path = "backend.compile.gears"
-    if any(len(gear) != 2 for gear in gears) or not LEAST_GEARS <= len(gears) <= MOST_GEARS:
-        yield InputError(
-            "E1036",
-            f"{path} is a list of {LEAST_GEARS} to {MOST_GEARS} pairs [batch, active slots]",
-            "write for example [[1, 512], [4, 512], [4, 2048]]; leave gears out for static graphs",
-            _at(checked, path),
-        )
-        return
-    same = sorted({tuple(gear) for gear in gears if gears.count(gear) > 1})
-    if same:
-        yield InputError("E1036", f"{path} has {list(same[0])} twice", "remove one of them", _at(checked, path))
-    lists = checked.get("frontend.shape.input_ids") or []
-    totals = lists[1] if len(lists) > 1 and isinstance(lists[1], list) else []
-    slots, batch = max(gear[1] for gear in gears), max(gear[0] for gear in gears)
-    if totals and slots != max(totals):
-        yield InputError(
-            "E1037",
-            f"the gears look at up to {slots} slots, and the total length is {max(totals)}",
-            f"add a gear of {max(totals)} slots"
-            if slots < max(totals)
-            else "raise the total length, or lower the gear",
-            _at(checked, path, f"up to {slots} slots")
-            + _at(checked, "frontend.shape.input_ids", "the KV cache's slots"),
-        )
-    if batch > max_batch(checked):
-        yield InputError(
-            "E1037",
-            f"a gear has a batch of {batch}, and runtime.max_batch is {max_batch(checked)}",
-            f"set runtime.max_batch: {batch}, or remove it",
-            _at(checked, path, f"a batch of {batch}") + _at(checked, "runtime.max_batch", "the KV cache's rows"),
         )
 
 
@@ -309,8 +257,8 @@ def _dtype_and_quantize(checked: Checked) -> Iterator[Problem]:
                 "E1042",
                 "quantize.type and backend.dtype disagree",
                 f"set backend.dtype: {allowed[0]}, or remove frontend.quantize",
-                _at(checked, "frontend.quantize.type", f"stores {stores}")
-                + _at(checked, "backend.dtype", f"asks for {dtype} weights"),
+                checked.at("frontend.quantize.type", f"stores {stores}")
+                + checked.at("backend.dtype", f"asks for {dtype} weights"),
             )
         return
     if dtype not in ("int8", "int4"):
@@ -319,7 +267,7 @@ def _dtype_and_quantize(checked: Checked) -> Iterator[Problem]:
     if is_cnn and dtype == "int8" and checked.section("backend.quantize"):
         return
     rtn = "w8a16_rtn" if dtype == "int8" else "w4a16_rtn"
-    locations = _at(checked, "backend.dtype", f"asks for {dtype} weights")
+    locations = checked.at("backend.dtype", f"asks for {dtype} weights")
     if checked.section("backend.quantize"):
         locations += checked.document.at(("backend", "quantize"), "is for activations of CNN graphs", key=True)
     yield InputError(
@@ -335,27 +283,27 @@ def _group_size(checked: Checked) -> Iterator[Problem]:
     group_size, quantize = checked.get("frontend.quantize.group_size"), checked.get("frontend.quantize.type")
     if group_size is None:
         return
-    location = _at(checked, "frontend.quantize.group_size", "groups input channels")
-    kind = _at(checked, "frontend.quantize.type", "keeps 16-bit weights")
+    location = checked.at("frontend.quantize.group_size", "groups input channels")
+    kind = checked.at("frontend.quantize.type", "keeps 16-bit weights")
     if quantize is None:
         fix = "add frontend.quantize.type, or remove group_size"
         yield InputError("E1043", "frontend.quantize.group_size is given without a type", fix, location)
     elif quantize == "w16kv8":
         yield InputError("E1043", "w16kv8 does not quantize weights", "remove group_size", location + kind)
     elif group_size == -1 and quantize.startswith("w4"):
-        location = _at(checked, "frontend.quantize.group_size", "one scale per output channel")
-        kind = _at(checked, "frontend.quantize.type", "needs groups: 4 bits for a whole channel lose too much")
+        location = checked.at("frontend.quantize.group_size", "one scale per output channel")
+        kind = checked.at("frontend.quantize.type", "needs groups: 4 bits for a whole channel lose too much")
         yield InputError("E1043", f"{quantize} takes group_size 32, 64 or 128", "write one of them", location + kind)
 
 
 @rule("frontend.model_kwargs.tp", "backend.type")
 def _tp_in_one_process(checked: Checked) -> Iterator[Problem]:
     tp, target = checked.get("frontend.model_kwargs.tp"), backend_type(checked)
-    if tp is not None and tp > 1 and target in ("tvm_cpu", "reference"):
+    if tp is not None and tp > 1 and CAPS[target].dynamic_shapes:
         path = "frontend.model_kwargs.tp"
         message = f"{dotted(tuple(path.split('.')))} is {tp}; {target} runs in one process, so tp becomes 1"
-        yield SpecWarning("E1050", message, "", _at(checked, path))
+        yield SpecWarning("E1050", message, "", checked.at(path))
 
 
-def _round_up(length: int) -> int:
-    return -(-length // VACC_LENGTH_MULTIPLE) * VACC_LENGTH_MULTIPLE
+def _round_up(length: int, caps: TargetCaps) -> int:
+    return -(-length // caps.length_multiple) * caps.length_multiple

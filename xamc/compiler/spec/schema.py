@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xamc.compiler.spec.keys import KEPT_FOR_VAMC, READ_BY_ALL, SECTIONS, TARGETS, XAMC_SECTIONS, Key
-from xamc.compiler.spec.kinds import nullable
+from xamc.compiler.spec.keys import READ_BY_ALL, SECTIONS, XAMC_SECTIONS
 from xamc.compiler.spec.registry import registry
+from xamc.targets.registry import CAPS, spec_keys
+from xamc.targets.spec_keys import KEPT_FOR_VAMC, Key
+from xamc.targets.spec_kinds import nullable
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 
@@ -89,8 +91,8 @@ def _key(key: Key) -> dict[str, Any]:
 def _uses(key: Key) -> str:
     """What targets do, in words: first what most of them do, then the others by name."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for target in TARGETS:
-        groups.setdefault(key.uses.of(target), []).append(target)
+    for target in CAPS:
+        groups.setdefault(spec_keys(target).use_of(key), []).append(target)
     (common, _), *others = sorted(groups.items(), key=lambda group: -len(group[1]))
     words = [_use(*common)]
     words += [f"{', '.join(targets)}: {_use(*use)}" for use, targets in others]

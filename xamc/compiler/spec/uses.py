@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from typing import Any
 
 from xamc.compiler.spec.document import dotted
-from xamc.compiler.spec.keys import TARGETS, Key, Use
-from xamc.compiler.spec.model import KeyPath, LoadedSpec
+from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.spec.registry import find, is_section, suggest
 from xamc.errors import MisuseError
+from xamc.targets.registry import CAPS, spec_keys
+from xamc.targets.spec_keys import Key, Use
+from xamc.targets.spec_kinds import KeyPath
 
 _CALIBRATED = "activations are not quantized; with --allow-rtn weights are rounded to int8"
 _LANGUAGE_MODELS_ONLY = (
@@ -46,14 +48,14 @@ def key_uses(loaded: LoadedSpec, target: str) -> tuple[KeyUse, ...]:
 
     Args:
         loaded: the spec.
-        target: `tvm_cpu`, `tvm_vacc`, `tvm_ascend` or `reference`; not necessarily the spec's own.
+        target: a registered one; not necessarily the spec's own.
 
     Raises:
         MisuseError: E1071 for another target.
     """
-    if target not in TARGETS:
-        near = get_close_matches(target, TARGETS, 1)
-        fix = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(TARGETS)}"
+    if target not in CAPS:
+        near = get_close_matches(target, CAPS, 1)
+        fix = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(CAPS)}"
         raise MisuseError("E1071", f"no target is called {target!r}", fix)
     return tuple(
         KeyUse(dotted(path), value, *_use(loaded, path, value, key, target))
@@ -85,7 +87,7 @@ def _use(loaded: LoadedSpec, path: KeyPath, value: Any, key: Key | None, target:
         return _use_for_onnx(key, target)
     if key.path == "frontend.shape.input_ids" and not loaded.spec.frontend.is_language_model:
         return "recorded", "the shape of a graph input, not lengths of a language model"
-    return key.uses.of(target)
+    return spec_keys(target).use_of(key)
 
 
 def _use_for_onnx(key: Key, target: str) -> tuple[Use, str]:
@@ -100,4 +102,4 @@ def _use_for_onnx(key: Key, target: str) -> tuple[Use, str]:
         return "recorded", "calibration is vamc's; xamc does not calibrate graphs"
     if key.path.startswith(_LANGUAGE_MODELS_ONLY):
         return "no effect", "for language models"
-    return key.uses.of(target)
+    return spec_keys(target).use_of(key)

@@ -6,35 +6,36 @@ is recorded for a hand-off to vamc and never pretended to be honoured.
 
 from __future__ import annotations
 
-from xamc.compiler.spec.keys import KEPT_FOR_VAMC, READ_BY_ALL, Key, Use, Uses, everywhere, on
-from xamc.compiler.spec.kinds import Anything, Bool, Int, Kind, ListOf, MapOf, Number, OneOf, Shape, Text
+from xamc.compiler.spec.keys import READ_BY_ALL
 from xamc.compiler.spec.model import CALIBRATED_TYPES, RTN_TYPES
+from xamc.targets.spec_keys import Key, Use
+from xamc.targets.spec_kinds import Anything, Bool, Int, Kind, ListOf, MapOf, Number, OneOf, Shape, Text
 
-_USED = everywhere("used", READ_BY_ALL)
+_Used = tuple[Use, str]
+
+_USED: _Used = ("used", READ_BY_ALL)
 _ANY = Anything()
 _FLAG = Bool()
 
-_TO_VACC: tuple[Use, str] = ("recorded", KEPT_FOR_VAMC)
-
-
-def _vacc(reason: str = "an option of VACC's compiler") -> Uses:
-    """A key that only means something to VACC's closed compiler."""
-    return on({"tvm_vacc": _TO_VACC}, ("no effect", reason))
-
-
 _UNKNOWN = "not publicly documented"
-_CNN = _vacc("for CNN graphs on VACC; language models take frontend.quantize")
-_CALIBRATION = everywhere("recorded", "calibration is vamc's; xamc's own quantization is round-to-nearest")
-_KV_CALIBRATION = on(
-    {"tvm_vacc": ("used", "what an int8 KV cache (w16kv8) is calibrated on; GPTQ's calibration is vamc's")},
-    ("recorded", "calibration is vamc's; xamc's own quantization of weights is round-to-nearest"),
+_OF_VACC: _Used = ("no effect", "an option of VACC's compiler")
+_CNN: _Used = ("no effect", "for CNN graphs on VACC; language models take frontend.quantize")
+_CALIBRATION: _Used = ("recorded", "calibration is vamc's; xamc's own quantization is round-to-nearest")
+_KV_CALIBRATION: _Used = (
+    "recorded",
+    "calibration is vamc's; xamc's own quantization of weights is round-to-nearest",
 )
-_PREPROCESS = everywhere("recorded", "image preprocessing for vamc's calibration")
-_DETECTION = _vacc("detection post-processing on VACC")
+_PREPROCESS: _Used = ("recorded", "image preprocessing for vamc's calibration")
+_DETECTION: _Used = ("no effect", "detection post-processing on VACC")
 
 
-def _recorded(path: str, kind: Kind, meaning: str, uses: Uses) -> Key:
-    return Key(path, kind, meaning, uses, strict=False)
+def _recorded(path: str, kind: Kind, meaning: str, use: _Used) -> Key:
+    return Key(path, kind, meaning, use, strict=False)
+
+
+def _for_vamc(path: str, kind: Kind, meaning: str, use: _Used = _OF_VACC) -> Key:
+    """A key that only means something to VACC's closed compiler."""
+    return Key(path, kind, meaning, use, strict=False, for_vamc=True)
 
 
 _TOP = (
@@ -65,7 +66,7 @@ _FRONTEND = (
         "frontend.dtype",
         Text(),
         "Dtype of the graph's inputs (fp32, int64).",
-        everywhere("recorded", "token ids are int64; nothing else is fed to a language model"),
+        ("recorded", "token ids are int64; nothing else is fed to a language model"),
     ),
     Key(
         "frontend.shape.input_ids",
@@ -73,64 +74,48 @@ _FRONTEND = (
         "Language models: `[[prefill lengths], [total lengths]]` in tokens. The largest of the first list is the "
         "prefill chunk, the largest of the second the context limit. On VACC each is a bucket and a multiple of 16. "
         "Other graphs: the input's shape, or two shapes `[[min], [max]]`.",
-        on(
-            {
-                "tvm_vacc": ("used", "one prefill graph per first length, one decode graph per second"),
-                "tvm_ascend": ("used", "a prefill graph or gear per first length, a decode graph per second"),
-            },
-            ("used", "the largest lengths are the prefill chunk and the context limit"),
-        ),
+        ("used", "the largest lengths are the prefill chunk and the context limit"),
         "prefill 512, context = the model's max_position_embeddings",
     ),
     _recorded(
         "frontend.shape.*",
         Shape(),
         "Shape of another graph input. Every input of an ONNX graph whose dimensions are open needs one.",
-        everywhere("recorded", "of a language model only input_ids is read; fixes the inputs of an ONNX graph"),
+        ("recorded", "of a language model only input_ids is read; fixes the inputs of an ONNX graph"),
     ),
     Key(
         "frontend.model_kwargs.tp",
         Int(1, 1024),
         "Tensor-parallel degree: one rank is one die.",
-        on(
-            {
-                "tvm_cpu": ("no effect", "runs in one process: tp becomes 1"),
-                "reference": ("no effect", "tp becomes 1"),
-                "tvm_ascend": ("used", "1; more is refused"),
-            },
-            ("used", "number of ranks"),
-        ),
+        ("used", "number of ranks"),
         "1",
     ),
-    _recorded(
+    _for_vamc(
         "frontend.model_kwargs.b2s",
         _FLAG,
         "Raises throughput on VACC; off for lowest latency.",
-        on({"tvm_vacc": _TO_VACC}, ("recorded", "a throughput option of vamc without counterpart")),
+        ("recorded", "a throughput option of vamc without counterpart"),
     ),
     _recorded(
         "frontend.model_kwargs.model_arch",
         Text(),
         "`vacc`: load hand-patched modeling files from the checkpoint folder.",
-        everywhere("recorded", "xamc patches the export itself and runs no code from a checkpoint folder"),
+        ("recorded", "xamc patches the export itself and runs no code from a checkpoint folder"),
     ),
-    _recorded(
+    _for_vamc(
         "frontend.model_kwargs.build_visual",
         _FLAG,
         "Compile the vision tower of a vision-language checkpoint instead of its language model.",
-        on({"tvm_vacc": _TO_VACC}, ("used", "true is refused: only language models are compiled")),
+        ("used", "true is refused: only language models are compiled"),
     ),
     _recorded(
         "frontend.model_kwargs.align_qkv",
         _FLAG,
         "Pads grouped-query heads where `tp` does not divide the KV heads.",
-        on(
-            {"tvm_vacc": ("no effect", "heads are padded wherever tp needs it")},
-            ("no effect", "runs in one process: nothing is divided"),
-        ),
+        ("no effect", "runs in one process: nothing is divided"),
     ),
     *(
-        _recorded(f"frontend.model_kwargs.{name}", kind, meaning, _vacc("an option of vamc's exporter"))
+        _for_vamc(f"frontend.model_kwargs.{name}", kind, meaning, ("no effect", "an option of vamc's exporter"))
         for name, kind, meaning in (
             ("enable_kv_share", _FLAG, "Grouped-query attention in vamc 2; newer versions set it themselves."),
             ("insert_slice", _FLAG, "Logits of the last position only, in the prefill graph."),
@@ -154,7 +139,7 @@ _FRONTEND = (
         "frontend.quantize.device",
         Text(),
         "Torch device that runs a calibration.",
-        everywhere("recorded", "round-to-nearest needs no device"),
+        ("recorded", "round-to-nearest needs no device"),
     ),
     *(
         _recorded(f"frontend.quantize.calib_args.{name}", kind, f"GPTQ's `{name}`.", _CALIBRATION)
@@ -172,11 +157,11 @@ _FRONTEND = (
 )
 
 _GRAPH = (
-    _recorded(
+    _for_vamc(
         "graph.extra_ops.type", Text(), "An operator appended to a CNN graph (softmax, yolov8_nms, ...).", _DETECTION
     ),
     *(
-        _recorded(f"graph.extra_ops.params.{name}", kind, f"`{name}` of the appended operator.", _DETECTION)
+        _for_vamc(f"graph.extra_ops.params.{name}", kind, f"`{name}` of the appended operator.", _DETECTION)
         for name, kind in (
             ("anchor", ListOf(Number())),
             ("anchor_heights", ListOf(Number())),
@@ -254,13 +239,6 @@ _ACTIVATION_QUANTIZE = (
 
 _BACKEND = (
     Key(
-        "backend.type",
-        OneOf(("tvm_vacc", "tvm_cpu", "tvm_ascend", "reference")),
-        "The target.",
-        _USED,
-        "tvm_vacc, as in vamc",
-    ),
-    Key(
         "backend.dtype",
         OneOf(("fp32", "fp16", "bf16", "int8", "int4")),
         "How the weights of linear layers are stored. int8 and int4 go with a `frontend.quantize.type` of 8 and 4 "
@@ -272,18 +250,15 @@ _BACKEND = (
         "backend.merge_params",
         _FLAG,
         "Not publicly documented; presumably one parameter file for prefill and decode.",
-        on(
-            {"tvm_vacc": ("used", "true: all graphs of a rank have one mod.params")},
-            ("no effect", "prefill and decode always share one copy of the weights"),
-        ),
+        ("no effect", "prefill and decode always share one copy of the weights"),
     ),
-    _recorded("backend.remove_params", _FLAG, "Not publicly documented.", _vacc()),
-    _recorded("backend.merge_shapes", _ANY, "Not publicly documented.", _vacc()),
-    _recorded("backend.device", _ANY, "Not publicly documented.", _vacc()),
-    *(_recorded(f"backend.compile.{name}", kind, meaning, _vacc()) for name, kind, meaning in _COMPILE),
-    *(_recorded(f"backend.quantize.{name}", kind, meaning, _CNN) for name, kind, meaning in _ACTIVATION_QUANTIZE),
+    _for_vamc("backend.remove_params", _FLAG, "Not publicly documented."),
+    _for_vamc("backend.merge_shapes", _ANY, "Not publicly documented."),
+    _for_vamc("backend.device", _ANY, "Not publicly documented."),
+    *(_for_vamc(f"backend.compile.{name}", kind, meaning) for name, kind, meaning in _COMPILE),
+    *(_for_vamc(f"backend.quantize.{name}", kind, meaning, _CNN) for name, kind, meaning in _ACTIVATION_QUANTIZE),
     *(
-        _recorded(f"backend.{section}.{name}", _FLAG, "For CNN graphs of varying size.", _vacc())
+        _for_vamc(f"backend.{section}.{name}", _FLAG, "For CNN graphs of varying size.")
         for section in ("dynamic_params", "dynamic_compile")
         for name in ("enable_graph_partition", "is_elic_gs", "is_check_conv", "is_sr4k")
     ),
@@ -318,35 +293,32 @@ _WORKSPACE = (
         "workspace.workers",
         Int(1, 1024),
         "Processes that work at the same time.",
-        on(
-            {"tvm_ascend": ("no effect", "one process writes the weights")},
-            ("used", "processes that pack weights"),
-        ),
+        ("used", "processes that pack weights"),
         "the CPUs that the process may use",
     ),
     _recorded(
         "workspace.pyenv",
         MapOf(Text()),
         "Python packages and versions that the author used.",
-        everywhere("recorded", "xamc installs nothing and does not switch environments"),
+        ("recorded", "xamc installs nothing and does not switch environments"),
     ),
     _recorded(
         "workspace.env_recheck",
         _FLAG,
         "Whether vamc compares the environment with `pyenv`.",
-        everywhere("no effect", "xamc does not compare environments"),
+        ("no effect", "xamc does not compare environments"),
     ),
     _recorded(
         "workspace.enable_ir",
         _FLAG,
         "Whether vamc keeps its intermediate files.",
-        everywhere("no effect", "use --dump-ir"),
+        ("no effect", "use --dump-ir"),
     ),
     _recorded(
         "workspace.save_log",
         _FLAG,
         "Whether vamc keeps its log.",
-        everywhere("no effect", "the artifact's report.json holds times and results"),
+        ("no effect", "the artifact's report.json holds times and results"),
     ),
 )
 

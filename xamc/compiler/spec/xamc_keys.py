@@ -1,13 +1,12 @@
-"""The keys that xamc adds to vamc's; all optional."""
+"""The keys that xamc adds to vamc's, for every target; all optional."""
 
 from __future__ import annotations
 
-from xamc.compiler.spec.keys import READ_BY_ALL, Key, everywhere, on
-from xamc.compiler.spec.kinds import Bool, Int, ListOf, MapOf, OneOf, Text
-from xamc.targets.ascend.assumptions import DEFAULT_SOC_VERSION, SOC_VERSIONS
+from xamc.compiler.spec.keys import READ_BY_ALL
+from xamc.targets.spec_keys import Key, Use
+from xamc.targets.spec_kinds import Bool, Int, ListOf, MapOf, OneOf, Text
 
-_USED = everywhere("used", READ_BY_ALL)
-_ASCEND = on({"tvm_ascend": ("used", "read by Ascend's ATC route")}, ("no effect", "an option of the Ascend target"))
+_USED: tuple[Use, str] = ("used", READ_BY_ALL)
 
 KEYS: tuple[Key, ...] = (
     Key(
@@ -16,85 +15,6 @@ KEYS: tuple[Key, ...] = (
         "Input channels that share one scale; -1 is one scale per output channel, which 4-bit weights do not take.",
         _USED,
         "32 for 4-bit types, -1 for 8-bit types",
-    ),
-    Key(
-        "frontend.quantize.calib_args.kv_cache_scales",
-        Text(),
-        "A safetensors file with the scales and zero points of an int8 KV cache (docs/vacc.md), instead of a "
-        "calibration. Relative paths are against the YAML file's folder.",
-        on(
-            {"tvm_vacc": ("used", "the scales of w16kv8")},
-            ("no effect", "there is no int8 KV cache"),
-        ),
-        "calibrated on dataset.path, or on a short text of xamc's own",
-    ),
-    Key(
-        "backend.compile.mcpu",
-        Text(),
-        "LLVM's name of the CPU to compile for: native, x86-64-v3, aarch64, ...",
-        on(
-            {"tvm_cpu": ("used", "chooses instructions; recorded in the artifact and checked when it is loaded")},
-            ("no effect", "code is not generated for a CPU"),
-        ),
-        "native: the machine that compiles",
-    ),
-    Key(
-        "backend.compile.cpu",
-        ListOf(Text()),
-        "CPU levels to compile for, in place of `mcpu`: one library each on the same weights; the runtime takes the "
-        "best one that a machine can run. For example [x86-64-v3, x86-64-v4, aarch64].",
-        on(
-            {"tvm_cpu": ("used", "chooses instructions; recorded in the artifact and checked when it is loaded")},
-            ("no effect", "code is not generated for a CPU"),
-        ),
-        "none: `mcpu` alone",
-    ),
-    Key(
-        "backend.compile.activations",
-        OneOf(("auto", "float32", "bfloat16", "int8", "int16")),
-        "What linear layers multiply their inputs as. `float32` is exact on every CPU. `int16` and `int8` round the "
-        "inputs of layers with integer weights: of 4-bit ones to 8 bits, of 8-bit ones to as many as they say. "
-        "`bfloat16` rounds inputs and weights in prompts where the CPU has a dot product of them, and is `float32` "
-        "elsewhere. Faster, for a loss that `plan` and docs/kernels.md give.",
-        on(
-            {"tvm_cpu": ("used", "chooses kernels; recorded in the artifact")},
-            ("no effect", "activations are floating-point"),
-        ),
-        "auto: int16 for weights of 4 and 8 bits, bfloat16 for backend.dtype: bf16, else float32",
-    ),
-    Key(
-        "backend.compile.tune",
-        OneOf(("off", "on")),
-        "`on` searches for the best tile and block sizes of every kernel on the machine that compiles, and keeps what "
-        "it finds in the stage cache (docs/kernels.md). `mcpu` must be that machine's.",
-        on(
-            {"tvm_cpu": ("used", "chooses tiles; what was found is in report.json")},
-            ("no effect", "code is not generated for a CPU"),
-        ),
-        "off: the defaults of each CPU level",
-    ),
-    Key(
-        "backend.compile.route",
-        OneOf(("atc", "kernels")),
-        "How a model gets to an Ascend NPU: `atc` writes ONNX for Huawei's ATC; `kernels` (fused kernels) is not "
-        "available yet.",
-        _ASCEND,
-        "atc",
-    ),
-    Key(
-        "backend.compile.soc_version",
-        OneOf(SOC_VERSIONS),
-        "The NPU that ATC compiles for.",
-        _ASCEND,
-        DEFAULT_SOC_VERSION,
-    ),
-    Key(
-        "backend.compile.gears",
-        ListOf(ListOf(Int(1))),
-        "Pairs [batch, active slots]: one decode graph with a gear for each, and one prefill graph with a gear for "
-        "each prefill length. The largest number of slots is the total length.",
-        _ASCEND,
-        "none: one static graph per length",
     ),
     Key(
         "passes.disable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xamc.compiler.spec.model import Spec
 from xamc.model.config import ModelConfig
-from xamc.targets.request import TargetRequest
+from xamc.targets.registry import CAPS
 
 
 def context_lengths(spec: Spec, config: ModelConfig) -> tuple[int, int]:
@@ -17,23 +17,17 @@ def context_lengths(spec: Spec, config: ModelConfig) -> tuple[int, int]:
     return limit, min(spec.prefill_chunk, limit)
 
 
-def length_warnings(spec: Spec, config: ModelConfig, request: TargetRequest | None) -> tuple[str, ...]:
-    """A sentence where sequences may be longer than what the model was trained for.
-
-    Args:
-        spec: says the lengths.
-        config: of the model.
-        request: of the target, with the lengths of its graphs where they are static; None where it can't be had.
-    """
-    trained = config.max_position_embeddings
-    if request is not None and request.buckets:
-        longest = max(bucket.length for bucket in request.buckets)
+def length_warnings(spec: Spec, config: ModelConfig) -> tuple[str, ...]:
+    """A sentence where sequences may be longer than what the model was trained for."""
+    trained, caps = config.max_position_embeddings, CAPS[spec.backend.type]
+    if not caps.dynamic_shapes:
+        longest = max((*spec.prefill_lengths, *spec.total_lengths))
         if longest <= trained:
             return ()
         text = f"lengths up to {longest} exceed the model's max_position_embeddings {trained}"
         if config.rope.kind != "dynamic":
             return (f"{text}, its training",)
-        length = "the KV cache's length" if request.atc is not None else "its own length"
+        length = "the KV cache's length" if caps.kv_layout == "in_place" else "its own length"
         return (
             f"{text}: every graph has the RoPE base of {length}, so that answers differ from transformers' unless a "
             "sequence fills the graph",

@@ -17,7 +17,7 @@ from xamc.ir.weights.transforms import Cast
 from xamc.jobs.cache import StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
 from xamc.model.config import ModelConfig
-from xamc.targets.request import TargetRequest
+from xamc.targets.request import Request
 from xamc.verify.scenario import Case
 
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
@@ -41,7 +41,7 @@ def export_key(config: ModelConfig, with_twin: bool, group: int, tp: int = 1) ->
     return stage_key("export", __name__, (_CHILD,), inputs, _TOOLS)
 
 
-def twin_group(request: TargetRequest) -> int:
+def twin_group(request: Request) -> int:
     """The quantization group whose divisibility the twin keeps; any without quantization."""
     return (request.quantize.group_size or 32) if request.quantize else 32
 

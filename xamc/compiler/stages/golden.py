@@ -19,6 +19,7 @@ from xamc.compiler.stages.job import Job
 from xamc.errors import InputError, InternalError
 from xamc.ir.tolerances import tolerance
 from xamc.jobs.child import Limits, run_child
+from xamc.runtime.executors.registry import executor_of, register_executor
 from xamc.verify.golden import Distance, distance, is_fp32
 
 DEFAULT_PROMPTS = ("The quick brown fox jumps over the lazy dog. 人工智能 is",)
@@ -64,6 +65,8 @@ def record(
     with temporary_folder("golden") as scratch:
         request = {
             "artifact": str(folder),
+            "target": manifest.target,
+            "executor": executor_of(manifest.target),
             "tokenizer": str(folder / manifest.tokenizer) if checkpoint.tokenizer else None,
             "vocab_size": manifest.model.vocab_size,
             "prompts": list(prompts),
@@ -130,6 +133,7 @@ def run_artifact(request: dict[str, Any]) -> None:
     """
     from xamc.runtime import load
 
+    register_executor(request["target"], request["executor"])
     encode = _encoder(request)
     model = load(Path(request["artifact"])) if request["execute"] else None
     answers: dict[str, NDArray[Any]] = {}

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xamc.artifact.manifest import Quantization
-from xamc.compiler.spec.model import LoadedSpec
+from xamc.compiler.spec.model import LoadedSpec, Spec
 from xamc.errors import UnsupportedError
-from xamc.targets.graph.names import FILES
+from xamc.passes.graph import GRAPH_PASSES
+from xamc.passes.relax import RELAX_PASSES
+from xamc.passes.runner import require_known_names
+from xamc.targets.graph_target import GraphTarget
+from xamc.targets.registry import CAPS
+from xamc.targets.registry import target as target_named
 
 RTN = "w8a16_rtn"
 CALIBRATED = "int8 weights and activations (backend.quantize)"
@@ -16,8 +21,9 @@ _STORAGE = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 @dataclass(frozen=True)
 class GraphRequest:
-    """How a graph's weights are stored, and the quantization requested and used."""
+    """What takes the graph, how its weights are stored, and the quantization requested and used."""
 
+    target: GraphTarget
     storage: str
     quantization: Quantization
     warnings: tuple[str, ...]
@@ -31,12 +37,15 @@ def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
             don't have; E1483 several CPU levels.
     """
     spec = loaded.spec
+    require_any_pass(spec)
     backend, asked = spec.backend, spec.frontend.quantize
-    if backend.type not in FILES:
+    target = target_named(backend.type).graphs
+    if target is None:
+        able = (name for name in CAPS if target_named(name).graphs is not None)
         raise UnsupportedError(
             "E1476",
             f"{backend.type} takes no graphs of frontend.type onnx",
-            fix=f"set backend.type to one of {', '.join(FILES)}",
+            fix=f"set backend.type to one of {', '.join(able)}",
             locations=loaded.at("backend.type"),
         )
     if backend.dtype not in _STORAGE:
@@ -46,13 +55,7 @@ def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
             fix=f"use one of {', '.join(_STORAGE)}",
             locations=loaded.at("backend.dtype"),
         )
-    if "cpu" in backend.compile:
-        raise UnsupportedError(
-            "E1483",
-            "graphs of frontend.type onnx are compiled for one CPU level; backend.compile.cpu lists several",
-            fix="set backend.compile.mcpu to the lowest of them, or compile an artifact for each",
-            locations=loaded.at("backend.compile.cpu"),
-        )
+    target.check(backend.compile)
     warnings = []
     extra = spec.graph.get("extra_ops")
     if isinstance(extra, dict) and extra.get("type"):
@@ -62,7 +65,17 @@ def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
     if backend.quantize and backend.dtype != "int8":
         warnings.append(f"backend.quantize is recorded only: backend.dtype is {backend.dtype}")
     quantization = _quantization(loaded, allow_rtn) if backend.dtype == "int8" or asked else Quantization()
-    return GraphRequest(_STORAGE[backend.dtype], quantization, tuple(warnings))
+    return GraphRequest(target, _STORAGE[backend.dtype], quantization, tuple(warnings))
+
+
+def require_any_pass(spec: Spec) -> None:
+    """Refuses names in the spec's `passes`, which has no effect on graphs, that no pass of any target has.
+
+    Raises:
+        InputError: E1306.
+    """
+    known = [*GRAPH_PASSES, "shard", *RELAX_PASSES]
+    require_known_names(spec.passes.disable, spec.passes.expect, known, ())
 
 
 def _quantization(loaded: LoadedSpec, allow_rtn: bool) -> Quantization:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from xamc.artifact.manifest import Quantization
 from xamc.artifact.records import to_json
 from xamc.artifact.staging import temporary_folder
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
-from xamc.compiler.stages.target_request import SCALES_KEY
+from xamc.compiler.stages.target_options import INT8_KV, SCALES_KEY
 from xamc.errors import InputError
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
 from xamc.ir.weights.kv_scales import KvScales, read_kv_scales
@@ -32,6 +33,17 @@ from xamc.verify.calibration_text import (
 from xamc.verify.kv_calibration import RESULT, calibrate
 
 _CALIBRATION = "xamc.verify.kv_calibration:calibrate"
+
+
+def calibrated_scales(job: Job, spec: Spec, checkpoint: Checkpoint, quantization: Quantization) -> KvScales | None:
+    """The stage that finds the scales of an int8 KV cache with one per channel; None for other caches."""
+    if quantization.used != INT8_KV:
+        return None
+    with job.progress.stage("calibrate") as stage:
+        scales = kv_scales(job, spec, checkpoint)
+        layers = checkpoint.config.num_layers
+        stage.result(f"keys and values of {layers} layers", job.cache.state("kv_scales"))
+    return scales
 
 
 def kv_scales(job: Job, spec: Spec, checkpoint: Checkpoint) -> KvScales:

@@ -4,75 +4,52 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import xamc
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.golden import GOLDEN_FOLDER, Golden, golden_files
-from xamc.artifact.manifest import MANIFEST, Generation, InputDigest, KvCache, Manifest, Quantization
+from xamc.artifact.manifest import MANIFEST, Generation, InputDigest, Manifest, Quantization
 from xamc.artifact.manifest_file import dumps
 from xamc.artifact.publish import ArtifactWriter, portable_spec
 from xamc.artifact.staging import locked
-from xamc.artifact.step_program import STEP_FILE
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.frontends.tokenizers.chat_templates import TEMPLATES
 from xamc.compiler.spec.model import Spec
 from xamc.compiler.stages.job import Job
-from xamc.compiler.stages.weights import WrittenWeights
 from xamc.jobs.cache import tool_version
-from xamc.targets.request import Generated, TargetRequest
+from xamc.targets.target import Built
 
 TOKENIZER = "tokenizer"
 CHAT_TEMPLATE = "chat_template.jinja"
 _TOOLS = ("apache-tvm", "apache-tvm-ffi", "torch", "transformers", "onnx", "onnx-ir", "onnxscript", "numpy")
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Everything that goes into an artifact."""
-
-    spec: Spec
-    checkpoint: Checkpoint
-    request: TargetRequest
-    quantization: Quantization
-    generated: Generated
-    weights: WrittenWeights
-    context_limit: int
-    prefill_chunk: int
-
-
-def fill(job: Job, parts: Parts, writer: ArtifactWriter) -> Manifest:
+def fill(
+    job: Job, spec: Spec, checkpoint: Checkpoint, quantization: Quantization, built: Built, writer: ArtifactWriter
+) -> Manifest:
     """Adds all files but golden ones to `writer`, with a manifest beside them, so that the folder can be run.
+
+    What the artifact holds under several names is there once: all but the first are hard links to it.
 
     Returns:
         The manifest, still without digests of files.
     """
-    generated = parts.generated
-    # digests were taken when the cache entry was made; gigabytes are not read again
-    files = [(generated.code, generated.code_name), (parts.weights.path, parts.weights.table.file)]
-    step_file = None
-    if generated.step is not None:
-        step_file = str(PurePosixPath(generated.code_name).with_name(STEP_FILE))
-        files.append((generated.step, step_file))
-    for path, name in [*files, *((path, code.file) for path, code in generated.variants)]:
-        writer.add_file(name, path, job.cache.digests(path.parent).get(path.name))
-    manifest = Manifest(
-        **common_fields(job, parts.spec, parts.checkpoint, writer),
-        context_limit=parts.context_limit,
-        prefill_chunk=parts.prefill_chunk,
-        max_batch=parts.spec.runtime.max_batch,
-        kv=KvCache.paged(parts.request.kv_dtype, generated.kv_block),
-        functions=generated.functions,
-        phases=generated.phases,
-        code_file=generated.code_name,
-        step_file=step_file,
-        weights=parts.weights.table,
-        cpu=generated.cpu,
-        variants=tuple(code for _, code in generated.variants),
-        quantization=parts.quantization,
-    )
+    placed: dict[Path, Path] = {}
+    for name, content in built.files.items():
+        if isinstance(content, bytes):
+            writer.add_bytes(name, content)
+        elif content == writer.folder / name:
+            writer.seal(name)
+        else:
+            # digests were taken when the cache entry was made; gigabytes are not read again
+            known = job.cache.digests(content.parent).get(content.name)
+            # not to the cache's file, which may lie on another file system and would be copied each time
+            writer.add_file(name, placed.get(content, content), known)
+            placed.setdefault(content, writer.folder / name)
+    fields = common_fields(job, spec, checkpoint, writer)
+    manifest = Manifest(**fields, **built.fields, quantization=quantization)
     (writer.folder / MANIFEST).write_text(dumps(manifest), encoding="utf-8")
     return manifest
 

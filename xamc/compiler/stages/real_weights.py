@@ -20,16 +20,18 @@ from xamc.artifact.records import from_json, to_json
 from xamc.artifact.staging import temporary_folder
 from xamc.compiler.frontends import Checkpoint
 from xamc.compiler.spec.model import Spec
-from xamc.compiler.stages import summary
 from xamc.compiler.stages.job import Job
 from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
 from xamc.errors import InputError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.fingerprint import fingerprint, reading_modules
 from xamc.ir.weights.float16_loss import lost_in_float16
+from xamc.ir.weights.kv_scales import KvScales
 from xamc.jobs.cache import stage_key
 from xamc.jobs.progress import Progress
-from xamc.targets.request import TargetRequest
+from xamc.passes.pipeline import Pipeline
+from xamc.targets.registry import CAPS, HOST
+from xamc.targets.request import Request
 from xamc.verify.cache_rounding import CacheRounding
 from xamc.verify.calibration_text import DEFAULT_TEXTS, is_varied, random_samples, token_samples
 from xamc.verify.real_weights import KEYS, UNSCALED, VALUES, Magnitude, Observed, observe
@@ -96,7 +98,7 @@ def require_float16(observed: Observed, target: str, scales_queries: bool) -> No
     _require(
         [magnitude for magnitude in observed.magnitudes if not (scales_queries and magnitude.what == UNSCALED)],
         f"{target} computes in float16",
-        "compile it for tvm_cpu, which computes in float32, with backend.dtype: bf16; "
+        f"compile it for {HOST}, which computes in float32, with backend.dtype: bf16; "
         f"{target} has no type with a wider range",
         ("backend.type", "backend.dtype"),
     )
@@ -155,7 +157,7 @@ def warn_of_cost(progress: Progress, observed: Observed, kv_dtype: str, fix: str
         progress.warn(f"{cost(observed, kv_dtype)}; defaults cost at most {tolerance('cache_kl'):g} nats: {fix}")
 
 
-def warn_of_small_weights(progress: Progress, checkpoint: Checkpoint, request: TargetRequest) -> None:
+def warn_of_small_weights(progress: Progress, checkpoint: Checkpoint, request: Request) -> None:
     """Warns about matrices that lose more in float16 than they would in bfloat16, by a sample of their rows."""
     if request.weight_dtype != "float16" or request.quantize is not None:
         return
@@ -165,24 +167,52 @@ def warn_of_small_weights(progress: Progress, checkpoint: Checkpoint, request: T
         more = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
         progress.warn(
             f"{name}{more}: its values are so small that float16 loses {share:.1%} of them; store the weights in "
-            "bfloat16 or float32 (backend.dtype: bf16 or fp32, on tvm_cpu)"
+            f"bfloat16 or float32 (backend.dtype: bf16 or fp32, on {HOST})"
         )
 
 
-def look_at_cache(
-    job: Job, spec: Spec, checkpoint: Checkpoint, kv_dtype: str, progress: Progress
+def look_at_values(
+    job: Job, spec: Spec, checkpoint: Checkpoint, request: Request, pipeline: Pipeline, scales: KvScales | None
 ) -> Mapping[str, Any] | None:
-    """What an int8 KV cache with a scale per token and head costs, as a stage of its own; None for other types."""
-    if kv_dtype != "int8":
+    """What the real weights do, as a stage of its own, for the report; None where they are not run.
+
+    Nothing is to be seen on a target that computes in float32 with a cache of floats, so that there is no stage then.
+
+    Args:
+        job: the compile.
+        spec: the build file.
+        checkpoint: the model.
+        request: the target's.
+        pipeline: its passes.
+        scales: of a calibrated int8 KV cache; without them such a cache has a scale per token and head.
+
+    Raises:
+        UnsupportedError: E1315, float16 can't hold the model's values.
+    """
+    caps, kv_dtype = CAPS[spec.backend.type], request.kv_dtype
+    if caps.computes == "float32" and kv_dtype != "int8":
         return None
-    with progress.stage("values") as stage:
+    with job.progress.stage("values") as stage:
         if not are_run(spec, checkpoint):
             stage.result(NOT_RUN, "not run")
             return None
-        observed = look(job, spec, checkpoint, CacheRounding(kv_dtype, unbiased_keys=True))
-        stage.result(cost(observed, kv_dtype), summary.cached(job.cache, "real_weights"))
-    warn_of_cost(progress, observed, kv_dtype, "set runtime.kv_dtype: fp16 or bf16")
+        rounding = CacheRounding("float32")
+        if kv_dtype == "int8":
+            rounding = CacheRounding(kv_dtype, scales, scales is None or scales.unbiased_keys)
+        observed = look(job, spec, checkpoint, rounding)
+        if caps.computes == "float16":
+            require_float16(observed, caps.name, _scales_queries(pipeline))
+        text = in_words(observed, kv_dtype) if caps.computes == "float16" else cost(observed, kv_dtype)
+        stage.result(text, job.cache.state("real_weights"))
+    fix = "set runtime.kv_dtype: fp16 or bf16" if scales is None else "use float16, without frontend.quantize"
+    warn_of_cost(job.progress, observed, kv_dtype, fix)
     return report(observed)
+
+
+def _scales_queries(pipeline: Pipeline) -> bool:
+    """Whether attention scales queries, so that no scores are ever larger than they end up."""
+    passes = pipeline.of_bucket(pipeline.buckets[0], pipeline.buckets[0].length, None) if pipeline.buckets else []
+    return any(getattr(graph_pass, "scale_query", False) for graph_pass in (*pipeline.common, *passes))
 
 
 def _prompts(spec: Spec, checkpoint: Checkpoint) -> list[NDArray[np.int64]]:

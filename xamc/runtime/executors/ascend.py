@@ -42,7 +42,9 @@ class AscendExecutor:
 
     pages = None
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int | None = None, prefault_weights: bool = False
+    ) -> None:
         """Loads all graphs.
 
         Raises:

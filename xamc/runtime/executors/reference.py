@@ -28,7 +28,9 @@ _ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
 class ReferenceExecutor:
     """See `xamc.runtime.executor.Executor`."""
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int | None = None, prefault_weights: bool = False
+    ) -> None:
         """Loads the graph and maps the weights.
 
         Raises:
@@ -39,7 +41,7 @@ class ReferenceExecutor:
         self._ort = onnxruntime_module()
         self._threads = check_threads(threads)
         check_digests(Artifact(folder, manifest), only={manifest.library()[0]})
-        self._session = open_session(folder / manifest.library()[0], self._threads)
+        self._session = self.open_graph(folder / manifest.library()[0])
         layers = range(manifest.model.num_layers)
         self._past = [name for layer in layers for name in (past_key(layer), past_value(layer))]
         self._present = [name for layer in layers for name in (present_key(layer), present_value(layer))]
@@ -50,6 +52,10 @@ class ReferenceExecutor:
             self.clear(slot)
 
     pages = None
+
+    def open_graph(self, path: Path) -> Any:
+        """A session on the graph; for targets that keep it in another form."""
+        return open_session(path, self._threads)
 
     @property
     def threads(self) -> int:
@@ -136,8 +142,8 @@ def onnxruntime_module() -> Any:
         ) from error
 
 
-def open_session(path: Path, threads: int) -> Any:
-    """An ONNX Runtime session on a graph, on the CPU and with every graph optimization off.
+def open_session(graph: Path | bytes, threads: int) -> Any:
+    """An ONNX Runtime session on a graph, a file or its content, on the CPU and with every graph optimization off.
 
     Raises:
         ToolchainError: E1609, ONNX Runtime is missing or refuses the graph.
@@ -148,11 +154,13 @@ def open_session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # ONNX Runtime's errors share no base class but this
         raise ToolchainError(
             "E1609",
-            f"ONNX Runtime can't load {path}",
+            f"ONNX Runtime can't load {'the graph' if isinstance(graph, bytes) else graph}",
             "compile the model again with the packages installed here; `xamc doctor` compares them with the pins",
             details=tuple(str(error).strip().splitlines()[-3:]),
         ) from error

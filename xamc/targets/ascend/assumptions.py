@@ -1,4 +1,4 @@
-"""What the ATC road takes for granted about Huawei's toolchain, in one place; nothing of it has been run on an NPU.
+"""What the ATC route takes for granted about Huawei's toolchain, in one place; nothing of it has been run on an NPU.
 
 CANN, in which ATC and GE are, is not on the package registry. Each option and each assumption says on what ground it
 stands: `header` where a public header of CANN (they ship in the torch-npu wheel, `ge/ge_api_types.h` and
@@ -31,7 +31,7 @@ SOC_VERSIONS = (
     "Ascend310P1",
     "Ascend310P3",
 )
-"""Values of ATC's --soc_version that this road writes; no other string reaches a script."""
+"""Values of ATC's --soc_version that this route writes; no other string reaches a script."""
 DEFAULT_SOC_VERSION = "Ascend910B2"
 
 # ATC's limits on --dynamic_dims
@@ -44,7 +44,7 @@ class Option:
 
     Attributes:
         name: as it is written.
-        value: what this road writes, in words where it depends on the model.
+        value: what this route writes, in words where it depends on the model.
         meaning: what it does.
         why: why this value.
         ground: on what ground the name stands.
@@ -244,6 +244,6 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "scaled before they meet the keys, and masks are added in float32.",
         "inferred",
         ("xamc/passes/graph/half_precision.py", "xamc/passes/graph/eager_attention.py"),
-        "Nothing; a model whose own activations leave float16 needs bfloat16, which this road does not have.",
+        "Nothing; a model whose own activations leave float16 needs bfloat16, which this route does not have.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Which graphs the ATC road makes for a request, what each takes, and the gears it can be driven in."""
+"""Which graphs the ATC route makes for a request, what each takes, and the gears it can be driven in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xamc.model.bucket import Bucket
 from xamc.model.config import ModelConfig
 from xamc.passes.graph.cache_rows import CacheRows
 from xamc.passes.graph.kv_cache import cache_key, cache_value
-from xamc.targets.request import TargetRequest
+from xamc.targets.ascend.request import AscendRequest
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,9 @@ def dims_text(graph: GearGraph) -> str:
     return ";".join(",".join(map(str, graph.dims(gear))) for gear in graph.gears)
 
 
-def graphs_of(request: TargetRequest) -> tuple[GearGraph, ...]:
+def graphs_of(request: AscendRequest) -> tuple[GearGraph, ...]:
     """The graphs of a request: one per length, or with gears one per phase."""
-    assert request.atc is not None
-    rows, gears = request.atc.rows, request.atc.gears
+    rows, gears = request.rows, request.gears
     prefill = sorted(bucket.length for bucket in request.buckets if bucket.kind == "prefill")
     total = sorted(bucket.length for bucket in request.buckets if bucket.kind == "decode")
     capacity = total[-1]

@@ -1,10 +1,9 @@
-"""The ATC road's graph passes: once for all, then per graph; what comes out is float16 in operators of opset 14."""
+"""The ATC route's graph passes: once for all, then per graph; what comes out is float16 in operators of opset 14."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from xamc.errors import UnsupportedError
 from xamc.ir.weights.kv_scales import KvScales
 from xamc.model.bucket import Bucket
 from xamc.passes.graph.cache_rows import CacheRows
@@ -16,10 +15,11 @@ from xamc.passes.graph.last_position import LastPosition
 from xamc.passes.graph.rope_table import RopeTables
 from xamc.passes.graph.standard_ops import StandardOps
 from xamc.passes.graph.weight_storage import WeightStorage
+from xamc.passes.pipeline import Pipeline
 from xamc.passes.protocol import GraphPass
 from xamc.targets.ascend.gears import TWIN_ROWS, graphs_of
-from xamc.targets.graph_pipelines import static_common_passes
-from xamc.targets.request import StaticPasses, TargetRequest
+from xamc.targets.ascend.request import AscendRequest
+from xamc.targets.buckets import common_passes
 
 OPSET = 14
 _REQUIRED = (
@@ -36,24 +36,8 @@ _REQUIRED = (
 )
 
 
-def check(request: TargetRequest) -> None:
-    """Refuses what this road can't make.
-
-    Raises:
-        UnsupportedError: E1416, an embedding model.
-    """
-    if request.is_embedding:
-        raise UnsupportedError(
-            "E1416",
-            "tvm_ascend makes a prefill and a decode graph, and frontend.shape.input_ids has no total length: an "
-            "embedding model",
-            fix="add a second list, [[512], [2048]], or compile the embedding model with backend.type: tvm_vacc",
-            keys=("frontend.shape.input_ids",),
-        )
-
-
 def gear_passes(rows: CacheRows) -> list[GraphPass]:
-    """One graph, from what `static_common_passes` left to what ATC reads.
+    """One graph, from what `common_passes` left to what ATC reads.
 
     Args:
         rows: the pass that gives the graph its phase and sizes.
@@ -71,7 +55,7 @@ def gear_passes(rows: CacheRows) -> list[GraphPass]:
     ]
 
 
-def static_passes(request: TargetRequest) -> StaticPasses:
+def passes(request: AscendRequest) -> Pipeline:
     """The passes that a request needs, in order."""
     graphs = {graph.bucket: graph for graph in graphs_of(request)}
 
@@ -83,10 +67,9 @@ def static_passes(request: TargetRequest) -> StaticPasses:
         twin = replace(like, bucket=bucket, rows=TWIN_ROWS, capacity=rope_rows)
         return gear_passes(twin.cache_rows(twin=True))
 
-    return StaticPasses(
-        common=static_common_passes(),
+    return Pipeline(
+        common=common_passes(),
         of_bucket=of_bucket,
-        split=None,
         buckets=tuple(graphs),
         shared_tables=True,
         required=_REQUIRED,

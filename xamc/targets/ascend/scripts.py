@@ -87,4 +87,4 @@ def _quoted(argument: str) -> str:
 def _require_known(soc_version: str) -> None:
     """A spec is checked before; this keeps a script free of anything else whoever calls."""
     if soc_version not in SOC_VERSIONS:
-        raise ValueError(f"{soc_version!r} is no soc_version of this road")
+        raise ValueError(f"{soc_version!r} is no soc_version of this route")

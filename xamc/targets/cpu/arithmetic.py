@@ -7,8 +7,8 @@ The choice itself is the kernels' (`kernels.linear`, `kernels.integer_dot`); thi
 from __future__ import annotations
 
 from xamc.artifact.manifest import Arithmetic
+from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.request import TargetRequest
 
 _DIVERGENCE: dict[tuple[str, str], float] = {
     ("float16", "float32"): 3.7e-6,
@@ -30,7 +30,7 @@ _DIVERGENCE: dict[tuple[str, str], float] = {
 """
 
 
-def level_arithmetic(isa: Isa, request: TargetRequest) -> Arithmetic:
+def level_arithmetic(isa: Isa, request: CpuRequest) -> Arithmetic:
     """The arithmetic of a level for what a spec asks.
 
     Args:
@@ -42,7 +42,7 @@ def level_arithmetic(isa: Isa, request: TargetRequest) -> Arithmetic:
     return Arithmetic(prompts, tokens, _DIVERGENCE.get((weights, inputs)))
 
 
-def _words(isa: Isa, request: TargetRequest) -> tuple[str, str, str]:
+def _words(isa: Isa, request: CpuRequest) -> tuple[str, str, str]:
     """In words for prompts and for single tokens, and what inputs of layers are rounded to."""
     asked, quantize = request.activations, request.quantize
     if asked == "bfloat16" and isa.has_bf16_dot:

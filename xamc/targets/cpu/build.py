@@ -1,98 +1,96 @@
-"""Code generation for the real model, in a child process; the proof on its twin runs beside it, see `prove`.
-
-`build` never sees a weight of the real model, only names, shapes and dtypes.
-"""
+"""The CPU target's artifact: one library per CPU level, the program of one token, and one weights file."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-import onnx_ir as ir
+from xamc.artifact.manifest import KvCache, Phase
+from xamc.artifact.step_program import STEP_FILE
+from xamc.jobs.progress import size
+from xamc.model.kv_cache import KV_BLOCK
+from xamc.passes.runner import check_counts
+from xamc.targets.cpu.library import Generated, generate
+from xamc.targets.cpu.request import CpuRequest
+from xamc.targets.cpu.tune.tune import Tuned, tune
+from xamc.targets.target import Built, Work
+from xamc.targets.weights_file import write_weights
 
-from xamc.artifact.records import from_json
-from xamc.artifact.step_program import STEP_FILE, dumps_step
-from xamc.ir.program import Program
-from xamc.ir.relax_program import RelaxProgram
-from xamc.model.config import ModelConfig
-from xamc.passes.lowering.lower import lower
-from xamc.passes.protocol import PassReport
-from xamc.targets.cpu.clock import Clock
-from xamc.targets.cpu.codegen import build_library
-from xamc.targets.cpu.pipeline import relax_passes
-from xamc.targets.cpu.select_kernels import select_kernels
-from xamc.targets.cpu.stored import StoredTensor, recipe
-from xamc.targets.cpu.target import LIBRARY, RESULT
-from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
-from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.tiles import TileChoice
+_KEYS = ("codegen", "proof", "kernel_proof")
 
 
-def build(request: Mapping[str, Any]) -> None:
-    """Lowers, rewrites and compiles the real model.
+def build(work: Work[CpuRequest]) -> Built:
+    """The stages `tune`, `codegen` and `weights`.
 
-    Args:
-        request: ``graph`` (ONNX file in the in-place cache form), ``config`` (ModelConfig as JSON), ``weights``
-            (name -> [shape, dtype]), ``isa``, ``kv_dtype`` (float32, float16, bfloat16), ``activations`` (float32,
-            int8), ``tiles`` (`TileChoice` as JSON), ``disable`` (pass names), ``dump`` (folder or None), ``out`` (an
-            existing folder for the library and result.json: ``passes`` with counts and reasons, ``kernels``,
-            ``weights``, the packing recipe, and ``seconds`` by step).
+    Raises:
+        InputError: E1307 a count of `passes.expect`; what reading the weights finds.
+        InternalError: E1406 from the proof on the twin; E1482.
+        ToolchainError: E152x, a child failed.
     """
-    out, isa = Path(request["out"]), Isa.by_name(request["isa"])
-    dump = Path(request["dump"]) if request.get("dump") else None
-    clock = Clock()
-    stored = {name: StoredTensor(name, tuple(shape), dtype) for name, (shape, dtype) in request["weights"].items()}
-    config = from_json(ModelConfig, request["config"])
-    program = lower(Program(ir.load(request["graph"]), dict(stored), config))
-    _dump(dump, "20-lowered", program)
-    clock.lap("lower")
-    reports = []
-    for number, relax_pass in enumerate(relax_passes(request["kv_dtype"]), start=21):
-        if relax_pass.name not in request["disable"]:
-            reports.append(_entry(relax_pass.name, relax_pass.run(program)))
-            _dump(dump, f"{number}-{relax_pass.name}", program)
-    clock.lap("relax passes")
-    plan = plan_weights(program)
-    tiles = TileChoice.from_json(request["tiles"])
-    selected = select_kernels(program, plan, isa, request["kv_dtype"], request["activations"], tiles=tiles)
-    module = selected.module
-    if dump is not None:
-        (dump / "30-kernels.relax.py").write_text(module.script())
-    if selected.step is not None:
-        (out / STEP_FILE).write_text(dumps_step(selected.step))
-    clock.lap("select kernels")
-    build_library(module, isa, out / LIBRARY)
-    clock.lap("codegen")
-    result = {
-        "passes": reports,
-        "kernels": sorted(v.name_hint for v, f in module.functions.items() if type(f).__name__ == "PrimFunc"),
-        "decode": selected.reason or "one program",
-        "weights": _recipes(plan, program),
-        "seconds": clock.laps,
-    }
-    (out / RESULT).write_text(json.dumps(result, indent=1, sort_keys=True))
+    program, twin, request = work.rewritten.program, work.rewritten.twin, work.request
+    tuned = None
+    if request.tune:
+        with work.progress.stage("tune") as stage:
+            tuned = tune(program, request, work.cache, stage.progress)
+            request = replace(request, tiles=tuned.choice)
+            stage.result(*_tuned_in_words(tuned))
+        for kernel in tuned.faster:
+            work.progress.say(f" tuned: {kernel}")
+    with work.progress.stage("codegen") as stage:
+        made = generate(program, request, twin, work.cache, work.dump)
+        check_counts(work.expect, made.passes)
+        stage.result(_in_words(made), work.cache.state(*_KEYS))
+    path, table = write_weights(work, made.buffers, made.weights)
+    files: dict[str, Path | bytes] = {code.file: library for library, code in made.libraries}
+    step_file = None
+    (_, first), *others = made.libraries
+    if made.step is not None:
+        step_file = str(PurePosixPath(first.file).with_name(STEP_FILE))
+        files[step_file] = made.step
+    return Built(
+        files=files | {table.file: path},
+        fields={
+            "context_limit": work.context_limit,
+            "prefill_chunk": work.prefill_chunk,
+            "max_batch": work.max_batch,
+            "kv": KvCache.paged(request.kv_dtype, KV_BLOCK),
+            "functions": ("decode", "prefill_last", "prefill_all"),
+            "phases": (Phase("prefill", ("prefill_last", "prefill_all")), Phase("decode", ("decode",))),
+            "code_file": first.file,
+            "step_file": step_file,
+            "weights": table,
+            "cpu": first.cpu,
+            "variants": tuple(code for _, code in others),
+        },
+        weights=table.nbytes,
+        report={
+            "relax_passes": list(made.passes),
+            "kernel_proof": made.kernel_proof,
+            "tuning": None if tuned is None else tuned.report(),
+            "decode": made.decode,
+            "codegen_seconds": dict(made.seconds),
+        },
+    )
 
 
-def _entry(name: str, report: PassReport) -> dict[str, Any]:
-    skipped = [{"place": s.place, "reason": s.reason} for s in report.skipped]
-    return {"name": name, "matched": report.matched, "skipped": skipped}
+def _tuned_in_words(result: Tuned) -> tuple[str, str]:
+    state = "cached" if all(kernel.cached for kernel in result.kernels) else "ok"
+    return f"{len(result.faster)} of {len(result.kernels)} kernels faster than with default tiles", state
 
 
-def _dump(folder: Path | None, name: str, program: RelaxProgram) -> None:
-    if folder is not None:
-        (folder / f"{name}.relax.py").write_text(program.module.script())
-
-
-def _recipes(plan: WeightPlan, program: RelaxProgram) -> list[dict[str, Any]]:
-    """For each planned weight: the stored tensors it is made of, its format, and its buffers."""
-    return [
-        {
-            "sources": [recipe(program.weights[name]) for name in weight.sources],
-            "kind": None if weight.layout is None else weight.layout.format.kind,
-            "group_size": None if weight.layout is None else weight.layout.format.group_size,
-            "buffers": [[b.name, b.dtype, list(b.shape)] for b in weight.buffers],
-        }
-        for weight in plan.weights
-    ]
+def _in_words(made: Generated) -> str:
+    """CPU levels, and what was proven."""
+    parts = [code.cpu.mcpu for _, code in made.libraries]
+    if len(parts) > 1:
+        parts = [f"{code.cpu.mcpu} {size(path.stat().st_size)}" for path, code in made.libraries]
+    parts.append(f"{len(made.passes)} Relax passes")
+    deviations = [(entry["deviation"], entry["name"]) for entry in made.passes if entry["deviation"] is not None]
+    if deviations:
+        worst, name = max(deviations)
+        parts.append(f"proven, worst {worst:.1e} at {name}")
+    proof = made.kernel_proof
+    if proof is not None:
+        parts.append(
+            f"kernels {proof['deviation']:.1e}" if proof["executed"] else f"kernels not run: {proof['reason']}"
+        )
+    return ", ".join(parts)

@@ -13,7 +13,7 @@ from xamc.runtime.tvm_library import torch_hidden
 
 
 def build(request: Mapping[str, Any]) -> None:
-    """`xamc.targets.cpu.build.build`."""
+    """`xamc.targets.cpu.compile_library.build`."""
     with torch_hidden():
-        from xamc.targets.cpu import build as work
+        from xamc.targets.cpu import compile_library as work
     work.build(request)

@@ -1,20 +1,24 @@
-"""The CPU target's name and its Relax passes' names, for processes that do not import tvm."""
+"""The CPU target: one library and one weights file, for any length."""
 
-from __future__ import annotations
+from xamc.targets.cpu.build import build
+from xamc.targets.cpu.caps import CAPS
+from xamc.targets.cpu.graphs import GRAPHS
+from xamc.targets.cpu.passes import passes
+from xamc.targets.cpu.plan import plan
+from xamc.targets.cpu.request import CpuRequest, read_request
+from xamc.targets.cpu.tune.tune import require_host
+from xamc.targets.kernels.isa import Isa
+from xamc.targets.request import TargetOptions
+from xamc.targets.target import Target
 
-NAME = "tvm_cpu"
 
-RELAX_PASS_NAMES = (
-    "dequantize_matmul",
-    "linear_bias",
-    "concat_projections",
-    "packed_swiglu",
-    "rope_cache",
-    "norm_residual",
-    "kv_storage",
-)
+def request(options: TargetOptions) -> CpuRequest:
+    """The request of a spec, whose CPU levels exist (E1461) and, to be tuned for, are this machine's (E1418)."""
+    found = read_request(options)
+    if found.tune:
+        require_host(found.cpu_levels)
+    Isa.rising(found.cpu_levels)
+    return found
 
-LIBRARY = "model.so"
-RESULT = "result.json"
-PASSES_PROOF = "passes.json"
-KERNELS_PROOF = "kernels.json"
+
+TARGET = Target(CAPS, request, passes, plan, build, GRAPHS)

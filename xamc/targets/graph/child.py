@@ -1,4 +1,4 @@
-"""Where the child process of this road that uses TVM begins, with TVM imported in half the time: without torch."""
+"""Where the child process of this route that uses TVM begins, with TVM imported in half the time: without torch."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ ASSUMPTIONS: tuple[Assumption, ...] = (
         "vamc loads an ONNX file together with the weights that lie in a file beside it, as onnx.load does.",
         "inferred",
         ("xamc/ir/onnx_weights.py",),
-        "A model below 2 GB would have to hold its weights itself; a larger one could not take this road.",
+        "A model below 2 GB would have to hold its weights itself; a larger one could not take this route.",
     ),
     Assumption(
         "handoff-half-precision",

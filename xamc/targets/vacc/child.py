@@ -1,4 +1,4 @@
-"""Where the child process of this road that uses TVM begins, with TVM imported in half the time: without torch."""
+"""Where the child process of this route that uses TVM begins, with TVM imported in half the time: without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xamc.runtime.tvm_library import torch_hidden
 
 
 def build(request: Mapping[str, Any]) -> None:
-    """`xamc.targets.vacc.build.build`."""
+    """`xamc.targets.vacc.compile_bucket.build`."""
     with torch_hidden():
-        from xamc.targets.vacc import build as work
+        from xamc.targets.vacc import compile_bucket as work
     work.build(request)

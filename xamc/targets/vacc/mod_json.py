@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from xamc.artifact.manifest import HOST_SIMULATOR
 from xamc.ir.names import (
     DEQUANTIZE_KV_OP,
     MODULE_KEY,
@@ -26,7 +27,7 @@ from xamc.ir.program import Program
 from xamc.model.bucket import Bucket
 from xamc.model.kv_cache import present_key
 from xamc.targets.vacc.assumptions import ASSUMPTIONS
-from xamc.targets.vacc.names import EXECUTES_ON, ISA, LIBRARY, PARAMS
+from xamc.targets.vacc.names import ISA, LIBRARY, PARAMS
 from xamc.targets.vacc.weights import linear_weight
 
 FORMAT = "xamc.vacc.graph"
@@ -74,7 +75,7 @@ def graph_json(program: Program, place: GraphPlace, code_weights: Sequence[Mappi
     return {
         "format": FORMAT,
         "version": VERSION,
-        "executes_on": EXECUTES_ON,
+        "executes_on": HOST_SIMULATOR,
         "name": place.name,
         "phase": {
             "kind": place.bucket.kind,

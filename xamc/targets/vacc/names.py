@@ -6,4 +6,5 @@ PARAMS = "mod.params"
 RESULT = "result.json"
 ISA = "x86-64-v3"
 """The one level of the simulator's code, so that its results don't depend on the host."""
-EXECUTES_ON = "host-simulator"
+VOCAB_MULTIPLE = 16
+"""Vocabulary rows per hardware line."""

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from xamc.model.bucket import Bucket
 from xamc.model.config import ModelConfig
 from xamc.model.parameters import has_bias, has_key_biases, layer_of
-from xamc.targets.request import TargetRequest
+from xamc.targets.vacc.request import VaccRequest
 
 
-def operator_counts(config: ModelConfig, request: TargetRequest, bucket: Bucket) -> Mapping[str, int]:
+def operator_counts(config: ModelConfig, request: VaccRequest, bucket: Bucket) -> Mapping[str, int]:
     """Operator -> count in the graph of one rank, in descending order of count.
 
     Args:

@@ -15,18 +15,18 @@ from tests.passes.relax import cases
 from xamc.artifact.records import to_json
 from xamc.compiler.frontends import open_checkpoint
 from xamc.compiler.plan.plan import make_plan
-from xamc.compiler.plan.tune import planned_problems
 from xamc.compiler.spec import load_spec
-from xamc.compiler.stages.target_request import target_request
+from xamc.compiler.stages.target_options import target_options
 from xamc.errors import InternalError, UnsupportedError
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.jobs.cache import StageCache
-from xamc.targets.base import CAPS
+from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.select_kernels import select_kernels
 from xamc.targets.cpu.tune import measure, rounds, tune
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.compile import compile_kernel
 from xamc.targets.cpu.tune.inputs import arguments, timed_problem
+from xamc.targets.cpu.tune.plan import planned_problems
 from xamc.targets.cpu.tune.problems import distinct_problems
 from xamc.targets.cpu.tune.search import Winner
 from xamc.targets.cpu.weight_plan import plan_weights
@@ -40,15 +40,15 @@ from xamc.targets.kernels.tiles import (
     Problem,
     TileChoice,
 )
-from xamc.targets.request import TargetRequest
+from xamc.targets.registry import target
 
 HOST = Isa.host()
 SMALL = LinearProblem(64, 64, "uint4", 32, "any")
 CACHED_ATTENTION = AttentionProblem(2, 1, 16, "bfloat16", None)
 
 
-def request(**changes: object) -> TargetRequest:
-    return replace(TargetRequest("float16", None, "float16", tune=True), **changes)  # type: ignore[arg-type]
+def request(**changes: object) -> CpuRequest:
+    return replace(CpuRequest("float16", None, "float16", tune=True), **changes)  # type: ignore[arg-type]
 
 
 def test_a_real_search_compiles_times_and_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_only_this_machine_can_be_tuned_for(tmp_path: Path) -> None:
         make_plan(spec(tmp_path, tune="on", mcpu=other))
     assert caught.value.code == "E1418"
     assert [place.path.name for place in caught.value.locations] == ["build.yaml"]
-    assert make_plan(spec(tmp_path, tune="off", mcpu=other)).tuned == ()
+    assert make_plan(spec(tmp_path, tune="off", mcpu=other)).facts["tuned"] == ()
     assert tune.require_host([HOST.name]) == tune.require_host(["native"]) == HOST
 
 
@@ -175,10 +175,8 @@ def test_only_this_machine_can_be_tuned_for(tmp_path: Path) -> None:
 def test_the_key_is_a_word_in_every_yaml(tmp_path: Path, written: object, wanted: bool) -> None:
     values = yaml.safe_load(spec(tmp_path).read_text())
     values["backend"]["compile"] = {} if written is None else {"tune": written}
-    loaded = load_spec(values)
-    assert loaded.spec.backend.tune is wanted
-    assert target_request(loaded.spec, CAPS["tvm_cpu"], False)[0].tune is wanted
-    assert not target_request(loaded.spec, CAPS["reference"], False)[0].tune
+    loaded, cpu = load_spec(values), target("tvm_cpu")
+    assert cpu.request(target_options(loaded.spec, cpu.caps, False)[0]).tune is wanted
 
 
 def test_the_plan_says_what_is_left_and_what_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,18 +184,19 @@ def test_the_plan_says_what_is_left_and_what_is_known(tmp_path: Path, monkeypatc
     path = spec(tmp_path, tune="on")
     before = make_plan(path)
     stage = next(stage for stage in before.stages if stage.name == "tune")
-    assert before.tuned == () and " 0 of them tuned before" in stage.what and stage.seconds > 0
+    assert before.facts["tuned"] == () and " 0 of them tuned before" in stage.what and stage.seconds > 0
     loaded = load_spec(path)
     config = open_checkpoint(loaded.spec.frontend.checkpoint, "huggingface").config
-    wanted = target_request(loaded.spec, CAPS["tvm_cpu"], False)[0]
+    cpu = target("tvm_cpu")
+    wanted = cpu.request(target_options(loaded.spec, cpu.caps, False)[0])
     first = next(iter(planned_problems(config, wanted)))
     timed = timed_problem(first)
     with StageCache(tmp_path) as cache:
         winner = Winner(LinearTiles(ahead=4096), 1.05)
         cache.publish(tune.result_key(timed, HOST, wanted.activations), tune._writer(timed, winner))
     after = make_plan(path)
-    assert after.tuned == (f"{first}: ahead 2048 -> 4096, 1.05x",)
-    assert f"tuned    {after.tuned[0]}" in after.totals()
+    assert after.facts["tuned"] == (f"{first}: ahead 2048 -> 4096, 1.05x",)
+    assert f"tuned    {after.facts['tuned'][0]}" in after.totals()
 
 
 @pytest.mark.parametrize("kind", ["tied", "windowed"])

@@ -24,7 +24,9 @@ class VaccExecutor:
     do. A decode step takes the shortest graph that has room for the sequence; the cache is copied when it grows.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int | None = None, prefault_weights: bool = False
+    ) -> None:
         """Loads all graphs.
 
         Raises:

@@ -26,7 +26,7 @@ def problems(request: Mapping[str, Any]) -> list[Any]:
     """The distinct problems of a model, in the order of the program.
 
     Args:
-        request: as of `xamc.targets.cpu.build.build`: ``graph``, ``config``, ``weights``, ``kv_dtype``, ``disable``.
+        request: as of `compile_library.build`: ``graph``, ``config``, ``weights``, ``kv_dtype``, ``disable``.
     """
     stored = {name: StoredTensor(name, tuple(shape), dtype) for name, (shape, dtype) in request["weights"].items()}
     program = lower(Program(ir.load(request["graph"]), dict(stored), from_json(ModelConfig, request["config"])))

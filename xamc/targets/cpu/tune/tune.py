@@ -24,6 +24,7 @@ from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
 from xamc.runtime.threads import default_threads
+from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.tune.inputs import timed_problem
 from xamc.targets.cpu.tune.rounds import CandidateRunner, Progress, default_of, search
 from xamc.targets.cpu.tune.search import Winner
@@ -36,7 +37,6 @@ from xamc.targets.kernels.tiles import (
     problem_from_json,
     tiles_from_json,
 )
-from xamc.targets.request import TargetRequest
 
 LIMITS = Limits(seconds=3600, memory_bytes=6 * 2**30)
 
@@ -146,7 +146,7 @@ def read_result(folder: Path, problem: Problem, timed: Problem, cached: bool) ->
     return TunedKernel(problem, timed, tiles, result["speedup"], cached)
 
 
-def tune(program: Program, request: TargetRequest, cache: StageCache, progress: Progress) -> Tuned:
+def tune(program: Program, request: CpuRequest, cache: StageCache, progress: Progress) -> Tuned:
     """The best tiles for the kernels of `program` on this machine.
 
     Args:
@@ -174,7 +174,7 @@ def tune(program: Program, request: TargetRequest, cache: StageCache, progress: 
     return Tuned(cpu_model(), default_threads(), tuple(kernels))
 
 
-def _problems(program: Program, request: TargetRequest, cache: StageCache) -> list[Problem]:
+def _problems(program: Program, request: CpuRequest, cache: StageCache) -> list[Problem]:
     """The distinct problems of the model, from the cache or from a child process."""
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
     options = {"kv_dtype": request.kv_dtype, "disable": sorted(request.disable)}

@@ -1,0 +1,55 @@
+"""Code for a static graph, in the compiling process: from the child that has tvm, or from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from xamc.artifact.manifest import Cpu
+from xamc.artifact.staging import temporary_folder
+from xamc.jobs.cache import StageCache, stage_key
+from xamc.jobs.child import Limits, run_child
+from xamc.targets.graph.names import LIBRARY
+from xamc.targets.graph_target import GraphCode
+from xamc.targets.kernels.isa import Isa
+
+LIMITS = Limits(seconds=3600, memory_bytes=12 * 2**30)
+_CHILD = "xamc.targets.graph.child:build"
+_TOOLS = ("onnx",)  # TVM's importer reads graphs with it
+
+
+def graph_library(graph: Path, data_inputs: int, isa: Isa, cache: StageCache, dump: Path | None) -> GraphCode:
+    """Compiles an ONNX graph whose weights are inputs.
+
+    Args:
+        graph: the ONNX file; data inputs come first.
+        data_inputs: how many there are.
+        isa: the CPU level.
+        cache: where results are kept.
+        dump: folder for readable IR, or None; the child then runs even if its result is known.
+
+    Raises:
+        UnsupportedError: E1461, E1462, E1473.
+        ToolchainError: E152x the child failed.
+    """
+    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
+    inputs = {"graph": digest, "isa": isa.name, "data_inputs": data_inputs}
+    key = stage_key("codegen", __name__, (_CHILD,), inputs, _TOOLS)
+
+    def build(out: Path) -> None:
+        call = {"graph": str(graph), "data_inputs": data_inputs, "isa": isa.name, "out": str(out)}
+        with temporary_folder("codegen") as folder:
+            run_child(
+                _CHILD,
+                call | {"dump": str(dump) if dump else None},
+                folder=folder,
+                limits=LIMITS,
+                reproducers=cache.folder / "reproducers",
+            )
+
+    folder = cache.get(key)
+    if folder is not None and dump is not None:
+        with temporary_folder("dump") as shown:
+            build(shown)
+    folder = folder or cache.publish(key, build)
+    return GraphCode(folder / LIBRARY, Cpu(isa.name, isa.cpu_flags))
