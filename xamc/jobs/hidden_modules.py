@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+TORCH = ("torch",)
+
 
 class _Hidden:
     """An import finder that refuses packages to one thread; other threads may import them meanwhile."""

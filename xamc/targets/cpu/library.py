@@ -22,6 +22,7 @@ from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
+from xamc.jobs.hidden_modules import TORCH
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.names import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
 from xamc.targets.cpu.request import CpuRequest
@@ -36,8 +37,8 @@ from xamc.verify.twin_file import content_digest, write_weights
 # code generation of a 48-layer model takes about a minute and 700 MiB
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 
-_CODE_CHILD = "xamc.targets.cpu.child:build"
-_PROOF_CHILD = "xamc.targets.cpu.proof_child:prove"
+_CODE_CHILD = "xamc.targets.cpu.compile_library:build"
+_PROOF_CHILD = "xamc.targets.cpu.prove:prove"
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _proof(twin: Mapping[str, Path], options: dict[str, Any], cache: StageCache)
 
 
 def _run(child: str, call: dict[str, Any], folder: Path, cache: StageCache) -> None:
-    run_child(child, call, folder=folder, limits=LIMITS, reproducers=cache.folder / "reproducers")
+    run_child(child, call, folder=folder, limits=LIMITS, reproducers=cache.folder / "reproducers", without=TORCH)
 
 
 def _write_twin(folder: Path, twin: tuple[Program, list[Case]]) -> dict[str, Path]:

@@ -9,12 +9,13 @@ from xamc.artifact.manifest import Cpu
 from xamc.artifact.staging import temporary_folder
 from xamc.jobs.cache import StageCache, stage_key
 from xamc.jobs.child import Limits, run_child
+from xamc.jobs.hidden_modules import TORCH
 from xamc.targets.graph.names import LIBRARY
 from xamc.targets.graph_target import GraphCode
 from xamc.targets.kernels.isa import Isa
 
 LIMITS = Limits(seconds=3600, memory_bytes=12 * 2**30)
-_CHILD = "xamc.targets.graph.child:build"
+_CHILD = "xamc.targets.graph.build:build"
 _TOOLS = ("onnx",)  # TVM's importer reads graphs with it
 
 
@@ -45,6 +46,7 @@ def graph_library(graph: Path, data_inputs: int, isa: Isa, cache: StageCache, du
                 folder=folder,
                 limits=LIMITS,
                 reproducers=cache.folder / "reproducers",
+                without=TORCH,
             )
 
     folder = cache.get(key)

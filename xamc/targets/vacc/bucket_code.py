@@ -17,6 +17,7 @@ from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.cache import StageCache, stage_key
 from xamc.jobs.child import Limits, run_child
+from xamc.jobs.hidden_modules import TORCH
 from xamc.model.bucket import Bucket
 from xamc.targets.vacc.mod_json import GraphPlace, graph_text
 from xamc.targets.vacc.names import ISA, LIBRARY, RESULT
@@ -24,7 +25,7 @@ from xamc.targets.vacc.names import ISA, LIBRARY, RESULT
 # 48 layers take about a minute and 700 MiB
 LIMITS = Limits(seconds=1800, memory_bytes=6 * 2**30)
 
-_CHILD = "xamc.targets.vacc.child:build"
+_CHILD = "xamc.targets.vacc.compile_bucket:build"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def _code(program: Program, bucket: Bucket, cache: StageCache, dump: Path | None
                 folder=folder,
                 limits=LIMITS,
                 reproducers=cache.folder / "reproducers",
+                without=TORCH,
             )
 
     known = cache.get(key)

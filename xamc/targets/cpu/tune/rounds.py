@@ -11,6 +11,7 @@ from typing import Any
 
 from xamc.artifact.records import to_json
 from xamc.jobs.child import Limits, run_child
+from xamc.jobs.hidden_modules import TORCH
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.search import FINAL_PAIRS, FIRST_PAIRS, Ratios, Winner, choose, finalists
@@ -116,12 +117,12 @@ class CandidateRunner:
 
     def _build(self, jobs: list[dict[str, Any]], worker: int) -> None:
         request = {"isa": self.isa.name, "activations": self.activations, "jobs": jobs}
-        self._child("xamc.targets.cpu.tune.child:build_candidates", request, f"compile-{worker}")
+        self._child("xamc.targets.cpu.tune.compile:build", request, f"compile-{worker}")
 
     def _child(self, function: str, request: Any, name: str) -> Any:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        return run_child(function, request, folder=folder, limits=LIMITS, reproducers=self.reproducers)
+        return run_child(function, request, folder=folder, limits=LIMITS, reproducers=self.reproducers, without=TORCH)
 
     def _say(self, done: int) -> None:
         self._done, self._total = done, max(done, self._total)

@@ -23,6 +23,7 @@ from xamc.errors import UnsupportedError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
+from xamc.jobs.hidden_modules import TORCH
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.tune.inputs import timed_problem
@@ -41,7 +42,7 @@ from xamc.targets.kernels.tiles import (
 LIMITS = Limits(seconds=3600, memory_bytes=6 * 2**30)
 
 _SEARCH = "xamc.targets.cpu.tune.rounds:search"
-_PROBLEMS_CHILD = "xamc.targets.cpu.tune.problems_child:problems"
+_PROBLEMS_CHILD = "xamc.targets.cpu.tune.problems:problems"
 _PROBLEMS, _RESULT = "problems.json", "tiles.json"
 
 
@@ -197,7 +198,9 @@ def _problems(program: Program, request: CpuRequest, cache: StageCache) -> list[
                 **options,
             }
             reproducers = cache.folder / "reproducers"
-            found = run_child(_PROBLEMS_CHILD, call, folder=folder, limits=LIMITS, reproducers=reproducers)
+            found = run_child(
+                _PROBLEMS_CHILD, call, folder=folder, limits=LIMITS, reproducers=reproducers, without=TORCH
+            )
         (out / _PROBLEMS).write_text(json.dumps(found), encoding="utf-8")
 
     folder = cache.get(key) or cache.publish(key, build)
