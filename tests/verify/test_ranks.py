@@ -18,12 +18,32 @@ from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.graph.shard import Shard, ShardPlan
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function
-from xamc.passes.protocol import Arrays
+from xamc.passes.protocol import Arrays, Tensors
 from xamc.verify.metrics import relative_error
 from xamc.verify.oracle import Oracle
-from xamc.verify.ranks import join_caches, merge_ranks, rank_name, split_call
+from xamc.verify.ranks import merge_ranks, rank_name, split_call
 
 F32 = ir.TensorType(ir.DataType.FLOAT)
+
+
+def join_caches(plan: ShardPlan, fetches: Tensors) -> Arrays:
+    """Outputs of the merged graph as those of the whole one: KV heads of all ranks one after the other.
+
+    Of what several ranks hold, the first rank's is taken.
+    """
+    joined: Arrays = {}
+    for name, array in fetches.items():
+        owner, _, whole = name.partition(".")
+        if not owner.startswith("rank"):
+            joined[name] = np.asarray(array)[..., : plan.vocab_rows] if name == "logits" else np.asarray(array)
+        elif owner == "rank0" and whole.startswith(("present_key.", "present_value.")):
+            owners = [share for share in plan.shares if share.rank % plan.replicas == 0]
+            parts = [(share, fetches[rank_name(share.rank, whole)]) for share in owners]
+            heads = [np.asarray(part)[:, : share.kv_heads[1] - share.kv_heads[0]] for share, part in parts]
+            joined[whole] = np.concatenate(heads, axis=1)
+        elif owner == "rank0":
+            joined[whole] = np.asarray(array)
+    return joined
 
 
 def _rank(weight: float, ranks: int, name: str = "w") -> Program:

@@ -173,31 +173,6 @@ def _is_gathered(plan: ShardPlan, logits: Array) -> bool:
     return plan.tp > 1 and logits.shape[-1] == plan.vocab_rows
 
 
-def join_caches(plan: ShardPlan, fetches: Tensors) -> Arrays:
-    """Outputs of the merged graph as those of the whole one: KV heads of all ranks one after the other.
-
-    Of what several ranks hold, the first rank's is taken.
-    """
-    prefixes = tuple(name(0).removesuffix("0") for name in _PRESENTS)
-    joined: Arrays = {}
-    for name, array in fetches.items():
-        owner, _, whole = name.partition(".")
-        if not owner.startswith("rank"):
-            joined[name] = np.asarray(array)[..., : plan.vocab_rows] if name == "logits" else np.asarray(array)
-        elif owner == "rank0" and whole.startswith(prefixes):
-            parts = [(share, fetches[rank_name(share.rank, whole)]) for share in _owners(plan)]
-            heads = [np.asarray(part)[:, : share.kv_heads[1] - share.kv_heads[0]] for share, part in parts]
-            joined[whole] = np.concatenate(heads, axis=1)
-        elif owner == "rank0":
-            joined[whole] = np.asarray(array)
-    return joined
-
-
-def _owners(plan: ShardPlan) -> list[Share]:
-    """The ranks whose KV heads together are all of them, each once."""
-    return [share for share in plan.shares if share.rank % plan.replicas == 0]
-
-
 def _split(plan: ShardPlan, arrays: Tensors, caches: Sequence[Callable[[int], str]]) -> Arrays:
     prefixes = tuple(name(0).removesuffix("0") for name in caches)
     parts: Arrays = {}
