@@ -100,7 +100,7 @@ def test_a_kernel_changes_the_key_of_a_graphs_code(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "child",
+    "work",
     [
         "xamc.targets.graph.build",
         "xamc.targets.vacc.compile_bucket",
@@ -110,15 +110,11 @@ def test_a_kernel_changes_the_key_of_a_graphs_code(copy: Path) -> None:
         "xamc.verify.kv_calibration",
     ],
 )
-def test_what_python_imports_is_in_the_closure(child: str) -> None:
-    code = f"""
-import importlib, json, sys
-importlib.import_module({child!r})
-print(json.dumps(list(sys.modules)))
-"""
+def test_what_python_imports_is_in_the_closure(work: str) -> None:
+    code = f"import importlib, json, sys; importlib.import_module({work!r}); print(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = json.loads(done.stdout)
-    closure = import_closure([child])
+    closure = import_closure([work])
     assert {module for module in imported if module.split(".")[0] == "xamc"} <= set(closure.modules)
     missing = [library for library in closure.libraries if tool_version(distribution(library)) == "absent"]
     assert missing == []

@@ -153,7 +153,25 @@ def test_more_than_memory_holds_is_refused(model: Model, monkeypatch: pytest.Mon
     monkeypatch.setattr(slots, "available_bytes", lambda: 6_000)
     with pytest.raises(InputError, match=r"E1606 the KV cache of 1 x 41 tokens beside the 82 of open sequences"):
         engine.open([1], 40)
+    with pytest.raises(InputError, match=r"E1606 .* beside the 82"):
+        model.generate([1], 40)
     assert len(engine.answers) == 2
+
+
+def test_streams_that_wait_give_way_where_memory_is_short(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = model.stream(PROMPTS[3], 8, ignore_eos=True)
+    next(iter(stream))
+    (waiting,) = stream._events._answers
+    pages = model.engine.executor.pages
+    written = 0 if pages is None else pages.touched * pages.block
+    monkeypatch.setattr(slots, "available_bytes", lambda: (47 - written) * 64)
+    with pytest.raises(InputError, match="E1606"):
+        model.generate([1], 47)
+    assert waiting.slot is None and waiting.displaced == 1
+    monkeypatch.setattr(slots, "available_bytes", lambda: (48 - written) * 64)
+    model.generate([1], 47)
+    monkeypatch.undo()
+    assert stream.generation.token_ids == model.generate(PROMPTS[3], 8, ignore_eos=True).token_ids
 
 
 def test_what_means_nothing_is_refused(model: Model) -> None:

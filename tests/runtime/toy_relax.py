@@ -6,9 +6,9 @@ import sys
 
 from toy import BLOCK, DIM, HEADS
 
-from xamc.jobs.hidden_modules import hidden
+from xamc.jobs.hidden_imports import hidden
 
-with hidden(["torch"]):
+with hidden("torch"):
     import tvm
 
 import tvm.tirx as tirx

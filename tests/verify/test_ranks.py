@@ -16,7 +16,7 @@ from xamc.ir.program import Program
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.lazy import ArrayTensor
 from xamc.passes.graph.cleanup import Cleanup
-from xamc.passes.graph.shard import Shard, ShardPlan
+from xamc.passes.graph.shard import Shard, ShardPlan, Share
 from xamc.passes.graph.shard.collectives import all_gather_function, all_reduce_function
 from xamc.passes.protocol import Arrays, Tensors
 from xamc.verify.metrics import relative_error
@@ -31,19 +31,24 @@ def join_caches(plan: ShardPlan, fetches: Tensors) -> Arrays:
 
     Of what several ranks hold, the first rank's is taken.
     """
+    prefixes = ("present_key.", "present_value.")
     joined: Arrays = {}
     for name, array in fetches.items():
         owner, _, whole = name.partition(".")
         if not owner.startswith("rank"):
             joined[name] = np.asarray(array)[..., : plan.vocab_rows] if name == "logits" else np.asarray(array)
-        elif owner == "rank0" and whole.startswith(("present_key.", "present_value.")):
-            owners = [share for share in plan.shares if share.rank % plan.replicas == 0]
-            parts = [(share, fetches[rank_name(share.rank, whole)]) for share in owners]
+        elif owner == "rank0" and whole.startswith(prefixes):
+            parts = [(share, fetches[rank_name(share.rank, whole)]) for share in _owners(plan)]
             heads = [np.asarray(part)[:, : share.kv_heads[1] - share.kv_heads[0]] for share, part in parts]
             joined[whole] = np.concatenate(heads, axis=1)
         elif owner == "rank0":
             joined[whole] = np.asarray(array)
     return joined
+
+
+def _owners(plan: ShardPlan) -> list[Share]:
+    """The ranks whose KV heads together are all of them, each once."""
+    return [share for share in plan.shares if share.rank % plan.replicas == 0]
 
 
 def _rank(weight: float, ranks: int, name: str = "w") -> Program:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from xamc import errors
 from xamc.artifact.publish import link_or_copy
 from xamc.artifact.staging import disk_full, free_bytes, full_disk_errors
 from xamc.errors import InputError, ToolchainError, XamcError
-from xamc.jobs.hidden_modules import hidden
+from xamc.jobs.hidden_imports import hidden
 from xamc.jobs.memory import tree_pss_bytes, tree_rss_bytes
 
 REQUEST, RESPONSE, ERROR, LOG, CALL = "request.json", "response.json", "error.json", "log.txt", "call.json"
@@ -66,7 +66,7 @@ def run_child(
     limits: Limits,
     reproducers: Path,
     environment: Mapping[str, str] | None = None,
-    without: Sequence[str] = (),
+    without: tuple[str, ...] = (),
 ) -> Any:
     """Call ``module:function`` with `request` in a fresh process and return its result.
 
@@ -77,7 +77,7 @@ def run_child(
         limits: time and memory.
         reproducers: where a folder for a hard failure is made; it outlives `folder`.
         environment: variables set in the child on top of this process's.
-        without: packages that the module of `function` is imported without, see `hidden_modules`.
+        without: packages that the function's module is imported without, see `hidden_imports`.
 
     Returns:
         The function's result, a JSON value.
@@ -136,11 +136,11 @@ def _require_going_on() -> None:
         raise ToolchainError("E1524", "the child process was ended with the compile", fix="compile again")
 
 
-def write_call(folder: Path, function: str, request: Any, without: Sequence[str] = ()) -> None:
+def write_call(folder: Path, function: str, request: Any, without: tuple[str, ...] = ()) -> None:
     """Write what `python -m xamc.jobs.child FOLDER` reads."""
     for stale in (RESPONSE, ERROR):
         (folder / stale).unlink(missing_ok=True)
-    (folder / CALL).write_text(json.dumps({"function": function, "without": list(without)}), encoding="utf-8")
+    (folder / CALL).write_text(json.dumps({"function": function, "without": without}), encoding="utf-8")
     (folder / REQUEST).write_text(json.dumps(request, indent=1), encoding="utf-8")
 
 
@@ -324,13 +324,13 @@ def main(arguments: list[str]) -> int:
 
     faulthandler.enable()
     call = json.loads((folder / CALL).read_text(encoding="utf-8"))
-    module, _, name = call["function"].partition(":")
+    place, _, name = call["function"].partition(":")
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     try:
         with full_disk_errors(folder):
-            with hidden(call.get("without", ())):
-                function = getattr(importlib.import_module(module), name)
-            result = function(request)
+            with hidden(*call["without"]):
+                module = importlib.import_module(place)
+            result = getattr(module, name)(request)
             _answer(folder / RESPONSE, result)
     except XamcError as error:
         _answer(folder / ERROR, _error_to_json(error))

@@ -63,7 +63,7 @@ class Closure:
 
 
 def import_closure(entries: Iterable[str]) -> Closure:
-    """The closure of modules, or of functions in them: ``xamc.targets.cpu.compile_library:build`` is the module's.
+    """The closure of modules, or of functions in them: ``xamc.targets.cpu.prove:prove`` is the module's.
 
     Raises:
         ValueError: an entry is no module of xamc.

@@ -1,7 +1,7 @@
 """Runs artifacts: `load(path)` gives a `Model` with `.logits`, `.generate`, `.stream` and `.chat`.
 
 Of an artifact that holds one graph it gives a `GraphModel` with `.run`. `pipeline` puts an artifact behind the call of
-transformers' pipelines.
+transformers' pipelines. `Model.engine` runs sequences that come and go.
 """
 
 from __future__ import annotations

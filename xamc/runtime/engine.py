@@ -124,7 +124,7 @@ class Engine:
             answers: which of those that are open; None: all. Those that have ended or are closed are left out.
 
         Returns:
-            What came of it, in their order, of those that got a token; an empty list while only prompts are computed.
+            What came of it, for each answer that got a token; an empty list while only prompts are computed.
 
         Raises:
             InputError: E1604, more than there are slots.
@@ -216,7 +216,7 @@ class Engine:
             MisuseError: E1612.
         """
         answers = self._answers(prompts, request, in_pieces, first_row)
-        self._slots.check_room(len(prompts), max(answer.most_tokens for answer in answers))
+        self._check_room(len(prompts), max(answer.most_tokens for answer in answers))
         return answers
 
     def advance(self, answers: abc.Sequence[Answer]) -> list[Produced]:
@@ -270,10 +270,15 @@ class Engine:
                 f"all {self.slots} slots are taken",
                 "close an answer, or compile with --set runtime.max_batch=N",
             )
-        beside = sum(self._slots.room(other.most_tokens) for other in self.answers)
-        self._slots.check_room(1, answer.most_tokens, beside)
+        self._check_room(1, answer.most_tokens)
         self._open[next(self._numbers)] = answer
         return answer
+
+    def _check_room(self, batch: int, tokens: int) -> None:
+        """As `Slots.check_room`, beside all that the open answers may come to."""
+        staying = self.answers
+        beside = sum(self._slots.room(answer.most_tokens) for answer in staying)
+        self._slots.check_room(batch, tokens, beside, staying)
 
     def _answers(
         self, prompts: abc.Sequence[I64], request: Request, in_pieces: bool = True, first_row: int = 0
@@ -305,7 +310,7 @@ class Engine:
         ]
 
     def _logits(self, rows: abc.Sequence[I64], all_positions: bool) -> F32:
-        self._slots.check_room(len(rows), max(map(len, rows)))
+        self._check_room(len(rows), max(map(len, rows)))
         model, group = self._manifest.model, Group(len(rows))
         sequences = [Sequence(check_token_ids(row, model.vocab_size), model, group=group) for row in rows]
         self._slots.seat(sequences)
@@ -314,7 +319,7 @@ class Engine:
         return result
 
     def _fill(self, prompt: I64, tokens: int, seed: int) -> int:
-        self._slots.check_room(1, len(prompt))
+        self._check_room(1, len(prompt))
         sequence = Sequence(prompt, self._manifest.model, keeps=True)
         self._slots.seat([sequence])
         cached = self._slots.fill(sequence, tokens, seed)

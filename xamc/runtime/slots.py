@@ -181,13 +181,14 @@ class Slots:
         """The most tokens that a step can feed to one sequence."""
         return self._manifest.prefill_chunk
 
-    def check_room(self, batch: int, tokens: int, beside: int = 0) -> None:
-        """Refuses sequences that can't be.
+    def check_room(self, batch: int, tokens: int, beside: int = 0, staying: abc.Sequence[Sequence] = ()) -> None:
+        """Refuses sequences that can't be. Where memory is short, those that needn't stay lose their slots at once.
 
         Args:
             batch: how many are to be opened.
             tokens: the most that each of them will have.
-            beside: how many tokens others will have that stay.
+            beside: how many tokens those that stay will have.
+            staying: which these are.
 
         Raises:
             InputError: E1603, E1604 or E1606: more tokens, rows or memory than there is.
@@ -199,9 +200,13 @@ class Slots:
         if self.executor.pages is not None:
             # what was written before is there to be written again
             needed -= self.executor.pages.touched * self.executor.pages.block
-        needed *= kv_bytes_per_token(manifest.model, manifest.kv.dtype)
-        available = available_bytes()
-        if available is not None and needed > available:
+        token_bytes, available = kv_bytes_per_token(manifest.model, manifest.kv.dtype), available_bytes()
+        idle = [sequence for sequence in self._sitting() if sequence not in staying]
+        if available is None or (needed + sum(sequence.cached for sequence in idle)) * token_bytes <= available:
+            return
+        self._displace(idle)
+        needed *= token_bytes
+        if needed > available:
             others = f" beside the {beside} of open sequences" if beside else ""
             raise InputError(
                 "E1606",

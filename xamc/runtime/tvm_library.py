@@ -1,7 +1,8 @@
 """TVM's small runtime library, loaded without TVM's Python package and without torch.
 
-`import tvm` costs 385 MiB and seconds; `tvm_ffi` with `libtvm_runtime.so` costs 45 MiB. torch is hidden during that
-import, and so is ml_dtypes, which is loaded for names of NumPy types that no artifact's function takes.
+`import tvm` costs 385 MiB and seconds; `tvm_ffi` with `libtvm_runtime.so` costs 45 MiB. tvm_ffi imports torch when it
+is installed (a workaround for one Windows build), which would cost 180 MiB more; torch is hidden during that import.
+So is ml_dtypes, which is loaded for names of NumPy types that no artifact's function takes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from xamc.errors import ToolchainError
-from xamc.jobs.hidden_modules import hidden
+from xamc.jobs.hidden_imports import hidden
 
 _CPU_DEVICE = (1, 0)  # kDLCPU, first device
 _POOLED = 2  # AllocatorType::kPooled
@@ -40,7 +41,7 @@ def tvm_ffi() -> Any:
         ToolchainError: E1609, the library or the package is missing or does not load.
     """
     try:
-        with hidden(("torch", "ml_dtypes")):
+        with hidden("torch", "ml_dtypes"):
             module = importlib.import_module("tvm_ffi")
         ctypes.CDLL(str(runtime_library()), mode=ctypes.RTLD_GLOBAL)
     except (ImportError, OSError) as error:

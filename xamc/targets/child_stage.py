@@ -9,7 +9,6 @@ from typing import Any
 from xamc.artifact.staging import temporary_folder
 from xamc.jobs.cache import StageCache, StageKey
 from xamc.jobs.child import Limits, run_child
-from xamc.jobs.hidden_modules import TORCH
 
 
 def child_stage(
@@ -43,7 +42,7 @@ def child_stage(
                 call["graph"] = str(folder / "graph.onnx")
                 (folder / "graph.onnx").write_bytes(graph)
             reproducers = cache.folder / "reproducers"
-            run_child(child, call, folder=folder, limits=limits, reproducers=reproducers, without=TORCH)
+            run_child(child, call, folder=folder, limits=limits, reproducers=reproducers, without=("torch",))
 
     known = cache.get(key)
     if known is not None and dump is not None:

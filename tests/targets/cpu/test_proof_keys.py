@@ -13,7 +13,6 @@ from tests.mutation import mutated
 from xamc.ir.weights.lazy import ArrayTensor
 from xamc.jobs.cache import StageCache
 from xamc.jobs.child import write_call
-from xamc.jobs.hidden_modules import TORCH
 from xamc.targets.cpu import library as module
 from xamc.targets.cpu.names import KERNELS_PROOF, PASSES_PROOF
 from xamc.verify.twin_file import content_digest, write_weights
@@ -107,7 +106,7 @@ def test_the_same_twin_is_shown_once(tmp_path: Path) -> None:
 
 
 def test_the_child_does_not_import_torch(tmp_path: Path) -> None:
-    write_call(tmp_path, module._CODE_CHILD, {}, TORCH)
+    write_call(tmp_path, module._CODE_CHILD, {}, ("torch",))
     code = """
 import sys
 from xamc.jobs import child

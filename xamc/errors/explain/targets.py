@@ -20,8 +20,6 @@ outputs that differ from those before it by more than the stated tolerance. The 
 the call. `rounding_noise` is a bound of the twin's own: what noise as large as the rounding does to it, twice.
 `--dump-ir DIR` writes the program before and after. Leaving the pass out with `passes.disable` may get you going;
 please report it, it is a defect of ours.""",
-    "E1407": """The target in `backend.type` is known and can be planned for (`xamc plan`), but this version can't
-compile for it. A vendor file for VACC compiles for the CPU with `--set backend.type=tvm_cpu`.""",
     "E1408": """`frontend.quantize.type` names a quantization that needs a calibration (GPTQ, AWQ, SmoothQuant, an int8
 KV cache), which this target does not implement. With `--allow-rtn` the weights are rounded to nearest in the same
 number of bits instead; the manifest then records both what was requested and what was used.""",

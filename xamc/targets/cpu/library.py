@@ -22,7 +22,6 @@ from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
-from xamc.jobs.hidden_modules import TORCH
 from xamc.targets.child_stage import child_stage
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.names import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
@@ -199,7 +198,7 @@ def _proof(twin: Mapping[str, Path], options: dict[str, Any], cache: StageCache)
             call = {**options, "isa": isa, "passes": show_passes, "out": str(out)}
             reproducers = cache.folder / "reproducers"
             call["twin"] = {name: str(path) for name, path in twin.items()}
-            run_child(_PROOF_CHILD, call, folder=folder, limits=LIMITS, reproducers=reproducers, without=TORCH)
+            run_child(_PROOF_CHILD, call, folder=folder, limits=LIMITS, reproducers=reproducers, without=("torch",))
 
     with temporary_folder("proven") as proven:
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from xamc.artifact.records import to_json
 from xamc.jobs.child import Limits, run_child
-from xamc.jobs.hidden_modules import TORCH
 from xamc.runtime.threads import default_threads
 from xamc.targets.cpu.tune.candidates import first_round
 from xamc.targets.cpu.tune.search import FINAL_PAIRS, FIRST_PAIRS, Ratios, Winner, choose, finalists
@@ -122,7 +121,9 @@ class CandidateRunner:
     def _child(self, function: str, request: Any, name: str) -> Any:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        return run_child(function, request, folder=folder, limits=LIMITS, reproducers=self.reproducers, without=TORCH)
+        return run_child(
+            function, request, folder=folder, limits=LIMITS, reproducers=self.reproducers, without=("torch",)
+        )
 
     def _say(self, done: int) -> None:
         self._done, self._total = done, max(done, self._total)

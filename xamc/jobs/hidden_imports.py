@@ -1,8 +1,4 @@
-"""Imports that go without a package which is installed, and which they would load for nothing.
-
-tvm_ffi imports torch when it is there (a workaround for one Windows build), which takes 180 MiB and longer than all of
-TVM.
-"""
+"""Imports without packages that nothing needs: tvm_ffi imports torch, which takes longer than all of TVM."""
 
 from __future__ import annotations
 
@@ -12,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-
-TORCH = ("torch",)
 
 
 class _Hidden:
@@ -25,13 +19,13 @@ class _Hidden:
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name in self._packages and threading.get_ident() == self._thread:
-            raise ModuleNotFoundError(f"{name} is hidden", name=name)
+            raise ModuleNotFoundError(f"{name} is hidden here", name=name)
         return None
 
 
 @contextmanager
-def hidden(packages: Iterable[str]) -> Iterator[None]:
-    """Lets this thread import modules without some packages, as far as these are not imported yet."""
+def hidden(*packages: str) -> Iterator[None]:
+    """Lets this thread import without some packages, unless they are imported already."""
     finder = _Hidden(packages)
     sys.meta_path.insert(0, finder)
     try:
