@@ -30,9 +30,8 @@ _CALLERS = (
     "xamc.compiler.stages.graph_route",
     "xamc.verify.kv_calibration",
     "xamc.verify.streamed_reference",
+    "xamc.targets.child_stage",
     "xamc.targets.cpu.library",
-    "xamc.targets.graph.library",
-    "xamc.targets.vacc.bucket_code",
 )
 
 

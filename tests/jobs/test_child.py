@@ -42,6 +42,21 @@ def test_result_comes_back(call: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "reproducers").exists()
 
 
+@pytest.mark.parametrize("without", [(), ("colorsys",)])
+def test_a_module_is_imported_without_a_package(without: tuple[str, ...], tmp_path: Path) -> None:
+    """What it imports later, it finds."""
+    found = run_child(
+        "tests.jobs.child_imports:found",
+        None,
+        folder=tmp_path,
+        limits=Limits(30),
+        reproducers=tmp_path / "reproducers",
+        environment={"PYTHONPATH": str(REPOSITORY)},
+        without=without,
+    )
+    assert found == [not without, True]
+
+
 def test_our_errors_are_raised_again_whole(call: Any) -> None:
     with pytest.raises(InputError) as caught:
         call("refuse", {})

@@ -44,17 +44,11 @@ def write_weights(work: Work[Any], buffers: Buffers, weights: Sequence[PackedWei
     total = sum(weight.parameters for weight in weights)
     with work.progress.stage("weights") as stage:
         key = stage_key("weights", __name__, (_PACKING, *reading_modules(sources)), inputs)
-        done = 0
-
-        def advance(parameters: int) -> None:
-            nonlocal done
-            done += parameters
-            stage.progress(done, total, "parameters")
 
         def build(folder: Path) -> None:
             # a process costs half a second to start: one is enough for a small model
             workers = work.workers if total > 50_000_000 else 1
-            pack_weights(weights, nbytes, folder / WEIGHTS_FILE, workers, advance)
+            pack_weights(weights, nbytes, folder / WEIGHTS_FILE, workers, stage.counter(total, "parameters"))
 
         folder = work.cache.get(key) or work.cache.publish(key, build)
         stage.result(f"{total / 1e6:.0f} M parameters in {size(nbytes)}", work.cache.state("weights"))

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
@@ -17,15 +18,26 @@ from xamc.errors import InputError, InternalError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.ir.weights.lazy import ArrayTensor, ConcatRows
 from xamc.ir.weights.quantize import (
+    QuantizedBlock,
     QuantizedMatrix,
     RoundToNearest,
-    dequantize_block,
     quantize_block,
 )
 
 SPECS = [RoundToNearest(8, None), RoundToNearest(8, 32), RoundToNearest(8, 128)] + [
     RoundToNearest(4, g) for g in (32, 64, 128)
 ]
+
+
+def dequantize_block(block: QuantizedBlock) -> NDArray[np.float32]:
+    """The float32 weights that `block` stands for, [rows, columns]."""
+    rows, columns = block.codes.shape
+    groups = block.scales.shape[1]
+    values = block.codes.astype(np.float32).reshape(rows, groups, -1)
+    if block.zeros is not None:
+        values -= block.zeros.astype(np.float32)[:, :, None]
+    values *= block.scales.astype(np.float32)[:, :, None]
+    return values.reshape(rows, columns)
 
 
 def weights(rows: int = 7, columns: int = 256, seed: int = 0, scale: float = 0.02) -> np.ndarray:

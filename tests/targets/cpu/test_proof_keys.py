@@ -12,19 +12,20 @@ from tests import twins
 from tests.mutation import mutated
 from xamc.ir.weights.lazy import ArrayTensor
 from xamc.jobs.cache import StageCache
+from xamc.jobs.child import write_call
 from xamc.targets.cpu import library as module
 from xamc.targets.cpu.names import KERNELS_PROOF, PASSES_PROOF
 from xamc.verify.twin_file import content_digest, write_weights
 
-WISHES: dict[str, Any] = {"isa": "x86-64-v3", "kv_dtype": "float16", "activations": "float32", "disable": []}
+OPTIONS: dict[str, Any] = {"isa": "x86-64-v3", "kv_dtype": "float16", "activations": "float32", "disable": []}
 
 
 def _keys(source: Any = module, **changes: Any) -> Any:
-    wishes = {**WISHES, **changes}
-    host = wishes.pop("host", "x86-64-v3")
+    options = {**OPTIONS, **changes}
+    host = options.pop("host", "x86-64-v3")
     twin = {"graph": "00", "config": "11", "weights": "22", "cases": "33"}
-    twin |= {name: wishes.pop(name) for name in twin if name in wishes}
-    return source.ProofKeys.of(twin, wishes, host)
+    twin |= {name: options.pop(name) for name in twin if name in options}
+    return source.ProofKeys.of(twin, options, host)
 
 
 @pytest.mark.parametrize("change", [{"isa": "x86-64-v2"}, {"host": "x86-64-v4"}, {"activations": "int8"}])
@@ -53,7 +54,7 @@ def test_a_level_in_the_passes_key_is_noticed() -> None:
     wrong = mutated(
         module,
         'stage_key("proof", __name__, (_PROOF_CHILD,), anywhere)',
-        'stage_key("proof", __name__, (_PROOF_CHILD,), {**anywhere, **wishes})',
+        'stage_key("proof", __name__, (_PROOF_CHILD,), {**anywhere, **options})',
     )
     wrong.__name__ = module.__name__
     assert _keys(wrong, isa="x86-64-v2").passes != _keys(wrong).passes
@@ -62,7 +63,7 @@ def test_a_level_in_the_passes_key_is_noticed() -> None:
 def test_a_child_shows_only_what_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
-    def run(function: str, call: dict[str, Any], folder: Path, cache: StageCache) -> None:
+    def run(function: str, call: dict[str, Any], **_: Any) -> None:
         calls.append(call)
         out = Path(call["out"])
         if call["passes"]:
@@ -70,13 +71,13 @@ def test_a_child_shows_only_what_is_not_known(tmp_path: Path, monkeypatch: pytes
         if call["isa"] is not None:
             (out / KERNELS_PROOF).write_text(json.dumps({"kernels": call["isa"], "seconds": {"k": 1}}))
 
-    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "run_child", run)
     (tmp_path / "twin").write_text("the twin's only file")
     with StageCache(tmp_path / "scratch", tmp_path / "cache") as cache:
 
         def shown(isa: str, **changes: Any) -> tuple[bool, str | None] | None:
             calls.clear()
-            proof = module._proof({"graph": tmp_path / "twin"}, {**WISHES, "isa": isa, **changes}, cache)
+            proof = module._proof({"graph": tmp_path / "twin"}, {**OPTIONS, "isa": isa, **changes}, cache)
             assert proof["passes"] == {"a": 1} and proof["kernels"] == isa and proof["seconds"] == {"p": 1, "k": 1}
             assert len(calls) <= 1
             return (calls[0]["passes"], calls[0]["isa"]) if calls else None
@@ -104,15 +105,16 @@ def test_the_same_twin_is_shown_once(tmp_path: Path) -> None:
     assert content_digest(files[0]) != content_digest(files[1])
 
 
-def test_the_child_does_not_import_torch() -> None:
+def test_the_child_does_not_import_torch(tmp_path: Path) -> None:
+    write_call(tmp_path, module._CODE_CHILD, {}, ("torch",))
     code = """
 import sys
-from xamc.targets.cpu import child
+from xamc.jobs import child
 try:
-    child.build({})
+    child.main(sys.argv[1:])
 except KeyError:
     pass
 print("tvm" in sys.modules, "torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]

@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from xamc.artifact.panels import PANEL
 from xamc.errors import InternalError, UnsupportedError
-from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout, unpack_rows
+from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 FORMATS = [
     WeightFormat("float32"),
@@ -22,6 +25,32 @@ FORMATS = [
     WeightFormat("uint4", 32),
     WeightFormat("uint4", 128),
 ]
+
+
+def unpack_rows(packed: Mapping[str, Any], rows: int, columns: int, fmt: WeightFormat) -> NDArray[np.float32]:
+    """The float32 weights [rows, columns] that packed buffers stand for: the definition the kernels are held to."""
+    weight = packed["weight"]
+    panels = weight.shape[0]
+    if fmt.kind in ("float32", "float16"):
+        values = weight.transpose(0, 2, 1).reshape(panels * PANEL, -1).astype(np.float32)
+    elif fmt.kind == "bfloat16":
+        bits = np.ascontiguousarray(weight.transpose(0, 2, 1, 3)).reshape(panels * PANEL, -1)
+        values = bits.view(ml_dtypes.bfloat16).astype(np.float32)
+    else:
+        words: NDArray[np.uint8] = weight.transpose(0, 2, 1, 3).astype(np.uint8, copy=False)
+        if fmt.kind == "uint4":
+            words = np.stack((words & np.uint8(15), words >> np.uint8(4)), axis=3)
+        quants = words.reshape(panels * PANEL, -1)[:, :columns].astype(np.float32)
+        scale = _per_row(packed["scale"])
+        zero = _per_row(packed["zero"]) if "zero" in packed else np.full_like(scale, 128)
+        grouped = quants.reshape(panels * PANEL, scale.shape[1], -1)
+        values = ((grouped - zero) * scale).reshape(panels * PANEL, -1)
+    return np.ascontiguousarray(values[:rows, :columns])
+
+
+def _per_row(array: Any) -> NDArray[np.float32]:
+    """[P, groups, 32] to float32 [rows, groups, 1]."""
+    return array.astype(np.float32).transpose(0, 2, 1).reshape(array.shape[0] * PANEL, -1, 1)
 
 
 def weights(fmt: WeightFormat, n: int, k: int, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:

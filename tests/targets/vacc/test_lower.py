@@ -79,7 +79,7 @@ def test_a_bucket_is_generated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert '"rank": 1' in first.graphs[1] and first.kernels == tuple(_kernels(ranks[0]))
     assert list(first.params[0]) == [str(value.name) for value in ranks[0].weight_inputs()]
     assert not np.array_equal(*(p["model.layers.0.mlp.up_proj.weight"].read_rows(0, 4) for p in first.params))
-    monkeypatch.setattr(generate, "run_child", None)
+    monkeypatch.setattr("xamc.targets.child_stage.run_child", None)
     assert generate.generate_bucket(ranks, DECODE, cache, name="a model").code == first.code
 
 

@@ -99,13 +99,13 @@ def import_graph(job: Job, path: Path, shapes: Mapping[str, Any], storage: str) 
         storage: float32, float16 or int8.
 
     Raises:
-        InputError, UnsupportedError: of `frontends.onnx_model.open_onnx`.
+        InputError, UnsupportedError: of `frontends.onnx.model.open_onnx`.
         InternalError: E1474 simplification changed what the graph computes.
         ToolchainError: E152x the child failed.
     """
     inputs = tuple(InputDigest(file.name, file.stat().st_size, sha256_of(file)) for file in model_files(path))
-    options = {"files": to_json(inputs), "shapes": to_json(shapes), "storage": storage}
-    key = stage_key("import", __name__, (_CHILD,), options)
+    request = {"files": to_json(inputs), "shapes": to_json(shapes), "storage": storage}
+    key = stage_key("import", __name__, (_CHILD,), request)
 
     def build(out: Path) -> None:
         _in_child({"path": str(path), "shapes": to_json(shapes), "storage": storage, "out": str(out)}, job.cache.folder)

@@ -149,17 +149,6 @@ def _round_up(scale: NDArray[np.float32]) -> NDArray[np.float16]:
     return rounded
 
 
-def dequantize_block(block: QuantizedBlock) -> NDArray[np.float32]:
-    """The float32 weights that `block` stands for, [rows, columns]."""
-    rows, columns = block.codes.shape
-    groups = block.scales.shape[1]
-    values = block.codes.astype(np.float32).reshape(rows, groups, -1)
-    if block.zeros is not None:
-        values -= block.zeros.astype(np.float32)[:, :, None]
-    values *= block.scales.astype(np.float32)[:, :, None]
-    return values.reshape(rows, columns)
-
-
 @dataclass(frozen=True)
 class QuantizedMatrix:
     """A matrix to be quantized as it is read; `codes`, `scales` and `zeros` are its parts as lazy tensors.

@@ -22,6 +22,7 @@ from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits, run_child
+from xamc.targets.child_stage import child_stage
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.names import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
 from xamc.targets.cpu.request import CpuRequest
@@ -141,33 +142,9 @@ def _code(program: Program, options: dict[str, Any], cache: StageCache, dump: Pa
     """The folder of the library and its packing recipe."""
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
     weights = {name: [list(tensor.shape), tensor.dtype] for name, tensor in program.weights.items()}
-    inputs = {
-        "graph": hashlib.sha256(graph).hexdigest(),
-        "config": to_json(program.config),
-        "weights": weights,
-        **options,
-    }
-    key = stage_key("codegen", __name__, (_CODE_CHILD,), inputs)
-
-    def build(out: Path) -> None:
-        with temporary_folder("codegen") as folder:
-            (folder / "graph.onnx").write_bytes(graph)
-            call = {
-                "graph": str(folder / "graph.onnx"),
-                "config": to_json(program.config),
-                "weights": weights,
-                "dump": str(dump) if dump else None,
-                "out": str(out),
-                **options,
-            }
-            _run(_CODE_CHILD, call, folder, cache)
-
-    folder = cache.get(key)
-    if folder is not None and dump is not None:
-        # the result is known, the IR on the way to it is not
-        with temporary_folder("dump") as shown:
-            build(shown)
-    return folder or cache.publish(key, build)
+    given = {"config": to_json(program.config), "weights": weights, **options}
+    key = stage_key("codegen", __name__, (_CODE_CHILD,), {"graph": hashlib.sha256(graph).hexdigest(), **given})
+    return child_stage(cache, key, _CODE_CHILD, given, LIMITS, graph, dump)
 
 
 @dataclass(frozen=True)
@@ -219,8 +196,9 @@ def _proof(twin: Mapping[str, Path], options: dict[str, Any], cache: StageCache)
     def prove(out: Path, show_passes: bool, isa: str | None) -> None:
         with temporary_folder("proof") as folder:
             call = {**options, "isa": isa, "passes": show_passes, "out": str(out)}
-            given = {name: str(path) for name, path in twin.items()}
-            _run(_PROOF_CHILD, {**call, "twin": given}, folder, cache)
+            reproducers = cache.folder / "reproducers"
+            call["twin"] = {name: str(path) for name, path in twin.items()}
+            run_child(_PROOF_CHILD, call, folder=folder, limits=LIMITS, reproducers=reproducers, without=("torch",))
 
     with temporary_folder("proven") as proven:
 
@@ -237,11 +215,6 @@ def _proof(twin: Mapping[str, Path], options: dict[str, Any], cache: StageCache)
         passes = passes or cache.publish(keys.passes, show_passes)
     parts = [json.loads((passes / PASSES_PROOF).read_text()), json.loads((kernels / KERNELS_PROOF).read_text())]
     return {**parts[0], **parts[1], "seconds": parts[0]["seconds"] | parts[1]["seconds"]}
-
-
-def _run(child: str, call: dict[str, Any], folder: Path, cache: StageCache) -> None:
-    reproducers = cache.folder / "reproducers"
-    run_child(child, call, folder=folder, limits=LIMITS, reproducers=reproducers, without=("torch",))
 
 
 def _write_twin(folder: Path, twin: tuple[Program, list[Case]]) -> dict[str, Path]:

@@ -6,3 +6,4 @@ LIBRARY = "model.so"
 RESULT = "result.json"
 PASSES_PROOF = "passes.json"
 KERNELS_PROOF = "kernels.json"
+PROBLEMS = "problems.json"  # of a search for tiles

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 from xamc.artifact.manifest import Cpu
-from xamc.artifact.staging import temporary_folder
 from xamc.jobs.cache import StageCache, stage_key
-from xamc.jobs.child import Limits, run_child
+from xamc.jobs.child import Limits
+from xamc.targets.child_stage import child_stage
 from xamc.targets.graph.names import LIBRARY
 from xamc.targets.graph_target import GraphCode
 from xamc.targets.kernels.isa import Isa
@@ -33,24 +33,7 @@ def graph_library(graph: Path, data_inputs: int, isa: Isa, cache: StageCache, du
         ToolchainError: E152x the child failed.
     """
     digest = hashlib.sha256(graph.read_bytes()).hexdigest()
-    inputs = {"graph": digest, "isa": isa.name, "data_inputs": data_inputs}
-    key = stage_key("codegen", __name__, (_CHILD,), inputs, _TOOLS)
-
-    def build(out: Path) -> None:
-        call = {"graph": str(graph), "data_inputs": data_inputs, "isa": isa.name, "out": str(out)}
-        with temporary_folder("codegen") as folder:
-            run_child(
-                _CHILD,
-                call | {"dump": str(dump) if dump else None},
-                folder=folder,
-                limits=LIMITS,
-                reproducers=cache.folder / "reproducers",
-                without=("torch",),
-            )
-
-    folder = cache.get(key)
-    if folder is not None and dump is not None:
-        with temporary_folder("dump") as shown:
-            build(shown)
-    folder = folder or cache.publish(key, build)
+    given = {"isa": isa.name, "data_inputs": data_inputs}
+    key = stage_key("codegen", __name__, (_CHILD,), {"graph": digest, **given}, _TOOLS)
+    folder = child_stage(cache, key, _CHILD, {"graph": str(graph), **given}, LIMITS, dump=dump)
     return GraphCode(folder / LIBRARY, Cpu(isa.name, isa.cpu_flags))

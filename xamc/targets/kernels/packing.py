@@ -25,7 +25,6 @@ be appended to a file while the rows stream by. This module does not import tvm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -192,32 +191,6 @@ def pack_rows(
             raise InternalError("E1465", f"{name} has shape {array.shape}, expected {(n, groups)}")
         packed[name] = group_panels(array.reshape(n, groups))
     return packed
-
-
-def unpack_rows(packed: Mapping[str, Array], rows: int, columns: int, fmt: WeightFormat) -> NDArray[np.float32]:
-    """The float32 weights [rows, columns] that packed buffers stand for: the definition the kernels are held to."""
-    weight = packed["weight"]
-    panels = weight.shape[0]
-    if fmt.kind in ("float32", "float16"):
-        values = weight.transpose(0, 2, 1).reshape(panels * PANEL, -1).astype(np.float32)
-    elif fmt.kind == "bfloat16":
-        bits = np.ascontiguousarray(weight.transpose(0, 2, 1, 3)).reshape(panels * PANEL, -1)
-        values = bits.view(ml_dtypes.bfloat16).astype(np.float32)
-    else:
-        words: NDArray[np.uint8] = weight.transpose(0, 2, 1, 3).astype(np.uint8, copy=False)
-        if fmt.kind == "uint4":
-            words = np.stack((words & np.uint8(15), words >> np.uint8(4)), axis=3)
-        quants = words.reshape(panels * PANEL, -1)[:, :columns].astype(np.float32)
-        scale = _per_row(packed["scale"])
-        zero = _per_row(packed["zero"]) if "zero" in packed else np.full_like(scale, 128)
-        grouped = quants.reshape(panels * PANEL, scale.shape[1], -1)
-        values = ((grouped - zero) * scale).reshape(panels * PANEL, -1)
-    return np.ascontiguousarray(values[:rows, :columns])
-
-
-def _per_row(array: Array) -> NDArray[np.float32]:
-    """[P, groups, 32] to float32 [rows, groups, 1]."""
-    return array.astype(np.float32).transpose(0, 2, 1).reshape(array.shape[0] * PANEL, -1, 1)
 
 
 def _pack_weight(weight: Array, fmt: WeightFormat) -> Array:

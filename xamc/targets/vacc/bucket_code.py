@@ -11,13 +11,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from xamc.artifact.records import to_json
-from xamc.artifact.staging import temporary_folder
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.ir.weights.lazy import LazyTensor
 from xamc.jobs.cache import StageCache, stage_key
-from xamc.jobs.child import Limits, run_child
+from xamc.jobs.child import Limits
 from xamc.model.bucket import Bucket
+from xamc.targets.child_stage import child_stage
 from xamc.targets.vacc.mod_json import GraphPlace, graph_text
 from xamc.targets.vacc.names import ISA, LIBRARY, RESULT
 
@@ -98,30 +98,8 @@ def _structure(program: Program) -> str:
 def _code(program: Program, bucket: Bucket, cache: StageCache, dump: Path | None) -> Path:
     """The folder of the library and its weights tuple."""
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
-    inputs = {"graph": hashlib.sha256(graph).hexdigest(), "config": to_json(program.config), "isa": ISA}
+    given = {"config": to_json(program.config)}
+    inputs = {"graph": hashlib.sha256(graph).hexdigest(), **given, "isa": ISA}
     key = stage_key("codegen", __name__, (_CHILD,), inputs)
-
-    def build(out: Path) -> None:
-        with temporary_folder("codegen") as folder:
-            (folder / "graph.onnx").write_bytes(graph)
-            call = {
-                "graph": str(folder / "graph.onnx"),
-                "config": to_json(program.config),
-                "dump": str(dump / f"30-{bucket.name}.relax.py") if dump else None,
-                "out": str(out),
-            }
-            run_child(
-                _CHILD,
-                call,
-                folder=folder,
-                limits=LIMITS,
-                reproducers=cache.folder / "reproducers",
-                without=("torch",),
-            )
-
-    known = cache.get(key)
-    if known is not None and dump is not None:
-        # the result is known, the IR on the way to it is not
-        with temporary_folder("dump") as shown:
-            build(shown)
-    return known or cache.publish(key, build)
+    relax = dump / f"30-{bucket.name}.relax.py" if dump else None
+    return child_stage(cache, key, _CHILD, given, LIMITS, graph, relax)

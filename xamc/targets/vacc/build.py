@@ -112,13 +112,7 @@ def _write_parameters(
     }
     unique = {str(key): place for place, key in keys.items()}
     total = sum(ParamsFile(Path(), wanted[place]).parameters for place in unique.values())
-    done = 0
-
-    def advance(parameters: int) -> None:
-        nonlocal done
-        done += parameters
-        stage.progress(done, total, "parameters")
-
+    advance = stage.counter(total, "parameters")
     written: dict[str, Path] = {}
     for name, place in unique.items():
         key, tensors = keys[place], wanted[place]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -14,6 +16,7 @@ from xamc.ir.relax_program import RelaxProgram
 from xamc.model.config import ModelConfig
 from xamc.passes.lowering.body import Body
 from xamc.passes.lowering.lower import lower
+from xamc.targets.cpu.names import PROBLEMS
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.stored import StoredTensor
 from xamc.targets.cpu.weight_plan import weight_format
@@ -22,18 +25,20 @@ from xamc.targets.kernels.tiles import AttentionProblem, LinearProblem, Problem,
 _BOTH: tuple[Rows, ...] = ("one", "any")
 
 
-def problems(request: Mapping[str, Any]) -> list[Any]:
-    """The distinct problems of a model, in the order of the program.
+def write_problems(request: Mapping[str, Any]) -> None:
+    """The distinct problems of a model, in the order of the program, as `PROBLEMS` in the folder ``out``.
 
     Args:
-        request: as of `compile_library.build`: ``graph``, ``config``, ``weights``, ``kv_dtype``, ``disable``.
+        request: as of `compile_library.build`: ``graph``, ``config``, ``weights``, ``kv_dtype``, ``disable``,
+            ``out``.
     """
     stored = {name: StoredTensor(name, tuple(shape), dtype) for name, (shape, dtype) in request["weights"].items()}
     program = lower(Program(ir.load(request["graph"]), dict(stored), from_json(ModelConfig, request["config"])))
     for relax_pass in relax_passes(request["kv_dtype"]):
         if relax_pass.name not in request["disable"]:
             relax_pass.run(program)
-    return [to_json(problem) for problem in distinct_problems(program, request["kv_dtype"])]
+    found = [to_json(problem) for problem in distinct_problems(program, request["kv_dtype"])]
+    (Path(request["out"]) / PROBLEMS).write_text(json.dumps(found), encoding="utf-8")
 
 
 def distinct_problems(program: RelaxProgram, kv_dtype: Any) -> list[Problem]:

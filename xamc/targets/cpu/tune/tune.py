@@ -22,8 +22,10 @@ from xamc.artifact.staging import temporary_folder
 from xamc.errors import UnsupportedError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
-from xamc.jobs.child import Limits, run_child
+from xamc.jobs.child import Limits
 from xamc.runtime.threads import default_threads
+from xamc.targets.child_stage import child_stage
+from xamc.targets.cpu.names import PROBLEMS
 from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.tune.inputs import timed_problem
 from xamc.targets.cpu.tune.rounds import CandidateRunner, Progress, default_of, search
@@ -41,8 +43,8 @@ from xamc.targets.kernels.tiles import (
 LIMITS = Limits(seconds=3600, memory_bytes=6 * 2**30)
 
 _SEARCH = "xamc.targets.cpu.tune.rounds:search"
-_PROBLEMS_CHILD = "xamc.targets.cpu.tune.problems:problems"
-_PROBLEMS, _RESULT = "problems.json", "tiles.json"
+_PROBLEMS_CHILD = "xamc.targets.cpu.tune.problems:write_problems"
+_RESULT = "tiles.json"
 
 
 @dataclass(frozen=True)
@@ -179,31 +181,10 @@ def _problems(program: Program, request: CpuRequest, cache: StageCache) -> list[
     graph = ir.to_proto(program.model).SerializeToString(deterministic=True)
     options = {"kv_dtype": request.kv_dtype, "disable": sorted(request.disable)}
     weights = {name: [list(tensor.shape), tensor.dtype] for name, tensor in program.weights.items()}
-    inputs = {
-        "graph": hashlib.sha256(graph).hexdigest(),
-        "config": to_json(program.config),
-        "weights": weights,
-        **options,
-    }
-    key = stage_key("problems", __name__, (_PROBLEMS_CHILD,), inputs)
-
-    def build(out: Path) -> None:
-        with temporary_folder("problems") as folder:
-            (folder / "graph.onnx").write_bytes(graph)
-            call = {
-                "graph": str(folder / "graph.onnx"),
-                "config": to_json(program.config),
-                "weights": weights,
-                **options,
-            }
-            reproducers = cache.folder / "reproducers"
-            found = run_child(
-                _PROBLEMS_CHILD, call, folder=folder, limits=LIMITS, reproducers=reproducers, without=("torch",)
-            )
-        (out / _PROBLEMS).write_text(json.dumps(found), encoding="utf-8")
-
-    folder = cache.get(key) or cache.publish(key, build)
-    return [problem_from_json(value) for value in json.loads((folder / _PROBLEMS).read_text(encoding="utf-8"))]
+    given = {"config": to_json(program.config), "weights": weights, **options}
+    key = stage_key("problems", __name__, (_PROBLEMS_CHILD,), {"graph": hashlib.sha256(graph).hexdigest(), **given})
+    folder = child_stage(cache, key, _PROBLEMS_CHILD, given, LIMITS, graph)
+    return [problem_from_json(value) for value in json.loads((folder / PROBLEMS).read_text(encoding="utf-8"))]
 
 
 def _writer(timed: Problem, winner: Winner | None) -> Callable[[Path], None]:
