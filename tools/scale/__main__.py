@@ -18,22 +18,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from tools.bench.machine import describe
 from tools.memory_limit import choose_limit
-from tools.scale_vacc import measure_vacc
-from tools.watched_run import Watched, disk_bytes, watched_run
+from tools.scale.results import Results
+from tools.scale.scratch import GIB, ScaleError, Scratch
+from tools.scale.vacc import measure_vacc
+from tools.watched_run import disk_bytes
 
-ROOT = Path(__file__).parents[1]
-MARKER = ".xamc-scale"
+ROOT = Path(__file__).parents[2]
 SHAPE = "internlm3-8b"
-GIB, MIB = 2**30, 2**20
+MIB = 2**20
 PEAK_PSS = 3 * GIB
 EXTRA_DISK = 2 * 10**9
 RUN_EXTRA = 300 * MIB
@@ -41,108 +39,6 @@ RECOMPILE_SHARE = 0.25
 BACKEND_CHANGE = "backend.compile.mcpu=x86-64-v2"
 PROMPT = "The compiler reads a model and writes a program. " * 12
 NEW_TOKENS = 8
-
-SPEC = """\
-name: scale-w4
-frontend:
-  checkpoint: {checkpoint}
-  type: huggingface
-  shape:
-    input_ids: [[512], [8192]]
-  quantize:
-    type: w4a16_rtn
-    group_size: 32
-backend:
-  type: tvm_cpu
-  dtype: int4
-workspace:
-  path: {workspace}
-"""
-
-
-class ScaleError(Exception):
-    """A step failed; the message says which and how."""
-
-
-@dataclass
-class Results:
-    """Measured values: (step, quantity, value, unit, target or None), in order."""
-
-    rows: list[tuple[str, str, float, str, float | None]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, step: str, quantity: str, value: float, unit: str, target: float | None = None) -> None:
-        """Keeps a value and prints it."""
-        self.rows.append((step, quantity, value, unit, target))
-        verdict = "" if target is None else f"   target ≤ {target:.4g}: {'met' if value <= target else 'MISSED'}"
-        print(f"  {step:<18} {quantity:<34} {value:>10.4g} {unit}{verdict}", flush=True)
-
-    def missed(self) -> list[str]:
-        """The quantities beyond their targets."""
-        return [
-            f"{step}: {name}" for step, name, value, _, target in self.rows if target is not None and value > target
-        ]
-
-
-class Scratch:
-    """The scratch folder and the commands that run in it."""
-
-    def __init__(self, root: Path) -> None:
-        """Makes the folder; a leftover of ours is cleared.
-
-        Raises:
-            ScaleError: it holds something else.
-        """
-        self.root = root.absolute()
-        if self.root.exists() and any(self.root.iterdir()) and not (self.root / MARKER).exists():
-            raise ScaleError(f"{self.root} holds other files; set XAMC_SCALE_DIR to a new or empty folder")
-        self.checkpoint = self.root / "checkpoint"
-        self.deploy = self.root / "deploy"
-        self.artifact = self.deploy / "scale-w4"
-        self.cache = self.root / "cache"
-        self.temporary = self.root / "tmp"
-        self.spec = self.root / "scale.yaml"
-
-    def prepare(self) -> None:
-        """Empties the folder but for a finished checkpoint that `--keep` left."""
-        for folder in (self.deploy, self.cache, self.temporary):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
-        (self.root / MARKER).touch()
-        self.spec.write_text(SPEC.format(checkpoint=self.checkpoint, workspace=self.deploy), encoding="utf-8")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Keeps everything that a compile writes inside the folder."""
-        return {"XAMC_CACHE": str(self.cache), "TMPDIR": str(self.temporary)}
-
-    def watch(self, arguments: Sequence[str], limit: Any = None) -> Watched:
-        """Runs Python with `arguments`, watched; its status is the caller's to judge."""
-        return watched_run([sys.executable, *arguments], folders=[self.root], environment=self.environment, limit=limit)
-
-    def compile(
-        self,
-        overrides: Sequence[str] = (),
-        limit: Any = None,
-        spec: Path | None = None,
-        options: Sequence[str] = (),
-    ) -> tuple[Watched, dict[str, Any]]:
-        """`xamc compile`, watched, and its report; of `self.spec` unless another is given.
-
-        Raises:
-            ScaleError: it failed.
-        """
-        sets = [part for override in overrides for part in ("--set", override)]
-        command = ["-m", "xamc", "compile", str(spec or self.spec), *sets, *options, "--json"]
-        watched = self.watch(command, limit)
-        if watched.status:
-            why = "the watchdog ended it above the limit" if watched.ended_by_watchdog else f"exit {watched.status}"
-            raise ScaleError(f"compile failed ({why}); peak PSS was {watched.peak_pss / GIB:.2f} GiB")
-        return watched, json.loads(watched.output)["report"]
-
-    def remove(self) -> None:
-        """Deletes everything."""
-        shutil.rmtree(self.root, ignore_errors=True)
 
 
 def make_checkpoint(scratch: Scratch, layers: int | None, results: Results) -> int:

@@ -6,14 +6,11 @@ Specs are build files as the vendor writes them: lengths 1024 and 2048, tp 4, me
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
+from tools.scale.results import Results
+from tools.scale.scratch import GIB, Scratch
 from tools.watched_run import disk_bytes
 
-if TYPE_CHECKING:
-    from tools.scale import Results, Scratch
-
-GIB = 2**30
 PEAK_MEMORY = 4 * GIB
 EXTRA_DISK = 2 * 10**9
 GRAPHS = 8
