@@ -26,8 +26,8 @@ from xamc.jobs.hidden_imports import hidden
 _CALLERS = (
     "xamc.compiler.stages.export",
     "xamc.compiler.stages.golden",
-    "xamc.compiler.stages.graph_import",
-    "xamc.compiler.stages.graph_route",
+    "xamc.compiler.stages.onnx_import",
+    "xamc.compiler.stages.onnx_route",
     "xamc.verify.kv_calibration",
     "xamc.verify.streamed_reference",
     "xamc.targets.child_stage",

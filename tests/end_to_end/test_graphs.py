@@ -25,9 +25,9 @@ from xamc.artifact.params_index import read_params_index
 from xamc.cli import main as cli
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.spec import load_spec
-from xamc.compiler.stages.graph_import import look_at_graph
-from xamc.compiler.stages.graph_route import run_cases
 from xamc.compiler.stages.job import CompileOptions
+from xamc.compiler.stages.onnx_import import look_at_graph
+from xamc.compiler.stages.onnx_route import run_cases
 from xamc.errors import InputError, InternalError, MisuseError, UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.runtime import GraphModel, load, load_language_model
@@ -393,7 +393,7 @@ def test_a_graph_is_no_language_model(compiled: Callable[..., Path]) -> None:
 
 
 def test_compiled_again_it_is_the_same(compiled: Callable[..., Path], tmp_path: Path) -> None:
-    """Byte by byte, without a cache and in another folder; of libraries tests/targets/graph/test_build.py says so."""
+    """Byte by byte, without a cache and in another folder; of libraries tests/targets/onnx/test_build.py says so."""
     first = compiled("bert", "reference", "fp32")
     shutil.copy(first.parents[1] / "bert.onnx", tmp_path / "bert.onnx")
     build = spec("bert", tmp_path, "reference", "fp32")
@@ -424,7 +424,7 @@ def test_code_for_another_cpu(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is published without golden outputs, and says that nothing has been run."""
-    for module in ("xamc.compiler.stages.graph_route", "xamc.runtime.cpu_features"):
+    for module in ("xamc.compiler.stages.onnx_route", "xamc.runtime.cpu_features"):
         monkeypatch.setattr(f"{module}.missing_features", lambda cpu, *rest: ["avx512f"])
     build = spec("bert", folder, "reference", "fp32")
     compiled = compile_spec(build, options=CompileOptions(output=tmp_path / "out"))

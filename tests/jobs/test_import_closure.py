@@ -20,7 +20,7 @@ SOURCES = Path(xamc.__file__).parent
 # (who asks for the key, stage) → the constant there that names what does the work; None for a stage that does none
 STAGES: dict[tuple[str, str], str | None] = {
     ("xamc.compiler.stages.export", "export"): "_CHILD",
-    ("xamc.compiler.stages.graph_import", "import"): "_CHILD",
+    ("xamc.compiler.stages.onnx_import", "import"): "_CHILD",
     ("xamc.compiler.stages.kv_scales", "kv_scales"): "_CALIBRATION",
     ("xamc.compiler.stages.real_weights", "real_weights"): "_CHILD",
     ("xamc.targets.vacc.build", "weights"): "_WRITING",
@@ -30,7 +30,7 @@ STAGES: dict[tuple[str, str], str | None] = {
     ("xamc.targets.cpu.library", "proof"): "_PROOF_CHILD",
     ("xamc.targets.cpu.tune.tune", "problems"): "_PROBLEMS_CHILD",
     ("xamc.targets.cpu.tune.tune", "tune"): "_SEARCH",
-    ("xamc.targets.graph.library", "codegen"): "_CHILD",
+    ("xamc.targets.onnx.library", "codegen"): "_CHILD",
     ("xamc.targets.reference.build", "reference"): None,
     ("xamc.targets.vacc.bucket_code", "codegen"): "_CHILD",
 }
@@ -89,7 +89,7 @@ def test_each_module_that_a_stage_runs_changes_its_key(maker: str, stage: str, c
 
 
 def test_a_kernel_changes_the_key_of_a_graphs_code(copy: Path) -> None:
-    maker, stage = "xamc.targets.graph.library", "codegen"
+    maker, stage = "xamc.targets.onnx.library", "codegen"
     runs = _runs(maker, STAGES[maker, stage])
     before = stage_key(stage, maker, runs, {})
     with (copy / "targets/kernels/convolution.py").open("a") as file:
@@ -102,7 +102,7 @@ def test_a_kernel_changes_the_key_of_a_graphs_code(copy: Path) -> None:
 @pytest.mark.parametrize(
     "work",
     [
-        "xamc.targets.graph.build",
+        "xamc.targets.onnx.build",
         "xamc.targets.vacc.compile_bucket",
         "xamc.targets.cpu.compile_library",
         "xamc.targets.cpu.prove",

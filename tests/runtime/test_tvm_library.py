@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.targets.graph.operators import build, graph
+from tests.targets.onnx.operators import build, graph
 from xamc.runtime.tvm_library import load_functions, tvm_ffi
 
 

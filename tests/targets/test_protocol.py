@@ -19,7 +19,7 @@ OTHERS = [
     if not path.is_relative_to(PACKAGE / "targets") and not path.is_relative_to(PACKAGE / "runtime/executors")
 ]
 # a hand-off is one for VACC's own toolchain, and the format that graphs' parameters are stored in is VACC's
-VACCS = ("compiler/handoff", "compiler/stages/graph_import.py")
+VACCS = ("compiler/handoff", "compiler/stages/onnx_import.py")
 
 
 def names_in(source: str) -> Iterator[tuple[int, str]]:

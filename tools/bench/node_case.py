@@ -154,8 +154,8 @@ def compile_here(path: Path, shapes: Mapping[str, Any]) -> Callable[..., list[ND
     from xamc.compiler.frontends.onnx.model import open_onnx
     from xamc.compiler.frontends.onnx.weights import lift_weights
     from xamc.passes.lowering.index_bounds import bound_indices
-    from xamc.targets.graph.build import build
-    from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
+    from xamc.targets.onnx.build import build
+    from xamc.targets.onnx.names import FUNCTION, LIBRARY, PREPARE
 
     opened = open_onnx(path, shapes)
     model = opened.model

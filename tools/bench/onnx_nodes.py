@@ -37,7 +37,7 @@ _MODULES = (
     "xamc.compiler.frontends.onnx.model",
     "xamc.compiler.frontends.onnx.weights",
     "xamc.passes.lowering.index_bounds",
-    "xamc.targets.graph.build",
+    "xamc.targets.onnx.build",
 )
 
 

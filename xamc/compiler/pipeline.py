@@ -25,10 +25,10 @@ from xamc.compiler.stages import golden as golden_stage
 from xamc.compiler.stages import summary
 from xamc.compiler.stages.context import context_lengths, length_warnings
 from xamc.compiler.stages.export import export, twin_group
-from xamc.compiler.stages.graph_route import compile_graph
 from xamc.compiler.stages.group_sizes import require_group_size
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
 from xamc.compiler.stages.kv_scales import calibrated_scales
+from xamc.compiler.stages.onnx_route import compile_onnx_model
 from xamc.compiler.stages.publish import add_golden, fill
 from xamc.compiler.stages.real_weights import look_at_values, warn_of_small_weights
 from xamc.compiler.stages.small_weights import SMALL_WEIGHTS
@@ -74,7 +74,7 @@ def compile_spec(
         progress.sampler = progress.sampler or sampler
         located.loaded = loaded = load_spec(source, overrides)
         require_supported(loaded.spec)
-        route = _compile_language_model if loaded.spec.frontend.is_language_model else compile_graph
+        route = _compile_language_model if loaded.spec.frontend.is_language_model else compile_onnx_model
         return Compiled(*route(loaded, options, progress))
 
 

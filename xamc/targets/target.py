@@ -17,7 +17,7 @@ from xamc.jobs.progress import Progress
 from xamc.model.config import ModelConfig
 from xamc.passes.pipeline import Pipeline
 from xamc.targets.caps import TargetCaps
-from xamc.targets.graph_target import GraphTarget
+from xamc.targets.onnx_target import OnnxTarget
 from xamc.targets.planned import PlannedModel, TargetPlan
 from xamc.targets.request import Request, TargetOptions
 from xamc.verify.driver import Rewritten
@@ -89,7 +89,7 @@ class Target(Generic[R]):
         passes: the graph passes of a request.
         plan: what `build` would write and take, from headers alone.
         build: makes the artifact's files and says what the manifest says of them; shows its stages in `Work.progress`.
-        graphs: how it takes graphs of `frontend.type: onnx`; None where it takes none.
+        onnx: how it takes models of `frontend.type: onnx`; None where it takes none.
 
     Each raises errors of ours; nothing is published then.
     """
@@ -99,4 +99,4 @@ class Target(Generic[R]):
     passes: Callable[[R], Pipeline]
     plan: Callable[[PlannedModel, R], TargetPlan]
     build: Callable[[Work[R]], Built]
-    graphs: GraphTarget | None = None
+    onnx: OnnxTarget | None = None

@@ -11,7 +11,7 @@ from xamc.passes.lowering.onnx_operators import SUPPORTED, obstacle
 def test_tvm_has_every_supported_operator() -> None:
     from tvm.relax.frontend.onnx import onnx_frontend
 
-    from xamc.targets.graph.importer.import_onnx import OURS
+    from xamc.targets.onnx.importer.import_onnx import OURS
 
     handled_elsewhere = {"If"}
     assert set(onnx_frontend._get_convert_map()) | set(OURS) | handled_elsewhere >= SUPPORTED

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.onnx_models import reference
-from tests.targets.graph.operators import Compiled, graph
+from tests.targets.onnx.operators import Compiled, graph
 
 RNG = np.random.default_rng(0)
 NAN, INF = np.nan, np.inf

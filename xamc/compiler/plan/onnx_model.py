@@ -12,8 +12,8 @@ from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.spec import KeyUse, LoadedSpec, SpecWarning, key_uses
 from xamc.compiler.spec.model_kind import model_kind
 from xamc.compiler.spec.problems import to_json
-from xamc.compiler.stages.graph_import import look_at_graph
-from xamc.compiler.stages.graph_request import graph_request
+from xamc.compiler.stages.onnx_import import look_at_graph
+from xamc.compiler.stages.onnx_request import onnx_request
 from xamc.errors import InputError, MisuseError
 from xamc.jobs.cache import default_cache_folder
 from xamc.jobs.progress import size
@@ -99,7 +99,7 @@ def make_onnx_plan(loaded: LoadedSpec, allow_rtn: bool) -> OnnxPlan:
         XamcError: what a compile would raise for the spec and the file.
     """
     spec = loaded.spec
-    request = graph_request(loaded, allow_rtn)
+    request = onnx_request(loaded, allow_rtn)
     path = resolve_checkpoint(spec.frontend.checkpoint)
     facts = look_at_graph(path, spec.frontend.shape, request.storage, default_cache_folder())
     target = request.target

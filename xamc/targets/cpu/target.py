@@ -2,7 +2,7 @@
 
 from xamc.targets.cpu.build import build
 from xamc.targets.cpu.caps import CAPS
-from xamc.targets.cpu.graphs import GRAPHS
+from xamc.targets.cpu.onnx_models import ONNX
 from xamc.targets.cpu.passes import passes
 from xamc.targets.cpu.plan import plan
 from xamc.targets.cpu.request import CpuRequest, read_request
@@ -21,4 +21,4 @@ def request(options: TargetOptions) -> CpuRequest:
     return found
 
 
-TARGET = Target(CAPS, request, passes, plan, build, GRAPHS)
+TARGET = Target(CAPS, request, passes, plan, build, ONNX)

@@ -6,7 +6,7 @@ from xamc.artifact.manifest import Cpu
 from xamc.passes.graph.byte_codes import ByteCodes
 from xamc.passes.graph.cleanup import Cleanup
 from xamc.passes.pipeline import Pipeline
-from xamc.targets.graph_target import GraphCode, GraphTarget
+from xamc.targets.onnx_target import OnnxCode, OnnxTarget
 from xamc.targets.planned import (
     BASE_BYTES,
     RUN_BYTES,
@@ -45,11 +45,11 @@ def plan(model: PlannedModel, request: Request) -> TargetPlan:
     )
 
 
-GRAPHS = GraphTarget(
+ONNX = OnnxTarget(
     "code/model.onnx",
     "code/graph.json",
     "weights.params",
-    lambda graph, data, options, cache, dump: GraphCode(graph, Cpu("any", ())),
+    lambda graph, data, options, cache, dump: OnnxCode(graph, Cpu("any", ())),
 )
 
-TARGET = Target(CAPS, Request.of, passes, plan, build, GRAPHS)
+TARGET = Target(CAPS, Request.of, passes, plan, build, ONNX)

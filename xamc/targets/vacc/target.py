@@ -1,8 +1,8 @@
 """The VACC target: static graphs per bucket and rank, run by a simulator on the host."""
 
-from xamc.targets.graph.library import graph_library
-from xamc.targets.graph_target import GraphTarget
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.onnx.library import onnx_library
+from xamc.targets.onnx_target import OnnxTarget
 from xamc.targets.target import Target
 from xamc.targets.vacc.build import build
 from xamc.targets.vacc.caps import CAPS
@@ -11,12 +11,12 @@ from xamc.targets.vacc.passes import passes
 from xamc.targets.vacc.plan import plan
 from xamc.targets.vacc.request import read_request
 
-GRAPHS = GraphTarget(
+ONNX = OnnxTarget(
     LIBRARY,
     GRAPH,
     PARAMS,
-    lambda graph, data, options, cache, dump: graph_library(graph, data, Isa.by_name(ISA), cache, dump),
+    lambda graph, data, options, cache, dump: onnx_library(graph, data, Isa.by_name(ISA), cache, dump),
     has_dies=True,
 )
 
-TARGET = Target(CAPS, read_request, passes, plan, build, GRAPHS)
+TARGET = Target(CAPS, read_request, passes, plan, build, ONNX)

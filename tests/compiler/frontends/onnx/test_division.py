@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from tests.onnx_models import reference
-from tests.targets.graph.operators import Compiled, Node, graph
+from tests.targets.onnx.operators import Compiled, Node, graph
 from xamc.compiler.frontends.onnx.division import guard_divisions
 
 NODES: list[Node] = [

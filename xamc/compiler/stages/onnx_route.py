@@ -1,4 +1,4 @@
-"""The route of a graph on one screen: an ONNX file becomes an artifact, proven on the smallest and largest inputs."""
+"""The route of an ONNX model on one screen: a file becomes an artifact, proven on the smallest and largest inputs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from xamc.compiler.frontends.checkpoint import resolve_checkpoint
 from xamc.compiler.spec import key_uses
 from xamc.compiler.spec.model import LoadedSpec
 from xamc.compiler.stages import summary
-from xamc.compiler.stages.graph_import import CASE, LEAST_CASE, VARIED_CASE, ImportedGraph, import_graph
-from xamc.compiler.stages.graph_request import GraphRequest, graph_request
 from xamc.compiler.stages.job import CompileOptions, Job, packing_workers
+from xamc.compiler.stages.onnx_import import CASE, LEAST_CASE, VARIED_CASE, ImportedGraph, import_graph
+from xamc.compiler.stages.onnx_request import OnnxRequest, onnx_request
 from xamc.jobs.cache import StageCache, tool_version
 from xamc.jobs.child import Limits, run_child
 from xamc.jobs.progress import Progress, size
 from xamc.runtime.cpu_features import missing_features
-from xamc.targets.graph.mod_json import graph_json
-from xamc.targets.graph_target import GraphCode
+from xamc.targets.onnx.mod_json import graph_json
+from xamc.targets.onnx_target import OnnxCode
 from xamc.targets.registry import CAPS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ LIMITS = Limits(seconds=3600, memory_bytes=16 * 2**30)
 _TOOLS = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 
 
-def compile_graph(
+def compile_onnx_model(
     loaded: LoadedSpec, options: CompileOptions, progress: Progress
 ) -> tuple[Path, OnnxManifest, dict[str, Any]]:
     """Compiles a build file with ``frontend.type: onnx``.
@@ -58,7 +58,7 @@ def compile_graph(
     spec = loaded.spec
     with progress.stage("spec") as stage:
         summary.spec_warnings(progress, loaded)
-        request = graph_request(loaded, options.allow_rtn)
+        request = onnx_request(loaded, options.allow_rtn)
         destination = options.output or spec.workspace.path / spec.name
         check_replaceable(destination)
         simulated = ", simulated on this host" if CAPS[spec.backend.type].executes_on == HOST_SIMULATOR else ""
@@ -116,9 +116,9 @@ def _frontend(imported: ImportedGraph) -> str:
 def _fill(
     job: Job,
     loaded: LoadedSpec,
-    request: GraphRequest,
+    request: OnnxRequest,
     imported: ImportedGraph,
-    code: GraphCode,
+    code: OnnxCode,
     writer: ArtifactWriter,
 ) -> OnnxManifest:
     """Adds code, graph and parameters, with a manifest beside them, so that the folder can be run."""
@@ -164,7 +164,7 @@ def _prove(job: Job, imported: ImportedGraph, writer: ArtifactWriter) -> dict[st
         files = {str(case): _GOLDEN_FILES[case.name] for case in imported.cases}
         call = {"artifact": str(writer.folder), "cases": files, "out": str(folder)}
         compared: dict[str, Any] = run_child(
-            "xamc.compiler.stages.graph_route:run_cases",
+            "xamc.compiler.stages.onnx_route:run_cases",
             call,
             folder=folder,
             limits=LIMITS,

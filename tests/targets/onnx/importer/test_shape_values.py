@@ -11,9 +11,9 @@ import pytest
 from tvm import tirx
 
 from tests.onnx_models import reference
-from tests.targets.graph.operators import Compiled, Node, graph
+from tests.targets.onnx.operators import Compiled, Node, graph
 from xamc.errors import UnsupportedError
-from xamc.targets.graph.importer.shape_values import Evaluator, ShapeValue, shape_value
+from xamc.targets.onnx.importer.shape_values import Evaluator, ShapeValue, shape_value
 
 RANGE = {"x": [[1, 2, 4], [4, 8, 4]]}
 SIZES = [(1, 2), (2, 5), (4, 8)]

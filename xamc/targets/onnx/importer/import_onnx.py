@@ -11,11 +11,11 @@ from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx, onnx_frontend
 
 from xamc.passes.lowering.onnx_operators import RANGES
-from xamc.targets.graph.importer.converters import CONVERTERS
-from xamc.targets.graph.importer.resize import RESIZED
-from xamc.targets.graph.importer.same_padding import PADDED
-from xamc.targets.graph.importer.shape_operators import SHAPED, takes_shape_value
-from xamc.targets.graph.importer.shape_values import Evaluator, ShapeValue, as_tensor
+from xamc.targets.onnx.importer.converters import CONVERTERS
+from xamc.targets.onnx.importer.resize import RESIZED
+from xamc.targets.onnx.importer.same_padding import PADDED
+from xamc.targets.onnx.importer.shape_operators import SHAPED, takes_shape_value
+from xamc.targets.onnx.importer.shape_values import Evaluator, ShapeValue, as_tensor
 
 OURS = CONVERTERS | SHAPED | PADDED | RESIZED
 """Operator → what writes it in Relax, before the importer's own."""

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.onnx_models import reference
-from tests.targets.graph.operators import Compiled, Node, graph
+from tests.targets.onnx.operators import Compiled, Node, graph
 
 Array = NDArray[Any]
 NAN, INF = np.nan, np.inf

@@ -9,7 +9,7 @@ from typing import Any
 from tvm import relax, te, tirx, topi
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.importer.shape_values import DimArithmetic, ShapeValue, as_shape_value, as_tensor
+from xamc.targets.onnx.importer.shape_values import DimArithmetic, ShapeValue, as_shape_value, as_tensor
 
 SHAPE_INPUTS = {
     "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (3,),

@@ -14,7 +14,7 @@ from typing import Any
 
 from tvm import ir, te, tirx
 
-from xamc.targets.graph.elementwise import elementwise, larger, smaller
+from xamc.targets.onnx.elementwise import elementwise, larger, smaller
 
 _LAST = 2**63 - 1
 

@@ -15,12 +15,12 @@ import tvm
 from tvm import relax
 
 from xamc.errors import UnsupportedError
-from xamc.targets.graph.importer.import_onnx import ConversionError, import_onnx
-from xamc.targets.graph.importer.shape_operators import SHAPE_INPUTS
-from xamc.targets.graph.names import FUNCTION, LIBRARY, PREPARE
-from xamc.targets.graph.schedule import TIR_PIPELINE, relax_pipeline
-from xamc.targets.graph.select_kernels import select_kernels
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.onnx.importer.import_onnx import ConversionError, import_onnx
+from xamc.targets.onnx.importer.shape_operators import SHAPE_INPUTS
+from xamc.targets.onnx.names import FUNCTION, LIBRARY, PREPARE
+from xamc.targets.onnx.schedule import TIR_PIPELINE, relax_pipeline
+from xamc.targets.onnx.select_kernels import select_kernels
 
 _MOST_LISTED = 40
 _MOST_NAMED = 3

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from tests.artifact.test_onnx_manifest import MANIFEST
 from tests.onnx_models import Graph, vit
-from xamc.targets.graph.mod_json import graph_json
+from xamc.targets.onnx.mod_json import graph_json
 
 
 def read(model: ir.Model, *parameters: str) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_ir.passes.common import ShapeInferencePass
 
 from tests.onnx_models import Graph, reference
-from tests.targets.graph.operators import Compiled, build, graph, run
+from tests.targets.onnx.operators import Compiled, build, graph, run
 from xamc.errors import UnsupportedError
 from xamc.ir.tolerances import tolerance
 from xamc.passes.lowering.index_bounds import bound_indices
-from xamc.targets.graph.names import LIBRARY
+from xamc.targets.onnx.names import LIBRARY
 from xamc.verify.metrics import relative_error
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -128,7 +128,7 @@ def test_a_use_that_the_importer_does_not_have(tmp_path: Path) -> None:
 
 def test_what_the_code_generator_refuses_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TVM finds out late; the node is found among the others, and the words are not TVM's alone."""
-    from xamc.targets.graph import schedule
+    from xamc.targets.onnx import schedule
 
     def legalizations() -> dict[str, Any]:
         def refuse(*_: Any) -> None:

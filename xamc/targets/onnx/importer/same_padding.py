@@ -11,8 +11,8 @@ from typing import Any
 from tvm import relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.importer.shape_values import DimArithmetic, as_shape_value
-from xamc.targets.graph.legalize import max_pool_indices
+from xamc.targets.onnx.importer.shape_values import DimArithmetic, as_shape_value
+from xamc.targets.onnx.legalize import max_pool_indices
 
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 

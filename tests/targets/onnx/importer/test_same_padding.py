@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.onnx_models import reference
-from tests.targets.graph.operators import Compiled, Node, graph
+from tests.targets.onnx.operators import Compiled, Node, graph
 
 WEIGHTS = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
 WINDOW = {"kernel_shape": [3, 2], "strides": [2, 2]}

@@ -24,7 +24,7 @@ from xamc.jobs.child import Limits, run_child
 GRAPH, PARAMS, FACTS = "graph.onnx", "weights.params", "facts.json"
 CASE, LEAST_CASE, VARIED_CASE = "case.safetensors", "case_least.safetensors", "case_varied.safetensors"
 LIMITS = Limits(seconds=1800, memory_bytes=16 * 2**30)
-_CHILD = "xamc.compiler.stages.graph_import:run"
+_CHILD = "xamc.compiler.stages.onnx_import:run"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tvm.s_tir.schedule import ScheduleError
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from xamc.targets.cpu.tir_pipeline import tir_passes
-from xamc.targets.graph.legalize import legalizations
+from xamc.targets.onnx.legalize import legalizations
 
 TIR_PIPELINE = "xamc_graph"
 """What `tvm.compile` knows the last passes by: those of our kernels, and those that 8-bit floats need."""

@@ -9,16 +9,16 @@ from xamc.artifact.manifest import Cpu
 from xamc.jobs.cache import StageCache, stage_key
 from xamc.jobs.child import Limits
 from xamc.targets.child_stage import child_stage
-from xamc.targets.graph.names import LIBRARY
-from xamc.targets.graph_target import GraphCode
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.onnx.names import LIBRARY
+from xamc.targets.onnx_target import OnnxCode
 
 LIMITS = Limits(seconds=3600, memory_bytes=12 * 2**30)
-_CHILD = "xamc.targets.graph.build:build"
+_CHILD = "xamc.targets.onnx.build:build"
 _TOOLS = ("onnx",)  # TVM's importer reads graphs with it
 
 
-def graph_library(graph: Path, data_inputs: int, isa: Isa, cache: StageCache, dump: Path | None) -> GraphCode:
+def onnx_library(graph: Path, data_inputs: int, isa: Isa, cache: StageCache, dump: Path | None) -> OnnxCode:
     """Compiles an ONNX graph whose weights are inputs.
 
     Args:
@@ -36,4 +36,4 @@ def graph_library(graph: Path, data_inputs: int, isa: Isa, cache: StageCache, du
     given = {"isa": isa.name, "data_inputs": data_inputs}
     key = stage_key("codegen", __name__, (_CHILD,), {"graph": digest, **given}, _TOOLS)
     folder = child_stage(cache, key, _CHILD, {"graph": str(graph), **given}, LIMITS, dump=dump)
-    return GraphCode(folder / LIBRARY, Cpu(isa.name, isa.cpu_flags))
+    return OnnxCode(folder / LIBRARY, Cpu(isa.name, isa.cpu_flags))

@@ -1,4 +1,4 @@
-"""What a build file asks of a static graph's weights, and what is refused."""
+"""What a build file asks of an ONNX model's weights, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xamc.errors import UnsupportedError
 from xamc.passes.graph import GRAPH_PASSES
 from xamc.passes.relax import RELAX_PASSES
 from xamc.passes.runner import require_known_names
-from xamc.targets.graph_target import GraphTarget
+from xamc.targets.onnx_target import OnnxTarget
 from xamc.targets.registry import CAPS
 from xamc.targets.registry import target as target_named
 
@@ -20,16 +20,16 @@ _STORAGE = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
 @dataclass(frozen=True)
-class GraphRequest:
+class OnnxRequest:
     """What takes the graph, how its weights are stored, and the quantization requested and used."""
 
-    target: GraphTarget
+    target: OnnxTarget
     storage: str
     quantization: Quantization
     warnings: tuple[str, ...]
 
 
-def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
+def onnx_request(loaded: LoadedSpec, allow_rtn: bool) -> OnnxRequest:
     """Reads a build file whose model is an ONNX graph.
 
     Raises:
@@ -39,9 +39,9 @@ def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
     spec = loaded.spec
     require_any_pass(spec)
     backend, asked = spec.backend, spec.frontend.quantize
-    target = target_named(backend.type).graphs
+    target = target_named(backend.type).onnx
     if target is None:
-        able = (name for name in CAPS if target_named(name).graphs is not None)
+        able = (name for name in CAPS if target_named(name).onnx is not None)
         raise UnsupportedError(
             "E1476",
             f"{backend.type} takes no graphs of frontend.type onnx",
@@ -65,7 +65,7 @@ def graph_request(loaded: LoadedSpec, allow_rtn: bool) -> GraphRequest:
     if backend.quantize and backend.dtype != "int8":
         warnings.append(f"backend.quantize is recorded only: backend.dtype is {backend.dtype}")
     quantization = _quantization(loaded, allow_rtn) if backend.dtype == "int8" or asked else Quantization()
-    return GraphRequest(target, _STORAGE[backend.dtype], quantization, tuple(warnings))
+    return OnnxRequest(target, _STORAGE[backend.dtype], quantization, tuple(warnings))
 
 
 def require_any_pass(spec: Spec) -> None:

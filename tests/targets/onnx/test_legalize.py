@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.onnx_models import reference
-from tests.targets.graph.operators import build, run
+from tests.targets.onnx.operators import build, run
 from xamc.compiler.frontends.onnx.model import open_onnx
 from xamc.ir.tolerances import tolerance
 from xamc.verify.metrics import relative_error

@@ -16,8 +16,6 @@ from tvm.relax import op
 
 from xamc.artifact.panels import PANEL
 from xamc.passes.lowering.body import arguments, substitute
-from xamc.targets.graph.epilogues import ConvolutionEnd, convolution_end
-from xamc.targets.graph.names import FUNCTION
 from xamc.targets.kernels import unary
 from xamc.targets.kernels.batched_matmul import MatMulShape, batched_matmul
 from xamc.targets.kernels.convolution import ConvolutionShape, convolution, packed_shape
@@ -30,6 +28,8 @@ from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.pooling import pooling
 from xamc.targets.kernels.softmax import softmax
 from xamc.targets.kernels.strided import Strides, row_major
+from xamc.targets.onnx.epilogues import ConvolutionEnd, convolution_end
+from xamc.targets.onnx.names import FUNCTION
 
 _UNARY = {"relax.erf": "erf", "relax.nn.gelu": "gelu", "relax.sigmoid": "sigmoid", "relax.nn.silu": "silu"}
 _LARGEST_WINDOW = 4096

@@ -1,4 +1,4 @@
-"""How a target takes a graph of `frontend.type: onnx`, which is no language model."""
+"""How a target takes a model of `frontend.type: onnx`, which is no language model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xamc.jobs.cache import StageCache
 
 
 @dataclass(frozen=True)
-class GraphCode:
+class OnnxCode:
     """The library (or graph) to put into the artifact, and what it needs to run."""
 
     file: Path
@@ -24,7 +24,7 @@ def _anything(options: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class GraphTarget:
+class OnnxTarget:
     """The part of a target that is asked for graphs.
 
     Attributes:
@@ -39,7 +39,7 @@ class GraphTarget:
     code_file: str
     graph_file: str
     params_file: str
-    code: Callable[[Path, int, Mapping[str, Any], StageCache, Path | None], GraphCode]
+    code: Callable[[Path, int, Mapping[str, Any], StageCache, Path | None], OnnxCode]
     check: Callable[[Mapping[str, Any]], None] = _anything
     widens: bool = False
     has_dies: bool = False

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 
 from xamc.compiler.frontends.onnx.model import open_onnx
 from xamc.passes.lowering.index_bounds import bound_indices
-from xamc.targets.graph.names import LIBRARY
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.onnx.names import LIBRARY
 
 Arrays = Mapping[str, NDArray[Any]]
 Node = tuple[str, Sequence[str], Sequence[str], Mapping[str, Any]]
@@ -23,7 +23,7 @@ Node = tuple[str, Sequence[str], Sequence[str], Mapping[str, Any]]
 
 
 def build(model: onnx.ModelProto, data_inputs: int, out: Path) -> Path:
-    from xamc.targets.graph.build import build
+    from xamc.targets.onnx.build import build
 
     onnx.save(model, out / "graph.onnx")
     request = {"graph": str(out / "graph.onnx"), "data_inputs": data_inputs, "isa": Isa.host().name, "dump": None}

@@ -16,7 +16,7 @@ import numpy as np
 from tvm import ir, relax, te, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.importer.shape_values import DimArithmetic, ShapeValue, as_shape_value
+from xamc.targets.onnx.importer.shape_values import DimArithmetic, ShapeValue, as_shape_value
 
 _MODES = ("nearest", "linear")
 _COORDINATES = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.onnx_models import reference
-from tests.targets.graph.operators import Compiled, Node, graph
+from tests.targets.onnx.operators import Compiled, Node, graph
 from xamc.errors import UnsupportedError
 
 IMAGES = {"x": ("f4", ["b", 2, "h", "w"])}

@@ -11,8 +11,8 @@ from onnx import TensorProto
 from tvm import ir, relax, te, tirx, topi
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xamc.targets.graph.importer.shape_values import as_shape_value
 from xamc.targets.kernels.topk import topk
+from xamc.targets.onnx.importer.shape_values import as_shape_value
 
 
 class _Cast(onnx_frontend.Cast):

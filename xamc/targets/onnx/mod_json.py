@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from xamc.artifact.onnx_manifest import OnnxManifest
-from xamc.targets.graph.names import FUNCTION
+from xamc.targets.onnx.names import FUNCTION
 
 FORMAT = "xamc.graph"
 VERSION = 1

@@ -9,9 +9,9 @@ from typing import Any
 from xamc.errors import UnsupportedError
 from xamc.jobs.cache import StageCache
 from xamc.targets.cpu.request import mcpu
-from xamc.targets.graph.library import graph_library
-from xamc.targets.graph_target import GraphCode, GraphTarget
 from xamc.targets.kernels.isa import Isa
+from xamc.targets.onnx.library import onnx_library
+from xamc.targets.onnx_target import OnnxCode, OnnxTarget
 
 
 def _check(options: Mapping[str, Any]) -> None:
@@ -24,8 +24,8 @@ def _check(options: Mapping[str, Any]) -> None:
         )
 
 
-def _code(graph: Path, data: int, options: Mapping[str, Any], cache: StageCache, dump: Path | None) -> GraphCode:
-    return graph_library(graph, data, Isa.rising([mcpu(options)])[0], cache, dump)
+def _code(graph: Path, data: int, options: Mapping[str, Any], cache: StageCache, dump: Path | None) -> OnnxCode:
+    return onnx_library(graph, data, Isa.rising([mcpu(options)])[0], cache, dump)
 
 
-GRAPHS = GraphTarget("code/model.so", "code/graph.json", "weights.params", _code, _check, widens=True)
+ONNX = OnnxTarget("code/model.so", "code/graph.json", "weights.params", _code, _check, widens=True)
