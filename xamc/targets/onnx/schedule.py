@@ -12,8 +12,10 @@ from tvm.relax.backend.cpu_generic.pipeline import finalize_passes, library_disp
 from tvm.s_tir.schedule import ScheduleError
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
+from xamc.targets.cpu.codegen import order_shape_functions
 from xamc.targets.cpu.tir_pipeline import tir_passes
 from xamc.targets.onnx.legalize import legalizations
+from xamc.targets.onnx.parameter_order import order_size_parameters
 
 TIR_PIPELINE = "xamc_graph"
 """What `tvm.compile` knows the last passes by: those of our kernels, and those that 8-bit floats need."""
@@ -42,6 +44,9 @@ register_tir_pipeline(TIR_PIPELINE, _tir_pipeline)
 def relax_pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
     """TVM's passes for a CPU, in order, but that a reshape stays a view and that loops are scheduled once fused."""
     passes = relax.transform
+    final = list(finalize_passes(target))
+    after = [one.info.name for one in final].index("VMShapeLower") + 1
+    final.insert(after, order_shape_functions())  # or the same model gives other bytes in another process
 
     @tvm.transform.module_pass(opt_level=0, name="xamc.Graph")
     def run(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
@@ -50,6 +55,7 @@ def relax_pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
                 [
                     *library_dispatch_passes(target),
                     passes.LegalizeOps(legalizations(), skip_ops=["relax.reshape"]),
+                    order_size_parameters,
                     passes.AnnotateTIROpPattern(),
                     passes.FoldConstant(),
                     passes.FuseOps(),
@@ -58,7 +64,7 @@ def relax_pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
                     passes.ToNonDataflow(),
                     passes.RemovePurityChecking(),
                     passes.CallTIRRewrite(),
-                    *finalize_passes(target),
+                    *final,
                 ],
                 name="graph",
             )(module)
