@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from xamc.compiler.plan.ranks import static_plan
 
 import xamc
 from tests.checkpoints import CONFIGS, write_tiny
@@ -33,8 +32,9 @@ from xamc.model.meta_model import meta_model
 from xamc.model.parameters import layer_of, operator_counts, parameter_shapes, parameters
 from xamc.passes.graph.shard.plan import ShardPlan
 from xamc.passes.graph.shard.roles import role_of
-from xamc.targets.request import TargetRequest
 from xamc.targets.vacc.operator_counts import operator_counts as static_counts
+from xamc.targets.vacc.plan import static_plan
+from xamc.targets.vacc.request import VaccRequest
 from xamc.verify.twin import twin_config
 
 # Seed-OSS: Llama whose q, k and v have biases by one flag and o by another, with wide heads
@@ -136,7 +136,7 @@ def test_a_new_family_is_divided_counted_and_planned(seed_oss: ModelConfig) -> N
     queries = "model.layers.0.self_attn.q_proj.bias"
     assert [cut and cut.kind for cut in role_of(queries, shapes[queries], layer, plan).axes] == ["head"]
     bucket = Bucket("prefill", 16)
-    request = TargetRequest("float16", None, "float16", buckets=(bucket, Bucket("decode", 16)))
+    request = VaccRequest("float16", None, "float16", buckets=(bucket, Bucket("decode", 16)))
     without = config_of(VALUES)
     adds = [static_counts(config, request, bucket)["Add"] for config in (seed_oss, without)]
     assert adds[0] - adds[1] == seed_oss.num_layers

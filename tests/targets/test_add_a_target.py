@@ -13,6 +13,7 @@ import pytest
 
 import xamc.compiler
 from tests.checkpoints import write_tiny
+from tests.cpu_level.emulated_level import python_path
 from xamc.cli import main as cli
 from xamc.compiler.pipeline import compile_spec
 from xamc.compiler.plan.plan import make_plan
@@ -23,13 +24,15 @@ from xamc.runtime import load
 from xamc.runtime.executors import registry as executors
 from xamc.targets import registry
 
+ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "toy_text"
-PAGE = (Path(__file__).parents[2] / "docs" / "add-a-target.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "add-a-target.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The page's call; the registries are what they were afterwards."""
+    """The page's call, with the folder on the path, as a package's is; the registries are what they were afterwards."""
+    monkeypatch.setenv("PYTHONPATH", python_path(ROOT))
     monkeypatch.setattr(executors, "_EXECUTORS", dict(executors._EXECUTORS))
     known = set(registry.CAPS)
     (call,) = re.findall(r"^register\(.*\)$", PAGE, re.MULTILINE)

@@ -16,6 +16,7 @@ import ast
 import hashlib
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,8 @@ _CHILD = re.compile(rf"""["']({_ROOT}(?:\.\w+)+):\w+["']""")
 _BY_NAME = re.compile(r"""\bimport_module\(["']([\w.]+)["']""")
 _SIBLINGS = re.compile(r"""\bf["']\{__name__\}\.""")
 _DATA_SUFFIXES = (".json", ".jinja")
+# CPython 3.11 ends in a SystemError where two threads make syntax trees at the same time
+_PARSING = threading.Lock()
 
 _Name = tuple[str, str]
 """``from M import n`` as (M, n), where n may be a module or not; ``import M`` as (M, "")."""
@@ -143,7 +146,9 @@ def _parse(file: Path, mtime_ns: int, nbytes: int) -> _Source:
     text = content.decode("utf-8")
     on_import: set[_Name] = set()
     later = {(name, "") for name in (*_CHILD.findall(text), *_BY_NAME.findall(text))}
-    _collect(ast.parse(content).body, on_import, later)
+    with _PARSING:
+        tree = ast.parse(content)
+    _collect(tree.body, on_import, later)
     siblings = _SIBLINGS.search(text) is not None
     return _Source(hashlib.sha256(content).hexdigest(), frozenset(on_import), frozenset(on_import | later), siblings)
 
