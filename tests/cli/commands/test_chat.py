@@ -183,6 +183,12 @@ def test_a_full_context_is_said_to_be_full(artifacts: dict[int, Path]) -> None:
         chat.close()
 
 
+def interrupt(chat: Terminal) -> None:
+    """Ctrl-C at the prompt; Python hears it once its line editor waits for keys, a moment after the prompt is there."""
+    time.sleep(0.5)
+    chat.type(b"\x03")
+
+
 @pytest.mark.skipif(
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
     reason="the suite runs in the background, where Ctrl-C is ignored",
@@ -197,13 +203,15 @@ def test_ctrl_c_ends_the_answer_and_not_the_chat(artifacts: dict[int, Path]) -> 
             chat.type(b"\x03")
             assert "interrupted; what there is of it stays" in chat.wait_for(r"\n> ")
         assert "forgotten" in chat.say("/reset")
-        chat.type(b"half a line\x03")
+        chat.type(b"half a line")
+        chat.wait_for("half a line")
+        interrupt(chat)
         chat.wait_for("Ctrl-C again")
         chat.wait_for("> ")
         assert "no system message" in chat.say("/system")
-        chat.type(b"\x03")
+        interrupt(chat)
         chat.wait_for("Ctrl-C again.*\n> ")
-        chat.type(b"\x03")
+        interrupt(chat)
         assert chat.ends() == 130
     finally:
         chat.close()
