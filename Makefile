@@ -14,10 +14,15 @@ ARTIFACT ?=
 WHEELHOUSE ?= wheelhouse
 WHEELS ?=
 XDIST  ?= 2
-# The tier that pays most for its time: tiny models, proofs and goldens, and no whole compile.
-QUICK  := tests/errors tests/model tests/ir tests/artifact tests/jobs tests/passes tests/verify tests/compiler/spec \
-          tests/compiler/plan tests/compiler/stages tests/targets/vacc tests/targets/ascend tests/runtime \
-          --ignore=tests/runtime/executors --ignore=tests/jobs/test_import_closure.py
+# The tier that pays most for its time: tiny models, proofs and goldens. Mutations, which run every pass many times over,
+# ranks, compiles and tests of processes are left to `make test`.
+QUICK  := tests/errors tests/model tests/ir tests/artifact tests/passes/graph tests/passes/test_*.py tests/verify \
+          tests/compiler/spec tests/compiler/plan tests/compiler/stages tests/targets/vacc tests/targets/ascend \
+          tests/runtime/test_[a-m]*.py tests/runtime/test_s*.py \
+          $(addprefix --ignore=tests/,passes/graph/test_mutations.py passes/graph/test_shard.py \
+          passes/graph/test_shard_mutations.py passes/graph/test_static_families.py compiler/spec/test_stdin.py \
+          verify/test_real_weights.py verify/test_kv_calibration.py verify/test_streamed_reference.py \
+          runtime/test_machine.py)
 
 .PHONY: help venv wheelhouse compile test test-quick test-levels test-wide-levels lint format golden bench bench-long verify scale reliability clean
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import numpy as np
@@ -81,6 +80,36 @@ def sequence(manifest: Manifest, tokens: list[int], group: Group | None = None, 
     return Sequence(np.array(tokens), manifest.model, keeps, group)
 
 
+def feed(slots: Slots, some: list[Sequence], data: st.DataObject) -> None:
+    """A step of some sequences; a function of its own, so that nothing holds one that was dropped."""
+    slots.seat(some)
+    going = [one for one in some if one.rest > 0]
+    if going:
+        fed, counts, logits = feed_chunk(slots, going, every := data.draw(st.booleans()))
+        for row, (one, count) in enumerate(zip(fed, counts)):
+            likely = logits[row].argmax(-1).tolist()
+            new = one.tokens[one.cached - count : one.cached]
+            assert likely[:count] == new if every else likely == new[-1:]
+    behind = [one for one in some if one.rest <= 0 and one.cached < CAPACITY]
+    for one in behind:
+        if one.cached == len(one.tokens):
+            one.tokens.append(data.draw(st.integers(0, VOCAB - 1)))
+    if behind:
+        for one, row in zip(behind, slots.feed_next(behind)):
+            assert row.argmax() == one.tokens[one.cached - 1]
+
+
+def check(recorder: Recorder, alive: list[Sequence]) -> None:
+    """Every sequence that is seated has a slot of its own with its tokens in it."""
+    seated = [one.slot for one in alive if one.slot is not None]
+    assert len(seated) == len(set(seated)) <= SLOTS
+    for one in alive:
+        if one.slot is not None:
+            # a full row is finished: the padding of later steps may lie on its last entries
+            kept = one.cached if one.cached < CAPACITY else CAPACITY - CHUNK
+            assert recorder.cache[one.slot, :kept].tolist() == one.tokens[:kept]
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_sequences_that_come_and_go_keep_their_tokens(manifest: Manifest, data: st.DataObject) -> None:
@@ -102,31 +131,9 @@ def test_sequences_that_come_and_go_keep_their_tokens(manifest: Manifest, data: 
                 slots.release([gone])
                 assert gone.slot is None
             del gone
-            gc.collect()
         elif alive:
-            some = data.draw(st.lists(st.sampled_from(alive), min_size=1, max_size=SLOTS, unique_by=id))
-            slots.seat(some)
-            going = [one for one in some if one.rest > 0]
-            if going:
-                fed, counts, logits = feed_chunk(slots, going, every := data.draw(st.booleans()))
-                for row, (one, count) in enumerate(zip(fed, counts)):
-                    likely = logits[row].argmax(-1).tolist()
-                    new = one.tokens[one.cached - count : one.cached]
-                    assert likely[:count] == new if every else likely == new[-1:]
-            behind = [one for one in some if one.rest <= 0 and one.cached < CAPACITY]
-            for one in behind:
-                if one.cached == len(one.tokens):
-                    one.tokens.append(data.draw(st.integers(0, VOCAB - 1)))
-            if behind:
-                for one, row in zip(behind, slots.feed_next(behind)):
-                    assert row.argmax() == one.tokens[one.cached - 1]
-        seated = [one.slot for one in alive if one.slot is not None]
-        assert len(seated) == len(set(seated)) <= SLOTS
-        for one in alive:
-            if one.slot is not None:
-                # a full row is finished: the padding of later steps may lie on its last entries
-                kept = one.cached if one.cached < CAPACITY else CAPACITY - CHUNK
-                assert recorder.cache[one.slot, :kept].tolist() == one.tokens[:kept]
+            feed(slots, data.draw(st.lists(st.sampled_from(alive), min_size=1, max_size=SLOTS, unique_by=id)), data)
+        check(recorder, alive)
     assert max(recorder.widths, default=0) <= max(CHUNK, SLOTS)
 
 
