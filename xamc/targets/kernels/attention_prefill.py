@@ -4,24 +4,30 @@ A task is one KV head of one sequence and a block of queries; with grouped queri
 group, row = query * group + member, so that keys and values are converted once for all of them. For
 each block of keys, with m the running maximum, l the running sum of exponentials and o the running output of a row:
 
-    s = scale q k^T;  m' = max(m, max s);  p = exp(s - m');  a = exp(m - m')
+    s = scale / ln 2 q k^T;  m' = max(m, max s);  p = 2^(s - m');  a = 2^(m - m')
     l = a l + sum p;  o = a o + p v;  m = m'
 
-Both products are the register tile of the GEMM.
+Both products are the register tile of the GEMM. A tile's rows go through all of it before the next tile's, so that
+their scores and outputs are in the first-level cache beside the keys and values; rows that fill no tile go to smaller
+ones, the last of which is filled up with rows of zeros.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.exp2 import exp2_of_negative
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.key_bias import KeyBias
 from xamc.targets.kernels.kv_pages import Pool
-from xamc.targets.kernels.microkernel import FLOAT32, cut_rows, emit_tile, row_tiles, tile_size
+from xamc.targets.kernels.microkernel import FLOAT32, emit_tile, tile_size
 from xamc.targets.kernels.threads import tasks
 from xamc.targets.kernels.tiles import AttentionTiles
 
 BLOCK_T = 64
 """Keys of a block."""
+_LOG2_E = 1.4426950408889634
 
 # A row that has seen no key yet has maximum _NONE; masked scores lie so far below that their exponential is zero.
 _NONE = -1.0e30
@@ -53,10 +59,17 @@ def emit_prefill(
         task.emit(q, pool_k, pool_v, y, i, head, E.let(block * queries), s, E.let(E.load(write_index, [i])))
 
 
-def query_block(group: int, isa: Isa, rows: int) -> int:
-    """Queries of a task, for about `rows` rows."""
-    tallest = row_tiles(isa)[0]
+def query_block(group: int, isa: Isa, rows: int | None) -> int:
+    """Queries of a task, for about `rows` rows: as many as fill whole tiles, or nearly."""
+    tallest = row_heights(isa)[0]
+    rows = rows or (112 if isa.lanes == 16 else 48)
     return max(1, tallest * max(1, rows // tallest) // group)
+
+
+def row_heights(isa: Isa) -> tuple[int, int]:
+    """Heights of the tile and of that for the rows that are left, whose sums still keep the multiply-adds busy."""
+    tallest, vectors = tile_size(isa)
+    return tallest, min(tallest, 8 // vectors)
 
 
 class _Task:
@@ -67,10 +80,10 @@ class _Task:
         self.isa, self.lanes, self.group, self.d = isa, isa.lanes, group, d
         self.vectors = tile_size(isa)[1]
         self.width = self.vectors * isa.lanes
-        self.tiles = (row_tiles(isa)[0], 1)  # rows that fill no tile occur once per sequence
+        self.heights = row_heights(isa)
         self.padded = -(-d // self.width) * self.width
-        self.max_rows = queries * group
-        self.queries, self.scale, self.window = queries, scale, window
+        self.max_rows = queries * group + self.heights[1] - 1
+        self.queries, self.scale, self.window = queries, scale * _LOG2_E, window
 
     def emit(
         self,
@@ -89,22 +102,30 @@ class _Task:
         rows = E.let(E.minimum(s - first, self.queries) * self.group)
         query = E.scratch((self.max_rows, d))
         output = E.scratch((self.max_rows, self.padded))
-        state = E.scratch((self.max_rows, 2))  # m and l
-        scores = E.scratch((self.max_rows, BLOCK_T))
+        state = E.scratch((2, self.max_rows))  # m and l
         keys = E.scratch((d, BLOCK_T))
         values = E.scratch((BLOCK_T, self.padded))
+        self.scores = E.scratch((self.heights[0], BLOCK_T))
+        self.shrinks = E.scratch((-(-self.heights[0] // self.lanes) * self.lanes,))
 
-        with E.serial(rows) as row:
-            source = [i, E.let(first + row // self.group), E.let((head * self.group + row % self.group) * d)]
-
-            def copy(e: E.Expr, width: int) -> None:
-                value = E.load(q, [source[0], source[1], source[2] + e], width)
-                E.store(query, [row, e], value * E.const(self.scale, width), width)
-
-            E.lanewise(d, self.isa, copy)
+        with E.serial(self.filled(rows)) as row:
             E.lanewise(self.padded, self.isa, lambda e, width: E.store(output, [row, e], E.const(0, width), width))
-            E.store(state, [row, 0], E.f32(_NONE))
-            E.store(state, [row, 1], E.f32(0))
+            E.store(state, [0, row], E.f32(_NONE))
+            E.store(state, [1, row], E.f32(0))
+
+            def copy_row() -> None:
+                source = [i, E.let(first + row // self.group), E.let((head * self.group + row % self.group) * d)]
+
+                def copy(e: E.Expr, width: int) -> None:
+                    value = E.load(q, [source[0], source[1], source[2] + e], width)
+                    E.store(query, [row, e], value * E.const(self.scale, width), width)
+
+                E.lanewise(d, self.isa, copy)
+
+            def clear_row() -> None:
+                E.lanewise(d, self.isa, lambda e, width: E.store(query, [row, e], E.const(0, width), width))
+
+            E.when(row < rows, copy_row, clear_row)
 
         position = E.let(written + first)  # of the first query
         stop = E.let(position + rows // self.group)  # one past the last visible key
@@ -115,10 +136,20 @@ class _Task:
             self.widen(pool_k, keys, i, head, t0, count)
             if self.bias is not None:
                 self.add_bias(self.bias, keys, head, t0, count)
-            self.score(query, keys, scores, rows)
-            self.soften(scores, state, output, rows, position, t0)
             self.convert(pool_v, values, i, head, t0, count)
-            self.accumulate(scores, values, output, rows, count)
+
+            def tile(row: E.Expr, height: int) -> None:
+                last = E.let(position + (row + (height - 1)) // self.group - t0)  # key of its last row
+                seen = E.let(E.minimum(last + 1, count))
+
+                def attend() -> None:
+                    self.score(query, keys, row, height, seen)
+                    self.soften(state, row, height, position, t0)
+                    self.accumulate(values, output, row, height, seen)
+
+                E.when(seen > 0, attend)
+
+            self.cut_rows(rows, tile)
 
         with E.serial(E.let((stop + (BLOCK_T - 1)) // BLOCK_T)) as block:
             if self.window is None:
@@ -128,7 +159,7 @@ class _Task:
                 E.when(block * BLOCK_T + BLOCK_T > position - (self.window - 1), lambda: visit(block))
 
         with E.serial(rows) as row:
-            inverse = E.let(E.f32(1) / E.load(state, [row, 1]))
+            inverse = E.let(E.f32(1) / E.load(state, [1, row]))
             target = [i, E.let(first + row // self.group), E.let((head * self.group + row % self.group) * d)]
 
             def finish(e: E.Expr, width: int) -> None:
@@ -136,6 +167,22 @@ class _Task:
                 E.store(y, [target[0], target[1], target[2] + e], value, width)
 
             E.lanewise(d, self.isa, finish)
+
+    def filled(self, rows: E.Expr) -> E.Expr:
+        """Rows with those that fill the last small tile up."""
+        tallest, small = self.heights
+        done = E.let(rows // tallest * tallest)
+        return E.let(done + (rows - done + (small - 1)) // small * small)
+
+    def cut_rows(self, rows: E.Expr, body: Callable[[E.Expr, int], None]) -> None:
+        """Runs `body(first row, height)` over all rows: whole tiles, then small ones, the last perhaps past the end."""
+        tallest, small = self.heights
+        tiles = E.let(rows // tallest)
+        with E.serial(tiles) as index:
+            body(E.let(index * tallest), tallest)
+        done = E.let(tiles * tallest)
+        with E.serial(E.let((self.filled(rows) - done) // small)) as index:
+            body(E.let(done + index * small), small)
 
     def widen(self, pool: Pool, keys: E.Buffer, i: E.Expr, head: E.Expr, t0: E.Expr, count: E.Expr) -> None:
         """keys[d, t] = k[t0 + t, d]; beyond the last key whatever the cache holds, which is masked later."""
@@ -160,63 +207,58 @@ class _Task:
             with E.serial(self.d) as e:
                 E.store(keys, [e, t], E.load(keys, [e, t]) + E.load(rotated, [e]))
 
-    def score(self, query: E.Buffer, keys: E.Buffer, scores: E.Buffer, rows: E.Expr) -> None:
+    def score(self, query: E.Buffer, keys: E.Buffer, row: E.Expr, height: int, seen: E.Expr) -> None:
+        """scores[r, t] of a tile's rows from `row` on, for the first `seen` keys of the block and some behind them."""
         lanes = self.lanes
-        with E.serial(BLOCK_T // self.width) as part:
+        with E.serial(E.let((seen + (self.width - 1)) // self.width)) as part:
+            sums = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in range(self.vectors)] for _ in range(height)]
+            emit_tile(
+                FLOAT32,
+                height,
+                self.vectors,
+                lanes,
+                self.d,
+                lambda r, k: E.load(query, [row + r, k]),
+                lambda k, v: E.load(keys, [k, part * self.width + v * lanes], lanes),
+                sums,
+            )
+            for r, registers in enumerate(sums):
+                for v, register in enumerate(registers):
+                    E.store(self.scores, [r, part * self.width + v * lanes], register.get(), lanes)
 
-            def tile(row: E.Expr, height: int) -> None:
-                sums = [
-                    [E.Register(lanes, initial=E.const(0, lanes)) for _ in range(self.vectors)] for _ in range(height)
-                ]
-                emit_tile(
-                    FLOAT32,
-                    height,
-                    self.vectors,
-                    lanes,
-                    self.d,
-                    lambda r, k: E.load(query, [row + r, k]),
-                    lambda k, v: E.load(keys, [k, part * self.width + v * lanes], lanes),
-                    sums,
-                )
-                for r, registers in enumerate(sums):
-                    for v, register in enumerate(registers):
-                        E.store(scores, [row + r, part * self.width + v * lanes], register.get(), lanes)
+    def soften(self, state: E.Buffer, row: E.Expr, height: int, position: E.Expr, t0: E.Expr) -> None:
+        """Scores of a tile's rows to powers of two, with masks where a row does not see the whole block.
 
-            cut_rows(rows, self.tiles, tile)
-
-    def soften(
-        self, scores: E.Buffer, state: E.Buffer, output: E.Buffer, rows: E.Expr, position: E.Expr, t0: E.Expr
-    ) -> None:
-        """Scores to exponentials, with masks where a row does not see the whole block; updates m, l and o."""
-        lanes = self.lanes
-        with E.serial(rows) as row:
+        Updates m and l, and leaves in `shrinks` what the rows' outputs are multiplied with.
+        """
+        lanes, scores = self.lanes, self.scores
+        differences = E.scratch((self.shrinks.shape[0],))
+        with E.serial(height) as r:
             # The query's position, relative to the block.
-            own = E.let(E.cast(position + row // self.group - t0, "int32", 1))
-            self.mask(scores, row, own)
-            tops = E.Register(lanes, initial=E.load(scores, [row, 0], lanes))
+            self.mask(r, E.let(E.cast(position + (row + r) // self.group - t0, "int32", 1)))
+            tops = E.Register(lanes, initial=E.load(scores, [r, 0], lanes))
             for block in range(1, BLOCK_T // lanes):
-                tops.set(E.maximum(tops.get(), E.load(scores, [row, block * lanes], lanes)))
-            before = E.let(E.load(state, [row, 0]))
+                tops.set(E.maximum(tops.get(), E.load(scores, [r, block * lanes], lanes)))
+            before = E.let(E.load(state, [0, row + r]))
             top = E.let(E.maximum(before, E.reduce(tops.get(), lanes, E.maximum)))
+            E.store(state, [0, row + r], top)
+            E.store(differences, [r], before - top)
+        for block in range(0, height, lanes):
+            E.store(self.shrinks, [block], exp2_of_negative(E.load(differences, [block], lanes), lanes), lanes)
+        with E.serial(height) as r:
+            top = E.let(E.splat(E.load(state, [0, row + r]), lanes))
             sums = E.Register(lanes, initial=E.const(0, lanes))
-            with E.serial(BLOCK_T // lanes) as block:
-                value = E.let(E.load(scores, [row, block * lanes], lanes) - E.splat(top, lanes))
-                weight = E.exp(value, lanes)
-                E.store(scores, [row, block * lanes], weight, lanes)
+            for block in range(BLOCK_T // lanes):
+                weight = exp2_of_negative(E.load(scores, [r, block * lanes], lanes) - top, lanes)
+                E.store(scores, [r, block * lanes], weight, lanes)
                 sums.set(sums.get() + weight)
-            shrink = E.exp(E.let(before - top), 1)
-            E.store(state, [row, 0], top)
             total = E.reduce(sums.get(), lanes, E.add)
-            E.store(state, [row, 1], E.fma(E.load(state, [row, 1]), shrink, total, 1))
+            shrunk = E.fma(E.load(state, [1, row + r]), E.load(self.shrinks, [r]), total, 1)
+            E.store(state, [1, row + r], shrunk)
 
-            def scale(e: E.Expr, width: int) -> None:
-                E.store(output, [row, e], E.load(output, [row, e], width) * E.splat(shrink, width), width)
-
-            E.when(shrink < E.f32(1), lambda: E.lanewise(self.padded, self.isa, scale))
-
-    def mask(self, scores: E.Buffer, row: E.Expr, own: E.Expr) -> None:
+    def mask(self, row: E.Expr, own: E.Expr) -> None:
         """Hides the keys that a row does not see, in the blocks at the diagonal and at the window's edge."""
-        lanes = self.lanes
+        lanes, scores = self.lanes, self.scores
         partial = own < BLOCK_T - 1
         if self.window is not None:
             partial = E.either(partial, own >= self.window)
@@ -247,25 +289,26 @@ class _Task:
                 with E.serial(self.d, self.padded) as e:
                     E.store(values, [t, e], E.f32(0))
 
-    def accumulate(self, scores: E.Buffer, values: E.Buffer, output: E.Buffer, rows: E.Expr, count: E.Expr) -> None:
+    def accumulate(self, values: E.Buffer, output: E.Buffer, row: E.Expr, height: int, seen: E.Expr) -> None:
+        """o = a o + p v for a tile's rows from `row` on and the first `seen` keys of the block."""
         lanes = self.lanes
         with E.serial(self.padded // self.width) as part:
-
-            def tile(row: E.Expr, height: int) -> None:
-                at = [[[row + r, part * self.width + v * lanes] for v in range(self.vectors)] for r in range(height)]
-                sums = [[E.Register(lanes, initial=E.load(output, index, lanes)) for index in line] for line in at]
-                emit_tile(
-                    FLOAT32,
-                    height,
-                    self.vectors,
-                    lanes,
-                    count,
-                    lambda r, k: E.load(scores, [row + r, k]),
-                    lambda k, v: E.load(values, [k, part * self.width + v * lanes], lanes),
-                    sums,
-                )
-                for line, registers in zip(at, sums):
-                    for index, register in zip(line, registers):
-                        E.store(output, index, register.get(), lanes)
-
-            cut_rows(rows, self.tiles, tile)
+            at = [[[row + r, part * self.width + v * lanes] for v in range(self.vectors)] for r in range(height)]
+            shrinks = [E.splat(E.load(self.shrinks, [r]), lanes) for r in range(height)]
+            sums = [
+                [E.Register(lanes, initial=E.load(output, index, lanes) * shrink) for index in line]
+                for line, shrink in zip(at, shrinks)
+            ]
+            emit_tile(
+                FLOAT32,
+                height,
+                self.vectors,
+                lanes,
+                seen,
+                lambda r, k: E.load(self.scores, [r, k]),
+                lambda k, v: E.load(values, [k, part * self.width + v * lanes], lanes),
+                sums,
+            )
+            for line, registers in zip(at, sums):
+                for index, register in zip(line, registers):
+                    E.store(output, index, register.get(), lanes)

@@ -46,9 +46,11 @@ class AttentionTiles:
 
     Attributes:
         rows: rows (queries times heads of a group) of a task with many queries, about: cut to whole register tiles.
+            None is 48, and 112 with vectors of 512 bits, whose tiles are taller: keys and values are widened once for
+            all of them.
     """
 
-    rows: int = 48
+    rows: int | None = None
 
 
 KernelTiles = LinearTiles | AttentionTiles

@@ -21,7 +21,7 @@ _REGISTER_TILES = {
     (4, 32): ((8, 2), (6, 4)),
     (16, 32): ((8, 2), (12, 2)),
 }
-_ATTENTION_ROWS = (24, 96)
+_ATTENTION_ROWS = (24, 48, 96, 192)
 
 
 def first_round(problem: Problem, isa: Isa, activations: str) -> list[KernelTiles]:
