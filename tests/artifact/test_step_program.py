@@ -1,6 +1,7 @@
 """The program of one token as a file: what is read is what was written, and nothing that points elsewhere is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ def test_numbers_become_offsets() -> None:
     assert PROGRAM.table([0, 0, 0, 640], [0, 64, 4096]) == [[0, 640, 0, 0, 0], [1, 0, 64, 4096, 128]]
 
 
+def test_rows_lie_as_many_times_as_far_apart() -> None:
+    assert PROGRAM.table([0, 0, 0, 640], [0, 64, 4096], 5) == [[0, 640, 0, 0, 0], [1, 0, 64, 4096, 640]]
+
+
+def test_memory_of_rows_covers_whole_tiles() -> None:
+    program = replace(PROGRAM, rows=32, prepared=100)
+    assert program.memory(1) == (256, 0)
+    assert program.memory(5) == (5 * 256, 8 * 100)
+    assert program.memory(32) == (32 * 256, 32 * 100)
+
+
+def test_a_program_of_before_there_were_rows_has_one(tmp_path: Path) -> None:
+    content = json.loads(dumps_step(PROGRAM))
+    del content["rows"], content["prepared"]
+    (tmp_path / "decode.json").write_text(json.dumps(content))
+    assert load_step(tmp_path / "decode.json").rows == 1
+
+
 @pytest.mark.parametrize(("weights", "pools"), [([0, 64], [0, 64, 128]), ([0, 0, 0, 640], [0])])
 def test_a_buffer_that_does_not_exist_is_refused(weights: list[int], pools: list[int]) -> None:
     with pytest.raises(RecordError, match="has no number"):
@@ -51,6 +70,8 @@ def test_a_buffer_that_does_not_exist_is_refused(weights: list[int], pools: list
         ("regions", [["weights"]]),
         ("regions", [["weights", "elsewhere"], []]),
         ("width", 2),
+        ("rows", 0),
+        ("prepared", -1),
         ("kernels", None),
     ],
 )

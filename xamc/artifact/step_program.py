@@ -1,4 +1,5 @@
-"""`code/decode.json`: what runs one token, as a program for the function `decode` of the artifact's library."""
+"""`code/decode.json`: what runs a token of one row or of several, as a program for functions of the artifact's library:
+`decode` for one row, `decode_rows` for more."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from xamc.errors import InputError
 Region = Literal["weights", "pools", "workspace"]
 
 STEP_FUNCTION = "decode"
+ROWS_FUNCTION = "decode_rows"
 STEP_FILE = "decode.json"
+PREPARED_K = 64
+"""Memory for rows that a linear layer reads is for multiples of so many elements."""
+_ROWS_GRAIN = 8
+"""Register tiles of rows may reach beyond the rows, up to a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,14 @@ class StepProgram:
     """A decode step: instructions in order, all threads meet after each.
 
     Attributes:
-        workspace: bytes of the memory for what lies between instructions.
+        workspace: bytes of the memory for what lies between instructions, for one row.
         width: columns of the table that the function takes.
         kernels: names of the kernels.
         regions: for each kernel, the regions of its operands in order.
         instructions: the program.
+        rows: most rows at once; with 1 the library has no `decode_rows`.
+        prepared: bytes per row of the memory for what an instruction makes of its rows before it multiplies them;
+            one row needs none.
     """
 
     workspace: int
@@ -47,10 +56,14 @@ class StepProgram:
     kernels: tuple[str, ...]
     regions: tuple[tuple[Region, ...], ...]
     instructions: tuple[Instruction, ...]
+    rows: int = 1
+    prepared: int = 0
 
     def __post_init__(self) -> None:
         if len(self.kernels) != len(self.regions):
             raise RecordError("regions", f"{len(self.regions)} for {len(self.kernels)} kernels")
+        if self.rows < 1 or self.prepared < 0:
+            raise RecordError("rows", f"{self.rows} with {self.prepared} bytes each")
         for number, instruction in enumerate(self.instructions):
             where = f"instructions[{number}]"
             if not 0 <= instruction.kernel < len(self.kernels):
@@ -62,26 +75,34 @@ class StepProgram:
                 if operand < 0 or (region == "workspace" and (operand >= self.workspace or operand % ALIGNMENT)):
                     raise RecordError(where, f"{operand} is no place in {region}")
 
-    def table(self, weights: Sequence[int], pools: Sequence[int]) -> list[list[int]]:
+    def memory(self, rows: int) -> tuple[int, int]:
+        """Bytes of the workspace for so many rows, and of what is prepared for them, the surplus of tiles included."""
+        padded = -(-rows // _ROWS_GRAIN) * _ROWS_GRAIN if rows > 1 else 0
+        return rows * self.workspace, padded * self.prepared
+
+    def table(self, weights: Sequence[int], pools: Sequence[int], rows: int = 1) -> list[list[int]]:
         """The rows of the table that the function takes: a kernel's number, then byte offsets.
+
+        Values of several rows lie as those of one do, each as many times as large and as far from the beginning.
 
         Args:
             weights: byte offset of every buffer of the weights table.
             pools: byte offset of every pool.
+            rows: that the workspace is for.
 
         Raises:
             RecordError: an operand is the number of no buffer or pool.
         """
-        rows = []
+        lines = []
         for number, instruction in enumerate(self.instructions):
             row = [instruction.kernel]
             for region, operand in zip(self.regions[instruction.kernel], instruction.operands, strict=True):
                 known = {"weights": weights, "pools": pools}.get(region)
                 if known is not None and operand >= len(known):
                     raise RecordError(f"instructions[{number}]", f"{region} has no number {operand}")
-                row.append(operand if known is None else known[operand])
-            rows.append([*row, *[0] * (self.width - len(row))])
-        return rows
+                row.append(operand * rows if known is None else known[operand])
+            lines.append([*row, *[0] * (self.width - len(row))])
+        return lines
 
 
 def dumps_step(program: StepProgram) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,3 +93,41 @@ def load_cases(path: Path) -> list[Case]:
         case = cases.setdefault((run, int(step)), Case(run, int(step), {}, {}))
         (case.feeds if kind == "feed" else case.fetches)[name] = array
     return [cases[key] for key in sorted(cases)]
+
+
+def several_rows(cases: Sequence[Case], most: int) -> list[Case]:
+    """Calls of one token for 2 and for `most` rows: every sequence's, side by side, again and again.
+
+    Rows are of different lengths where RoPE's tables do not depend on the length that a sequence has reached.
+    """
+    ones = [case for case in cases if case.feeds["input_ids"].shape[1] == 1]
+    found = []
+    for step in dict.fromkeys(case.step for case in ones):
+        of_step = [case for case in ones if case.step == step]
+        tables = of_step[-1].feeds["rope_cos"], of_step[-1].feeds["rope_sin"]
+        alike = [
+            case
+            for case in of_step
+            if all(np.array_equal(case.feeds[n], t) for n, t in zip(("rope_cos", "rope_sin"), tables, strict=True))
+        ]
+        for rows in (2, most):
+            found.append(_side_by_side(alike, rows))
+    return found
+
+
+def _side_by_side(cases: Sequence[Case], rows: int) -> Case:
+    """So many rows of calls, the last call's first and each as often as it takes; caches are as long as the longest."""
+
+    def joined(name: str, arrays: list[NDArray[np.generic]]) -> NDArray[np.generic]:
+        if name.startswith("rope_"):
+            return arrays[0]
+        if name.startswith("cache_"):
+            longest = max(array.shape[2] for array in arrays)
+            arrays = [np.pad(a, [(0, 0), (0, 0), (0, longest - a.shape[2]), (0, 0)]) for a in arrays]
+        whole = np.concatenate(arrays)
+        return whole[np.arange(rows) % len(whole)]
+
+    turned = cases[::-1]
+    feeds = {name: joined(name, [case.feeds[name] for case in turned]) for name in turned[0].feeds}
+    logits = joined("logits", [case.fetches["logits"] for case in turned])
+    return Case(f"{rows} rows", turned[0].step, feeds, {"logits": logits})

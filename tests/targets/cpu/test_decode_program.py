@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 
 from tests.passes.relax import cases
-from xamc.artifact.step_program import StepProgram
+from xamc.artifact.step_program import PREPARED_K, StepProgram
+from xamc.errors import InternalError
 from xamc.ir.relax_program import RelaxProgram
+from xamc.runtime.executors.step_runner import StepRunner
 from xamc.targets.cpu import select_kernels
 from xamc.targets.cpu.decode_program import DecodeProgram, NotOneProgram, plan_decode
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.select_kernels import one_token
 from xamc.targets.cpu.twin_proof import TwinProof
 from xamc.targets.cpu.weight_plan import plan_weights
+from xamc.targets.kernels.decode_kernels import LinearKernel
+from xamc.targets.kernels.few_rows import MOST_ROWS
 from xamc.targets.kernels.isa import Isa
 
 
@@ -81,6 +85,29 @@ def test_the_workspace_is_used_again() -> None:
     kernels = [planned.kernels[instruction.kernel] for instruction in planned.program.instructions]
     everything = sum(4 * math.prod(kernel.output) for kernel in kernels)
     assert planned.program.workspace < everything
+
+
+def test_several_rows_run_the_same_program() -> None:
+    program = _planned(_program("tied")).program
+    assert program.rows == MOST_ROWS
+    widest = max(
+        kernel.source.width for kernel in _planned(_program("tied")).kernels if isinstance(kernel, LinearKernel)
+    )
+    assert widest * 4 <= program.prepared < (widest + PREPARED_K) * 4
+
+
+def test_a_step_of_rows_that_goes_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row at the position of the first one."""
+    right = StepRunner.run_rows
+
+    def wrong(runner: StepRunner, ids: Any, cached: Any, angles: Any, cos: Any, sin: Any) -> Any:
+        return right(runner, ids, cached, angles * 0 + angles[0], cos, sin)
+
+    monkeypatch.setattr(StepRunner, "run_rows", wrong)
+    program = _program("tied")
+    proof = TwinProof(program, [], cases.lowered("tied", "w4")[1], [])
+    with pytest.raises(InternalError, match="rows, decode 1 by"):
+        proof.prove_kernels(Isa.host(), "float32", "int16")
 
 
 def test_a_call_that_has_no_place_is_named() -> None:

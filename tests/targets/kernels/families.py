@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.targets.kernels import (
     test_attention,
+    test_decode_rows,
     test_decode_step,
     test_emit,
     test_integer_linear,
@@ -24,7 +25,7 @@ from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 INT8, INT4 = WeightFormat("int8"), WeightFormat("uint4", 32)
 HEADS = (4, 4, 18)
-ROWS = (1, 2, 3, 9, 16, 17)
+ROWS = (1, 2, 3, 9, 32, 33)
 """One row, those that are streamed a few at a time, and tiles of a block, the last of them partial."""
 
 
@@ -83,9 +84,10 @@ NARROW: Mapping[str, Callable[[Isa], None]] = {
     "gemm_int8": lambda isa: test_linear.check(INT8, isa, 50, "any", (3, 13), True),
     "integer_gemv_int8": lambda isa: test_integer_linear.check(INT8, isa, 50, "one", (1,), True),
     "integer_gemv_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "one", (1,), True),
-    "integer_gemm_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "any", (3, 13), True),
-    "integer_gate_int8": lambda isa: test_linear.check_gate(INT8, isa, "int8", (3, 13, 17)),
+    "integer_gemm_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "any", (3, 13, 37), True),
+    "integer_gate_int8": lambda isa: test_linear.check_gate(INT8, isa, "int8", (3, 13, 33)),
     "decode_step": lambda isa: test_decode_step.test_linear_layers_take_along_what_is_around_them(isa, "norm"),
+    "decode_rows": lambda isa: test_decode_rows.check_linear(INT4, "int16", isa, "plain", (3, 12)),
     "attention_decode": lambda isa: test_attention.check(test_attention.CASES[4], isa, "one", [(1, (5, 130, 0), 131)]),
     "attention_prefill": lambda isa: test_attention.check(test_attention.CASES[0], isa, "any", [(33, (0, 3), 40)]),
 }
@@ -100,13 +102,15 @@ WIDE: Mapping[str, Callable[[Isa], None]] = {
     "linear_float32": linear_layers(WeightFormat("float32")),
     "linear_int8": linear_layers(INT8),
     "linear_int4": linear_layers(INT4),
-    "integer_gate_int4": lambda isa: test_linear.check_gate(INT4, isa, "int8", (3, 17)),
-    "integer_gate_int8": lambda isa: test_linear.check_gate(INT8, isa, "int8", (3, 17)),
+    "integer_gate_int4": lambda isa: test_linear.check_gate(INT4, isa, "int8", (3, 33)),
+    "integer_gate_int8": lambda isa: test_linear.check_gate(INT8, isa, "int8", (3, 33)),
     "decode_step_norm": lambda isa: test_decode_step.test_linear_layers_take_along_what_is_around_them(isa, "norm"),
     "decode_step_gate": lambda isa: test_decode_step.test_gate_and_up_are_one_launch(isa),
     "decode_step_attention": lambda isa: test_decode_step.test_attention_rotates_writes_and_reads_the_cache(
         isa, "int8", None, 70, False
     ),
+    "decode_rows_int8": lambda isa: test_decode_rows.check_linear(INT8, "int16", isa, "norm", (3, 12)),
+    "decode_rows_attention": lambda isa: test_decode_rows.check_attention(isa, "float16", 70, False, (131, 0, 64)),
     "decode_step_embedding": test_decode_step.test_an_embedding_is_the_first_instruction,
     "attention_decode_float16": lambda isa: test_attention.check(
         test_attention.CASES[1], isa, "one", [(1, (5, 130, 0), 131)]

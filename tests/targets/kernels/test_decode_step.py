@@ -31,6 +31,7 @@ from xamc.targets.kernels.decode_kernels import (
     PlainSource,
     StepInputs,
 )
+from xamc.targets.kernels.decode_rows import prepared_bytes
 from xamc.targets.kernels.decode_step import decode_step, program_width
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype
@@ -44,7 +45,7 @@ class Memory:
     """The three regions, filled from the front."""
 
     def __init__(self) -> None:
-        self.bytes = {region: aligned_zeros((1 << 21,), np.uint8) for region in ("weights", "pools", "workspace")}
+        self.bytes = {region: aligned_zeros((1 << 23,), np.uint8) for region in ("weights", "pools", "workspace")}
         self.end = dict.fromkeys(self.bytes, 64)
 
     def put(self, region: str, array: np.ndarray) -> int:
@@ -73,10 +74,11 @@ class Memory:
 class Caller:
     """A compiled step, called with one program and the other inputs."""
 
-    def __init__(self, kernels: Sequence[DecodeKernel], vocabulary: int, isa: Isa, half: int = 16) -> None:
-        self.kernels, self.half = kernels, half
-        self.logits = aligned_zeros((1, vocabulary), np.float32)
-        step = decode_step("step", kernels, vocabulary, half, isa)
+    def __init__(
+        self, kernels: Sequence[DecodeKernel], vocabulary: int, isa: Isa, half: int = 16, *, rows: bool = False
+    ) -> None:
+        self.kernels, self.half, self.vocabulary, self.rows = kernels, half, vocabulary, rows
+        step = decode_step("step", kernels, vocabulary, half, isa, rows=rows)
         self.emulated = None if runs_here(isa) else emulated_kernel(step, isa)
         self.function = module(step, isa)["step"] if runs_here(isa) else None
 
@@ -85,30 +87,37 @@ class Caller:
         memory: Memory,
         steps: Sequence[Sequence[int]],
         threads: int,
-        token: int = 0,
-        position: int = 0,
+        token: int | Sequence[int] = 0,
+        position: int | Sequence[int] = 0,
         table: np.ndarray | None = None,
         angles: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
+        """Token and position are numbers, or as many as there are rows; what is prepared of rows begins as NaN."""
+        tokens, positions = (np.array(v, np.int64).reshape(-1) for v in (token, position))
+        positions = np.broadcast_to(positions, tokens.shape).copy()
+        logits = aligned_zeros((len(tokens), self.vocabulary), np.float32)
         program = np.zeros((len(steps), program_width(self.kernels)), np.int64)
         for row, step in zip(program, steps, strict=True):
             row[: len(step)] = step
         cos, sin = angles or [np.zeros((1, self.half), np.float32)] * 2
         arrays = [
-            np.array([[token]], np.int64),
-            np.array([[position]], np.int64),
-            np.array([position], np.int64),
-            np.zeros((1, 1), np.int32) if table is None else table,
+            tokens[:, None],
+            positions[:, None],
+            positions,
+            np.zeros((len(tokens), 1), np.int32) if table is None else table,
             cos,
             sin,
             program,
         ]
+        prepared = aligned_zeros((max(map(prepared_bytes, self.kernels)) * 32 + 64,), np.uint8)
+        prepared[...] = 255
+        behind = [*([prepared] if self.rows else []), logits]
         if self.emulated is not None:
             filled = [memory.bytes[region][:end] for region, end in memory.end.items()]
-            self.emulated(*arrays, *filled, self.logits)
-            return self.logits.copy()
+            self.emulated(*arrays, *filled, *behind)
+            return logits
         tensors = [tvm.runtime.tensor(array) for array in arrays]
-        shared = [tvm.runtime.from_dlpack(a) for a in (*memory.bytes.values(), self.logits)]
+        shared = [tvm.runtime.from_dlpack(a) for a in (*memory.bytes.values(), *behind)]
         failures: list[BaseException] = []
 
         def call() -> None:
@@ -123,7 +132,7 @@ class Caller:
         thread.start()
         thread.join()
         assert not failures, failures
-        return self.logits.copy()
+        return logits
 
 
 def rms(x: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from tests.targets.kernels.harness import HOST, PLAIN, kernel
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import LEVELS, Isa
 
-SLOW = ("decode_step", "gemm_int8", "integer_gemm_int4", "attention_decode", "attention_prefill")
+SLOW = ("decode_step", "decode_rows", "gemm_int8", "integer_gemm_int4", "attention_decode", "attention_prefill")
 """A dozen seconds of compilation each; `make test-levels` runs them."""
 ALL = bool(os.environ.get("XAMC_ALL_LEVELS"))
 AT_ONCE = list(NARROW) if ALL else [name for name in NARROW if name not in SLOW]

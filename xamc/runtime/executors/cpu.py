@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xamc.artifact.manifest import Manifest, TensorEntry, plan_layout
 from xamc.artifact.read import Artifact, check_digests
 from xamc.artifact.records import RecordError
-from xamc.artifact.step_program import STEP_FUNCTION, load_step
+from xamc.artifact.step_program import ROWS_FUNCTION, STEP_FUNCTION, load_step
 from xamc.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import best_code
@@ -97,6 +97,8 @@ class CpuExecutor:
         if batch == 1 and length == 1 and self.step_runner is not None:
             token, position = int(step.input_ids[0, 0]), int(step.write_index[0])
             return self._run_step(self.step_runner, token, position, table, step.rope_cos, step.rope_sin)[None]
+        if length == 1 and self.step_runner is not None and 1 < batch <= self.step_runner.rows:
+            return self._run_rows(self.step_runner, step, table)
         rope = self._rope_tensors(step.rope_cos, step.rope_sin)
         name = "prefill_all" if step.all_positions else "prefill_last"
         if batch == 1 and length == 1 and "decode" in self._functions:
@@ -122,11 +124,21 @@ class CpuExecutor:
     def _run_step(
         self, runner: StepRunner, token: int, position: int, table: NDArray[np.int32], cos: F32, sin: F32
     ) -> F32:
-        runner.table[...] = table
+        runner.table[0] = table
         try:
             return runner.run(token, position, *self._rope_tensors(cos, sin))
         except TVM_ERRORS as error:
             raise _failed("decode", 1, 1, error) from error
+
+    def _run_rows(self, runner: StepRunner, step: Step, table: NDArray[np.int32]) -> F32:
+        batch = len(table)
+        runner.table[:batch] = table
+        tables = self._rope_tensors(step.rope_cos, step.rope_sin)
+        try:
+            ids, angles = step.input_ids[:, 0], step.table_rows[:, 0]
+            return runner.run_rows(ids, step.write_index, angles, *tables)[:, None]
+        except TVM_ERRORS as error:
+            raise _failed(ROWS_FUNCTION, batch, 1, error) from error
 
     def _rope_tensors(self, cos: F32, sin: F32) -> tuple[Any, Any]:
         if self._rope[0] is not cos:
@@ -183,7 +195,7 @@ class CpuExecutor:
         return pools, self._ffi.Array(tensors)
 
     def _make_step_runner(self, folder: Path, code_file: str, weights: Bytes) -> StepRunner:
-        """What runs `decode`.
+        """What runs `decode` and `decode_rows`.
 
         Raises:
             InputError: E1502, its program does not fit the artifact.
@@ -192,15 +204,19 @@ class CpuExecutor:
         manifest = self._manifest
         _, table = manifest.library()
         file = folder / str(manifest.step_file)
+        program = load_step(file)
+        rows = min(program.rows, manifest.max_batch)
+        names = (STEP_FUNCTION, ROWS_FUNCTION) if rows > 1 else (STEP_FUNCTION,)
         try:
             return StepRunner(
-                load_kernel(folder / code_file, STEP_FUNCTION),
+                [load_kernel(folder / code_file, name) for name in names],
                 self._ffi.from_dlpack,
-                load_step(file),
+                program,
                 (weights, [entry.offset for entry in table.tensors]),
                 (self._pool_bytes, self._pool_offsets),
                 self.pages.width,
                 manifest.model.vocab_size,
+                rows,
             )
         except RecordError as error:
             raise InputError("E1502", f"{file}: {error}", "compile the model again") from None

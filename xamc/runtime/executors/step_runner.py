@@ -1,4 +1,4 @@
-"""Runs the program of one token (`code/decode.json`) on the weights, a KV cache and a workspace, in a single call."""
+"""Runs the program of a token (`code/decode.json`) on the weights, a KV cache and a workspace, in a single call."""
 
 from __future__ import annotations
 
@@ -9,53 +9,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xamc.artifact.step_program import StepProgram
-from xamc.runtime.executor import F32
+from xamc.runtime.executor import F32, I64
 from xamc.runtime.memory import Bytes, aligned_zeros
 
 
 class StepRunner:
-    """The arguments of the function `decode`, made once; a step writes token and position into them.
+    """The arguments of `decode` and `decode_rows`, made once; a step writes tokens and positions into them.
 
     Attributes:
-        table: int32 [1, M], the block table that the next step reads.
-        logits: float32 [1, V] of the last step.
+        rows: most sequences of a step.
+        table: int32 [rows, M], the block tables that the next step reads, those of its sequences first.
+        logits: float32 [rows, V] of the last step.
     """
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        functions: Sequence[Callable[..., Any]],
         from_dlpack: Callable[[Any], Any],
         program: StepProgram,
         weights: tuple[Bytes, Sequence[int]],
         pools: tuple[Bytes, Sequence[int]],
         table_width: int,
         vocabulary: int,
+        rows: int = 1,
     ) -> None:
         """Args:
-        function: `decode` of the library.
+        functions: `decode` of the library and, for more rows than one, `decode_rows`.
         from_dlpack: makes a tensor of an array.
-        program: what it runs.
+        program: what they run.
         weights: the weights' memory, and where in it each buffer lies.
         pools: the KV cache's memory, and where in it each pool lies.
         table_width: columns M of the block table.
         vocabulary: logits V.
+        rows: most sequences of a step; no more than the program's.
 
         Raises:
             RecordError: an operand of the program is the number of no buffer or pool.
         """
-        rows = program.table(weights[1], pools[1])
-        self._program = aligned_zeros((len(rows), program.width), np.int64)
-        self._program[...] = rows
-        self._ids, self._position = aligned_zeros((1, 1), np.int64), aligned_zeros((1, 1), np.int64)
-        self._index = aligned_zeros((1,), np.int64)
-        self.table: NDArray[np.int32] = aligned_zeros((1, table_width), np.int32)
-        self.logits: F32 = aligned_zeros((1, vocabulary), np.float32)
-        workspace = aligned_zeros((max(program.workspace, 64),), np.uint8)
-        self._function = function
-        before = (self._ids, self._position, self._index, self.table)
-        behind = (self._program, weights[0], pools[0], workspace, self.logits)
+        self.rows = rows
+        self._ids, self._position = (aligned_zeros((rows, 1), np.int64) for _ in range(2))
+        self._index = aligned_zeros((rows,), np.int64)
+        self.table: NDArray[np.int32] = aligned_zeros((rows, table_width), np.int32)
+        self.logits: F32 = aligned_zeros((rows, vocabulary), np.float32)
+        # untouched pages of these cost nothing
+        self._workspace, self._prepared = (aligned_zeros((max(n, 64),), np.uint8) for n in program.memory(rows))
+        self._functions, self._from_dlpack = functions, from_dlpack
         # the tensors borrow the arrays' memory
-        self._before, self._behind = tuple(map(from_dlpack, before)), tuple(map(from_dlpack, behind))
+        self._regions = tuple(map(from_dlpack, (weights[0], pools[0], self._workspace)))
+        self._programs = []
+        for count in dict.fromkeys((1, rows)):
+            steps = program.table(weights[1], pools[1], count)
+            array = aligned_zeros((len(steps), program.width), np.int64)
+            array[...] = steps
+            self._programs.append(from_dlpack(array))
+        self._tensors: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
+        self._of(1)
+
+    def _of(self, count: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The arguments before RoPE's tables and behind them, for so many rows."""
+        if count not in self._tensors:
+            make = self._from_dlpack
+            before = (self._ids, self._position, self._index, self.table)
+            prepared = () if count == 1 else (make(self._prepared),)
+            behind = (self._programs[-1 if count > 1 else 0], *self._regions, *prepared, make(self.logits[:count]))
+            self._tensors[count] = tuple(make(array[:count]) for array in before), behind
+        return self._tensors[count]
 
     def run(self, token: int, position: int, cos: Any, sin: Any) -> F32:
         """Logits float32 [1, V] of a token that stands behind `position` cached ones; the next step writes over them.
@@ -68,5 +86,23 @@ class StepRunner:
         """
         self._ids[0, 0] = token
         self._position[0, 0] = self._index[0] = position
-        self._function(*self._before, cos, sin, *self._behind)
-        return self.logits
+        before, behind = self._of(1)
+        self._functions[0](*before, cos, sin, *behind)
+        return self.logits[:1]
+
+    def run_rows(self, tokens: I64, positions: I64, angles: I64, cos: Any, sin: Any) -> F32:
+        """Logits float32 [B, V] of a token of each of B sequences; the next step writes over them.
+
+        Args:
+            tokens: ids int64 [B], 2 to `rows` of them.
+            positions: int64 [B], how many positions of each sequence are cached.
+            angles: int64 [B], the row of each token in RoPE's tables.
+            cos: RoPE's table, a tensor float32 [R, D/2].
+            sin: likewise.
+        """
+        count = len(tokens)
+        self._ids[:count, 0] = tokens
+        self._index[:count], self._position[:count, 0] = positions, angles
+        before, behind = self._of(count)
+        self._functions[1](*before, cos, sin, *behind)
+        return self.logits[:count]

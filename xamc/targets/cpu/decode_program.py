@@ -31,7 +31,9 @@ from xamc.targets.kernels.decode_kernels import (
     PlainSource,
     Source,
 )
+from xamc.targets.kernels.decode_rows import prepared_bytes
 from xamc.targets.kernels.decode_step import program_width
+from xamc.targets.kernels.few_rows import MOST_ROWS
 from xamc.targets.kernels.kv_pages import KvDtype
 from xamc.targets.kernels.linear import Activations
 
@@ -312,6 +314,8 @@ def plan_decode(
         kernels=tuple(kernel.key for kernel in planner.kernels),
         regions=tuple(kernel.operands for kernel in planner.kernels),
         instructions=planner.instructions(),
+        rows=MOST_ROWS,
+        prepared=max(map(prepared_bytes, planner.kernels)),
     )
     return DecodeProgram(tuple(planner.kernels), step, planner.vocabulary, planner.rotated)
 

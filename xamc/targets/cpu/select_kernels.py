@@ -15,7 +15,7 @@ from tvm import relax, tirx
 from tvm.relax import op
 from tvm.relax.utils import copy_with_new_vars
 
-from xamc.artifact.step_program import STEP_FUNCTION, StepProgram
+from xamc.artifact.step_program import ROWS_FUNCTION, STEP_FUNCTION, StepProgram
 from xamc.errors import UnsupportedError
 from xamc.ir.dialect import DialectCall, decode
 from xamc.ir.relax_program import RelaxProgram
@@ -51,7 +51,8 @@ class Selected:
 
     Attributes:
         module: the functions of `FUNCTIONS` and the kernels.
-        step: the program that `decode` runs, or None when it is a function of the virtual machine like the others.
+        step: the program that `decode` and `decode_rows` run, or None when `decode` is a function of the virtual
+            machine like the others, and there is no `decode_rows`.
         reason: why it is one.
     """
 
@@ -75,7 +76,7 @@ def select_kernels(
     the data inputs, with the block table int32 [B, M] among them, the pools as one tuple (k0, v0, k1, v1, ...; with
     int8 k0, v0, k0's scales, v0's scales, ...) and the weights as one tuple, updates the pools in place and returns
     the logits. `decode`, for one sequence and one token, is a single kernel that runs a program (`kernels.decode_step`)
-    wherever the model can be put like that.
+    wherever the model can be put like that; `decode_rows` then runs it for several sequences.
 
     Args:
         program: the model after its Relax passes.
@@ -101,10 +102,9 @@ def select_kernels(
         if name != "decode" or step is None:
             _Selection(program, plan, isa, kv_dtype, activations, block, tiles, name, builder, kernels).build()
     if step is not None:
-        function = decode_step(
-            STEP_FUNCTION, decode_program.kernels, decode_program.vocabulary, decode_program.rotated, isa, tiles
-        )
-        builder.add_func(function, STEP_FUNCTION)
+        made = (decode_program.kernels, decode_program.vocabulary, decode_program.rotated, isa, tiles)
+        for function, rows in ((STEP_FUNCTION, False), (ROWS_FUNCTION, True)):
+            builder.add_func(decode_step(function, *made, rows=rows), function)
     return Selected(builder.finalize(), step, reason)
 
 

@@ -18,7 +18,7 @@ from tvm import relax
 from xamc.artifact.manifest import plan_layout
 from xamc.artifact.records import from_json
 from xamc.artifact.staging import temporary_folder
-from xamc.artifact.step_program import STEP_FUNCTION, StepProgram
+from xamc.artifact.step_program import ROWS_FUNCTION, STEP_FUNCTION, StepProgram
 from xamc.errors import InternalError
 from xamc.ir.program import Program
 from xamc.ir.relax_program import RelaxProgram
@@ -42,7 +42,7 @@ from xamc.targets.kernels.kv_pages import GRAIN, LARGEST_CODE, KvDtype
 from xamc.targets.kernels.linear import Activations
 from xamc.targets.kernels.packing import pack_rows
 from xamc.verify.metrics import relative_error
-from xamc.verify.scenario import Case, load_cases
+from xamc.verify.scenario import Case, load_cases, several_rows
 from xamc.verify.twin_file import read_weights
 
 Array = NDArray[np.generic]
@@ -184,6 +184,12 @@ class TwinProof:
                     expected = call.fetches["logits"]
                     found = _deviation("kernels", bound, call.name, function, actual, expected)
                     worst = max(worst, found.deviation)
+            if selected.step is not None:
+                step_of_rows = loaded.get_function(ROWS_FUNCTION, query_imports=True)
+                for call in several_rows(self.cases, selected.step.rows):
+                    actual = self._run_step(step_of_rows, selected.step, call, packed, kv_dtype)
+                    found = _deviation("kernels", bound, call.name, ROWS_FUNCTION, actual, call.fetches["logits"])
+                    worst = max(worst, found.deviation)
         return {"executed": True, **Proven(worst, bound).to_json()}
 
     def _run(self, machine: Any, function: str, call: Case, weights: list[Any], kv_dtype: str) -> Array:
@@ -194,21 +200,27 @@ class TwinProof:
         return result
 
     def _run_step(self, function: Any, program: StepProgram, call: Case, weights: list[Array], kv_dtype: str) -> Array:
-        """The logits [1, 1, V] of a call of one token, by the program."""
+        """The logits [B, 1, V] of a call of one token for each row, by the program."""
         table, pools = paged(self._caches(call, kv_dtype), kv_dtype, GRAIN)
         runner = StepRunner(
-            function,
+            (function, function),
             tvm.runtime.from_dlpack,
             program,
             _region(weights),
             _region(pools),
             table.shape[1],
             call.fetches["logits"].shape[-1],
+            len(table),
         )
         runner.table[...] = table
         tables = [tvm.runtime.tensor(np.ascontiguousarray(call.feeds[name])) for name in ("rope_cos", "rope_sin")]
-        logits = runner.run(int(call.feeds["input_ids"][0, 0]), int(call.feeds["write_index"][0]), *tables)
-        return np.array(logits)[None]
+        names = ("input_ids", "write_index", "position_ids")
+        ids, cached, angles = (np.asarray(call.feeds[name], np.int64).reshape(-1) for name in names)
+        if len(table) == 1:
+            logits = runner.run(int(ids[0]), int(cached[0]), *tables)
+        else:
+            logits = runner.run_rows(ids, cached, angles, *tables)
+        return np.array(logits)[:, None]
 
     def _caches(self, call: Case, kv_dtype: str) -> list[Array]:
         """Keys and values of all layers, as pools of `kv_dtype` hold them: without what attention adds to keys."""

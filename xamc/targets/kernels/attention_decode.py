@@ -24,6 +24,9 @@ parts would only write and read more partial results."""
 
 _NONE = -3.0e38
 
+Ask = Callable[[E.Expr, E.Expr], None]
+"""Prefetches what belongs to a share's step."""
+
 
 def emit_decode(
     q: E.Buffer,
@@ -127,7 +130,10 @@ def merge_parts(
 
 
 class Part:
-    """One KV head's part of a sequence's keys, and the queries of its group, which lie from head `first` on in q."""
+    """One KV head's part of sequence i's keys, and the queries of its group.
+
+    They lie from head `first` on in row `own` of q, row i unless it is given.
+    """
 
     def __init__(
         self,
@@ -142,7 +148,9 @@ class Part:
         task: E.Expr,
         scale: float,
         bias: KeyBias | None = None,
+        own: E.Expr | None = None,
     ) -> None:
+        self.own = i if own is None else own
         self.isa, self.group, self.d, self.scale = isa, int(partial.shape[1]), keys.d, scale
         self.q, self.keys, self.values, self.partial = q, keys, values, partial
         self.i, self.head, self.task, self.first = i, head, task, first
@@ -159,7 +167,7 @@ class Part:
                     self.turned,
                     member,
                     self.head,
-                    lambda e, lanes: E.load(self.q, [self.i, 0, at + e], lanes),
+                    lambda e, lanes: E.load(self.q, [self.own, 0, at + e], lanes),
                     self.scale,
                 )
         with E.serial(begin, end) as tile:
@@ -190,16 +198,20 @@ class Part:
         self.emit_softmax(scores, shrinks, t0, count, hidden)
         self.emit_values(scores, shrinks, t0, count, stop)
 
-    def ask(self, pool: Pool, position: E.Expr, step: E.Expr, steps: int) -> None:
-        """Prefetches one of `steps` shares of the tile at `position`.
+    def asks(self, pool: Pool, position: E.Expr, shares: int, steps: int) -> Ask:
+        """What asks for the tile at `position`, for a loop of `steps` steps that runs `shares` times.
 
-        The processor's own prefetcher starts anew at every block and every page, and a share at a time leaves it to the
-        products to hide the rest.
+        The processor's own prefetcher starts anew at every block and every page. A line or two at every step leave it
+        to the products to hide them: more at once would wait for each other, and the products for them.
         """
-        lines = pool.lines // steps
-        if pool.block == TILE and lines:
-            page, _ = pool.place(self.i, position)
-            pool.prefetch(page, self.head, E.let(step * lines), lines)
+        page, _ = pool.place(self.i, position)
+
+        def ask(share: E.Expr, step: E.Expr) -> None:
+            lines = pool.lines // (shares * steps)
+            if pool.block == TILE and lines:
+                pool.prefetch(page, self.head, E.let((share * steps + step) * lines), lines)
+
+        return ask
 
     def emit_scores(self, scores: E.Buffer, t0: E.Expr, count: E.Expr) -> None:
         """scores[g, t] = scale q_g k_t; beyond `count` whatever the cache holds, which is masked afterwards."""
@@ -210,9 +222,9 @@ class Part:
             # surplus vectors repeat the last one
             first = [E.let(E.minimum(part * vectors + v, last)) for v in range(vectors)]
             places = [keys.place(self.i, E.let(t0 + index * lanes)) for index in first]
-            with E.serial(self.group // tile) as outer:
-                outers, parts = self.group // tile, TILE // lanes // vectors
-                self.ask(self.values, t0, E.let(part * outers + outer), parts * outers)
+            outers, parts = self.group // tile, TILE // lanes // vectors
+            ask = self.asks(self.values, t0, parts * outers, self.d)
+            with E.serial(outers) as outer:
                 queries = [E.let((self.first + outer * tile + g) * self.d) for g in range(tile)]
 
                 def finish(g: int, v: int, total: E.Expr) -> None:
@@ -223,9 +235,10 @@ class Part:
 
                 sums = [[E.Register(lanes, initial=E.const(0, lanes)) for _ in range(vectors)] for _ in range(tile)]
                 with E.serial(self.d) as e:
+                    ask(E.let(part * outers + outer), e)
                     accumulate(
                         sums,
-                        lambda g: E.load(self.q, [self.i, 0, queries[g] + e]),
+                        lambda g: E.load(self.q, [self.own, 0, queries[g] + e]),
                         lambda v: keys.load(places[v], self.head, e, lanes),
                         lanes,
                     )
@@ -280,14 +293,16 @@ class Part:
         with E.serial(self.group // tile) as outer:
             members = [E.let(outer * tile + g) for g in range(tile)]
             if whole:
+                blocks = whole // vectors
                 following = E.let(E.minimum(t0 + TILE, stop - 1))
-                with E.serial(whole // vectors) as block:
-                    blocks = whole // vectors
-                    self.ask(self.keys, following, E.let(outer * blocks + block), blocks * (self.group // tile))
-                    self.weigh(scores, shrinks, members, E.let(block * (lanes * vectors)), vectors, lanes, t0, count)
+                ask = self.asks(self.keys, following, blocks * (self.group // tile), TILE)
+                with E.serial(blocks) as block:
+                    share = E.let(outer * blocks + block)
+                    first = E.let(block * (lanes * vectors))
+                    self.weigh(scores, shrinks, members, first, vectors, lanes, t0, count, lambda t: ask(share, t))
             if self.d % lanes:
                 with E.serial(whole * lanes, self.d) as e:
-                    self.weigh(scores, shrinks, members, e, 1, 1, t0, count)
+                    self.weigh(scores, shrinks, members, e, 1, 1, t0, count, lambda t: None)
 
     def weigh(
         self,
@@ -299,6 +314,7 @@ class Part:
         lanes: int,
         t0: E.Expr,
         count: E.Expr,
+        ask: Callable[[E.Expr], None],
     ) -> None:
         """Elements [first, first + vectors * lanes) of the outputs of `members`."""
 
@@ -310,6 +326,7 @@ class Part:
         with E.serial(E.let((count + (run - 1)) // run)) as index:
             page, offset = self.values.place(self.i, E.let(t0 + index * run))
             with E.serial(E.let(E.minimum(count - index * run, E.i64(run)))) as t:
+                ask(E.let(index * run + t))
                 accumulate(
                     sums,
                     lambda g: E.load(scores, [members[g], index * run + t]),

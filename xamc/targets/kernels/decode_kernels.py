@@ -1,13 +1,14 @@
 """The kernels of a decode step: each does in one go what lies between two barriers of all threads.
 
-What is cheap and comes before the work that is shared out (norms, the gate, merging the parts of attention, rounding
-activations) every thread does for itself, in memory of its own: that costs less than another barrier. A kernel asks
-for its operands one by one, in the order that `operands` lists them by region; see `decode_step`.
+With one row, what is cheap and comes before the work that is shared out (norms, the gate, merging the parts of
+attention, rounding activations) every thread does for itself, in memory of its own: that costs less than another
+barrier. Several rows share it out, see `decode_rows.py`. A kernel asks for its operands one by one, in the order that
+`operands` lists them by region; see `decode_step`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,7 +23,7 @@ from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.key_bias import KeyBias
 from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
 from xamc.targets.kernels.linear import Activations, products
-from xamc.targets.kernels.norm import inverse_rms, scale_row
+from xamc.targets.kernels.norm import inverse_rms
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.kernels.rope import Projected
 from xamc.targets.kernels.swiglu import silu
@@ -32,12 +33,17 @@ from xamc.targets.kernels.weights import PackedWeight
 REGIONS: tuple[Region, ...] = ("weights", "pools", "workspace")
 
 
+Reader = Callable[[E.Expr], tuple[E.Buffer, E.Expr]]
+"""Emits what makes a row of a source; yields a float32 tensor and the number that the row has in it."""
+
+
 @dataclass(frozen=True)
 class StepInputs:
-    """What all kernels of a step read: the token, where it stands, and RoPE's tables; and the logits, which one writes.
+    """What all kernels of a step read: the tokens, where each stands, and RoPE's tables; and the logits, which one
+    writes.
 
-    ids, position_ids int64 [1, 1], write_index int64 [1], block_table int32 [1, M], cos and sin float32 [R, D/2],
-    logits float32 [1, V]. `tiles` are those of layers with one row.
+    ids, position_ids int64 [B, 1], write_index int64 [B], block_table int32 [B, M], cos and sin float32 [R, D/2],
+    logits float32 [B, V]. `tiles` are those of layers with one row, `rows` is B.
     """
 
     ids: E.Buffer
@@ -48,6 +54,7 @@ class StepInputs:
     sin: E.Buffer
     logits: E.Buffer
     tiles: TileChoice = DEFAULT_CHOICE
+    rows: E.Expr | int = 1
 
 
 class Operands:
@@ -85,7 +92,7 @@ class DecodeKernel(Protocol):
 
     @property
     def output(self) -> tuple[int, ...]:
-        """Shape of the float32 tensor that is its last operand; the one that writes the logits has none."""
+        """Shape, for one row, of the float32 tensor that is its last operand; what writes the logits has none."""
         ...
 
     def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
@@ -95,7 +102,7 @@ class DecodeKernel(Protocol):
 
 @dataclass(frozen=True)
 class EmbeddingKernel:
-    """Operands: the packed buffers of the table, y [1, width]."""
+    """Operands: the packed buffers of the table, y [B, width]."""
 
     vocabulary: int
     width: int
@@ -114,27 +121,32 @@ class EmbeddingKernel:
         return (1, self.width)
 
     def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
+        table, y = self.take(operands, inputs, isa)
+        take_row(table, E.let(E.load(inputs.ids, [0, 0])), y, E.i32(0), E.parallel)
+
+    def take(self, operands: Operands, inputs: StepInputs, isa: Isa) -> tuple[PackedWeight, E.Buffer]:
+        """Takes its operands: the table and y."""
         with operands.parameters("weights"):
             table = PackedWeight(self.vocabulary, self.width, self.format, isa)
-        y = operands.take("workspace", self.output)
-        take_row(table, E.let(E.load(inputs.ids, [0, 0])), y, E.i32(0), E.parallel)
+        return table, operands.take("workspace", (inputs.rows, self.width))
 
 
 @dataclass(frozen=True)
 class PlainSource:
-    """What a linear layer reads, as it is. Operands: x [1, width]."""
+    """What a linear layer reads, as it is. Operands: x [B, width]."""
 
     width: int
     key: str = "plain"
     operands: tuple[Region, ...] = ("workspace",)
 
-    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> E.Buffer:
-        return operands.take("workspace", (1, self.width))
+    def reader(self, operands: Operands, inputs: StepInputs, isa: Isa) -> Reader:
+        x = operands.take("workspace", (inputs.rows, self.width))
+        return lambda row: (x, row)
 
 
 @dataclass(frozen=True)
 class NormSource:
-    """The RMSNorm of what lies there. Operands: x [1, width], weights [width]."""
+    """The RMSNorm of what lies there. Operands: x [B, width], weights [width]."""
 
     width: int
     epsilon: float
@@ -144,33 +156,46 @@ class NormSource:
     def key(self) -> str:
         return f"norm{E.number_name(self.epsilon)}"
 
-    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> E.Buffer:
-        x = operands.take("workspace", (1, self.width))
+    def reader(self, operands: Operands, inputs: StepInputs, isa: Isa) -> Reader:
+        x = operands.take("workspace", (inputs.rows, self.width))
         weights = operands.take("weights", (self.width,))
-        y = E.scratch((1, self.width))
-        factor = inverse_rms(lambda c, lanes: E.load(x, [0, c], lanes), self.width, self.epsilon, isa)
-        scale_row(x, weights, y, E.i32(0), factor, self.width, isa)
-        return y
+
+        def read(row: E.Expr) -> tuple[E.Buffer, E.Expr]:
+            y = E.scratch((1, self.width))
+            factor = inverse_rms(lambda c, lanes: E.load(x, [row, c], lanes), self.width, self.epsilon, isa)
+
+            def scale(c: E.Expr, lanes: int) -> None:
+                value = E.load(x, [row, c], lanes) * E.splat(factor, lanes) * E.load(weights, [c], lanes)
+                E.store(y, [0, c], value, lanes)
+
+            E.lanewise(self.width, isa, scale)
+            return y, E.i32(0)
+
+        return read
 
 
 @dataclass(frozen=True)
 class GateSource:
-    """silu(gate) * up of the halves of a row. Operands: gate and up [1, 2 * width]."""
+    """silu(gate) * up of the halves of a row. Operands: gate and up [B, 2 * width]."""
 
     width: int
     key: str = "gate"
     operands: tuple[Region, ...] = ("workspace",)
 
-    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> E.Buffer:
-        both = operands.take("workspace", (1, 2 * self.width))
-        y = E.scratch((1, self.width))
+    def reader(self, operands: Operands, inputs: StepInputs, isa: Isa) -> Reader:
+        both = operands.take("workspace", (inputs.rows, 2 * self.width))
 
-        def activate(c: E.Expr, lanes: int) -> None:
-            gate = silu(E.let(E.load(both, [0, c], lanes)), lanes)
-            E.store(y, [0, c], gate * E.load(both, [0, self.width + c], lanes), lanes)
+        def read(row: E.Expr) -> tuple[E.Buffer, E.Expr]:
+            y = E.scratch((1, self.width))
 
-        E.lanewise(self.width, isa, activate)
-        return y
+            def activate(c: E.Expr, lanes: int) -> None:
+                gate = silu(E.let(E.load(both, [row, c], lanes)), lanes)
+                E.store(y, [0, c], gate * E.load(both, [row, self.width + c], lanes), lanes)
+
+            E.lanewise(self.width, isa, activate)
+            return y, E.i32(0)
+
+        return read
 
 
 @dataclass(frozen=True)
@@ -191,19 +216,23 @@ class AttentionSource:
     def width(self) -> int:
         return self.heads * self.d
 
-    def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> E.Buffer:
+    def reader(self, operands: Operands, inputs: StepInputs, isa: Isa) -> Reader:
         group = self.heads // self.kv_heads
-        partial = operands.take("workspace", partial_shape(self.kv_heads, group, self.d))
-        y = E.scratch((1, self.width))
-        splits = E.let(E.minimum(Span(E.load(inputs.write_index, [0]), self.window).tiles, E.i64(SPLITS)))
-        with E.serial(self.heads) as head:
-            place = [E.let(E.i64(head // group)), E.let(head % group)]
-            first = E.let(head * self.d)
-            merge_parts(
-                partial, place, self.kv_heads, splits,
-                lambda e, value, lanes: E.store(y, [0, first + e], value, lanes), isa,
-            )  # fmt: skip
-        return y
+        partial = operands.take("workspace", partial_shape(inputs.rows * self.kv_heads, group, self.d))
+
+        def read(row: E.Expr) -> tuple[E.Buffer, E.Expr]:
+            y = E.scratch((1, self.width))
+            splits = E.let(E.minimum(Span(E.load(inputs.write_index, [row]), self.window).tiles, E.i64(SPLITS)))
+            with E.serial(self.heads) as head:
+                place = [E.let(E.i64(row) * (SPLITS * self.kv_heads) + head // group), E.let(head % group)]
+                first = E.let(head * self.d)
+                merge_parts(
+                    partial, place, self.kv_heads, splits,
+                    lambda e, value, lanes: E.store(y, [0, first + e], value, lanes), isa,
+                )  # fmt: skip
+            return y, E.i32(0)
+
+        return read
 
 
 Source = PlainSource | NormSource | GateSource | AttentionSource
@@ -213,7 +242,7 @@ Source = PlainSource | NormSource | GateSource | AttentionSource
 class LinearKernel:
     """y = W source (+ bias) (+ residual), or silu of W's first half times its second.
 
-    Operands: the source's, the packed buffers of W [N, K], bias [N] if any, residual [1, N] if any, y.
+    Operands: the source's, the packed buffers of W [N, K], bias [N] if any, residual [B, N] if any, y.
 
     Attributes:
         n: output features N, before the gate halves them.
@@ -258,15 +287,36 @@ class LinearKernel:
         return (1, self.n // 2 if self.gate else self.n)
 
     def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
-        x = self.source.emit(operands, inputs, isa)
+        taken = self.take(operands, inputs, isa)
+        x, _ = taken.read(E.i32(0))
+        row = products(taken.weight, self.activations)
+        emit_gemv(taken.weight, row, x, taken.bias, taken.residual, taken.y, gate=self.gate, launched=True)
+
+    def take(self, operands: Operands, inputs: StepInputs, isa: Isa) -> LinearOperands:
+        """Takes its operands."""
+        read = self.source.reader(operands, inputs, isa)
         with operands.parameters("weights"):
             tiles = inputs.tiles.of_linear(self.n, self.source.width, self.format, "one")
             weight = PackedWeight(self.n, self.source.width, self.format, isa, tiles)
         bias = operands.take("weights", (self.n,)) if self.bias else None
-        residual = operands.take("workspace", (1, self.n)) if self.residual else None
-        y = inputs.logits if self.logits else operands.take("workspace", self.output)
-        row = products(weight, self.activations)
-        emit_gemv(weight, row, x, bias, residual, y, gate=self.gate, launched=True)
+        residual = operands.take("workspace", (inputs.rows, self.n)) if self.residual else None
+        y = inputs.logits if self.logits else operands.take("workspace", (inputs.rows, self.output[1]))
+        return LinearOperands(read, weight, bias, residual, y)
+
+
+@dataclass(frozen=True)
+class LinearOperands:
+    """What a `LinearKernel` reads and writes: rows of its source, W, bias [N], residual [B, N], and y."""
+
+    read: Reader
+    weight: PackedWeight
+    bias: E.Buffer | None
+    residual: E.Buffer | None
+    y: E.Buffer
+
+
+Attend = Callable[[E.Expr, Span, E.Expr, E.Expr, E.Expr], None]
+"""Emits one part of one KV head of a row: the row, its span, the head, the part, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +326,7 @@ class AttentionKernel:
     The thread that attends to the last part of a KV head writes the head's key and value before, and every part rotates
     the queries of its own group, so that nobody has to wait.
 
-    Operands: qkv [1, (Hq + 2 Hkv) D], the norms of queries and keys [D] if `epsilon` is given, the projection's bias if
+    Operands: qkv [B, (Hq + 2 Hkv) D], the norms of queries and keys [D] if `epsilon` is given, the projection's bias if
     `key_bias` says that keys are cached without theirs (see `kernels.key_bias`), the pools of keys and values, and with
     int8 those of their scales, the partial results.
     """
@@ -311,23 +361,29 @@ class AttentionKernel:
         return tuple(int(extent) for extent in partial_shape(self.kv_heads, self.heads // self.kv_heads, self.d))
 
     def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
+        attend = self.take(operands, inputs, isa)
+        row = E.i32(0)
+        span = Span(E.let(E.load(inputs.write_index, [row])), self.window)
+        splits = E.let(E.minimum(span.tiles, E.i64(SPLITS)))
+        with E.parallel(splits * self.kv_heads) as task:
+            attend(row, span, E.let(task % self.kv_heads), E.let(task // self.kv_heads), splits)
+
+    def take(self, operands: Operands, inputs: StepInputs, isa: Isa) -> Attend:
+        """Takes its operands."""
         heads, kv_heads, d = self.heads, self.kv_heads, self.d
         group = heads // kv_heads
-        qkv = operands.take("workspace", (1, (heads + 2 * kv_heads) * d))
+        qkv = operands.take("workspace", (inputs.rows, (heads + 2 * kv_heads) * d))
         norms = [operands.take("weights", (d,)) if self.epsilon is not None else None for _ in range(2)]
         bias = operands.take("weights", ((heads + 2 * kv_heads) * d,)) if self.key_bias else None
         with operands.parameters("pools"):
             keys, values = declare_pools(kv_heads, d, self.kv_dtype, inputs.block_table, isa, self.block)
-        partial = operands.take("workspace", self.output)
-        cached = E.let(E.load(inputs.write_index, [0]))
-        position = E.let(E.load(inputs.position_ids, [0, 0]))
-        angles = (inputs.cos, inputs.sin, position)
-        projected = Projected(qkv, [E.i32(0)], heads, kv_heads, d, angles, norms, self.epsilon or 0.0, isa, bias)
+        partial = operands.take("workspace", partial_shape(inputs.rows * kv_heads, group, d))
         scores = None if bias is None else KeyBias(bias, heads, d, (inputs.cos, inputs.sin), isa)
-        span = Span(cached, self.window)
-        splits = E.let(E.minimum(span.tiles, E.i64(SPLITS)))
-        with E.parallel(splits * kv_heads) as task:
-            head, split = E.let(task % kv_heads), E.let(task // kv_heads)
+
+        def attend(row: E.Expr, span: Span, head: E.Expr, split: E.Expr, splits: E.Expr) -> None:
+            cached = E.let(E.load(inputs.write_index, [row]))
+            angles = (inputs.cos, inputs.sin, E.let(E.load(inputs.position_ids, [row, 0])))
+            projected = Projected(qkv, [row], heads, kv_heads, d, angles, norms, self.epsilon or 0.0, isa, bias)
             begin, end = span.share(split, splits)
             q = E.scratch((1, 1, group * d))
             with E.serial(group) as member:
@@ -335,13 +391,12 @@ class AttentionKernel:
                 projected.query(
                     E.let(head * group + member), lambda e, value, lanes: E.store(q, [0, 0, first + e], value, lanes)
                 )
-
-            def write(head: E.Expr = head) -> None:
-                projected.cache(head, keys, values, keys.place(E.i32(0), cached))
-
-            E.when(end == span.tiles, write)
-            part = Part(isa, q, E.i32(0), keys, values, partial, E.i32(0), head, task, self.scale, scores)
+            E.when(end == span.tiles, lambda: projected.cache(head, keys, values, keys.place(row, cached)))
+            task = E.let((E.i64(row) * SPLITS + split) * kv_heads + head)
+            part = Part(isa, q, E.i32(0), keys, values, partial, row, head, task, self.scale, scores, E.i32(0))
             part.attend(span, begin, end)
+
+        return attend
 
 
 def _packed(n: int, k: int, fmt: WeightFormat) -> tuple[Region, ...]:

@@ -1,26 +1,23 @@
-"""Y = X W^T for a handful of rows of activations, rounded to integers: a batch that decodes, a short chunk of a prompt.
+"""2 to 32 rows of activations, rounded to integers, with a weight of integers; see `few_rows.py`.
 
-As in `integer_gemv.py` the packed weights are streamed once, in the order in which they lie; the rows are multiplied
-a few at a time with each group of weights while that is in the first-level cache. There are two reasons for few at a
-time: their sums, the unpacked weights and a broadcast unit of activations fit the registers, and the code does not
-grow with the number of rows. Taking the weights apart again for the next rows costs less than keeping the parts.
+A tile of rows and vectors of outputs keeps its sums in registers, and takes a word of weights apart once for all of
+its rows. Codes lie as they are read: those that all rows have in one group side by side.
 """
 
 from __future__ import annotations
 
-from xamc.artifact.panels import PANEL
+from collections.abc import Sequence
+
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.gemv import Outputs, panel_columns
+from xamc.targets.kernels.few_rows import MOST_ROWS, FewRows, Heights, Place, Take
+from xamc.targets.kernels.gemv import Outputs
 from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot
-from xamc.targets.kernels.quantize_activations import QuantizedRows
+from xamc.targets.kernels.opaque import opaque
+from xamc.targets.kernels.quantize_activations import quantize_group
 from xamc.targets.kernels.weights import PackedWeight
 
-MOST_ROWS = 16
-"""From more rows on, unpacking the weights once to a scratch pays (`integer_gemm.py`)."""
 _SERIAL_ROWS = 8
 """Below this, waking the other threads to quantize the rows costs more than they save."""
-_SUMS = 8
-"""Independent sums that hide the latency of the multiply-add, and that leave registers for its operands."""
 
 
 def emit_integer_rows(
@@ -35,85 +32,93 @@ def emit_integer_rows(
 
     See `IntegerProducts` for the sums.
     """
-    product, outputs = _IntegerRows(weight, x.shape[0], activations), Outputs(weight, bias, residual, y)
-    product.quantize(x)
-    with E.parallel(weight.layout.panels) as panel, panel_columns(weight, product.tile) as columns:
-        product.panel(panel, columns, lambda row, v, total: outputs.store_vector(panel, columns[v], row, total))
+    rows = x.shape[0]
+    heights = Heights(weight.isa, rows)
+    k = IntegerRows.padded_k(weight, activations)
+    # TVM sizes working memory by shapes alone
+    sizes = iter((MOST_ROWS * k, MOST_ROWS * k, MOST_ROWS * k))
+    product = IntegerRows(weight, activations, heights.padded, lambda _, dtype: E.scratch((next(sizes),), dtype))
+    E.rows(heights.padded, lambda row: product.fill(x, E.let(E.minimum(row, rows - 1)), row), threshold=_SERIAL_ROWS)
+    with E.parallel(weight.layout.panels) as panel:
+        FewRows(Outputs(weight, bias, residual, y), product, heights, rows).emit(panel, E.i32(1))
 
 
-class _IntegerRows:
-    def __init__(self, weight: PackedWeight, rows: E.Expr, activations: IntegerActivations) -> None:
-        self.weight, self.isa, self.rows = weight, weight.isa, rows
+class IntegerRows:
+    """Products of integers, see `few_rows.RowArithmetic`; `padded` rows lie in flat memory that `take` yields."""
+
+    def __init__(self, weight: PackedWeight, activations: IntegerActivations, padded: E.Expr, take: Take) -> None:
+        self.weight, self.padded = weight, padded
         self.dot = IntegerDot.of(weight.format, weight.isa, activations)
-        self.tile = max(2, _SUMS * weight.isa.lanes // PANEL)
-        self.tiles = E.let((rows + (self.tile - 1)) // self.tile)
-        self.most = -(-MOST_ROWS // self.tile) * self.tile
-        self.activations = QuantizedRows(self.dot, weight.k, self.most)
+        self.extent = self.dot.group
+        self.whole, self.rest = divmod(weight.k, self.extent)
+        groups = self.whole + (self.rest > 0)
+        self.codes = take(padded * (groups * self.extent), self.dot.activations)
+        # minus the sum of a group's codes
+        self.scales, self.counts = (take(padded * groups, "float32") for _ in range(2))
 
-    def quantize(self, x: E.Buffer) -> None:
-        """Rounds the rows of X; rows that X doesn't have, up to a whole tile, are copies of its last one."""
+    def fill(self, x: E.Buffer, source: E.Expr | int, row: E.Expr | int) -> None:
+        """See `few_rows.RowArithmetic`."""
 
-        def quantize_row(row: E.Expr) -> None:
-            self.activations.fill(x, E.let(E.minimum(row, self.rows - 1)), row)
+        def one(group: E.Expr, extent: int) -> None:
+            place = E.let(group * self.padded + row)
+            first, to = E.let(group * self.extent), E.let(place * self.extent)
+            scale, count = quantize_group(
+                self.dot, x, source, first, extent,
+                lambda c, codes, lanes: E.store(self.codes, [to + (c - first)], codes, lanes),
+            )  # fmt: skip
+            E.store(self.scales, [place], scale)
+            E.store(self.counts, [place], E.f32(0) - count)
 
-        E.rows(E.let(self.tiles * self.tile), quantize_row, threshold=_SERIAL_ROWS)
+        with E.serial(self.whole) as group:
+            one(group, self.extent)
+        if self.rest:
+            one(E.i32(self.whole), self.rest)
 
-    def panel(self, panel: E.Expr, columns: list[E.Expr], finish: E.TotalWriter) -> None:
-        """Computes vectors of one panel for all rows; hands each to `finish(row, vector, sum)`."""
-        lanes = self.isa.lanes
-        totals = E.scratch((self.most, len(columns) * lanes))
-        with E.serial(E.let(self.tiles * self.tile)) as row:
-            for v in range(len(columns)):
-                E.store(totals, [row, v * lanes], E.const(0, lanes), lanes)
-        with E.serial(self.activations.whole) as group:
-            self.group(panel, group, self.dot.group, columns, totals)
-        if self.activations.rest:
-            self.group(panel, E.i32(self.activations.whole), self.activations.rest, columns, totals)
-        with E.serial(self.rows) as row:
-            for v in range(len(columns)):
-                finish(row, v, E.Register(lanes, initial=E.load(totals, [row, v * lanes], lanes)))
-
-    def group(self, panel: E.Expr, group: E.Expr, extent: int, columns: list[E.Expr], totals: E.Buffer) -> None:
-        """Adds `extent` K of a group of activations, for all rows."""
-        weight, dot, lanes = self.weight, self.dot, self.isa.lanes
-        first = E.let(group * (dot.group // dot.words))
-        steps = -(-extent // dot.words)
-        # always `steps`, which LLVM can't know: it would unroll the loop, keep all unpacked weights, and spill them
-        count = E.let(E.minimum(self.rows * steps, E.i64(steps)))
+    def tile(
+        self,
+        panel: E.Expr,
+        group: E.Expr,
+        extent: int,
+        top: E.Expr,
+        height: int,
+        columns: Sequence[E.Expr],
+        totals: E.Buffer,
+        place: Place,
+    ) -> None:
+        """See `few_rows.RowArithmetic`."""
+        weight, dot, lanes = self.weight, self.dot, self.weight.isa.lanes
+        # several sums per vector hide the latency of few
+        chains = dot.units if height * len(columns) * dot.units <= weight.isa.registers // 2 else 1
+        sums = [[[dot.sums() for _ in range(chains)] for _ in columns] for _ in range(height)]
+        for register in (register for vectors in sums for each in vectors for register in each):
+            register.zero()
+        at = E.let(group * self.padded + top)
+        code = E.let(at * self.extent)
+        first, steps = E.let(group * (dot.group // dot.words)), -(-extent // dot.words)
+        with opaque(steps) as count, E.serial(count) as step:
+            word = E.let(first + step)
+            weight.prefetch(panel, word)
+            operands = [dot.operands(E.let(weight.word(panel, word, column, lanes))) for column in columns]
+            for row, vectors in enumerate(sums):
+                for unit in range(dot.units):
+                    index = code + (row * self.extent + unit * dot.unit) + step * dot.words
+                    activation = dot.activation(self.codes, [index])
+                    for parts, registers in zip(operands, vectors):
+                        dot.multiply_add(parts[unit], activation, registers[unit % chains])
         stored = dot.weight_group(group)
+        weight.prefetch_group(panel, stored)
         factors = [E.let(weight.scale(panel, stored, column, lanes)) for column in columns]
         zeros = [E.let(weight.zero(panel, stored, column, lanes)) for column in columns]
-        with E.serial(self.tiles) as tile:
-            top = E.let(tile * self.tile)
-            sums = [[dot.sums() for _ in columns] for _ in range(self.tile)]
-            for register in (register for vectors in sums for register in vectors):
-                register.zero()
-            with E.serial(count) as step:
-                self.step(panel, E.let(first + step), top, columns, sums)
-            for row, vectors in enumerate(sums):
-                scale = E.let(E.splat(E.load(self.activations.scales, [top + row, group]), lanes))
-                negative = E.let(E.splat(E.load(self.activations.counts, [top + row, group]), lanes))
-                for v, register in enumerate(vectors):
-                    place = [top + row, v * lanes]
-                    centered = E.fma(zeros[v], negative, dot.total([register]), lanes)
-                    total = E.fma(centered, factors[v] * scale, E.load(totals, place, lanes), lanes)
-                    E.store(totals, place, total, lanes)
+        for row, vectors in enumerate(sums):
+            scale = E.let(E.splat(E.load(self.scales, [at + row]), lanes))
+            negative = E.let(E.splat(E.load(self.counts, [at + row]), lanes))
+            for v, registers in enumerate(vectors):
+                centered = E.fma(zeros[v], negative, dot.total(registers), lanes)
+                total = E.fma(centered, factors[v] * scale, E.load(totals, place(row, v), lanes), lanes)
+                E.store(totals, place(row, v), total, lanes)
 
-    def step(
-        self, panel: E.Expr, word: E.Expr, top: E.Expr, columns: list[E.Expr], sums: list[list[E.Register]]
-    ) -> None:
-        """Adds one weight word of every output, to the rows of a tile from `top` on."""
-        weight, dot, lanes = self.weight, self.dot, self.isa.lanes
-        weight.prefetch(panel, word)
-        units = [
-            [
-                dot.activation(self.activations.codes, [top + row, word * dot.words + unit * dot.unit])
-                for unit in range(dot.units)
-            ]
-            for row in range(self.tile)
-        ]
-        for v, column in enumerate(columns):
-            operands = dot.operands(E.let(weight.word(panel, word, column, lanes)))
-            for row, vectors in enumerate(sums):
-                for unit, operand in enumerate(operands):
-                    dot.multiply_add(operand, units[row][unit], vectors[v])
+    @staticmethod
+    def padded_k(weight: PackedWeight, activations: IntegerActivations) -> int:
+        """K up to whole groups."""
+        group = IntegerDot.of(weight.format, weight.isa, activations).group
+        return -(-weight.k // group) * group

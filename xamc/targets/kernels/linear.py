@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 from xamc.targets.kernels import emit as E
+from xamc.targets.kernels.few_rows import MOST_ROWS
 from xamc.targets.kernels.float_gemv import FloatProducts
 from xamc.targets.kernels.gemm import emit_gemm
 from xamc.targets.kernels.gemm_output import Destination
@@ -15,7 +16,7 @@ from xamc.targets.kernels.gemv import RowProducts, emit_gemv, is_small
 from xamc.targets.kernels.integer_dot import IntegerActivations
 from xamc.targets.kernels.integer_gemm import emit_integer_gemm
 from xamc.targets.kernels.integer_gemv import IntegerProducts
-from xamc.targets.kernels.integer_rows import MOST_ROWS, emit_integer_rows
+from xamc.targets.kernels.integer_rows import emit_integer_rows
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import FLOAT32, TileArithmetic, bf16_arithmetic
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
