@@ -147,3 +147,18 @@ def test_prefill_with_wide_vectors() -> None:
 def test_wide_level_compiles_to_512_bits() -> None:
     text = assembly(attention(4, 2, 64, "float16", WIDE[0], scale=SCALE, m="one"), WIDE[0])
     assert sum("vfmadd" in line and "%zmm" in line for line in text.splitlines()) > 16
+
+
+@pytest.mark.parametrize("isa", LEVELS_HERE, ids=lambda isa: isa.name)
+def test_what_is_not_a_number_reaches_the_result(isa: Isa) -> None:
+    """A query of NaN among others of a prompt: its row, and no other."""
+    g, s, d = rng(5), 20, 64
+    run = kernel(attention(2, 1, d, "float32", isa, scale=SCALE, m="any"), isa)
+    q, exact = normal(g, 1, s, 2 * d), normal(g, 2, 1, 1, s, d)
+    q[0, 7, :d] = np.nan
+    table, entries = block_table(g, 1, s, KV_BLOCK)
+    y = np.zeros(q.shape, np.float32)
+    run(q, table, np.array([0]), *keys_turned([scatter(x, table, entries, KV_BLOCK) for x in exact]), y)
+    expected = np.zeros(y.shape, bool)
+    expected[0, 7, :d] = True
+    np.testing.assert_array_equal(np.isnan(y), expected)

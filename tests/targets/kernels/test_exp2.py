@@ -21,3 +21,4 @@ def test_power_of_two(isa: Isa) -> None:
     assert (np.abs(run(x) - exact) / exact).max() <= tolerance("kernel_exp")
     assert run(np.zeros(16, np.float32)).tolist() == [1.0] * 16
     assert run(np.array([-125.01, -1e30, -np.inf, -3e38] * 4, np.float32)).tolist() == [0.0] * 16
+    assert np.isnan(run(np.full(16, np.nan, np.float32))).all()

@@ -18,9 +18,9 @@ least squares whose weights follow the error (Lawson, 1961)."""
 
 
 def exp2_of_negative(value: E.Expr, lanes: int) -> E.Expr:
-    """2**value in float32 for value <= 0: relative error below 2e-7 from -125 on, 0 below; 1 for 0."""
+    """2**value in float32 for value <= 0: relative error below 2e-7 from -125 on, 0 below; 1 for 0, NaN for NaN."""
     value = E.let(value)
-    x = E.let(E.maximum(value, E.const(_LEAST, lanes)))
+    x = E.let(E.at_least(value, E.const(_LEAST, lanes)))
     shifted = E.let(x + E.const(_ROUND, lanes))
     r = E.let(x - (shifted - E.const(_ROUND, lanes)))
     p = E.const(_COEFFICIENTS[0], lanes)
