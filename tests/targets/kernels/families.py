@@ -81,7 +81,7 @@ EVERYWHERE: Mapping[str, Callable[[Isa], None]] = {
 NARROW: Mapping[str, Callable[[Isa], None]] = {
     **EVERYWHERE,
     "gemv_float16": lambda isa: test_linear.check(WeightFormat("float16"), isa, 50, "one", (1,), True),
-    "gemm_int8": lambda isa: test_linear.check(INT8, isa, 50, "any", (3, 13), True),
+    "gemm_int8": lambda isa: test_linear.check(INT8, isa, 50, "any", (3, 13, 37), True),
     "integer_gemv_int8": lambda isa: test_integer_linear.check(INT8, isa, 50, "one", (1,), True),
     "integer_gemv_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "one", (1,), True),
     "integer_gemm_int4": lambda isa: test_integer_linear.check(INT4, isa, 50, "any", (3, 13, 37), True),

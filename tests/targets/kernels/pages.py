@@ -46,3 +46,17 @@ def quantize(cache: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale = np.abs(cache).max(-1).astype(np.float32) / np.float32(127)
     codes = np.rint(cache / np.where(scale > 0, scale, 1)[..., None])
     return codes.astype(np.int8), scale
+
+
+def paged_cache(
+    generator: np.random.Generator, exact: list[np.ndarray], dtype: KvDtype, block: int
+) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Keys and values [B, H, C, D] as they are stored, the pools that hold them, and the block table."""
+    table, entries = block_table(generator, exact[0].shape[0], exact[0].shape[2], block)
+    if dtype != "int8":
+        stored = [c.astype(storage(dtype)) for c in exact]
+        return stored, keys_turned([scatter(c, table, entries, block) for c in stored]), table
+    codes, scales = zip(*map(quantize, exact), strict=True)
+    pools = keys_turned([scatter(c, table, entries, block, 0) for c in codes])
+    pools += [scatter(s, table, entries, block) for s in scales]
+    return [c.astype(np.float64) * s[..., None] for c, s in zip(codes, scales, strict=True)], pools, table

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, normal, rng
-from tests.targets.kernels.pages import block_table, keys_turned, quantize, scatter, storage
+from tests.targets.kernels.pages import paged_cache, quantize, storage
 from tests.targets.kernels.test_decode_step import EPS, FLOAT, Caller, Memory, attended, rms, silu
 from tests.targets.kernels.test_integer_linear import rounded
 from xamc.errors import InternalError
@@ -157,16 +157,7 @@ def check_attention(isa: Isa, kv_dtype: KvDtype, window: int | None, normed: boo
     merge = LinearKernel(hq * d, AttentionSource(hq, hkv, d, window), FLOAT, "float32", logits=True)
     most = max(lengths)
     qkv, norms = normal(g, rows, hq + 2 * hkv, d), [normal(g, d), normal(g, d)]
-    cache = [normal(g, rows, hkv, most + 1, d) for _ in range(2)]
-    table, entries = block_table(g, rows, most + 1, block)
-    if kv_dtype == "int8":
-        codes, scales = zip(*map(quantize, cache), strict=True)
-        cache = [c.astype(np.float64) * s[..., None] for c, s in zip(codes, scales, strict=True)]
-        pools = keys_turned([scatter(c, table, entries, block, 0) for c in codes])
-        pools += [scatter(s, table, entries, block) for s in scales]
-    else:
-        cache = [c.astype(storage(kv_dtype)) for c in cache]
-        pools = keys_turned([scatter(c, table, entries, block) for c in cache])
+    cache, pools, table = paged_cache(g, [normal(g, rows, hkv, most + 1, d) for _ in range(2)], kv_dtype, block)
     angle = g.uniform(0, 6, (most + 1, d // 2))
     angles = [np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)]
     packed, w = memory.matrix(FLOAT, hq * d, hq * d)
@@ -251,7 +242,7 @@ def test_what_is_prepared_is_read_only_when_all_have_met() -> None:
 
 
 def test_what_rows_need_does_not_depend_on_the_level() -> None:
-    assert prepared_bytes(LinearKernel(32, PlainSource(65), FLOAT, "float32")) == 128 * 4
+    assert prepared_bytes(LinearKernel(32, PlainSource(65), FLOAT, "float32")) == (128 + 4) * 4
     assert prepared_bytes(EmbeddingKernel(70, 96, FLOAT)) == 0
 
 

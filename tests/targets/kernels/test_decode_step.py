@@ -14,7 +14,7 @@ import tvm_ffi
 
 from tests.targets.kernels.emulated import emulated_kernel, runs_here
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, module, normal, rng
-from tests.targets.kernels.pages import block_table, keys_turned, quantize, scatter, storage
+from tests.targets.kernels.pages import paged_cache, quantize, storage
 from tests.targets.kernels.test_packing import weights
 from xamc.errors import InternalError
 from xamc.runtime.memory import aligned_zeros
@@ -221,16 +221,8 @@ def test_attention_rotates_writes_and_reads_the_cache(
     attention = AttentionKernel(hq, hkv, d, kv_dtype, 0.25, window, block, EPS if normed else None)
     merge = LinearKernel(hq * d, AttentionSource(hq, hkv, d, window), FLOAT, "float32")
     qkv, norms = normal(g, hq + 2 * hkv, d), [normal(g, d), normal(g, d)]
-    cache = [normal(g, 1, hkv, cached, d) for _ in range(2)]
-    table, entries = block_table(g, 1, cached + 1, block)
-    if kv_dtype == "int8":
-        codes, scales = zip(*map(quantize, cache), strict=True)
-        cache = [c.astype(np.float64) * s[..., None] for c, s in zip(codes, scales, strict=True)]
-        pools = keys_turned([scatter(c, table, entries, block, 0) for c in codes])
-        pools += [scatter(s, table, entries, block) for s in scales]
-    else:
-        cache = [c.astype(storage(kv_dtype)) for c in cache]
-        pools = keys_turned([scatter(c, table, entries, block) for c in cache])
+    # the step writes over the last position
+    cache, pools, table = paged_cache(g, [normal(g, 1, hkv, cached + 1, d) for _ in range(2)], kv_dtype, block)
     angle = g.uniform(0, 6, (cached + 1, d // 2))
     angles = [np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)]
     packed, w = memory.matrix(FLOAT, hq * d, hq * d)
@@ -254,7 +246,10 @@ def test_attention_rotates_writes_and_reads_the_cache(
         new = [c * s[..., None] for c, s in (quantize(part.astype(np.float32)) for part in new)]
     elif kv_dtype != "float32":
         new = [part.astype(np.float32).astype(storage(kv_dtype)).astype(np.float64) for part in new]
-    k, v = (np.concatenate((c[0].astype(np.float64), part[:, None]), 1) for c, part in zip(cache, new, strict=True))
+    k, v = (
+        np.concatenate((c[0, :, :cached].astype(np.float64), part[:, None]), 1)
+        for c, part in zip(cache, new, strict=True)
+    )
     out = attended(rotated(wide[:hq], norms[0]), k, v, window).reshape(1, -1)
     # a rounding that falls the other way moves one key or value by a unit in the last place
     slack = {"float32": 1, "float16": 60, "bfloat16": 500, "int8": 1000}[kv_dtype]

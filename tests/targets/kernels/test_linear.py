@@ -58,13 +58,13 @@ def test_one_row(fmt: WeightFormat, isa: Isa) -> None:
 @pytest.mark.parametrize("isa", LEVELS_HERE, ids=name)
 @pytest.mark.parametrize("fmt", [FORMATS[1], *FORMATS[3:6]], ids=name)
 def test_any_rows(fmt: WeightFormat, isa: Isa) -> None:
-    """Up to four rows are streamed; 249 are two row blocks, the last tiles partial."""
-    check(fmt, isa, N, "any", (1, 2, 3, 9, 249), extras=True)
+    """Up to 32 rows are streamed; 249 are two row blocks, the last tiles partial."""
+    check(fmt, isa, N, "any", (1, 2, 3, 9, 32, 33, 249), extras=True)
 
 
 @pytest.mark.parametrize("fmt", [FORMATS[0], FORMATS[2], FORMATS[6]], ids=name)
 def test_whole_panels_without_bias(fmt: WeightFormat) -> None:
-    check(fmt, LEVELS_HERE[-1], 64, "any", (4, 21), extras=False)
+    check(fmt, LEVELS_HERE[-1], 64, "any", (4, 21, 37), extras=False)
     check(fmt, LEVELS_HERE[-1], 64, "one", (1,), extras=False)
 
 
@@ -80,7 +80,7 @@ def test_blocks_of_rows_are_whole_tiles() -> None:
 
 
 def check_gate(fmt: WeightFormat, isa: Isa, activations: Activations, rows: tuple[int, ...]) -> None:
-    """Few rows are gated behind the product, blocks of rows by their task; integers against the plain layer's sums."""
+    """Few rows are gated panel by panel, blocks of rows by their task; integers against the plain layer's sums."""
     n, k = 128, columns(fmt)
     stored, scales, w = weights(fmt, n, k)
     packed = pack_rows(stored, fmt, **scales)

@@ -25,11 +25,9 @@ from xamc.targets.kernels.decode_kernels import (
 )
 from xamc.targets.kernels.embedding import take_row
 from xamc.targets.kernels.few_rows import FewRows, Heights, RowArithmetic
-from xamc.targets.kernels.float_rows import FloatRows
 from xamc.targets.kernels.gemv import Outputs
-from xamc.targets.kernels.integer_rows import IntegerRows
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.linear import integers
+from xamc.targets.kernels.linear import row_arithmetic
 from xamc.targets.kernels.threads import barrier, own_share
 from xamc.targets.kernels.weights import PackedWeight
 
@@ -73,11 +71,13 @@ def emit_rows(kernel: DecodeKernel, operands: Operands, inputs: StepInputs, rows
 def prepared_bytes(kernel: DecodeKernel) -> int:
     """Bytes of `prepared` that a kernel needs at most for a row, the same on every CPU level.
 
-    Rows of float32 up to whole groups: integers and what belongs to them take less.
+    Rows of float32 up to whole groups, and a float32 for every group of 32: integers and what belongs to them take
+    less.
     """
     if not isinstance(kernel, LinearKernel):
         return 0
-    return -(-kernel.source.width // PREPARED_K) * PREPARED_K * 4
+    k = -(-kernel.source.width // PREPARED_K) * PREPARED_K
+    return (k + k // 32) * 4
 
 
 def _linear(kernel: LinearKernel, operands: Operands, inputs: StepInputs, rows: Rows, isa: Isa) -> None:
@@ -95,15 +95,12 @@ def _linear(kernel: LinearKernel, operands: Operands, inputs: StepInputs, rows: 
 def _arithmetic(kernel: LinearKernel, weight: PackedWeight, rows: Rows) -> RowArithmetic:
     end = E.Register(1, "int64", E.i64(0))
 
-    def take(count: E.Expr | int, dtype: str) -> E.Buffer:
-        offset = E.let(end.get())
-        end.set((offset + count * np.dtype(dtype).itemsize + 63) // 64 * 64)
-        return E.view(rows.prepared, offset, (count,), dtype)
+    def take(count: int, dtype: str) -> E.Buffer:
+        offset, elements = E.let(end.get()), rows.heights.padded * count
+        end.set((offset + elements * np.dtype(dtype).itemsize + 63) // 64 * 64)
+        return E.view(rows.prepared, offset, (elements,), dtype)
 
-    integer = integers(weight.format, kernel.activations)
-    if integer is None:
-        return FloatRows(weight, rows.heights.padded, take)
-    return IntegerRows(weight, integer, rows.heights.padded, take)
+    return row_arithmetic(weight, kernel.activations, rows.heights.padded, take)
 
 
 def _attention(kernel: AttentionKernel, operands: Operands, inputs: StepInputs, rows: Rows, isa: Isa) -> None:

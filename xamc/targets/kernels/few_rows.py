@@ -9,8 +9,9 @@ whatever the number of rows and whatever is in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
@@ -22,42 +23,74 @@ from xamc.targets.kernels.weights import PackedWeight
 MOST_ROWS = 32
 """Beyond this a GEMM, which unpacks the weights once to a scratch, pays."""
 
-Take = Callable[[E.Expr | int, str], E.Buffer]
-"""Yields flat memory for so many elements of a dtype, uninitialized."""
-Place = Callable[[int, int], list[E.Expr]]
-"""Where the sums of a tile's row and vector lie in the totals."""
+Take = Callable[[int, str], E.Buffer]
+"""Yields flat memory, uninitialized, for so many elements of a dtype in every row that the tiles cover."""
 
 
-class RowArithmetic(Protocol):
-    """How rows of activations are kept and multiplied with a weight, a group of neighbouring K at a time.
+@dataclass(frozen=True)
+class RowTile:
+    """A register tile: neighbouring rows times vectors of a panel's outputs, and where their sums wait.
 
     Attributes:
+        top: the first row.
+        height: how many.
+        columns: the vectors' first outputs in the panel.
+        totals: float32 [2, rows, PANEL].
+        which: the totals' first index.
+        lanes: of a vector.
+    """
+
+    top: E.Expr
+    height: int
+    columns: list[E.Expr]
+    totals: E.Buffer
+    which: E.Expr
+    lanes: int
+
+    def sum(self, row: int, v: int) -> E.Expr:
+        """The sums so far."""
+        return E.load(self.totals, self._place(row, v), self.lanes)
+
+    def put(self, row: int, v: int, value: E.Expr) -> None:
+        """Stores sums."""
+        E.store(self.totals, self._place(row, v), value, self.lanes)
+
+    def _place(self, row: int, v: int) -> list[E.Expr]:
+        return [self.which, self.top + row, self.columns[v]]
+
+
+class RowArithmetic(ABC):
+    """How rows of activations are kept and multiplied with a weight, a group of neighbouring K at a time.
+
+    What all rows have in one group lies side by side, as a tile reads it.
+
+    Attributes:
+        weight: what they are multiplied with.
+        padded: rows that the tiles cover.
         extent: K of a group.
         whole: groups of so many K.
         rest: K of one more group; 0 if there is none.
     """
 
-    extent: int
-    whole: int
-    rest: int
+    def __init__(self, weight: PackedWeight, padded: E.Expr, extent: int) -> None:
+        self.weight, self.padded, self.extent = weight, padded, extent
+        self.whole, self.rest = divmod(weight.k, extent)
+        self.groups = self.whole + (self.rest > 0)
 
-    def fill(self, x: E.Buffer, source: E.Expr | int, row: E.Expr | int) -> None:
+    def fill(self, x: E.Buffer, source: E.Expr | int, row: E.Expr) -> None:
         """Makes row `row` of what is multiplied of row `source` of x float32 [M, K]."""
-        ...
+        with E.serial(self.whole) as group:
+            self.fill_group(x, source, row, group, self.extent)
+        if self.rest:
+            self.fill_group(x, source, row, E.i32(self.whole), self.rest)
 
-    def tile(
-        self,
-        panel: E.Expr,
-        group: E.Expr,
-        extent: int,
-        top: E.Expr,
-        height: int,
-        columns: Sequence[E.Expr],
-        totals: E.Buffer,
-        place: Place,
-    ) -> None:
-        """Adds the products of `extent` K of a group to the totals of rows [top, top + height)."""
-        ...
+    @abstractmethod
+    def fill_group(self, x: E.Buffer, source: E.Expr | int, row: E.Expr, group: E.Expr, extent: int) -> None:
+        """The same for one group, which has `extent` K."""
+
+    @abstractmethod
+    def multiply(self, panel: E.Expr, group: E.Expr, extent: int, tile: RowTile) -> None:
+        """Adds the products of a group of `extent` K with a panel to the sums of a tile."""
 
 
 class Heights:
@@ -163,11 +196,7 @@ class FewRows:
             vectors = self.heights.vectors(height)
             with E.serial(PANEL // lanes // vectors) as part:
                 columns = [E.let(part * (vectors * lanes) + v * lanes) for v in range(vectors)]
-
-                def place(row: int, v: int) -> list[E.Expr]:
-                    return [which, top + row, columns[v]]
-
-                arithmetic.tile(panel, index, extent, top, height, columns, totals, place)
+                arithmetic.multiply(panel, index, extent, RowTile(top, height, columns, totals, which, lanes))
 
         self.heights.cover(tile)
 

@@ -1,4 +1,4 @@
-"""Y = X W^T for few rows of activations: streams the packed weights once."""
+"""y = x W^T for one row of activations: streams the packed weights once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,16 @@ from xamc.targets.kernels.swiglu import silu
 from xamc.targets.kernels.threads import own_share
 from xamc.targets.kernels.weights import PackedWeight
 
-Registers = list[E.Register]
-PanelSums = list[Registers]
-"""Registers [row][vector]."""
-
 SERIAL_BYTES = 48 * 1024
 """Below this, waking the other threads costs more than they save."""
 
 
 @contextmanager
-def panel_columns(weight: PackedWeight, rows: int) -> Iterator[list[E.Expr]]:
-    """A loop over a panel's vectors: the first columns of as many as have registers for a sum per row and vector."""
+def panel_columns(weight: PackedWeight, panels: int) -> Iterator[list[E.Expr]]:
+    """A loop over the vectors of so many panels: the first columns of as many as have registers for their sums."""
     lanes = weight.isa.lanes
     vectors = PANEL // lanes
-    at_once = min(vectors, max(1, weight.isa.registers // 2 // rows))
+    at_once = min(vectors, max(1, weight.isa.registers // 2 // panels))
     if at_once == vectors:
         yield [E.i32(v * lanes) for v in range(vectors)]
         return
@@ -60,8 +56,8 @@ class Total:
         E.store(self.buffer, self.index, E.fma(a, b, self.get(), self.lanes), self.lanes)
 
 
-class RowProducts(Protocol):
-    """The arithmetic of few rows of activations with panels of a weight, a chunk of neighbouring K at a time.
+class Products(Protocol):
+    """The arithmetic of a row of activations with panels of a weight, a chunk of neighbouring K at a time.
 
     Attributes:
         extent: K of a chunk.
@@ -74,13 +70,11 @@ class RowProducts(Protocol):
     rest: int
 
     def take(self, x: E.Buffer) -> None:
-        """Prepares the rows of x [M, K]; those beyond M are copies of its last one."""
+        """Prepares x [1, K]."""
         ...
 
-    def add_chunk(
-        self, panels: list[E.Expr], chunk: KChunk, columns: list[E.Expr], totals: list[list[list[Total]]]
-    ) -> None:
-        """Adds the products of some panels' vectors to totals [panel][row][vector]."""
+    def add_chunk(self, panels: list[E.Expr], chunk: KChunk, columns: list[E.Expr], totals: list[list[Total]]) -> None:
+        """Adds the products of some panels' vectors to totals [panel][vector]."""
         ...
 
 
@@ -111,38 +105,36 @@ class KChunk:
 
 def emit_gemv(
     weight: PackedWeight,
-    products: RowProducts,
+    products: Products,
     x: E.Buffer,
     bias: E.Buffer | None,
     residual: E.Buffer | None,
     y: E.Buffer,
-    rows: int = 1,
     *,
     gate: bool = False,
     launched: bool = False,
 ) -> None:
-    """Emits the body of a GEMV; x [M, K], bias [N], residual and y [M, N], with M at most `rows`.
+    """Emits the body of a GEMV; x [1, K], bias [N], residual and y [1, N].
 
     Args:
         weight: whose panels are multiplied.
         products: the arithmetic.
         x: the activations.
-        bias: added to every row, or None.
+        bias: added, or None.
         residual: added, or None.
         y: the result.
-        rows: most rows.
-        gate: y [M, N/2] is silu of W's first half times its second, without bias and residual.
+        gate: y [1, N/2] is silu of W's first half times its second, without bias and residual.
         launched: this is a launch: every thread prepares x for itself, and streams its share of the panels.
     """
     products.take(x)
     panels = weight.layout.panels // (2 if gate else 1)
     outputs = Outputs(weight, bias, residual, y)
     if launched:
-        _Panels(outputs, products, rows, gate, panels_together(weight, rows)).emit(*own_share(panels))
+        _Panels(outputs, products, gate, panels_together(weight)).emit(*own_share(panels))
         return
     loop = E.serial if is_small(weight.layout) else E.parallel
     with loop(panels) as panel:
-        _Panels(outputs, products, rows, gate, 1).emit(panel, E.i32(1))
+        _Panels(outputs, products, gate, 1).emit(panel, E.i32(1))
 
 
 def is_small(layout: PackedLayout) -> bool:
@@ -150,10 +142,9 @@ def is_small(layout: PackedLayout) -> bool:
     return layout.nbytes < SERIAL_BYTES
 
 
-def panels_together(weight: PackedWeight, rows: int = 1) -> int:
-    """Panels whose sums of so many rows find registers at a time: two or one."""
-    vectors = PANEL // weight.isa.lanes
-    return 2 if 2 * vectors * rows <= weight.isa.registers // 2 else 1
+def panels_together(weight: PackedWeight) -> int:
+    """Panels whose sums find registers at a time: two or one."""
+    return 2 if 2 * PANEL // weight.isa.lanes <= weight.isa.registers // 2 else 1
 
 
 class _Panels:
@@ -163,8 +154,8 @@ class _Panels:
     (docs/kernels.md): the hardware follows each of them ahead. The panels of a gate are apart anyway.
     """
 
-    def __init__(self, outputs: Outputs, products: RowProducts, rows: int, gate: bool, together: int) -> None:
-        self.outputs, self.products, self.rows, self.gate = outputs, products, rows, gate
+    def __init__(self, outputs: Outputs, products: Products, gate: bool, together: int) -> None:
+        self.outputs, self.products, self.gate = outputs, products, gate
         self.weight, self.together = outputs.weight, 2 if gate else together
 
     def emit(self, begin: E.Expr, count: E.Expr) -> None:
@@ -178,19 +169,18 @@ class _Panels:
             elif self.together == 2:
                 # where there is no other one, the first one again, whose weights are at hand
                 panels.append(E.let(E.choose(both, panels[0] + apart, panels[0])))
-            with panel_columns(self.weight, self.rows * self.together) as columns:
+            with panel_columns(self.weight, self.together) as columns:
                 totals = self.sum(panels, count, columns)
                 self.finish(panels, both, columns, totals)
 
-    def sum(self, panels: list[E.Expr], some: E.Expr, columns: list[E.Expr]) -> list[list[list[Total]]]:
-        """The products of all K: totals [panel][row][vector]."""
+    def sum(self, panels: list[E.Expr], some: E.Expr, columns: list[E.Expr]) -> list[list[Total]]:
+        """The products of all K: totals [panel][vector]."""
         products, lanes = self.products, self.weight.isa.lanes
-        memory = E.scratch((self.together, self.rows, len(columns) * lanes))
+        memory = E.scratch((self.together, len(columns) * lanes))
         totals = [
-            [[Total(memory, (panel, row, v * lanes), lanes) for v in range(len(columns))] for row in range(self.rows)]
-            for panel in range(self.together)
+            [Total(memory, (panel, v * lanes), lanes) for v in range(len(columns))] for panel in range(self.together)
         ]
-        for total in (t for panel in totals for row in panel for t in row):
+        for total in (t for panel in totals for t in panel):
             total.clear()
         with E.serial(products.whole) as index:
             products.add_chunk(panels, KChunk(index, products.extent, some), columns, totals)
@@ -198,16 +188,13 @@ class _Panels:
             products.add_chunk(panels, KChunk(E.i32(products.whole), products.rest, some), columns, totals)
         return totals
 
-    def finish(
-        self, panels: list[E.Expr], both: E.Expr, columns: list[E.Expr], totals: list[list[list[Total]]]
-    ) -> None:
+    def finish(self, panels: list[E.Expr], both: E.Expr, columns: list[E.Expr], totals: list[list[Total]]) -> None:
         """Stores the sums of a chunk's panels, or the gated ones of two."""
         lanes = self.weight.isa.lanes
-        sums = [[[E.Register(lanes, initial=t.get()) for t in row] for row in panel] for panel in totals]
+        sums = [[E.Register(lanes, initial=t.get()) for t in panel] for panel in totals]
         if self.gate:
-            for gates, ups in zip(*sums):
-                for gate, up in zip(gates, ups):
-                    gate.set(silu(E.let(gate.get()), lanes) * up.get())
+            for gate, up in zip(*sums):
+                gate.set(silu(E.let(gate.get()), lanes) * up.get())
         self.outputs.store(panels[0], columns, sums[0])
         if self.together == 2 and not self.gate:
             E.when(both, lambda: self.outputs.store(panels[1], columns, sums[1]))
@@ -229,21 +216,10 @@ class Outputs:
     residual: E.Buffer | None
     y: E.Buffer
 
-    def store(self, panel: E.Expr, columns: list[E.Expr], totals: PanelSums) -> None:
-        """Adds bias and residual to sums [row][vector] and stores those that Y has a place for.
-
-        Rows that pad the last panel are left out, and so are rows beyond Y's.
-        """
-        for row, vectors in enumerate(totals):
-
-            def store_row(row: int = row, vectors: Registers = vectors) -> None:
-                for column, total in zip(columns, vectors):
-                    self.store_vector(panel, column, row, total)
-
-            if row == 0:
-                store_row()
-            else:
-                E.when(self.y.shape[0] > row, store_row)
+    def store(self, panel: E.Expr, columns: list[E.Expr], totals: list[E.Register]) -> None:
+        """Stores the sums of vectors of the only row."""
+        for column, total in zip(columns, totals):
+            self.store_vector(panel, column, 0, total)
 
     def store_vector(self, panel: E.Expr, column: E.Expr, row: E.Expr | int, total: E.Register) -> None:
         """Adds bias and residual to a vector of sums of one row and stores it, but for rows that pad the last panel."""

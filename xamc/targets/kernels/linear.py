@@ -1,34 +1,35 @@
-"""Linear layers: GEMV for one row of activations, GEMM for any number of rows."""
+"""Linear layers: GEMV for one row of activations; few rows and GEMM for any number of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.few_rows import MOST_ROWS
+from xamc.targets.kernels.few_rows import MOST_ROWS, FewRows, Heights, RowArithmetic, Take
 from xamc.targets.kernels.float_gemv import FloatProducts
+from xamc.targets.kernels.float_rows import FloatRows
 from xamc.targets.kernels.gemm import emit_gemm
 from xamc.targets.kernels.gemm_output import Destination
-from xamc.targets.kernels.gemv import RowProducts, emit_gemv, is_small
+from xamc.targets.kernels.gemv import Outputs, Products, emit_gemv, is_small
 from xamc.targets.kernels.integer_dot import IntegerActivations
 from xamc.targets.kernels.integer_gemm import emit_integer_gemm
 from xamc.targets.kernels.integer_gemv import IntegerProducts
-from xamc.targets.kernels.integer_rows import emit_integer_rows
+from xamc.targets.kernels.integer_rows import IntegerRows
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import FLOAT32, TileArithmetic, bf16_arithmetic
 from xamc.targets.kernels.packing import WeightFormat, packed_layout
-from xamc.targets.kernels.swiglu import gate_rows
 from xamc.targets.kernels.threads import OWN_LAUNCH, launch
 from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 from xamc.targets.kernels.weights import PackedWeight
 
 Activations = Literal["float32", "bfloat16"] | IntegerActivations
 
-_FEW_ROWS = (2, 4)
-"""Up to so many rows the weights are streamed once for all of them; from then on unpacking them to a scratch pays."""
+_FEW_BEFORE_BF16 = 4
+"""So few rows are multiplied in float32 also where many are in bfloat16."""
+_SERIAL_ROWS = 8
+"""Below this, waking the other threads to prepare few rows costs more than they save."""
 
 
 def linear(
@@ -76,44 +77,26 @@ def linear(
         residual_buffer = E.parameter("residual", (rows, n), "float32") if residual else None
         y = E.parameter("y", (rows, n // 2 if gate else n), "float32")
         integer = integers(fmt, activations)
-        inputs = (x, bias_buffer, residual_buffer)
-
-        def stream(count: int, result: E.Buffer) -> None:
-            emit_gemv(weight, products(weight, activations, count), *inputs, result, count)
-
-        def emit_rows(kind: IntegerActivations, result: E.Buffer) -> None:
-            emit_integer_rows(weight, *inputs, result, kind)
-
-        def gated(most: int, emit: Callable[[E.Buffer], None]) -> None:
-            """Few rows are gated when all their sums are there."""
-            if not gate:
-                emit(y)
-                return
-            sums = E.scratch((most, n))
-            emit(sums)
-            gate_rows(sums, sums, n // 2, n // 2, y, isa)
-
         if m == "one":
             launched = not is_small(weight.layout)
             with launch() if launched else nullcontext():
                 # every thread rounds the activations for itself, to memory of its own
+                inputs = (x, bias_buffer, residual_buffer)
                 emit_gemv(weight, products(weight, activations), *inputs, y, gate=gate, launched=launched)
             return
-        few = [(count, partial(gated, count, partial(stream, count))) for count in _FEW_ROWS]
-        if integer is not None:
-            few = [(MOST_ROWS, partial(gated, MOST_ROWS, partial(emit_rows, integer)))]
 
-        def by_rows(few: Sequence[tuple[int, Callable[[], None]]]) -> None:
-            if few:
-                E.when(rows <= few[0][0], few[0][1], lambda: by_rows(few[1:]))
+        def few() -> None:
+            emit_few_rows(x, Outputs(weight, bias_buffer, residual_buffer, y), activations, gate)
+
+        def many() -> None:
+            into = Destination(y, bias_buffer, residual_buffer, gate)
+            if integer is not None:
+                emit_integer_gemm(weight, x, into, integer)
             else:
-                into = Destination(y, bias_buffer, residual_buffer, gate)
-                if integer is not None:
-                    emit_integer_gemm(weight, x, into, integer)
-                else:
-                    emit_gemm(weight, x, into, gemm_arithmetic(isa, activations))
+                emit_gemm(weight, x, into, gemm_arithmetic(isa, activations))
 
-        by_rows(few)
+        rounds = integer is None and gemm_arithmetic(isa, activations) is not FLOAT32
+        E.when(rows <= (_FEW_BEFORE_BF16 if rounds else MOST_ROWS), few, many)
 
     suffix = "".join(("_bias" if bias else "", "_residual" if residual else "", "_gate" if gate else ""))
     group = f"g{fmt.group_size}" if fmt.group_size else ""
@@ -128,10 +111,38 @@ def gemm_arithmetic(isa: Isa, activations: Activations) -> TileArithmetic:
     return (bf16_arithmetic(isa) if activations == "bfloat16" else None) or FLOAT32
 
 
-def products(weight: PackedWeight, activations: Activations, rows: int = 1) -> RowProducts:
-    """How few rows of activations are multiplied with a weight; floats always as floats."""
+def emit_few_rows(x: E.Buffer, outputs: Outputs, activations: Activations, gate: bool) -> None:
+    """Emits Y = X W^T for X [M, K] of 1 to `MOST_ROWS` rows."""
+    weight, rows = outputs.weight, x.shape[0]
+    heights = Heights(weight.isa, rows)
+
+    def take(count: int, dtype: str) -> E.Buffer:
+        # TVM sizes working memory by shapes alone
+        return E.scratch((MOST_ROWS * count,), dtype)
+
+    arithmetic = row_arithmetic(weight, activations, heights.padded, take)
+
+    def fill(loop: Callable[[E.Expr], AbstractContextManager[E.Expr]]) -> None:
+        with loop(heights.padded) as row:
+            # rows that only fill a tile are copies of the last one
+            arithmetic.fill(x, E.let(E.minimum(row, rows - 1)), row)
+
+    E.when(rows < _SERIAL_ROWS, lambda: fill(E.serial), lambda: fill(E.parallel))
+    loop = E.serial if is_small(weight.layout) else E.parallel
+    with loop(weight.layout.panels // (2 if gate else 1)) as panel:
+        FewRows(outputs, arithmetic, heights, rows, gate).emit(panel, E.i32(1))
+
+
+def products(weight: PackedWeight, activations: Activations) -> Products:
+    """How one row of activations is multiplied with a weight; floats always as floats."""
     integer = integers(weight.format, activations)
-    return FloatProducts(weight, rows) if integer is None else IntegerProducts(weight, integer, rows)
+    return FloatProducts(weight) if integer is None else IntegerProducts(weight, integer)
+
+
+def row_arithmetic(weight: PackedWeight, activations: Activations, padded: E.Expr, take: Take) -> RowArithmetic:
+    """How few rows, which tiles cover with `padded`, are multiplied with a weight; floats always as floats."""
+    integer = integers(weight.format, activations)
+    return FloatRows(weight, padded, take) if integer is None else IntegerRows(weight, integer, padded, take)
 
 
 def integers(fmt: WeightFormat, activations: Activations) -> IntegerActivations | None:

@@ -68,33 +68,33 @@ def quantize_group(
     return E.let(amax * E.f32(1.0 / dot.levels)), E.let(count)
 
 
-class QuantizedRows:
-    """Scratch memory for rows of activations as integers, which a kernel fills row by row.
+class QuantizedRow:
+    """Scratch memory for a row of activations as integers, which a kernel fills.
 
     Attributes:
-        codes: [rows, K padded to whole groups].
-        scales: float32 [rows, groups].
-        counts: float32 [rows, groups], minus the sum of a group's codes.
+        codes: [K padded to whole groups].
+        scales: float32 [groups].
+        counts: float32 [groups], minus the sum of a group's codes.
     """
 
-    def __init__(self, dot: IntegerDot, k: int, rows: int) -> None:
-        """Takes the memory for `rows` rows of `k` elements."""
+    def __init__(self, dot: IntegerDot, k: int) -> None:
+        """Takes the memory for `k` elements."""
         self._dot = dot
         self.whole, self.rest = divmod(k, dot.group)
         groups = self.whole + (self.rest > 0)
-        self.codes = E.scratch((rows, groups * dot.group), dot.activations)
-        self.scales, self.counts = E.scratch((rows, groups)), E.scratch((rows, groups))
+        self.codes = E.scratch((groups * dot.group,), dot.activations)
+        self.scales, self.counts = E.scratch((groups,)), E.scratch((groups,))
 
-    def fill(self, x: E.Buffer, source: E.Expr | int, row: E.Expr | int) -> None:
-        """Rounds row `source` of x float32 [M, K] to integers in row `row`."""
+    def fill(self, x: E.Buffer) -> None:
+        """Rounds x float32 [1, K] to integers."""
 
         def one(group: E.Expr, extent: int) -> None:
             scale, count = quantize_group(
-                self._dot, x, source, E.let(group * self._dot.group), extent,
-                lambda c, codes, lanes: E.store(self.codes, [row, c], codes, lanes),
+                self._dot, x, E.i32(0), E.let(group * self._dot.group), extent,
+                lambda c, codes, lanes: E.store(self.codes, [c], codes, lanes),
             )  # fmt: skip
-            E.store(self.scales, [row, group], scale)
-            E.store(self.counts, [row, group], E.f32(0) - count)
+            E.store(self.scales, [group], scale)
+            E.store(self.counts, [group], E.f32(0) - count)
 
         with E.serial(self.whole) as group:
             one(group, self._dot.group)

@@ -28,22 +28,16 @@ def silu_mul(intermediate: int, isa: Isa, *, fused: bool) -> E.PrimFunc:
         y = E.parameter("y", (m, intermediate), "float32")
         shift = intermediate if fused else 0
 
-        gate_rows(gate, up, shift, intermediate, y, isa)
+        def row(i: E.Expr) -> None:
+            def activate(c: E.Expr, lanes: int) -> None:
+                g = E.let(E.load(gate, [i, c], lanes))
+                E.store(y, [i, c], silu(g, lanes) * E.load(up, [i, shift + c], lanes), lanes)
+
+            E.lanewise(intermediate, isa, activate)
+
+        E.rows(m, row, threshold=max(2, 4096 // intermediate))
 
     return E.build(f"silu_mul_{intermediate}{'_fused' if fused else ''}", body)
-
-
-def gate_rows(gate: E.Buffer, up: E.Buffer, shift: int, width: int, y: E.Buffer, isa: Isa) -> None:
-    """Emits y [M, width] = silu(gate[:, :width]) * up[:, shift : shift + width]."""
-
-    def row(i: E.Expr) -> None:
-        def activate(c: E.Expr, lanes: int) -> None:
-            g = E.let(E.load(gate, [i, c], lanes))
-            E.store(y, [i, c], silu(g, lanes) * E.load(up, [i, shift + c], lanes), lanes)
-
-        E.lanewise(width, isa, activate)
-
-    E.rows(y.shape[0], row, threshold=max(2, 4096 // width))
 
 
 def silu(g: E.Expr, lanes: int) -> E.Expr:
