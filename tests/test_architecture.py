@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-LARGEST_SHARE = 0.31  # of the package's lines, in one room
+LARGEST_SHARE = 0.30  # of the package's lines, in one room
 LONGEST = 500  # lines of a file
 
 

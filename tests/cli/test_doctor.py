@@ -8,6 +8,7 @@ import pytest
 
 from xamc.cli import doctor
 from xamc.cli.doctor import PINS, Finding, examine, release
+from xamc.targets.kernels.isa import LEVELS
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +61,21 @@ def test_little_memory_and_an_unwritable_cache_warn(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("XAMC_CACHE", str(tmp_path / "file"))
     assert _of("memory").state == "warn"
     assert _of("stage cache").state == "warn"
+
+
+@pytest.mark.parametrize(
+    ("level", "state"), [("x86-64-v4+vnni", "ok"), ("x86-64-v2", "warn"), ("aarch64+dotprod", "ok")]
+)
+def test_the_level_of_the_cpu_is_said(monkeypatch: pytest.MonkeyPatch, level: str, state: str) -> None:
+    monkeypatch.setattr(doctor, "cpu_features", lambda: frozenset(LEVELS[level].cpu_flags))
+    finding = _of("CPU")
+    assert finding.state == state and f": {level} (" in finding.found
+
+
+def test_a_cpu_without_vectors_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cpu_features", lambda: frozenset({"fpu"}))
+    finding = _of("CPU")
+    assert finding.state == "fail" and "x86-64" in finding.remedy
 
 
 def test_affinity_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

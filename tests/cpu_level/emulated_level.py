@@ -93,30 +93,35 @@ def real_levels() -> dict[str, Isa]:
 
 def _change_isa(isa: Any) -> None:
     """`Isa.host()` is the wanted level, and no level needs an instruction that the machine lacks."""
-    isa._real = machine, levels = isa.Isa.host(), dict(isa.LEVELS)
-    isa._host_flags = _with_wanted_flags(isa._host_flags, isa._CPUINFO)
-    wanted = isa._host_flags()
+    from xamc.jobs import processor
+
+    machine, levels = isa.Isa.best(_real_features()), dict(isa.LEVELS)
+    isa._real = machine, levels
+    wanted = processor.cpu_features()
     isa.LEVELS.update({n: emulated(level, machine) for n, level in levels.items() if wanted >= set(level.cpu_flags)})
 
 
-def _change_cpu_features(module: Any) -> None:
-    """What the runtime compares artifacts with."""
-    module.cpu_features = _with_wanted_flags(module.cpu_features, module._CPUINFO)
-
-
-def _with_wanted_flags(read: Callable[[Path], frozenset[str]], own: Path) -> Callable[[], frozenset[str]]:
+def _change_processor(module: Any) -> None:
     """A reader of the machine's file of flags that finds the wanted ones there; other files are read as ever."""
-    flags = frozenset(os.environ[FLAGS].split())
+    read, flags = module.cpu_features, frozenset(os.environ[FLAGS].split())
 
-    def wanted(cpuinfo: Path = own) -> frozenset[str]:
-        return flags if cpuinfo == own else read(cpuinfo)
+    def wanted(cpuinfo: Path = module.CPUINFO) -> frozenset[str]:
+        return flags if cpuinfo == module.CPUINFO else read(cpuinfo)
 
-    return wanted
+    module._real, module.cpu_features = read, wanted
+
+
+def _real_features() -> frozenset[str]:
+    """What this machine has."""
+    from xamc.jobs import processor
+
+    read: Callable[[], frozenset[str]] = getattr(processor, "_real", processor.cpu_features)
+    return read()
 
 
 _CHANGES: dict[str, Callable[[Any], None]] = {
+    "xamc.jobs.processor": _change_processor,
     "xamc.targets.kernels.isa": _change_isa,
-    "xamc.runtime.cpu_features": _change_cpu_features,
 }
 
 

@@ -13,9 +13,9 @@ import pytest
 from tests.cpu_level.emulated_level import FLAGS, emulated, real_levels, real_machine
 from tests.targets.kernels import test_integer_linear, test_linear
 from tests.targets.kernels.harness import LEVELS_HERE, assembly
+from xamc.artifact.packing import WeightFormat
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear
-from xamc.targets.kernels.packing import WeightFormat
 
 WIDE = [level for level in real_levels().values() if level.lanes == 16]
 V3 = real_levels()["x86-64-v3"]
@@ -26,7 +26,8 @@ import json, sys
 import xamc.runtime.cpu_features as runtime
 from xamc.artifact.manifest import Cpu
 assert "xamc.targets.kernels.isa" not in sys.modules
-from xamc.targets.kernels.isa import LEVELS, Isa, cpu_model
+from xamc.jobs.processor import cpu_model
+from xamc.targets.kernels.isa import LEVELS, Isa
 host, wide = Isa.host(), LEVELS["x86-64-v4+vnni+bf16"]
 print(json.dumps({
     "host": host.name, "mcpu": host.mcpu, "attributes": host.attributes, "lanes": host.lanes, "model": cpu_model(),

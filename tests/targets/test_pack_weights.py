@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests import twins
+from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.errors import InputError
 from xamc.ir.weights.lazy import ArrayTensor, ConcatRows
 from xamc.ir.weights.quantize import QuantizedMatrix, RoundToNearest
 from xamc.targets import pack_weights as module
-from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 from xamc.targets.pack_weights import PackedWeight, pack_weights
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from tools.bench.engines import ROOT
 from tools.bench.graph_models import CASES, GraphCase, export
 from xamc.jobs.cache import tool_version
-from xamc.targets.kernels.isa import cpu_model
+from xamc.jobs.processor import cpu_model
 
 OUT = ROOT / "docs/benchmarks"
 CSV, PAGE = "graphs.csv", "graphs.md"

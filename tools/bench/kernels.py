@@ -23,6 +23,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
+from xamc.artifact.packing import WeightFormat, packed_layout
 from xamc.model.kv_cache import KV_BLOCK
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels import emit as E
@@ -30,7 +31,6 @@ from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype
 from xamc.targets.kernels.linear import Activations, linear
-from xamc.targets.kernels.packing import WeightFormat, packed_layout
 
 PROBE_BYTES = 192 * 2**20
 """Beyond the last-level cache of the machines we know."""

@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from xamc.runtime.cpu_features import cpu_features
+from xamc.jobs.processor import cpu_features
 
 PACKAGES = ("xamc", "apache-tvm", "apache-tvm-ffi", "torch", "transformers", "numpy", "onnx")
 # x86-64 levels by the features that each adds, in Linux's names; enough to tell the levels apart.

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from xamc.runtime.cpu_features import cpu_features
+from xamc.jobs.processor import cpu_features
 
 GIB = 2**30
 SOURCE = Path(__file__).with_name("peaks.c")

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tools.reliability.results import CSV, ROOT, Row, done_before, record, today
-from xamc.targets.kernels.isa import Isa, cpu_model
+from xamc.jobs.processor import cpu_model
+from xamc.targets.kernels.isa import Isa
 
 
 def check_name() -> str:

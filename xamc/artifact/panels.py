@@ -1,6 +1,6 @@
 """Weight matrices as the kernels read them: panels of 32 output rows, for those formats that are packed at load.
 
-`xamc.targets.kernels.packing` has all formats and says why they look so; the simulator packs parameter files with
+`xamc.artifact.packing` has all formats and says why they look so; the simulator packs parameter files with
 these when it loads them.
 """
 

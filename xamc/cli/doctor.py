@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from xamc.artifact.staging import free_bytes
+from xamc.errors import UnsupportedError
 from xamc.jobs.cache import default_cache_folder
 from xamc.jobs.memory import available_bytes
+from xamc.jobs.processor import cpu_features
 from xamc.jobs.progress import size
+from xamc.targets.kernels.isa import Isa
 
 State = Literal["ok", "warn", "fail"]
 
@@ -33,7 +36,7 @@ RANGES = {
     "onnxruntime": ((1, 31), (1, 32), "golden numbers are compared with 1.31"),
     "jinja2": ((3, 1, 6), None, "below 3.1.6 a chat template can leave the sandbox"),
 }
-_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "i8mm")
 _LOW_MEMORY = 4 * 2**30
 _LOW_DISK = 10 * 10**9
 
@@ -127,19 +130,16 @@ def _c_compiler() -> Finding:
 
 
 def _cpu() -> Finding:
-    flags: set[str] = set()
-    model = platform.machine()
-    for line in _lines("/proc/cpuinfo"):
-        key, _, value = line.partition(":")
-        if key.strip() == "flags":
-            flags = set(value.split())
-        elif key.strip() == "model name":
-            model = value.strip()
-    have = [feature for feature in _FEATURES if feature in flags]
-    text = f"{model}: {' '.join(have) or 'no vector extensions'}"
-    if platform.machine() != "x86_64":
-        return Finding("fail", "CPU", text, "the cpu target generates code for x86-64 only")
-    if "avx2" not in flags:
+    features = cpu_features()
+    lines = (line.partition(":") for line in _lines("/proc/cpuinfo"))
+    model = next((value.strip() for key, _, value in lines if key.strip() == "model name"), platform.machine())
+    have = " ".join(feature for feature in _FEATURES if feature in features) or "no vector extensions"
+    try:
+        level = Isa.best(features)
+    except UnsupportedError as error:
+        return Finding("fail", "CPU", f"{model}: {have}", error.fix)
+    text = f"{model}: {level.name} ({have})"
+    if not level.is_arm and "avx2" not in features:
         return Finding("warn", "CPU", text, "without AVX2 models run, but slowly")
     return Finding("ok", "CPU", text)
 

@@ -7,28 +7,15 @@ from pathlib import Path
 
 from xamc.artifact.manifest import Code, Cpu, Manifest
 from xamc.errors import UnsupportedError
-
-_CPUINFO = Path("/proc/cpuinfo")
-
-
-def cpu_features(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
-    """The features that every CPU of this machine has, as Linux names them; empty where Linux does not say."""
-    if not cpuinfo.exists():
-        return frozenset()
-    flags = [
-        frozenset(line.partition(":")[2].split())
-        for line in cpuinfo.read_text().splitlines()
-        if line.startswith(("flags", "Features"))
-    ]
-    return frozenset.intersection(*flags) if flags else frozenset()
+from xamc.jobs import processor
 
 
-def missing_features(cpu: Cpu, cpuinfo: Path = _CPUINFO) -> list[str]:
+def missing_features(cpu: Cpu, cpuinfo: Path = processor.CPUINFO) -> list[str]:
     """What an artifact's code needs and this machine lacks, sorted."""
-    return sorted(set(cpu.features) - cpu_features(cpuinfo))
+    return sorted(set(cpu.features) - processor.cpu_features(cpuinfo))
 
 
-def why_not_run(cpus: Sequence[Cpu], cpuinfo: Path = _CPUINFO) -> str:
+def why_not_run(cpus: Sequence[Cpu], cpuinfo: Path = processor.CPUINFO) -> str:
     """What this machine lacks for the code that needs least; empty when it can run one of them.
 
     For example ``avx2, fma, which x86-64-v3 code needs``.
@@ -40,7 +27,7 @@ def why_not_run(cpus: Sequence[Cpu], cpuinfo: Path = _CPUINFO) -> str:
     return f"{', '.join(least)}, which {cpus[missing.index(least)].mcpu} code needs"
 
 
-def best_code(manifest: Manifest, cpuinfo: Path = _CPUINFO) -> Code:
+def best_code(manifest: Manifest, cpuinfo: Path = processor.CPUINFO) -> Code:
     """The library of an artifact that makes most of this CPU.
 
     Raises:
@@ -56,7 +43,7 @@ def best_code(manifest: Manifest, cpuinfo: Path = _CPUINFO) -> Code:
     raise AssertionError("check_cpu raises for a CPU with missing features")
 
 
-def check_cpu(cpu: Cpu, cpuinfo: Path = _CPUINFO) -> None:
+def check_cpu(cpu: Cpu, cpuinfo: Path = processor.CPUINFO) -> None:
     """Refuses an artifact whose code would die here with an illegal instruction.
 
     Raises:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from xamc.artifact.packing import PackedLayout, pack_rows
 from xamc.artifact.panels import PANEL
 from xamc.artifact.staging import disk_errors
 from xamc.ir.weights.lazy import Array, LazyTensor, numpy_dtype
 from xamc.ir.weights.transforms import FLOATS, check_finite
 from xamc.jobs.worker_pool import run_blocks
-from xamc.targets.kernels.packing import PackedLayout, pack_rows
 
 # float32 bytes of a task's rows: a few of them (source, float32, codes, packed) fit a small working set
 TASK_BYTES = 16 * 2**20

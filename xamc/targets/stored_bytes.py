@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from xamc.artifact.manifest import plan_layout
+from xamc.artifact.packing import WeightFormat, packed_layout
 from xamc.model.layer import EMBEDDING_WEIGHT, HEAD_WEIGHT
-from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.request import Request
 
 WEIGHTS_FILE = "weights.bin"

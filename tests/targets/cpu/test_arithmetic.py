@@ -2,13 +2,13 @@
 
 import pytest
 
+from xamc.artifact.packing import WeightFormat
 from xamc.ir.weights.quantize import RoundToNearest
 from xamc.targets.cpu.arithmetic import level_arithmetic
 from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.isa import LEVELS, Isa
 from xamc.targets.kernels.linear import gemm_arithmetic
-from xamc.targets.kernels.packing import WeightFormat
 
 
 def request(activations: str, weight_dtype: str = "float16", bits: int = 0) -> CpuRequest:

@@ -8,6 +8,7 @@ import pytest
 import tvm
 from tvm import s_tir, tirx
 
+from xamc.artifact.packing import WeightFormat
 from xamc.targets.cpu import tir_pipeline
 from xamc.targets.kernels.attention import attention
 from xamc.targets.kernels.decode_kernels import LinearKernel, NormSource
@@ -15,7 +16,6 @@ from xamc.targets.kernels.decode_step import decode_step
 from xamc.targets.kernels.gather_position import gather_position
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear
-from xamc.targets.kernels.packing import WeightFormat
 
 ISA = Isa.by_name("x86-64-v3")
 KERNELS: dict[str, Callable[[], Any]] = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import ml_dtypes
 import numpy as np
+from tests.artifact.test_packing import weights
 
 from tests.targets.kernels import (
     test_attention,
@@ -18,10 +19,9 @@ from tests.targets.kernels import (
     test_rows,
 )
 from tests.targets.kernels.harness import assert_close, kernel, normal, rng
-from tests.targets.kernels.test_packing import weights
+from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear
-from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 INT8, INT4 = WeightFormat("int8"), WeightFormat("uint4", 32)
 HEADS = (4, 4, 18)

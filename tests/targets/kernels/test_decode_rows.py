@@ -12,6 +12,7 @@ from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, norm
 from tests.targets.kernels.pages import paged_cache, quantize, storage
 from tests.targets.kernels.test_decode_step import EPS, FLOAT, Caller, Memory, attended, rms, silu
 from tests.targets.kernels.test_integer_linear import rounded
+from xamc.artifact.packing import WeightFormat
 from xamc.errors import InternalError
 from xamc.ir.tolerances import tolerance
 from xamc.targets.kernels.decode_kernels import (
@@ -30,7 +31,6 @@ from xamc.targets.kernels.integer_dot import IntegerDot
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype
 from xamc.targets.kernels.linear import Activations, integers
-from xamc.targets.kernels.packing import WeightFormat
 
 levels = pytest.mark.parametrize("isa", [*LEVELS_HERE, SPLIT], ids=lambda isa: isa.name)
 HERE = LEVELS_HERE[-1]

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
+from tests.artifact.test_packing import weights
 
 from tests.targets.kernels.emulated import emulated_kernel, runs_here
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, module, normal, rng
 from tests.targets.kernels.pages import paged_cache, quantize, storage
-from tests.targets.kernels.test_packing import weights
+from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.errors import InternalError
 from xamc.runtime.memory import aligned_zeros
 from xamc.runtime.threads import configure_tvm_threads
@@ -35,7 +36,6 @@ from xamc.targets.kernels.decode_rows import prepared_bytes
 from xamc.targets.kernels.decode_step import decode_step, program_width
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import KvDtype
-from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 EPS, FLOAT = 1e-5, WeightFormat("float32")
 levels = pytest.mark.parametrize("isa", [*LEVELS_HERE, SPLIT], ids=lambda isa: isa.name)

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.artifact.test_packing import weights
 
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, normal, rng
 from tests.targets.kernels.test_linear import N, name
-from tests.targets.kernels.test_packing import weights
+from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.ir.tolerances import tolerance
 from xamc.targets.kernels.integer_dot import IntegerActivations, IntegerDot
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.linear import linear
-from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 FORMATS = [
     WeightFormat("uint4", 32),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xamc.errors import UnsupportedError
-from xamc.targets.kernels import isa
+from xamc.jobs.processor import cpu_features
 from xamc.targets.kernels.isa import LEVELS, Isa
 
 
@@ -36,7 +36,7 @@ def test_where_cpus_differ_the_host_has_what_all_of_them_have(tmp_path: Path) ->
     path = tmp_path / "cpuinfo"
     flags = [" ".join(LEVELS[name].cpu_flags) for name in ("x86-64-v4", "x86-64-v3")]
     path.write_text("".join(f"processor\t: {n}\nflags\t\t: fpu {text}\n\n" for n, text in enumerate(flags)))
-    assert Isa.best(isa._host_flags(path)).name == "x86-64-v3"
+    assert Isa.best(cpu_features(path)).name == "x86-64-v3"
 
 
 def test_host_is_a_known_level() -> None:

@@ -6,15 +6,15 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
+from tests.artifact.test_packing import FORMATS, weights
 
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, module, normal, rng
-from tests.targets.kernels.test_packing import FORMATS, weights
+from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.targets.kernels.gemm import block_rows
 from xamc.targets.kernels.gemv import SERIAL_BYTES
 from xamc.targets.kernels.isa import LEVELS, Isa
 from xamc.targets.kernels.linear import Activations, linear
 from xamc.targets.kernels.microkernel import row_tiles
-from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 N = 50
 """Neither a multiple of the panel nor of a vector."""

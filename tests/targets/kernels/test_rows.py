@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from tests.artifact.test_packing import FORMATS, weights
 
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, kernel, normal, rng
-from tests.targets.kernels.test_packing import FORMATS, weights
+from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.targets.kernels.embedding import embedding
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.norm import add_rms_norm, rms_norm
-from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 from xamc.targets.kernels.swiglu import silu_mul
 
 levels = pytest.mark.parametrize("isa", [*LEVELS_HERE, SPLIT], ids=lambda isa: isa.name)

@@ -12,7 +12,8 @@ import pytest
 from tests.cpu_level.emulated_level import python_path
 from tools.reliability import suite
 from tools.reliability.results import ROOT, Row, read
-from xamc.targets.kernels.isa import Isa, cpu_model
+from xamc.jobs.processor import cpu_model
+from xamc.targets.kernels.isa import Isa
 
 TESTS = """
 import pytest

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tools.bench.engines import ROOT, BenchError
 from tools.bootstrap import Environment, install_torch
-from xamc.runtime.cpu_features import cpu_features
+from xamc.jobs.processor import cpu_features
 
 FOLDER = ROOT / "build/bench/peers"
 REQUIREMENTS = Path(__file__).parent

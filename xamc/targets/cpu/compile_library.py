@@ -16,10 +16,10 @@ from xamc.artifact.records import from_json
 from xamc.artifact.step_program import STEP_FILE, dumps_step
 from xamc.ir.program import Program
 from xamc.ir.relax_program import RelaxProgram
+from xamc.jobs.clock import Clock
 from xamc.model.config import ModelConfig
 from xamc.passes.lowering.lower import lower
 from xamc.passes.protocol import PassReport
-from xamc.targets.cpu.clock import Clock
 from xamc.targets.cpu.codegen import build_library
 from xamc.targets.cpu.names import LIBRARY, RESULT
 from xamc.targets.cpu.pipeline import relax_passes

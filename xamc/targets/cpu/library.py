@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from xamc.artifact.digests import sha256_of
 from xamc.artifact.manifest import Code, Cpu, plan_layout
+from xamc.artifact.packing import WeightFormat, packed_layout
 from xamc.artifact.records import to_json
 from xamc.artifact.staging import temporary_folder
 from xamc.artifact.step_program import STEP_FILE
@@ -28,7 +29,6 @@ from xamc.targets.cpu.names import KERNELS_PROOF, LIBRARY, PASSES_PROOF, RESULT
 from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.stored import follow
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.pack_weights import PackedWeight
 from xamc.targets.weights_file import Buffers
 from xamc.verify.scenario import Case, save_cases

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xamc.targets.cpu.clock import Clock
+from xamc.jobs.clock import Clock
 from xamc.targets.cpu.names import KERNELS_PROOF, PASSES_PROOF
 from xamc.targets.cpu.pipeline import relax_passes
 from xamc.targets.cpu.twin_proof import TwinProof

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from xamc.artifact.packing import WeightFormat
 from xamc.passes.lowering import interpreter
 from xamc.passes.lowering.evaluate import Evaluation
 from xamc.passes.lowering.interpreter import Array, Definition
@@ -24,7 +25,6 @@ from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import LARGEST_CODE, KvDtype
 from xamc.targets.kernels.linear import Activations, gemm_arithmetic, integers
 from xamc.targets.kernels.microkernel import FLOAT32
-from xamc.targets.kernels.packing import WeightFormat
 from xamc.verify.metrics import relative_error
 
 UNIT_ROUNDOFF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from xamc.artifact.manifest import plan_layout
+from xamc.artifact.packing import pack_rows
 from xamc.artifact.records import from_json
 from xamc.artifact.staging import temporary_folder
 from xamc.artifact.step_program import ROWS_FUNCTION, STEP_FUNCTION, StepProgram
@@ -40,7 +41,6 @@ from xamc.targets.cpu.weight_plan import WeightPlan, plan_weights
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.kv_pages import GRAIN, LARGEST_CODE, KvDtype
 from xamc.targets.kernels.linear import Activations
-from xamc.targets.kernels.packing import pack_rows
 from xamc.verify.metrics import relative_error
 from xamc.verify.scenario import Case, load_cases, several_rows
 from xamc.verify.twin_file import read_weights

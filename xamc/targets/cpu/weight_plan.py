@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from xamc.artifact.packing import PackedLayout, WeightFormat, packed_layout
 from xamc.ir.dialect import DialectCall, decode
 from xamc.ir.relax_program import RelaxProgram
 from xamc.passes.lowering.body import Body
-from xamc.targets.kernels.packing import PackedLayout, WeightFormat, packed_layout
 
 # how many stored tensors make up one weight, by kind: the weight or codes, scales, zeros
 _PARTS = {"int8": 2, "uint4": 3}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from xamc.artifact.packing import WeightFormat, packed_layout
 from xamc.artifact.panels import PANEL
 from xamc.artifact.step_program import Region
 from xamc.targets.kernels import emit as E
@@ -24,7 +25,6 @@ from xamc.targets.kernels.key_bias import KeyBias
 from xamc.targets.kernels.kv_pages import KvDtype, declare_pools
 from xamc.targets.kernels.linear import Activations, products
 from xamc.targets.kernels.norm import inverse_rms
-from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.kernels.rope import Projected
 from xamc.targets.kernels.swiglu import silu
 from xamc.targets.kernels.tiles import DEFAULT_CHOICE, TileChoice

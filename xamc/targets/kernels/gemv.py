@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from xamc.artifact.packing import PackedLayout
 from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
-from xamc.targets.kernels.packing import PackedLayout
 from xamc.targets.kernels.swiglu import silu
 from xamc.targets.kernels.threads import own_share
 from xamc.targets.kernels.weights import PackedWeight

@@ -28,9 +28,9 @@ from typing import Literal
 
 from tvm.tirx.script.builder import ir as T
 
+from xamc.artifact.packing import WeightFormat
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.packing import WeightFormat
 
 IntegerActivations = Literal["int8", "int16"]
 

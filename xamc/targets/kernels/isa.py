@@ -6,15 +6,12 @@ exists, never for a level's name.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from xamc.errors import UnsupportedError
-
-_CPUINFO = Path("/proc/cpuinfo")
+from xamc.jobs import processor
 
 _V1 = ("sse2",)
 _V2 = (*_V1, "cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
@@ -106,7 +103,7 @@ class Isa:
         Raises:
             UnsupportedError: E1462, the processor is neither an x86-64 nor an aarch64 with NEON.
         """
-        return Isa.best(_host_flags())
+        return Isa.best(processor.cpu_features())
 
     @staticmethod
     def best(flags: Iterable[str]) -> Isa:
@@ -179,36 +176,3 @@ LEVELS: dict[str, Isa] = {
         _arm("aarch64+i8mm", (*_NEON, "asimddp", "i8mm"), "+dotprod", "+i8mm"),
     )
 }
-
-
-@functools.cache
-def cpu_model() -> str:
-    """This machine's processor: its name, vendor, family, model and stepping, as names repeat."""
-    names = (
-        "model name",
-        "vendor_id",
-        "cpu family",
-        "model",
-        "stepping",
-        "CPU implementer",
-        "CPU part",
-        "CPU revision",
-    )
-    info = _cpuinfo()
-    return " ".join(info[name] for name in names if name in info)
-
-
-@functools.cache
-def _host_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
-    """What every CPU of this machine has: code may run on any of them."""
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    flags = [frozenset(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))]
-    return frozenset.intersection(*flags) if flags else frozenset()
-
-
-@functools.cache
-def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first CPU."""
-    first = _CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+from xamc.artifact.packing import WeightFormat, packed_layout
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.few_rows import MOST_ROWS, FewRows, Heights, RowArithmetic, Take
 from xamc.targets.kernels.float_gemv import FloatProducts
@@ -19,7 +20,6 @@ from xamc.targets.kernels.integer_gemv import IntegerProducts
 from xamc.targets.kernels.integer_rows import IntegerRows
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.microkernel import FLOAT32, TileArithmetic, bf16_arithmetic
-from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.kernels.threads import OWN_LAUNCH, launch
 from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 from xamc.targets.kernels.weights import PackedWeight

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from xamc.artifact.packing import WeightFormat, WeightKind
 from xamc.artifact.records import from_json, to_json
-from xamc.targets.kernels.packing import WeightFormat, WeightKind
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from xamc.artifact.packing import WeightFormat, packed_layout
 from xamc.artifact.panels import PANEL
 from xamc.targets.kernels import emit as E
 from xamc.targets.kernels.isa import Isa
-from xamc.targets.kernels.packing import WeightFormat, packed_layout
 from xamc.targets.kernels.tiles import DEFAULT_LINEAR, LinearTiles
 
 

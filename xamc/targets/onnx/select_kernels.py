@@ -14,6 +14,7 @@ import tvm
 from tvm import relax, te, tirx
 from tvm.relax import op
 
+from xamc.artifact.packing import WeightFormat
 from xamc.artifact.panels import PANEL
 from xamc.passes.lowering.body import arguments, substitute
 from xamc.targets.kernels import unary
@@ -24,7 +25,6 @@ from xamc.targets.kernels.image_planes import Window
 from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.layer_norm import layer_norm
 from xamc.targets.kernels.linear import linear
-from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.pooling import pooling
 from xamc.targets.kernels.softmax import softmax
 from xamc.targets.kernels.strided import Strides, row_major

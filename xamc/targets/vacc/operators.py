@@ -11,6 +11,7 @@ import onnx_ir as ir
 from tvm import relax
 from tvm.tirx.script.builder import ir as T
 
+from xamc.artifact.packing import WeightFormat
 from xamc.ir.names import (
     ALL_GATHER_OP,
     ALL_REDUCE_OP,
@@ -27,7 +28,6 @@ from xamc.targets.kernels.batched_matmul import MatMulShape, batched_matmul
 from xamc.targets.kernels.embedding import embedding
 from xamc.targets.kernels.linear import linear
 from xamc.targets.kernels.norm import rms_norm
-from xamc.targets.kernels.packing import WeightFormat
 from xamc.targets.kernels.softmax import softmax
 from xamc.targets.kernels.strided import concatenate, take_rows
 from xamc.targets.vacc.lowering import ACTIVATION, Lowering, Weight, refused

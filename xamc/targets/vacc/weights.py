@@ -11,10 +11,10 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from xamc.artifact.packing import WeightFormat, packed_layout
 from xamc.ir.names import QUANTIZED_LINEAR_OP, VASTAI_DOMAIN
 from xamc.ir.onnx_graph import static_dims
 from xamc.ir.program import Program
-from xamc.targets.kernels.packing import WeightFormat, packed_layout
 
 Packing = Literal["stored", "float16", "float32", "int8"]
 """How a weight reaches the code: as it is stored, or in panels of one of these kinds."""

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from xamc.artifact.packing import packed_layout
 from xamc.artifact.panels import PANEL
 from xamc.model.kv_cache import KV_BLOCK
 from xamc.runtime.memory import aligned_zeros
-from xamc.targets.kernels.packing import packed_layout
 from xamc.targets.kernels.tiles import AttentionProblem, LinearProblem, Problem
 
 Array = NDArray[np.generic]

@@ -23,6 +23,7 @@ from xamc.errors import UnsupportedError
 from xamc.ir.program import Program
 from xamc.jobs.cache import StageCache, StageKey, stage_key
 from xamc.jobs.child import Limits
+from xamc.jobs.processor import cpu_model
 from xamc.runtime.threads import default_threads
 from xamc.targets.child_stage import child_stage
 from xamc.targets.cpu.names import PROBLEMS
@@ -30,7 +31,7 @@ from xamc.targets.cpu.request import CpuRequest
 from xamc.targets.cpu.tune.inputs import timed_problem
 from xamc.targets.cpu.tune.rounds import CandidateRunner, Progress, default_of, search
 from xamc.targets.cpu.tune.search import Winner
-from xamc.targets.kernels.isa import Isa, cpu_model
+from xamc.targets.kernels.isa import Isa
 from xamc.targets.kernels.tiles import (
     KernelTiles,
     Problem,

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.artifact.panels import PANEL
 from xamc.errors import InternalError, UnsupportedError
-from xamc.targets.kernels.packing import WeightFormat, pack_rows, packed_layout
 
 FORMATS = [
     WeightFormat("float32"),
@@ -147,5 +147,5 @@ def test_wrong_dtypes_and_missing_scales_are_refused() -> None:
 
 
 def test_packing_needs_no_tvm() -> None:
-    code = "import sys, xamc.targets.kernels.packing; sys.exit('tvm' in sys.modules or 'tvm_ffi' in sys.modules)"
+    code = "import sys, xamc.artifact.packing; sys.exit('tvm' in sys.modules or 'tvm_ffi' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
