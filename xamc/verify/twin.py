@@ -12,7 +12,6 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from xamc.ir.weights.lazy import ArrayTensor, LazyTensor
 from xamc.model.config import ModelConfig
 from xamc.model.layer import Layer, Part
 from xamc.model.parameters import part_of, size_of
+from xamc.model.windows import window_keys
 
 TWIN_POSITIONS = 64
 _LONGEST_PATTERN = 8
@@ -69,7 +69,7 @@ def twin_config(config: ModelConfig, group: int = 32, tp: int = 1) -> ModelConfi
         bos_token_id=None,
         eos_token_ids=(),
     )
-    hf = {**small.hf_config, "pad_token_id": None, **_window_keys(config.hf_config, windows)}
+    hf = {**small.hf_config, "pad_token_id": None, **window_keys(config.hf_config, windows)}
     if config.hidden_size != real_width or "head_dim" in hf:
         hf["head_dim"] = head_dim
     for key in ("rope_parameters", "rope_scaling"):
@@ -111,20 +111,6 @@ def _same_residue(size: int, modulus: int, at_least: int, avoid: set[int], unit:
         if value % unit == 0 and value not in avoid:
             return value
     return -(-first // unit) * unit
-
-
-def _window_keys(hf: Mapping[str, Any], windows: tuple[int | None, ...]) -> dict[str, Any]:
-    """The config keys by which transformers gives each layer of the twin its window."""
-    lengths = {window for window in windows if window is not None}
-    keys: dict[str, Any] = {}
-    if hf.get("sliding_window") is not None:
-        # transformers knows one length per model
-        keys["sliding_window"] = max(lengths) if lengths else None
-    if hf.get("layer_types") is not None:
-        keys["layer_types"] = ["full_attention" if window is None else "sliding_attention" for window in windows]
-    if hf.get("max_window_layers") is not None:
-        keys["max_window_layers"] = next((i for i, window in enumerate(windows) if window is not None), len(windows))
-    return keys
 
 
 def twin_weights(shapes: Mapping[str, tuple[int, ...]], layer: Layer, seed: int = 0) -> dict[str, LazyTensor]:

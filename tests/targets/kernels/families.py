@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import ml_dtypes
 import numpy as np
-from tests.artifact.test_packing import weights
 
+from tests.artifact.test_packing import weights
 from tests.targets.kernels import (
     test_attention,
     test_decode_rows,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
-from tests.artifact.test_packing import weights
 
+from tests.artifact.test_packing import weights
 from tests.targets.kernels.emulated import emulated_kernel, runs_here
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, module, normal, rng
 from tests.targets.kernels.pages import paged_cache, quantize, storage

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.artifact.test_packing import weights
 
+from tests.artifact.test_packing import weights
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, normal, rng
 from tests.targets.kernels.test_linear import N, name
 from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout

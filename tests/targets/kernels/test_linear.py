@@ -6,8 +6,8 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.artifact.test_packing import FORMATS, weights
 
+from tests.artifact.test_packing import FORMATS, weights
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, WIDE, assembly, assert_close, kernel, module, normal, rng
 from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.targets.kernels.gemm import block_rows

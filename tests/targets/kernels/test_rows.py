@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from tests.artifact.test_packing import FORMATS, weights
 
+from tests.artifact.test_packing import FORMATS, weights
 from tests.targets.kernels.harness import LEVELS_HERE, SPLIT, assert_close, kernel, normal, rng
 from xamc.artifact.packing import WeightFormat, pack_rows, packed_layout
 from xamc.targets.kernels.embedding import embedding

@@ -21,6 +21,7 @@ import transformers
 
 from xamc.compiler.export.mask_function import sliding_window_mask_function
 from xamc.compiler.export.patches import ATTENTION_NAME, ExportState, patched, tracing
+from xamc.compiler.export.stamp import Depth, stamp
 from xamc.errors import InternalError
 from xamc.ir.names import IR_VERSION, MASK_DOMAIN, MODULE_KEY, OPSET, WEIGHT_ROLE
 from xamc.ir.onnx_graph import infer_types_and_shapes
@@ -78,6 +79,21 @@ def export_model(config: ModelConfig) -> ir.Model:
     Raises:
         InternalError: E1202 when the operator counts differ from what the config implies.
     """
+    depth = Depth(config.sliding_windows)
+    model = _export(depth.shallow(config))
+    model = ir.Model(stamp(model.graph, depth), ir_version=IR_VERSION, producer_name="xamc", producer_version="")
+    if any(window is not None for window in config.sliding_windows):
+        function = sliding_window_mask_function(OPSET)
+        model.functions[function.identifier()] = function
+        model.opset_imports[MASK_DOMAIN] = 1
+    model.graph.name = config.model_type
+    check_counts(model, config)
+    infer_types_and_shapes(model)
+    return model
+
+
+def _export(config: ModelConfig) -> ir.Model:
+    """torch's export of all layers, with our names."""
     cls = getattr(transformers, config.architecture)
     modeling = importlib.import_module(cls.__module__)
     layers, dim = config.num_layers, config.head_dim
@@ -114,16 +130,10 @@ def export_model(config: ModelConfig) -> ir.Model:
     _name_values(model, config)
     _lift_weights(model, config)
     _strip_metadata(model)
-    if any(window is not None for window in config.sliding_windows):
-        function = sliding_window_mask_function(OPSET)
-        model.functions[function.identifier()] = function
-        model.opset_imports[MASK_DOMAIN] = 1
-    model.ir_version = IR_VERSION
-    model.producer_name, model.producer_version = "xamc", ""
-    model.graph.name = config.model_type
-    check_counts(model, config)
-    infer_types_and_shapes(model)
     return model
+
+
+_SIZE = "sym_size_int"
 
 
 def check_counts(model: ir.Model, config: ModelConfig) -> None:
@@ -149,10 +159,19 @@ def _name_values(model: ir.Model, config: ModelConfig) -> None:
         value.name = name
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
+    for value in (output for node in model.graph for output in node.outputs if output.shape is not None):
+        # torch writes the last layer's either way
+        value.shape = ir.Shape(["past + seq" if str(size) == "seq + past" else size for size in value.shape or ()])
+    # the exporter's numbers of these depend on how many layers there are
+    sizes = [node for node in model.graph if (node.name or "").startswith(f"node_{_SIZE}")]
+    for index, node in enumerate(sizes):
+        node.outputs[0].name = f"{_SIZE}_{index}"
+        node.name = f"node_{_SIZE}_{index}"
 
 
 def _lift_weights(model: ir.Model, config: ModelConfig) -> None:
     """Turns initializers into graph inputs named like the transformers parameters, so that nothing folds them."""
+    lifted: dict[str, ir.Value] = {}
     for name, value in list(model.graph.initializers.items()):
         model.graph.initializers.pop(name)
         value.const_value = None
@@ -160,10 +179,10 @@ def _lift_weights(model: ir.Model, config: ModelConfig) -> None:
         if config.tie_word_embeddings and parameter == HEAD_WEIGHT:
             # torch names a tied parameter by either of its names, or keeps both
             parameter = EMBEDDING_WEIGHT
-        known = next((v for v in model.graph.inputs if v.name == parameter), None)
-        if known is not None:
-            value.replace_all_uses_with(known)
+        if parameter in lifted:
+            value.replace_all_uses_with(lifted[parameter])
             continue
+        lifted[parameter] = value
         value.name = parameter
         value.metadata_props[WEIGHT_ROLE] = "float32"
         model.graph.inputs.append(value)

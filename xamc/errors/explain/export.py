@@ -10,4 +10,7 @@ the model is not what its config says. It happens after an upgrade of transforme
     "E1203": """The graph that follows from config.json has a parameter that the checkpoint's tensors lack, or hold in
 another shape. Config and weights are from different models or revisions: use the config.json that came with the
 weights.""",
+    "E1204": """Of layers that are alike the compiler exports two or three and copies the others from them, weights and
+numbered names included. torch or transformers now orders or numbers the nodes of a layer in a way that it does not
+know, so that a copy might be wrong. Install the pinned releases (`xamc doctor` shows the difference).""",
 }
