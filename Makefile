@@ -76,7 +76,7 @@ format: $(STAMP) ## let ruff lay out the code
 golden: $(STAMP) ## rewrite the expected IR and numbers under tests/golden; read the diff before committing
 	@$(BIN)/python tools/golden.py
 
-bench: $(STAMP) ## race other engines, measure fidelity (BENCH=vacc: VACC's graphs, BENCH=batch: batch decode); results go to docs/benchmarks
+bench: $(STAMP) ## race other engines, measure fidelity (BENCH=vacc: VACC's graphs, BENCH=batch: batch decode); results go to docs/benchmarks/LEVEL
 	@$(BIN)/python -m tools.bench$(if $(BENCH),.$(BENCH)) $(BENCH_ARGS)
 
 bench-long: $(STAMP) ## decode speed and memory over contexts of up to 128k tokens on a 1.1B shape; takes an hour

@@ -1,6 +1,6 @@
 """`make bench`: a fair race of xamc against other engines on this machine, and xamc's fidelity; writes the pages.
 
-    python -m tools.bench                                  # everything; results go to docs/benchmarks
+    python -m tools.bench                                  # everything; results go to docs/benchmarks/LEVEL
     python -m tools.bench --quick --models smollm2-135m    # one short round, to build/bench/quick
     python -m tools.bench --engines xamc llama_cpp --widths 4 --threads 2
     python -m tools.bench --widths 16 --keep               # 16 bits again; the pages' other widths stay
@@ -35,6 +35,7 @@ from tools.bench.fidelity import WINDOW, WINDOWS, Fidelity, measure_fidelity
 from tools.bench.kept import SAMPLES, Kept, keep, write_environment
 from tools.bench.lineup import KINDS, MODELS, ROWS, WIDTHS, Row
 from tools.bench.machine import describe
+from tools.bench.pages import RATIOS, level_pages, publish
 from tools.bench.peers.environments import environment, versions
 from tools.bench.peers.prepare import Preparation
 from tools.bench.peers.prepare import describe as describe_engine
@@ -52,8 +53,6 @@ from tools.bench.speed import (
 
 START_REPEATS = 2
 SCRATCH = ROOT / "build/bench"
-OUT = ROOT / "docs/benchmarks"
-README = ROOT / "README.md"
 PROMPT_TOKENS = 120_000
 _BUSY = 0.15  # of the CPUs; above it others use the machine too
 Say = Callable[[str], None]
@@ -70,7 +69,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", help="only these weights, e.g. w4 Q4_0 int4")
     parser.add_argument("--prefills", type=int, nargs="+", default=list(PREFILLS), help="lengths of prompts")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="windows of text for fidelity; 0: no fidelity")
-    parser.add_argument("--out", type=Path, help="where pages and raw values go; the README only follows the default")
+    parser.add_argument("--out", type=Path, help="for pages and raw values; default: docs/benchmarks/LEVEL")
     parser.add_argument("--quick", action="store_true", help="one round, 512 tokens, no fidelity, to build/bench/quick")
     parser.add_argument("--prepare", action="store_true", help="only install peers and make models")
     parser.add_argument(
@@ -81,7 +80,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.quick:
         options.repeats, options.windows, options.prefills = 1, 0, [512]
     options.prefills = sorted(options.prefills)
-    options.out = options.out or (SCRATCH / "quick" if options.quick else OUT)
+    options.out = options.out or (SCRATCH / "quick" if options.quick else level_pages())
     if options.keep and (options.rows or {*options.engines} != {*KINDS} or {*options.models} != {*keys}):
         parser.error("--keep takes every engine and model of a width; leave --rows, --engines and --models out")
     return options
@@ -157,6 +156,8 @@ def _race(options: argparse.Namespace, say: Say) -> None:
     _publish(results, machine, kept.when(when, options.widths), options.out, note, run, say)
     if options.windows:
         _fidelity(options, engines, machine, when, run, max(threads), say)
+    if options.out == level_pages():
+        publish()
     shutil.rmtree(run)
     print(f"done; see {os.path.relpath(options.out, ROOT)}", file=sys.stderr)
 
@@ -255,10 +256,7 @@ def _publish(
         command = [str(python), str(ROOT / "tools/bench/plots.py"), str(data), str(out / f"speed-{model}.svg")]
         if subprocess.run(command, check=False).returncode:
             raise BenchError(f"drawing {model} failed; its data is {data}")
-    block = tables.readme_block(results, machine, when)
-    (out / "readme_block.md").write_text(block + "\n", encoding="utf-8") if out != OUT else None
-    if out == OUT:
-        tables.replace_block(README, block)
+    (out / RATIOS).write_text(tables.ratios_section(results, machine, when), encoding="utf-8")
 
 
 def _row(engine: EngineChoice) -> dict[str, Any]:

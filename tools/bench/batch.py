@@ -20,10 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from tools.bench.__main__ import OUT, SCRATCH, progress
+from tools.bench.__main__ import SCRATCH, progress
 from tools.bench.engines import BenchError, EngineChoice, Worker
 from tools.bench.lineup import MODELS, Row
 from tools.bench.machine import describe
+from tools.bench.pages import level_pages, publish
 from tools.bench.peers.prepare import Preparation
 from tools.bench.probe import BandwidthProbe, Peak, arithmetic_peaks, compile_loops
 from xamc.artifact.read import read_artifact
@@ -200,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--artifact", type=Path, help="measure this artifact instead; it must be of the one model named"
     )
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of batch.csv and batch.md")
+    parser.add_argument("--out", type=Path, default=level_pages(), help="folder of batch.csv and batch.md")
     options = parser.parse_args(arguments)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     loops = compile_loops(SCRATCH)
@@ -224,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         writer.writerows(asdict(result) for result in results)
     text = page(results, peaks, describe())
     (options.out / "batch.md").write_text(text, encoding="utf-8")
+    if options.out == level_pages():
+        publish()
     print("\n".join(line for line in text.splitlines() if line.startswith(("|", "#"))))
     return 0
 

@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 
-from tools.bench.engines import ROOT
 from tools.bench.graph_models import CASES, GraphCase, export
+from tools.bench.pages import level_pages, publish
 from xamc.jobs.cache import tool_version
 from xamc.jobs.processor import cpu_model
+from xamc.targets.kernels.isa import Isa
 
-OUT = ROOT / "docs/benchmarks"
 CSV, PAGE = "graphs.csv", "graphs.md"
 _LEAST_RUNS = 5
 _PAUSE = 0.1  # seconds; idle threads of an engine spin for a while, on the other's CPUs
@@ -71,7 +71,7 @@ def main() -> int:
         help="default: 1; the engines share a process, where idle threads of one disturb the other's",
     )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=8.0, help="of a measurement of both engines")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=level_pages())
     parser.add_argument(
         "--measure", nargs=4, metavar=("ARTIFACT", "ONNX", "THREADS", "SECONDS"), help=argparse.SUPPRESS
     )
@@ -92,6 +92,8 @@ def main() -> int:
                 rows[row.model, row.threads] = row
                 print(row, flush=True)
                 write(list(rows.values()), options.out)
+    if options.out == level_pages():
+        publish()
     return 0
 
 
@@ -187,7 +189,7 @@ def page(rows: Sequence[Row]) -> str:
         "",
         f"Written by `python -m tools.bench.graphs`; every figure is in [{CSV}]({CSV}). Models of transformers with",
         "random weights, images of 224 x 224, 128 tokens, batch 1, float32; on one machine "
-        f"({cpu_model()}), run by run in turns with",
+        f"({cpu_model()}, {Isa.host().name}), run by run in turns with",
         f"ONNX Runtime {tool_version('onnxruntime')} (all optimizations on), each behind a pause and a run that is "
         "not counted. Times are of the fastest run, medians in "
         "brackets; above 1 xamc is faster. CPU time, of one thread, is what can be compared on a busy machine.",

@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-OUT = ROOT / "docs/benchmarks"
 SHAPE = "tinyllama-1.1b"
 CONTEXTS = (512, 4096, 16384, 32768, 65536, 131072)
 REAL = 16384
@@ -338,7 +337,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--decoded", type=int, default=DECODED, help="tokens of each answer")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "long", help="checkpoints and artifacts")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of long.csv and long.md")
+    parser.add_argument("--out", type=Path, help="folder of long.csv and long.md; default: docs/benchmarks/LEVEL")
     parser.add_argument("--fresh", action="store_true", help="measure again what long.csv has")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -348,10 +347,14 @@ def main() -> None:
     if options.worker:
         measure(options.worker, contexts, options.real, options.last, options.threads, options.decoded)
         return
+    from tools.bench.pages import level_pages, publish
     from xamc.runtime.threads import check_threads
 
+    out = options.out or level_pages()
+
     options.folder.mkdir(parents=True, exist_ok=True)
-    file = options.out / "long.csv"
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "long.csv"
     rows = read_rows(file)
     beyond = []
     for rope in options.rope:
@@ -371,9 +374,11 @@ def main() -> None:
                 for row in found:
                     rows = [other for other in rows if other.place != row.place] + [row]
                     write_rows(rows, file)
-                    (options.out / "long.md").write_text(page(rows), encoding="utf-8")
+                    (out / "long.md").write_text(page(rows), encoding="utf-8")
                     print(summary(row), flush=True)
                     beyond += [] if row.is_within else [f"{series.name} at {row.context} tokens"]
+    if out == level_pages():
+        publish()
     if beyond:
         raise SystemExit(f"more memory than announced: {', '.join(beyond)}")
 

@@ -21,12 +21,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tools.bench.engines import ROOT
 from tools.bench.node_case import AS_CONSTANTS, FAILED, PASSED, REFUSED, STATES, WRONG, compile_here, in_fork, run_case
+from tools.bench.pages import PAGES
 from tools.reliability import results
 from xamc.jobs.cache import tool_version
 
-OUT = ROOT / "docs/benchmarks"
 SECONDS = 120.0
 _CSV = "onnx_nodes.csv"
 _BODY = " (as a function)"
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--keep", nargs="+", default=[], choices=STATES, help="states of the earlier run's cases that are not run again"
     )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no case after this time")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=PAGES)
     options = parser.parse_args(arguments)
     started = time.monotonic()
     cases = node_cases(options.modules)
@@ -79,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             break
     write(list(rows.values()), options.out, every)
     print(", ".join(f"{count} {state}" for state, count in Counter(row.state for row in rows.values()).most_common()))
-    if options.out == OUT and every is not None and every <= rows.keys():
+    if options.out == PAGES and every is not None and every <= rows.keys():
         results.record([summary(list(rows.values()))])
     return 0
 

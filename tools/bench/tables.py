@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tools.bench.corpus import SOURCE
 from tools.bench.fidelity import WINDOW, Fidelity
@@ -14,7 +13,6 @@ from tools.bench.samples import Sample
 from tools.bench.speed import ANSWER_TOKENS, DECODE_PROMPT, DECODE_SECONDS, NEW_TOKENS, PREFILL_SECONDS
 
 MIB = 2**20
-BEGIN, END = "<!-- race: written by make bench -->", "<!-- race: end -->"
 
 
 def machine_lines(machine: Mapping[str, str]) -> list[str]:
@@ -202,8 +200,8 @@ _QUANTITIES = (
 )
 
 
-def readme_block(results: Results, machine: Mapping[str, str], when: str) -> str:
-    """The README's table of ratios: our best row of a width to the best peer of it; losing cells bold."""
+def ratios_section(results: Results, machine: Mapping[str, str], when: str) -> str:
+    """A level's part of the README: ratios of our best row of a width to the best peer of it; losing cells bold."""
     rows, lost, all_cells = [], 0, 0
     for model in results.models():
         for width in results.widths(model):
@@ -221,27 +219,15 @@ def readme_block(results: Results, machine: Mapping[str, str], when: str) -> str
     counts_text = " / ".join(count_of(threads) for threads in results.threads)
     counts_text += " where there are two numbers" if len(results.threads) > 1 else ""
     names = sorted({e.name.rsplit(" ", 1)[0] for e in results.engines if e.kind != OURS})
-    place = f"{machine.get('cpu', '')}, {machine.get('level', '')}, {machine.get('cpus', '')} CPUs"
+    place = f"{machine.get('cpu', '')}, {machine.get('cpus', '')} CPUs"
     lines = [
-        BEGIN,
-        f"On this machine ({place}; {when}),",
+        f"**{machine.get('level', '')}** ({place}; {when}),",
         f"xamc to the best of {', '.join(names)} at the same width, engines of a width taking turns;",
         f"{counts_text}; above 1 xamc is ahead, **bold** it is behind ({lost} of {all_cells} cells):",
         "",
         *table(("", *(name for name, *_ in _QUANTITIES)), rows),
-        END,
     ]
     return "\n".join(lines)
-
-
-def replace_block(page: Path, block: str) -> bool:
-    """Puts the block between its markers in a page; False, and nothing changed, if the page has none."""
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        return False
-    head, rest = text.split(BEGIN, 1)
-    page.write_text(head + block + rest.split(END, 1)[1], encoding="utf-8")
-    return True
 
 
 def bars(results: Results, model: str) -> dict[str, object]:

@@ -30,11 +30,11 @@ from tools.bench import corpus
 from tools.bench.engines import ROOT, BenchError, EngineChoice, write_checkpoints
 from tools.bench.fidelity import Fidelity, compare, logits_of
 from tools.bench.machine import describe
+from tools.bench.pages import PAGES
 
 SPEC = ROOT / "build_configs/vacc/smollm2_135m_fp16_vacc.yaml"
 CPU_SPEC = ROOT / "build_configs/smollm2/smollm2_135m_fp16.yaml"
 SCRATCH = ROOT / "build/bench"
-OUT = ROOT / "docs/benchmarks"
 WINDOWS, WINDOW = 2, 512
 GREEDY_TOKENS = 64
 PROMPTS = ("The history of computing began", "def fibonacci(n):", "In the middle of the night,")
@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=WINDOWS, help=f"windows of {WINDOW} positions")
     parser.add_argument("--settings", nargs="+", default=[s.name for s in SETTINGS], choices=[s.name for s in SETTINGS])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=PAGES)
     options = parser.parse_args()
     started = time.monotonic()
 
@@ -205,7 +205,7 @@ def _page(rows: Sequence[Row], text: str) -> str:
         "",
         "SmolLM2-135M-Instruct. **Simulated**: no card has been involved. Written by",
         "`python -m tools.bench.vacc`; raw values in [vacc_fidelity.csv](vacc_fidelity.csv). Reference: transformers",
-        "in fp32. [fidelity.md](fidelity.md) says what the numbers mean.",
+        "in fp32; [fidelity.md](x86-64-v3/fidelity.md) says what the numbers mean.",
         "",
         f"Text: {corpus.SOURCE}",
         "",

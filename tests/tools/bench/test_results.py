@@ -182,19 +182,12 @@ def test_the_page_shows_losing_cells_bold_and_what_was_left_out() -> None:
     assert "**busy**" in page and "one state" in page
 
 
-def test_the_readme_lists_losses_between_its_markers(tmp_path: Path) -> None:
-    block = tables.readme_block(race(), {"cpu": "some", "level": "v3", "cpus": "2"}, "today")
-    assert block.startswith(tables.BEGIN) and block.endswith(tables.END)
+def test_ratios_list_losses() -> None:
+    text = tables.ratios_section(race(), {"cpu": "some", "level": "x86-64-v3", "cpus": "2"}, "today")
+    assert text.startswith("**x86-64-v3** (some, 2 CPUs; today),\n") and text.endswith("|\n")
     # decode and ready are behind, prefill and first token ahead
-    assert "| m, 4-bit | **0.50x** | 2.00x | – | 2.00x | **0.80x** | – |" in block
-    assert "(2 of 4 cells)" in block and "On this machine" in block
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
-    assert tables.replace_block(page, block)
-    assert page.read_text() == f"before\n{block}\nafter\n"
-    assert tables.replace_block(page, block) and page.read_text().count(tables.BEGIN) == 1
-    page.write_text("no markers\n")
-    assert not tables.replace_block(page, block) and page.read_text() == "no markers\n"
+    assert "| m, 4-bit | **0.50x** | 2.00x | – | 2.00x | **0.80x** | – |" in text
+    assert "(2 of 4 cells)" in text
 
 
 def test_bars_have_their_roofline() -> None:
