@@ -49,6 +49,7 @@ class StepProgram:
         rows: most rows at once; with 1 the library has no `decode_rows`.
         prepared: bytes per row of the memory for what an instruction makes of its rows before it multiplies them;
             one row needs none.
+        consecutive: whether rows of a step may be consecutive positions of one sequence.
     """
 
     workspace: int
@@ -58,6 +59,7 @@ class StepProgram:
     instructions: tuple[Instruction, ...]
     rows: int = 1
     prepared: int = 0
+    consecutive: bool = False
 
     def __post_init__(self) -> None:
         if len(self.kernels) != len(self.regions):

@@ -209,6 +209,7 @@ def _run(
     stop: opt.StopOption = None,
     seed: opt.SeedOption = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")] = False,
+    speculate: opt.SpeculateOption = None,
     no_prefix_cache: opt.NoPrefixCacheOption = False,
     prefault: opt.PrefaultOption = False,
     verify_weights: opt.VerifyWeightsOption = False,
@@ -235,6 +236,7 @@ def _run(
         "stop": tuple(stop or ()),
         "seed": seed,
         "ignore_eos": ignore_eos,
+        "speculate": speculate,
         "prefix_cache": not no_prefix_cache,
     }
     loading = {"threads": threads, "prefault": prefault, "verify_weights": verify_weights}
@@ -254,6 +256,7 @@ def _chat(
     top_p: opt.TopPOption = 1.0,
     repetition_penalty: opt.PenaltyOption = 1.0,
     seed: opt.SeedOption = None,
+    speculate: opt.SpeculateOption = None,
     no_prefix_cache: opt.NoPrefixCacheOption = False,
     prefault: opt.PrefaultOption = False,
     verify_weights: opt.VerifyWeightsOption = False,
@@ -270,6 +273,7 @@ def _chat(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
+        "speculate": speculate,
         "prefix_cache": not no_prefix_cache,
     }
     loading = {"threads": threads, "prefault": prefault, "verify_weights": verify_weights}

@@ -56,6 +56,14 @@ PrefaultOption = Annotated[
 VerifyWeightsOption = Annotated[
     bool, typer.Option("--verify-weights", help="Compare weights of more than 64 MiB with their digest too.")
 ]
+SpeculateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--speculate",
+        metavar="ngram",
+        help="Check several tokens a step: those that followed the last ones before. Answers stay the same.",
+    ),
+]
 NoPrefixCacheOption = Annotated[
     bool, typer.Option("--no-prefix-cache", help="Compute every prompt from its first token on.")
 ]

@@ -15,6 +15,7 @@ from xamc.model.config import ModelConfig
 from xamc.runtime.detokenize import Decoder, Detokenizer, detokenizer
 from xamc.runtime.executor import I64
 from xamc.runtime.generation_words import Request
+from xamc.runtime.ngram_drafts import NgramDrafts
 from xamc.runtime.sampling import Sampler
 from xamc.runtime.sequence import Group, Sequence, check_context
 from xamc.runtime.stop_strings import StopStrings
@@ -38,6 +39,8 @@ class Generation:
         prefill_tokens_per_s: prompt tokens of the whole batch that were not cached, per second of prefill.
         decode_tokens_per_s: tokens of this answer after its first per second, with sampling, and with text where it is
             wanted in pieces; 0 if there was only one.
+        draft_tokens: how many tokens were proposed by speculation.
+        accepted_tokens: how many of these the model chose.
     """
 
     text: str
@@ -47,6 +50,8 @@ class Generation:
     reused_tokens: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Answer(Sequence):
             None.
         text: what is certain of the answer's text.
         finish_reason: None until it ends.
+        drafts: proposes its next tokens; None without speculation.
     """
 
     def __init__(
@@ -136,6 +142,7 @@ class Answer(Sequence):
         decoder: Decoder | None,
         in_pieces: bool = True,
         row: int = 0,
+        drafts: NgramDrafts | None = None,
     ) -> None:
         """Args:
         prompt: int64[T], checked.
@@ -147,6 +154,7 @@ class Answer(Sequence):
         decoder: makes text of tokens; None leaves it empty.
         in_pieces: whether text is wanted as it becomes certain; otherwise it comes as one piece.
         row: its number.
+        drafts: proposes its next tokens.
         """
         super().__init__(prompt, model, keeps, group)
         self._limits = limits
@@ -156,6 +164,7 @@ class Answer(Sequence):
         self._detokenizer = detokenizer(decoder) if decoder is not None and (in_pieces or limits.stop) else None
         self._stops = StopStrings(limits.stop)
         self.row = row
+        self.drafts = drafts
         self.most_tokens = min(limits.context_limit, len(prompt) + limits.max_new_tokens)
         self.logits: Logits | None = None
         self.text = ""
@@ -219,4 +228,6 @@ class Answer(Sequence):
             reused_tokens=self.reused,
             prefill_tokens_per_s=self.group.computed / self.group.seconds if self.group.seconds else 0.0,
             decode_tokens_per_s=tokens / seconds if tokens > 0 and seconds > 0 else 0.0,
+            draft_tokens=0 if self.drafts is None else self.drafts.proposed,
+            accepted_tokens=0 if self.drafts is None else self.drafts.accepted,
         )

@@ -21,6 +21,7 @@ from xamc.errors import InputError, MisuseError, UnsupportedError
 from xamc.runtime.answer import Answer, FinishReason, limits_of
 from xamc.runtime.executor import F32, I64, Executor
 from xamc.runtime.generation_words import Request, read_request
+from xamc.runtime.ngram_drafts import NgramDrafts
 from xamc.runtime.prefill import feed_chunk, feed_prompts
 from xamc.runtime.process_lock import ProcessLock
 from xamc.runtime.sampling import Sampler
@@ -227,7 +228,10 @@ class Engine:
         self._slots.seat(going)
         made: list[Produced] = []
         known = [answer for answer in going if not answer.rest and answer.cached < len(answer.tokens)]
-        if known:
+        drafts = self._drafts(known)
+        if any(drafts):
+            made += self._check_drafts(known, drafts)
+        elif known:
             logits = self._slots.feed_next(known)
             # of one that was displaced, tokens are fed again that it has chosen before
             made += [
@@ -236,6 +240,38 @@ class Engine:
         prompts = [answer for answer in going if answer.rest]
         if prompts:
             made += self._advance_prompts(prompts, going)
+        return made
+
+    def _drafts(self, known: abc.Sequence[Answer]) -> list[list[int]]:
+        """What may follow the tokens of each answer, as far as a step has room for it."""
+        room = self._slots.draft_rows - len(known)
+        drafts: list[list[int]] = []
+        for answer in known:
+            draft: list[int] = []
+            # one that was displaced is fed tokens again that it has chosen
+            if answer.drafts is not None and room > 0 and answer.cached == len(answer.tokens) - 1:
+                draft = answer.drafts.propose(answer.tokens, min(room, answer.most_tokens - len(answer.tokens) - 1))
+            room -= len(draft)
+            drafts.append(draft)
+        return drafts
+
+    def _check_drafts(self, known: abc.Sequence[Answer], drafts: abc.Sequence[list[int]]) -> list[Produced]:
+        """A step in which answers choose tokens for as long as they choose what was proposed, and one more."""
+        made = []
+        for answer, draft, logits in zip(known, drafts, self._slots.feed_drafts(known, drafts)):
+            if answer.cached < len(answer.tokens) - 1:
+                self._slots.keep(answer, 1)
+                continue
+            before, text = len(answer.tokens), ""
+            for row, follows in zip(logits, [*draft, None]):
+                text += answer.take(row)
+                if answer.finish_reason is not None or answer.tokens[-1] != follows:
+                    break
+            chosen = tuple(answer.tokens[before:])
+            self._slots.keep(answer, len(chosen))
+            if answer.drafts is not None and draft:
+                answer.drafts.learn(len(draft), sum(map(int.__eq__, chosen, draft)))
+            made.append(Produced(answer, chosen, text, answer.finish_reason))
         return made
 
     def _advance_prompts(self, prompts: list[Answer], going: list[Answer]) -> list[Produced]:
@@ -294,6 +330,12 @@ class Engine:
         # rows of a contiguous cache can't share; a batch is computed whole there
         keeps = options.prefix_cache and (self.executor.pages is not None or len(prompts) == 1)
         group = Group(len(prompts))
+        if options.speculate is not None and not self._slots.draft_rows:
+            raise UnsupportedError(
+                "E1654",
+                f"{manifest.name} can't check several tokens of one sequence at once, which speculation needs",
+                "leave --speculate (speculate=) out; `xamc explain E1654` says what it takes",
+            )
         return [
             Answer(
                 prompt,
@@ -305,6 +347,7 @@ class Engine:
                 decoder,
                 in_pieces,
                 row,
+                None if options.speculate is None else NgramDrafts(),
             )
             for row, prompt in enumerate(prompts, first_row)
         ]

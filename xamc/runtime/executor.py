@@ -23,6 +23,14 @@ A shorter way for a step of one token, which an executor may offer as its attrib
 """
 
 
+ForwardTokens = Callable[[I64, I64, I64, F32, F32], F32]
+"""(slots [R], tokens [R], how many are cached before each [R], cos, sin) -> logits float32[R, V], until the next step.
+
+Rows may be consecutive positions of one sequence, in order. An executor may offer it as its attribute `forward_tokens`,
+and how many rows it takes as `most_tokens`.
+"""
+
+
 @dataclass(frozen=True)
 class Step:
     """One call of the model: up to S further tokens for each of B sequences, right-padded.

@@ -36,7 +36,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("constraints", "force_words_ids", "dola_layers", "watermarking_config"), _NONE),
     **dict.fromkeys(("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "assistant_model"), _NONE),
     **dict.fromkeys(("assistant_tokenizer", "streamer", "negative_prompt_ids", "custom_generate"), _NONE),
-    **dict.fromkeys(("negative_prompt_attention_mask", "prompt_lookup_num_tokens", "speculation_type"), _NONE),
+    **dict.fromkeys(("negative_prompt_attention_mask", "speculation_type"), _NONE),
     **dict.fromkeys(("cache_implementation", "cache_config", "max_cache_len", "past_key_values"), _NONE),
     **dict.fromkeys(
         ("continuous_batching_config", "decoder_start_token_id", "inputs_embeds", "decoder_input_ids"), _NONE
@@ -83,7 +83,7 @@ _NAMES_ELSEWHERE = {
 _OWN = frozenset(field.name for field in fields(Options))
 _TAKEN = frozenset(
     {"max_length", "min_length", "do_sample", "stop_strings", "num_return_sequences", "generation_config"}
-    | {"inputs", "input_ids", "attention_mask", "max_new_tokens"}
+    | {"inputs", "input_ids", "attention_mask", "max_new_tokens", "prompt_lookup_num_tokens"}
 )
 
 
@@ -125,6 +125,8 @@ def read_request(max_new_tokens: int | None, words: Mapping[str, Any]) -> Reques
         _check_word(name, value)
     values = {name: value for name, value in given.items() if name in _OWN and value is not None}
     _choose_sampling(given, values)
+    if _whole_number(given, "prompt_lookup_num_tokens", 0):
+        values.setdefault("speculate", "ngram")
     if given.get("stop_strings") is not None:
         if "stop" in values:
             raise MisuseError("E1612", "stop and stop_strings are both given", "they are the same: give one")

@@ -23,6 +23,8 @@ class Options(Sampling):
             another order, so an answer may differ where two tokens are equally likely to the last digits.
         eos_token_id: the token, or tokens, that end an answer; None: those of the checkpoint.
         min_new_tokens: before so many tokens none of those can be chosen.
+        speculate: "ngram": check what followed the last tokens where they stood before, several in one step, which
+            costs less than a step for each; the answer is the same. None: a step for each token.
     """
 
     ignore_eos: bool = False
@@ -30,6 +32,7 @@ class Options(Sampling):
     prefix_cache: bool = True
     eos_token_id: int | Sequence[int] | None = None
     min_new_tokens: int = 0
+    speculate: str | None = None
 
     def __post_init__(self) -> None:
         """As `Sampling`'s."""
@@ -38,6 +41,8 @@ class Options(Sampling):
         for name, value in (("ignore_eos", self.ignore_eos), ("prefix_cache", self.prefix_cache)):
             if not isinstance(value, (bool, np.bool_)):
                 raise MisuseError("E1612", f"{name} is {value!r}", "it must be True or False")
+        if self.speculate not in (None, "ngram"):
+            raise MisuseError("E1612", f"speculate is {self.speculate!r}", 'it must be "ngram", or None')
         if self.eos_token_id is not None and np.asarray(self.eos_token_id).dtype.kind not in "iu":
             raise MisuseError("E1612", f"eos_token_id is {self.eos_token_id!r}", "it must be a token id or several")
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop

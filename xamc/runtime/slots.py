@@ -14,7 +14,7 @@ import numpy as np
 from xamc.artifact.manifest import Manifest
 from xamc.errors import InputError
 from xamc.model.kv_cache import kv_bytes_per_token
-from xamc.runtime.executor import F32, I64, Executor, ForwardOne, Step
+from xamc.runtime.executor import F32, I64, Executor, ForwardOne, ForwardTokens, Step
 from xamc.runtime.memory import available_bytes
 from xamc.runtime.rope_table import RopeTable
 from xamc.runtime.sequence import Sequence, check_context
@@ -35,6 +35,7 @@ class Slots:
         self.count = manifest.max_batch
         self.executor = executor
         self._forward_one: ForwardOne | None = getattr(executor, "forward_one", None)
+        self._forward_tokens: ForwardTokens | None = getattr(executor, "forward_tokens", None)
         self._manifest = manifest
         self._table = RopeTable(manifest.model, manifest.context_limit)
         # in the order in which they sat down
@@ -153,6 +154,53 @@ class Slots:
         if sequence.keeps and self.executor.pages is not None:
             self.executor.pages.extend(slot, (token,))
         return logits
+
+    @property
+    def draft_rows(self) -> int:
+        """The most tokens, of all sequences together, that a step with drafts can feed; 0 where none can be.
+
+        A dynamic RoPE gives each length its own angles, and behind a window blocks are given up that a token which is
+        taken back would need again.
+        """
+        model = self._manifest.model
+        if self._forward_tokens is None or model.rope.kind == "dynamic" or model.window is not None:
+            return 0
+        return int(getattr(self.executor, "most_tokens", 0))
+
+    def feed_drafts(self, sequences: abc.Sequence[Sequence], drafts: abc.Sequence[abc.Sequence[int]]) -> list[F32]:
+        """Feeds the next token of each of B seated sequences and, behind it, what may follow.
+
+        Args:
+            sequences: B of them, none of which is changed; `keep` tells what holds.
+            drafts: of each, at most `draft_rows` tokens with the B.
+
+        Returns:
+            Of each, float32[1 + its draft, V]: the logits behind every token; valid until the next step.
+
+        Raises:
+            InputError: E1603.
+        """
+        assert self._forward_tokens is not None
+        fed = [[sequence.tokens[sequence.cached], *draft] for sequence, draft in zip(sequences, drafts)]
+        rows = [
+            (sequence.slot, token, sequence.cached + place)
+            for sequence, tokens in zip(sequences, fed)
+            for place, token in enumerate(tokens)
+        ]
+        slots, ids, positions = np.array(rows, np.int64).T.copy()
+        stop = int(positions.max()) + 1
+        check_context(stop, self._manifest.context_limit)
+        self._table.prepare(int(positions.min()), stop, sequences[0].rope_base)
+        logits = self._forward_tokens(slots, ids, positions, self._table.cos, self._table.sin)
+        ends = np.cumsum([len(tokens) for tokens in fed])
+        return np.split(logits, ends[:-1])
+
+    def keep(self, sequence: Sequence, count: int) -> None:
+        """Of the tokens that `feed_drafts` fed, so many are the sequence's own; the others are written over."""
+        tokens = sequence.tokens[sequence.cached : sequence.cached + count]
+        sequence.cached += count
+        if sequence.keeps and self.executor.pages is not None and sequence.slot is not None:
+            self.executor.pages.extend(sequence.slot, tokens)
 
     def fill(self, sequence: Sequence, tokens: int, seed: int) -> int | None:
         """Takes pseudo-random keys and values for the whole blocks among a seated sequence's first `tokens`.

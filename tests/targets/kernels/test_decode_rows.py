@@ -149,15 +149,23 @@ def test_a_row_does_not_depend_on_its_neighbours(fmt: WeightFormat) -> None:
         np.testing.assert_array_equal(other, seen[0])
 
 
-def check_attention(isa: Isa, kv_dtype: KvDtype, window: int | None, normed: bool, lengths: Sequence[int]) -> None:
-    """Rows of different lengths: rotation, the update of the cache, attention in parts and their merging."""
+def check_attention(
+    isa: Isa, kv_dtype: KvDtype, window: int | None, normed: bool, lengths: Sequence[int], together: bool = False
+) -> None:
+    """Rows of different lengths: rotation, the update of the cache, attention in parts and their merging.
+
+    `together`: they are one sequence, so that each sees what those before it have written in the same step.
+    """
     hq, hkv, d, block, rows = 6, 2, 32, 8, len(lengths)
     g, memory = rng(rows), Memory()
     attention = AttentionKernel(hq, hkv, d, kv_dtype, 0.25, window, block, EPS if normed else None)
     merge = LinearKernel(hq * d, AttentionSource(hq, hkv, d, window), FLOAT, "float32", logits=True)
     most = max(lengths)
     qkv, norms = normal(g, rows, hq + 2 * hkv, d), [normal(g, d), normal(g, d)]
-    cache, pools, table = paged_cache(g, [normal(g, rows, hkv, most + 1, d) for _ in range(2)], kv_dtype, block)
+    sequences = 1 if together else rows
+    cache, pools, table = paged_cache(g, [normal(g, sequences, hkv, most + 1, d) for _ in range(2)], kv_dtype, block)
+    table = table.repeat(rows // sequences, 0)
+    grown = [c[0, :, : lengths[0]].astype(np.float64) for c in cache]
     angle = g.uniform(0, 6, (most + 1, d // 2))
     angles = [np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)]
     packed, w = memory.matrix(FLOAT, hq * d, hq * d)
@@ -183,8 +191,8 @@ def check_attention(isa: Isa, kv_dtype: KvDtype, window: int | None, normed: boo
             new = [c * s[..., None] for c, s in (quantize(part.astype(np.float32)) for part in new)]
         elif kv_dtype != "float32":
             new = [part.astype(np.float32).astype(storage(kv_dtype)).astype(np.float64) for part in new]
-        before = [c[i, :, :cached].astype(np.float64) for c in cache]
-        k, v = (np.concatenate((c, part[:, None]), 1) for c, part in zip(before, new, strict=True))
+        before = grown if together else [c[i, :, :cached].astype(np.float64) for c in cache]
+        k, v = grown = [np.concatenate((c, part[:, None]), 1) for c, part in zip(before, new, strict=True)]
         out.append(attended(rotated(wide[:hq], norms[0]), k, v, window).reshape(-1))
     slack = {"float32": 1, "float16": 60, "bfloat16": 500, "int8": 1000}[kv_dtype]
     expected = np.stack(out)
@@ -205,6 +213,13 @@ def test_attention_of_rows_of_different_lengths(kv_dtype: KvDtype, window: int |
 @pytest.mark.parametrize("isa", [*LEVELS_HERE[:-1], SPLIT], ids=lambda isa: isa.name)
 def test_attention_at_other_levels(isa: Isa) -> None:
     check_attention(isa, "float16", 70, False, (131, 0, 64))
+
+
+@pytest.mark.parametrize(("kv_dtype", "window"), [("float16", None), ("int8", None), ("float32", 5)])
+@pytest.mark.parametrize("cached", [0, 58])
+def test_neighbours_in_a_sequence(kv_dtype: KvDtype, window: int | None, cached: int) -> None:
+    """Nine positions in one step, across the end of blocks and of a tile."""
+    check_attention(HERE, kv_dtype, window, False, range(cached, cached + 9), together=True)
 
 
 def test_a_long_row_among_short_ones() -> None:

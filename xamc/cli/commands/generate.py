@@ -78,10 +78,11 @@ def speed(answer: Generation, model: Model) -> str:
     """
     caveat = f"{model.manifest.caveat}; " if model.manifest.caveat else ""
     reused = f" ({answer.reused_tokens} reused)" if answer.reused_tokens else ""
+    drafts = f", {answer.accepted_tokens} of {answer.draft_tokens} drafted tokens right" if answer.draft_tokens else ""
     return (
         f"{caveat}{answer.prompt_tokens}{reused} + {len(answer.token_ids)} tokens, "
         f"prefill {answer.prefill_tokens_per_s:.0f} tokens/s, "
-        f"decode {answer.decode_tokens_per_s:.1f} tokens/s, {model.threads} threads"
+        f"decode {answer.decode_tokens_per_s:.1f} tokens/s{drafts}, {model.threads} threads"
         + (f", {model.cpu_level} code" if model.manifest.variants else "")
     )
 

@@ -16,7 +16,7 @@ from xamc.artifact.step_program import ROWS_FUNCTION, STEP_FUNCTION, load_step
 from xamc.errors import InputError, InternalError
 from xamc.runtime.block_cache import BlockCache
 from xamc.runtime.cpu_features import best_code
-from xamc.runtime.executor import F32, ForwardOne, Step
+from xamc.runtime.executor import F32, I64, ForwardOne, ForwardTokens, Step
 from xamc.runtime.executors.noise import noise
 from xamc.runtime.executors.step_runner import StepRunner
 from xamc.runtime.memory import Bytes, aligned_zeros, map_file, prefault, read_ahead
@@ -78,6 +78,8 @@ class CpuExecutor:
         self._token_tensors: tuple[Any, ...] = ()
         self.step_runner = self._make_step_runner(folder, code.file, mapped) if manifest.step_file is not None else None
         self.forward_one: ForwardOne | None = self._forward_one if self.step_runner is not None else None
+        self.most_tokens = self.step_runner.rows if self.step_runner is not None and self._is_consecutive else 0
+        self.forward_tokens: ForwardTokens | None = self._forward_tokens if self.most_tokens > 1 else None
         if not prefault_weights:
             read_ahead(folder / weights.file, weights.nbytes)  # last: the disk has what is above to read before
 
@@ -120,6 +122,13 @@ class CpuExecutor:
         assert runner is not None
         self.pages.reserve_row(slot, position + 1)
         return self._pool.run(lambda: self._run_step(runner, token, position, self.pages.table[slot], cos, sin))
+
+    def _forward_tokens(self, slots: I64, tokens: I64, positions: I64, cos: F32, sin: F32) -> F32:
+        runner = self.step_runner
+        assert runner is not None
+        self.pages.reserve(slots, positions + 1)
+        step = Step(tokens[:, None], slots, positions, np.ones_like(slots), cos, sin)
+        return self._pool.run(lambda: self._run_rows(runner, step, self.pages.table[slots]))[:, 0]
 
     def _run_step(
         self, runner: StepRunner, token: int, position: int, table: NDArray[np.int32], cos: F32, sin: F32
@@ -205,7 +214,9 @@ class CpuExecutor:
         _, table = manifest.library()
         file = folder / str(manifest.step_file)
         program = load_step(file)
-        rows = min(program.rows, manifest.max_batch)
+        self._is_consecutive = program.consecutive
+        # memory for rows that no step has costs nothing
+        rows = program.rows if program.consecutive else min(program.rows, manifest.max_batch)
         names = (STEP_FUNCTION, ROWS_FUNCTION) if rows > 1 else (STEP_FUNCTION,)
         try:
             return StepRunner(

@@ -315,6 +315,7 @@ def plan_decode(
         regions=tuple(kernel.operands for kernel in planner.kernels),
         instructions=planner.instructions(),
         rows=MOST_ROWS,
+        consecutive=True,
         prepared=max(map(prepared_bytes, planner.kernels)),
     )
     return DecodeProgram(tuple(planner.kernels), step, planner.vocabulary, planner.rotated)

@@ -315,16 +315,26 @@ class LinearOperands:
     y: E.Buffer
 
 
-Attend = Callable[[E.Expr, Span, E.Expr, E.Expr, E.Expr], None]
-"""Emits one part of one KV head of a row: the row, its span, the head, the part, and how many there are."""
+@dataclass(frozen=True)
+class AttentionPieces:
+    """What an `AttentionKernel` emits.
+
+    Attributes:
+        cache: writes the key and value of a row and a KV head.
+        attend: one part of one KV head of a row: the row, its span, the head, the part, and how many there are.
+    """
+
+    cache: Callable[[E.Expr, E.Expr], None]
+    attend: Callable[[E.Expr, Span, E.Expr, E.Expr, E.Expr], None]
 
 
 @dataclass(frozen=True)
 class AttentionKernel:
     """RoPE, the update of the cache, and attention in parts, from what the projection of a token yields.
 
-    The thread that attends to the last part of a KV head writes the head's key and value before, and every part rotates
-    the queries of its own group, so that nobody has to wait.
+    Of a single row the thread that attends to the last part of a KV head writes the head's key and value before, and
+    every part rotates the queries of its own group, so that nobody has to wait. Of several rows all are written first:
+    they may be neighbours in one sequence, where each sees those before it.
 
     Operands: qkv [B, (Hq + 2 Hkv) D], the norms of queries and keys [D] if `epsilon` is given, the projection's bias if
     `key_bias` says that keys are cached without theirs (see `kernels.key_bias`), the pools of keys and values, and with
@@ -361,14 +371,16 @@ class AttentionKernel:
         return tuple(int(extent) for extent in partial_shape(self.kv_heads, self.heads // self.kv_heads, self.d))
 
     def emit(self, operands: Operands, inputs: StepInputs, isa: Isa) -> None:
-        attend = self.take(operands, inputs, isa)
+        taken = self.take(operands, inputs, isa)
         row = E.i32(0)
         span = Span(E.let(E.load(inputs.write_index, [row])), self.window)
         splits = E.let(E.minimum(span.tiles, E.i64(SPLITS)))
         with E.parallel(splits * self.kv_heads) as task:
-            attend(row, span, E.let(task % self.kv_heads), E.let(task // self.kv_heads), splits)
+            head, split = E.let(task % self.kv_heads), E.let(task // self.kv_heads)
+            E.when(span.share(split, splits)[1] == span.tiles, lambda: taken.cache(row, head))
+            taken.attend(row, span, head, split, splits)
 
-    def take(self, operands: Operands, inputs: StepInputs, isa: Isa) -> Attend:
+    def take(self, operands: Operands, inputs: StepInputs, isa: Isa) -> AttentionPieces:
         """Takes its operands."""
         heads, kv_heads, d = self.heads, self.kv_heads, self.d
         group = heads // kv_heads
@@ -380,23 +392,28 @@ class AttentionKernel:
         partial = operands.take("workspace", partial_shape(inputs.rows * kv_heads, group, d))
         scores = None if bias is None else KeyBias(bias, heads, d, (inputs.cos, inputs.sin), isa)
 
-        def attend(row: E.Expr, span: Span, head: E.Expr, split: E.Expr, splits: E.Expr) -> None:
-            cached = E.let(E.load(inputs.write_index, [row]))
+        def projected(row: E.Expr) -> Projected:
             angles = (inputs.cos, inputs.sin, E.let(E.load(inputs.position_ids, [row, 0])))
-            projected = Projected(qkv, [row], heads, kv_heads, d, angles, norms, self.epsilon or 0.0, isa, bias)
+            return Projected(qkv, [row], heads, kv_heads, d, angles, norms, self.epsilon or 0.0, isa, bias)
+
+        def cache(row: E.Expr, head: E.Expr) -> None:
+            cached = E.let(E.load(inputs.write_index, [row]))
+            projected(row).cache(head, keys, values, keys.place(row, cached))
+
+        def attend(row: E.Expr, span: Span, head: E.Expr, split: E.Expr, splits: E.Expr) -> None:
+            queries = projected(row)
             begin, end = span.share(split, splits)
             q = E.scratch((1, 1, group * d))
             with E.serial(group) as member:
                 first = E.let(member * d)
-                projected.query(
+                queries.query(
                     E.let(head * group + member), lambda e, value, lanes: E.store(q, [0, 0, first + e], value, lanes)
                 )
-            E.when(end == span.tiles, lambda: projected.cache(head, keys, values, keys.place(row, cached)))
             task = E.let((E.i64(row) * SPLITS + split) * kv_heads + head)
             part = Part(isa, q, E.i32(0), keys, values, partial, row, head, task, self.scale, scores, E.i32(0))
             part.attend(span, begin, end)
 
-        return attend
+        return AttentionPieces(cache, attend)
 
 
 def _packed(n: int, k: int, fmt: WeightFormat) -> tuple[Region, ...]:

@@ -104,12 +104,16 @@ def _arithmetic(kernel: LinearKernel, weight: PackedWeight, rows: Rows) -> RowAr
 
 
 def _attention(kernel: AttentionKernel, operands: Operands, inputs: StepInputs, rows: Rows, isa: Isa) -> None:
-    """Parts of all rows and heads, one after the other; a thread takes those that begin in its share of all tiles.
+    """The update of the cache, then parts of all rows and heads, one after the other.
+
+    A thread takes those that begin in its share of all tiles.
 
     How a row is cut depends on its own length alone.
     """
-    attend = kernel.take(operands, inputs, isa)
+    pieces = kernel.take(operands, inputs, isa)
     heads = kernel.kv_heads
+    with barrier(), E.parallel(rows.count * heads) as task:
+        pieces.cache(E.let(task // heads), E.let(task % heads))
 
     def span_of(row: E.Expr) -> Span:
         return Span(E.let(E.load(inputs.write_index, [row])), kernel.window)
@@ -127,5 +131,5 @@ def _attention(kernel: AttentionKernel, operands: Operands, inputs: StepInputs, 
         with E.serial(heads) as head, E.serial(splits) as split:
             at = E.let(before.get() + head * span.tiles + span.share(split, splits)[0])
             mine = E.both(at >= low, at < high)
-            E.when(mine, lambda: attend(row, span, head, split, splits))
+            E.when(mine, lambda: pieces.attend(row, span, head, split, splits))
         before.set(before.get() + span.tiles * heads)
