@@ -99,6 +99,40 @@ def test_an_answer_ends_inside_of_a_draft_where_it_would(workshop: Workshop, kin
     assert answer.finish_reason == plain.finish_reason == "context"
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("mistral", {"sliding_window": 70}),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}, "max_position_embeddings": 40}),
+    ],
+    ids=["window", "dynamic"],
+)
+def test_tokens_that_are_taken_back_leave_keys_and_angles_as_they_were(
+    workshop: Workshop, kind: str, changes: dict[str, Any]
+) -> None:
+    """Behind a window blocks are given up; a dynamic RoPE gives each length its own angles, and each slot its own."""
+    checkpoint = workshop.checkpoint(kind, f"speculation-{kind}", **changes)
+    shape = {"checkpoint": str(checkpoint), "type": "huggingface", "shape": {"input_ids": [[24], [420]]}}
+    model = workshop.model(checkpoint, f"speculation-{kind}", frontend=shape, runtime={"max_batch": 3})
+    engine, drafted, accepted = model.engine, 0, 0
+    for ids in texts():
+        plain, answer = (
+            model.generate(ids, 300, ignore_eos=True, prefix_cache=False, speculate=how) for how in (None, "ngram")
+        )
+        assert answer.token_ids == plain.token_ids
+        drafted, accepted = drafted + answer.draft_tokens, accepted + answer.accepted_tokens
+    assert drafted > accepted
+    wanted = texts()[1:]
+    alone = [model.generate(ids, 150, ignore_eos=True, prefix_cache=False).token_ids for ids in wanted]
+    words = {"ignore_eos": True, "prefix_cache": False, "speculate": "ngram"}
+    answers = [engine.open(ids, 150, **words) for ids in wanted]
+    while any(answer.finish_reason is None for answer in answers):
+        engine.step()
+    assert [answer.token_ids for answer in answers] == alone
+    for answer in answers:
+        engine.close(answer)
+
+
 def test_slots_with_and_without_side_by_side(workshop: Workshop) -> None:
     model = model_of(workshop, "w4")
     wanted = texts()[:3]
@@ -172,11 +206,9 @@ def test_what_can_not_speculate_says_so(workshop: Workshop, monkeypatch: pytest.
     model = model_of(workshop, "w4")
     with pytest.raises(MisuseError, match="E1612 speculate is 'eagle'"):
         model.generate([5], 2, speculate="eagle")
-    windowed = workshop.model(workshop.checkpoint("mistral", "narrow", sliding_window=70), "speculation-window")
     # an artifact of before, whose rows may not be neighbours
     monkeypatch.setattr(cpu, "load_step", lambda path: dataclasses.replace(load_step(path), consecutive=False))
-    for other in (windowed, load(model.path, threads=1)):
-        with pytest.raises(UnsupportedError) as caught:
-            other.generate([5], 2, speculate="ngram")
-        assert caught.value.code == "E1654"
+    with pytest.raises(UnsupportedError) as caught:
+        load(model.path, threads=1).generate([5], 2, speculate="ngram")
+    assert caught.value.code == "E1654"
     assert model.generate([5, 6], 2, prompt_lookup_num_tokens=3).token_ids == model.generate([5, 6], 2).token_ids

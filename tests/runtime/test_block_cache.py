@@ -260,3 +260,16 @@ def test_filled_blocks_are_a_prefix() -> None:
     windowed.begin([list(range(100))])
     assert windowed.cache.fill(0, list(range(90)), 7) == 88
     assert windowed.cache.touched == 4
+
+
+def test_a_row_that_is_shortened_keeps_what_its_window_reaches() -> None:
+    """Tokens that were tried and are taken back give up no block: the next one still sees as far back."""
+    pool, window = Pool(window=6, context=60), 6
+    pool.open(0, list(range(10)))
+    cache = pool.cache
+    for kept in range(10, 40):
+        slots, lengths = np.zeros(5, np.int64), np.arange(kept + 1, kept + 6)
+        cache.reserve(slots, lengths)
+        first = (kept + 1 - window) // BLOCK
+        assert (cache.table[0, max(first, 0) : (kept + 5 - 1) // BLOCK + 1] > 0).all(), "all that a tried row reads"
+        cache.shorten(0, kept + 1)

@@ -178,7 +178,8 @@ class BlockCache:
 
     def reserve(self, indices: I64, lengths: I64) -> None:
         """Gives sequences blocks for their first `lengths` positions, and takes back those behind their windows."""
-        for index, length in zip(indices.tolist(), lengths.tolist()):
+        # of several tokens of one sequence the last reaches furthest, and the first sees furthest back
+        for index, length in dict(zip(indices.tolist(), lengths.tolist())).items():
             self.reserve_row(index, length)
 
     def reserve_row(self, index: int, length: int) -> None:
@@ -201,6 +202,10 @@ class BlockCache:
             del row.tail[: self.block]
             row.node = self._publish(index, row.node, full)
             row.indexed += 1
+
+    def shorten(self, index: int, length: int) -> None:
+        """Takes back what was written to a row behind its first `length` positions, none of which is registered."""
+        self._rows[index].length = length
 
     def stop_indexing(self, index: int) -> None:
         """From now on a row's keys are not what its tokens say: a dynamic RoPE has changed its base."""

@@ -250,7 +250,9 @@ class Engine:
             draft: list[int] = []
             # one that was displaced is fed tokens again that it has chosen
             if answer.drafts is not None and room > 0 and answer.cached == len(answer.tokens) - 1:
-                draft = answer.drafts.propose(answer.tokens, min(room, answer.most_tokens - len(answer.tokens) - 1))
+                most = [room, answer.most_tokens - len(answer.tokens) - 1]
+                most += [] if answer.foreseeable is None else [answer.foreseeable]
+                draft = answer.drafts.propose(answer.tokens, min(most))
             room -= len(draft)
             drafts.append(draft)
         return drafts

@@ -23,9 +23,10 @@ A shorter way for a step of one token, which an executor may offer as its attrib
 """
 
 
-ForwardTokens = Callable[[I64, I64, I64, F32, F32], F32]
-"""(slots [R], tokens [R], how many are cached before each [R], cos, sin) -> logits float32[R, V], until the next step.
+ForwardTokens = Callable[[I64, I64, I64, I64, F32, F32], F32]
+"""(slots, tokens, how many are cached before each, its row of angles, cos, sin) -> logits float32[R, V].
 
+The first four are [R]; the logits are valid until the next step.
 Rows may be consecutive positions of one sequence, in order. An executor may offer it as its attribute `forward_tokens`,
 and how many rows it takes as `most_tokens`.
 """

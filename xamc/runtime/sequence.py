@@ -63,6 +63,13 @@ class Sequence:
         return self.rope_base_at(max(len(self.prompt), self.cached + 1))
 
     @property
+    def foreseeable(self) -> int | None:
+        """How many tokens behind the next one have its RoPE base; None: all of them."""
+        if self._trained is None:
+            return None
+        return max(0, max(len(self.prompt), self._trained) - self.cached - 1)
+
+    @property
     def prompt_base(self) -> int:
         """What decides the angles of the prompt's keys; they are worth the same to all prompts with an equal one."""
         return self.rope_base_at(len(self.prompt))

@@ -157,22 +157,15 @@ class Slots:
 
     @property
     def draft_rows(self) -> int:
-        """The most tokens, of all sequences together, that a step with drafts can feed; 0 where none can be.
-
-        A dynamic RoPE gives each length its own angles, and behind a window blocks are given up that a token which is
-        taken back would need again.
-        """
-        model = self._manifest.model
-        if self._forward_tokens is None or model.rope.kind == "dynamic" or model.window is not None:
-            return 0
-        return int(getattr(self.executor, "most_tokens", 0))
+        """The most tokens, of all sequences together, that a step with drafts can feed; 0 where none can be."""
+        return 0 if self._forward_tokens is None else int(getattr(self.executor, "most_tokens", 0))
 
     def feed_drafts(self, sequences: abc.Sequence[Sequence], drafts: abc.Sequence[abc.Sequence[int]]) -> list[F32]:
         """Feeds the next token of each of B seated sequences and, behind it, what may follow.
 
         Args:
             sequences: B of them, none of which is changed; `keep` tells what holds.
-            drafts: of each, at most `draft_rows` tokens with the B.
+            drafts: of each, at most `draft_rows` tokens with the B, and as many as are `foreseeable`.
 
         Returns:
             Of each, float32[1 + its draft, V]: the logits behind every token; valid until the next step.
@@ -190,8 +183,17 @@ class Slots:
         slots, ids, positions = np.array(rows, np.int64).T.copy()
         stop = int(positions.max()) + 1
         check_context(stop, self._manifest.context_limit)
-        self._table.prepare(int(positions.min()), stop, sequences[0].rope_base)
-        logits = self._forward_tokens(slots, ids, positions, self._table.cos, self._table.sin)
+        bases = [sequence.rope_base for sequence in sequences]
+        cos, sin, angles = self._table.cos, self._table.sin, positions
+        if len(set(bases)) == 1:
+            self._table.prepare(int(positions.min()), stop, bases[0])
+        else:
+            of_rows = [base for base, tokens in zip(bases, fed) for _ in tokens]
+            cos, sin, table_rows = self._table.rows(positions, np.ones_like(positions), 1, of_rows)
+            angles = table_rows[:, 0]
+        for sequence, base in zip(sequences, bases):
+            self._follow_rope(sequence, base)
+        logits = self._forward_tokens(slots, ids, positions, angles, cos, sin)
         ends = np.cumsum([len(tokens) for tokens in fed])
         return np.split(logits, ends[:-1])
 
@@ -199,8 +201,11 @@ class Slots:
         """Of the tokens that `feed_drafts` fed, so many are the sequence's own; the others are written over."""
         tokens = sequence.tokens[sequence.cached : sequence.cached + count]
         sequence.cached += count
-        if sequence.keeps and self.executor.pages is not None and sequence.slot is not None:
-            self.executor.pages.extend(sequence.slot, tokens)
+        pages, slot = self.executor.pages, sequence.slot
+        if pages is not None and slot is not None:
+            pages.shorten(slot, sequence.cached)
+            if sequence.keeps:
+                pages.extend(slot, tokens)
 
     def fill(self, sequence: Sequence, tokens: int, seed: int) -> int | None:
         """Takes pseudo-random keys and values for the whole blocks among a seated sequence's first `tokens`.

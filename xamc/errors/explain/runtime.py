@@ -35,9 +35,8 @@ goes on in the child.""",
 num_beams=4 or bad_words_ids. The message names it. Words that this runtime knows are listed in docs/runtime.md; those
 at a value that asks for nothing (num_beams=1, output_scores=False) are accepted.""",
     "E1654": """Speculation checks drafts of several tokens in one step of the model. That needs an artifact of the CPU
-target compiled by this release, whose decode step is one program (`decode` in report.json says why one is not); a
-model without a sliding window in every layer, since tokens that are taken back would need keys that are given up; and
-a RoPE that is not dynamic. Answers are the same without, so leave it out, or compile the model again.""",
+target compiled by this release, whose decode step is one program (`decode` in report.json says why one is not). Answers
+are the same without, so leave it out, or compile the model again.""",
     "E1660": """`--cpu-list` (`use_cpus` in Python) takes numbers and ranges as `taskset --cpu-list` does, `0-3,8` for
 example, of CPUs that the process may use; a container or `taskset` may have left it only some of the machine's.""",
     "E1608": """The number of threads is no whole number from 1 to 1024. Leave `--threads` out to use every CPU that the

@@ -123,11 +123,11 @@ class CpuExecutor:
         self.pages.reserve_row(slot, position + 1)
         return self._pool.run(lambda: self._run_step(runner, token, position, self.pages.table[slot], cos, sin))
 
-    def _forward_tokens(self, slots: I64, tokens: I64, positions: I64, cos: F32, sin: F32) -> F32:
+    def _forward_tokens(self, slots: I64, tokens: I64, positions: I64, angles: I64, cos: F32, sin: F32) -> F32:
         runner = self.step_runner
         assert runner is not None
         self.pages.reserve(slots, positions + 1)
-        step = Step(tokens[:, None], slots, positions, np.ones_like(slots), cos, sin)
+        step = Step(tokens[:, None], slots, positions, np.ones_like(slots), cos, sin, rope_rows=angles[:, None])
         return self._pool.run(lambda: self._run_rows(runner, step, self.pages.table[slots]))[:, 0]
 
     def _run_step(
