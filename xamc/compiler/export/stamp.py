@@ -4,6 +4,7 @@ torch takes more than half a second per layer, and layers that attend alike expo
 and stamped out: one or two of each kind, where a kind is what makes a difference in the export: the layer's window,
 whether it is the first with it (which computes the mask), and the windows before it. The numbers in the exporter's
 names grow by the same amount per layer, so that the graph is the one that an export of all layers gives, byte for byte.
+A family whose layers differ in more (some without RoPE, some with experts) has to add that to `_kinds`.
 """
 
 from __future__ import annotations
