@@ -62,7 +62,7 @@ class NgramDrafts:
         else:
             self._waiting = self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self._length = _FIRST_DRAFT
+            self._length = 1
 
     def _index(self, tokens: Sequence[int]) -> None:
         """Takes in what has come since, but for the n-grams that end at the last token: nothing follows them yet."""
