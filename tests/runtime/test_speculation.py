@@ -30,7 +30,7 @@ class Cyclic:
     threads = 1
 
     def __init__(self, vocabulary: int, draft_rows: int = 32, sharpness: float = 6.0) -> None:
-        self.most_tokens, self.vocabulary = draft_rows, vocabulary
+        self.token_rows, self.vocabulary = draft_rows, vocabulary
         self.rows: list[int] = []
         self.pages = BlockCache(BLOCK, LIMIT, SLOTS, self._copy, lambda block, seed: None, None, 32)
         self.pool = np.full((self.pages.blocks, BLOCK), -1)
@@ -49,7 +49,7 @@ class Cyclic:
         return self._run(step)
 
     def forward_tokens(self, slots: I64, tokens: I64, positions: I64, angles: I64, cos: F32, sin: F32) -> F32:
-        assert len(tokens) <= self.most_tokens
+        assert len(tokens) <= self.token_rows
         assert (angles < len(cos)).all()
         ones = np.ones_like(positions)
         return self._run(Step(tokens[:, None], slots, positions, ones, cos, sin))[:, 0]

@@ -28,7 +28,7 @@ ForwardTokens = Callable[[I64, I64, I64, I64, F32, F32], F32]
 
 The first four are [R]; the logits are valid until the next step.
 Rows may be consecutive positions of one sequence, in order. An executor may offer it as its attribute `forward_tokens`,
-and how many rows it takes as `most_tokens`.
+and how many rows it takes as `token_rows`.
 """
 
 

@@ -158,7 +158,7 @@ class Slots:
     @property
     def draft_rows(self) -> int:
         """The most tokens, of all sequences together, that a step with drafts can feed; 0 where none can be."""
-        return 0 if self._forward_tokens is None else int(getattr(self.executor, "most_tokens", 0))
+        return 0 if self._forward_tokens is None else int(getattr(self.executor, "token_rows", 0))
 
     def feed_drafts(self, sequences: abc.Sequence[Sequence], drafts: abc.Sequence[abc.Sequence[int]]) -> list[F32]:
         """Feeds the next token of each of B seated sequences and, behind it, what may follow.

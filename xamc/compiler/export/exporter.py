@@ -133,9 +133,6 @@ def _export(config: ModelConfig) -> ir.Model:
     return model
 
 
-_SIZE = "sym_size_int"
-
-
 def check_counts(model: ir.Model, config: ModelConfig) -> None:
     """Raises E1202 when an operator is missing or left in pieces, for instance after a transformers upgrade."""
     found = Counter(node.op_type for node in model.graph)
@@ -147,6 +144,9 @@ def check_counts(model: ir.Model, config: ModelConfig) -> None:
                 f"{config.num_layers} layers imply {expected}",
                 fix="install the transformers version of constraints.txt (xamc doctor), or report this model",
             )
+
+
+_SIZE = "sym_size_int"
 
 
 def _name_values(model: ir.Model, config: ModelConfig) -> None:

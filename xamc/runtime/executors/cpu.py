@@ -78,8 +78,8 @@ class CpuExecutor:
         self._token_tensors: tuple[Any, ...] = ()
         self.step_runner = self._make_step_runner(folder, code.file, mapped) if manifest.step_file is not None else None
         self.forward_one: ForwardOne | None = self._forward_one if self.step_runner is not None else None
-        self.most_tokens = self.step_runner.rows if self.step_runner is not None and self._is_consecutive else 0
-        self.forward_tokens: ForwardTokens | None = self._forward_tokens if self.most_tokens > 1 else None
+        self.token_rows = 0 if self.step_runner is None or not self.step_runner.consecutive else self.step_runner.rows
+        self.forward_tokens: ForwardTokens | None = self._forward_tokens if self.token_rows > 1 else None
         if not prefault_weights:
             read_ahead(folder / weights.file, weights.nbytes)  # last: the disk has what is above to read before
 
@@ -214,8 +214,7 @@ class CpuExecutor:
         _, table = manifest.library()
         file = folder / str(manifest.step_file)
         program = load_step(file)
-        self._is_consecutive = program.consecutive
-        # memory for rows that no step has costs nothing
+        # drafts of one sequence take rows too; memory for rows that no step has costs nothing
         rows = program.rows if program.consecutive else min(program.rows, manifest.max_batch)
         names = (STEP_FUNCTION, ROWS_FUNCTION) if rows > 1 else (STEP_FUNCTION,)
         try:

@@ -17,7 +17,8 @@ class StepRunner:
     """The arguments of `decode` and `decode_rows`, made once; a step writes tokens and positions into them.
 
     Attributes:
-        rows: most sequences of a step.
+        rows: most tokens of a step.
+        consecutive: whether they may be consecutive ones of a sequence.
         table: int32 [rows, M], the block tables that the next step reads, those of its sequences first.
         logits: float32 [rows, V] of the last step.
     """
@@ -47,6 +48,7 @@ class StepRunner:
             RecordError: an operand of the program is the number of no buffer or pool.
         """
         self.rows = rows
+        self.consecutive = program.consecutive
         self._ids, self._position = (aligned_zeros((rows, 1), np.int64) for _ in range(2))
         self._index = aligned_zeros((rows,), np.int64)
         self.table: NDArray[np.int32] = aligned_zeros((rows, table_width), np.int32)
