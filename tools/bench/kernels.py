@@ -15,8 +15,9 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def measure(kernel: str, unit: str, amount: float, call: Callable[[], None], lim
     return Result(kernel, unit, statistics.median(rates), statistics.median(limits), fraction)
 
 
-def linears(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[Result]:
+def linears(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int, counts: Sequence[int] = ROWS) -> Iterator[Result]:
     generator = np.random.default_rng(0)
     for shape, (n, k) in SHAPES.items():
         for fmt, activations in ARITHMETICS:
@@ -162,7 +163,7 @@ def linears(isa: Isa, bandwidth: Limit, peak: Limit, repeats: int) -> Iterator[R
             moved = layout.nbytes * len(copies) / 1e9
             yield measure(f"gemv {name}", "GB/s", moved, stream, bandwidth, repeats)
             many = compiled(linear(n, k, fmt, isa, m="any", activations=activations), isa)
-            for m in ROWS:
+            for m in counts:
                 x = tensor(generator.standard_normal((m, k)).astype(np.float32))
                 y = tensor(np.zeros((m, n), np.float32))
 
@@ -220,6 +221,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--level", default=None, help="CPU level, this machine's by default")
     parser.add_argument("--only", choices=("linear", "attention"), default=None)
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="of linear layers, beside one")
     parser.add_argument("--json", action="store_true", help="a JSON object per line instead of a table")
     options = parser.parse_args()
     if options.threads == 1:
@@ -231,7 +233,10 @@ def main() -> None:
     bandwidth(), peak()  # the first call pays for page faults
     if not options.json:
         print(f"{isa.name}, {options.threads} threads: {bandwidth():.0f} GB/s read, {peak():.0f} Gflop/s fp32")
-    groups = {"linear": linears, "attention": attentions}
+    groups: dict[str, Callable[[Isa, Limit, Limit, int], Iterator[Result]]] = {
+        "linear": partial(linears, counts=options.rows),
+        "attention": attentions,
+    }
     for name, group in groups.items():
         if options.only not in (None, name):
             continue
